@@ -1,0 +1,324 @@
+"""Every number a user may set, as frozen dataclasses with one sentence a field, and how a recipe is read.
+
+A *recipe* is a Python file with a function ``get_config() -> TrainConfig``. On the command line every field
+can be overridden: ``python train.py configs/quickstart.py --train.steps 200 --data.videos DIR``.
+This file imports neither jax nor flax, so that ``--help`` is quick.
+"""
+
+import dataclasses
+import json
+import runpy
+from pathlib import Path
+from typing import Any, Literal
+
+import tyro
+
+DType = Literal["float32", "bfloat16", "float16"]
+Mapping = Literal["first", "slice", "mean", "random"]
+
+
+class ConfigError(ValueError):
+    """A setting, a file or an argument that cannot be used; the message is one sentence for the user."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageVAEConfig:
+    """An image VAE of Stable Diffusion's kind (AutoencoderKL in diffusers). The defaults are SD 1.x/2.x."""
+
+    block_channels: tuple[int, ...] = (128, 256, 512, 512)
+    """Channels of every resolution level; all but the last level halve height and width."""
+    blocks_per_level: int = 2
+    """Residual blocks of an encoder level; a decoder level has one more."""
+    latent_channels: int = 4
+    """Channels of the latents: 4 in SD 1.x/2.x/XL, 16 in SD3 and FLUX."""
+    norm_groups: int = 32
+    """Groups of every GroupNorm."""
+    norm_eps: float = 1e-6
+    """Added to the variance in every GroupNorm."""
+    mid_attention: bool = True
+    """Whether the middle of encoder and decoder has an attention layer."""
+    quant_conv: bool = True
+    """Whether 1x1 convolutions stand on both sides of the latents (SD 1.x/2.x/XL: yes; SD3, FLUX: no)."""
+    scaling_factor: float = 0.18215
+    """What a diffusion model multiplies the latents by: (latents - shift_factor) * scaling_factor."""
+    shift_factor: float = 0.0
+    """What a diffusion model subtracts from the latents before it scales them."""
+    dtype: DType = "float32"
+    """Type of the computation; norm and softmax statistics are float32 whatever is set."""
+    param_dtype: DType = "float32"
+    """Type in which parameters are kept."""
+
+    @property
+    def spatial_compression(self) -> int:
+        """Pixels along an edge of one latent."""
+        return 2 ** (len(self.block_channels) - 1)
+
+
+@dataclasses.dataclass(frozen=True)
+class VideoVAEConfig:
+    """A video VAE of the CV-VAE kind. The defaults are the official SD2.1 family ("v1", "v1.1")."""
+
+    block_channels: tuple[int, ...] = (128, 256, 512, 512)
+    """Channels of every resolution level; all but the last level halve height and width."""
+    blocks_per_level: int = 2
+    """Residual blocks of an encoder level; a decoder level has one more."""
+    latent_channels: int = 4
+    """Channels of the latents; must be those of the image VAE the latents are to be compatible with."""
+    temporal_strides: tuple[int, ...] = (2, 1, 2)
+    """Stride in time of every downsampling, highest resolution first; the decoder uses them in the same order
+    from its lowest resolution up."""
+    half_3d: bool = True
+    """Whether the second convolution of a residual block is per frame ("2D+3D" in the paper) or 3-D ("3D")."""
+    causal_encoder: bool = True
+    """Whether the encoder's 3-D convolutions see only the past."""
+    causal_decoder: bool = False
+    """Whether the decoder's 3-D convolutions see only the past."""
+    norm_groups: int = 32
+    """Groups of every GroupNorm."""
+    norm_eps: float = 1e-5
+    """Added to the variance in every GroupNorm."""
+    spatial_padding: Literal["zero", "edge"] = "zero"
+    """What 3-D convolutions see beyond the frame's border; per-frame convolutions always see zeros."""
+    temporal_padding: Literal["zero", "edge"] = "zero"
+    """What centered 3-D convolutions see beyond the first and last frame; causal and upsampling ones see the
+    nearest frame."""
+    downsample_padding: Literal["asymmetric", "symmetric"] = "asymmetric"
+    """Whether a downsampling pads bottom and right by one, or all four sides."""
+    mid_attention: bool = True
+    """Whether the middle of encoder and decoder has an attention layer."""
+    decoder_attention: Literal["spatial", "spatial_temporal"] = "spatial_temporal"
+    """Whether the decoder's attention looks along time after it has looked across the frame."""
+    scaling_factor: float = 0.18215
+    """What a diffusion model multiplies the latents by: (latents - shift_factor) * scaling_factor."""
+    shift_factor: float = 0.0
+    """What a diffusion model subtracts from the latents before it scales them."""
+    dtype: DType = "float32"
+    """Type of the computation; norm and softmax statistics are float32 whatever is set."""
+    param_dtype: DType = "float32"
+    """Type in which parameters are kept."""
+
+    def __post_init__(self):
+        if len(self.temporal_strides) != len(self.block_channels) - 1:
+            raise ConfigError(
+                f"temporal_strides {self.temporal_strides} must name one stride for each of the "
+                f"{len(self.block_channels) - 1} downsamplings of block_channels {self.block_channels}."
+            )
+        if set(self.temporal_strides) - {1, 2}:
+            raise ConfigError(f"temporal_strides {self.temporal_strides} may hold only 1 and 2.")
+
+    @property
+    def spatial_compression(self) -> int:
+        """Pixels along an edge of one latent."""
+        return 2 ** (len(self.block_channels) - 1)
+
+    @property
+    def temporal_compression(self) -> int:
+        """Frames of one latent frame, the first one aside."""
+        return 2 ** sum(stride == 2 for stride in self.temporal_strides)
+
+
+@dataclasses.dataclass(frozen=True)
+class Bucket:
+    """One shape of training batch; every bucket is a compiled step of its own."""
+
+    frames: int
+    """Frames of a clip: 1 for images, else a multiple of the temporal compression plus 1."""
+    size: int
+    """Height and width in pixels."""
+    batch: int
+    """Clips in the global batch, over all devices."""
+    weight: float = 1.0
+    """Share of the steps, relative to the other buckets."""
+
+    @property
+    def kind(self) -> Literal["image", "video"]:
+        """A bucket of one-frame clips is filled from images, any other from videos."""
+        return "image" if self.frames == 1 else "video"
+
+
+@dataclasses.dataclass(frozen=True)
+class DataConfig:
+    """Where clips come from and how they are cut. Without a folder: moving photographs, made on the fly."""
+
+    videos: str | None = None
+    """Folder of video files, searched recursively; unset with `images` unset too: moving photographs."""
+    images: str | None = None
+    """Folder of image files, searched recursively; unset: single frames of the videos."""
+    eval_videos: str | None = None
+    """Folder of unseen videos to measure on; unset: every tenth video file is held out of training."""
+    eval_clips: int = 16
+    """Unseen clips that an evaluation is measured on."""
+    max_stride: int = 8
+    """Frames of a clip are 1 to this many source frames apart, drawn per clip."""
+    short_side: int | None = None
+    """Videos are resized so that their short side has this many pixels before a random crop; unset: the crop."""
+    workers: int = 0
+    """Processes that decode; 0 decodes in threads of the main process."""
+    threads: int = 2
+    """Threads that decode, in every process."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LossConfig:
+    """Weights of the training objective, per frame: sum over pixels, mean over frames."""
+
+    recon: Literal["l1", "l2"] = "l1"
+    """Distance between video and reconstruction, and in the compatibility loss."""
+    kl_weight: float = 1e-2
+    """Weight of the KL divergence to a standard normal, summed over a clip's latents."""
+    compat_mode: Literal["none", "decoder"] = "decoder"
+    """The paper's latent regularization: `decoder` asks the frozen image decoder to show the video's frames."""
+    compat_weight: float = 1.0
+    """Weight of the compatibility loss."""
+    mapping: Mapping = "random"
+    """Which frame stands for the four of a latent frame in the compatibility loss: the paper's psi."""
+
+
+@dataclasses.dataclass(frozen=True)
+class OptimizerConfig:
+    """AdamW with global-norm clipping, a linear warm-up and a cosine decay."""
+
+    learning_rate: float = 1e-4
+    """Peak learning rate."""
+    warmup_steps: int = 100
+    """Steps from zero to the peak."""
+    final_fraction: float = 0.01
+    """Learning rate of the last step as a fraction of the peak."""
+    beta1: float = 0.9
+    """Decay of AdamW's first moment."""
+    beta2: float = 0.98
+    """Decay of AdamW's second moment."""
+    eps: float = 1e-8
+    """AdamW's epsilon."""
+    weight_decay: float = 0.01
+    """AdamW's weight decay."""
+    clip_norm: float = 1.0
+    """Gradients are scaled down to this global norm."""
+    ema_decay: float = 0.999
+    """Decay of the averaged parameters, warmed up as min(decay, (1 + step) / (10 + step))."""
+
+
+@dataclasses.dataclass(frozen=True)
+class StageConfig:
+    """One training stage: its batches, its optimizer and its rhythm."""
+
+    steps: int
+    """Optimizer steps."""
+    buckets: tuple[Bucket, ...]
+    """Shapes of batches, mixed by weight."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """The optimizer and its schedule."""
+    checkpoint_every: int = 1000
+    """Steps between checkpoints; the last step always has one."""
+    keep_checkpoints: int = 3
+    """How many checkpoints are kept, the newest ones."""
+    log_every: int = 10
+    """Steps between lines of metrics.jsonl and TensorBoard scalars."""
+    eval_every: int = 1000
+    """Steps between evaluations on unseen clips; the last step always has one."""
+    remat: bool = False
+    """Recompute activations in the backward pass, block by block, to save memory."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MeshConfig:
+    """How devices are arranged: batches are split over both axes, parameters over `fsdp`."""
+
+    data: int = -1
+    """Devices along the data axis; -1 takes all that `fsdp` leaves."""
+    fsdp: int = 1
+    """Devices that share one copy of the parameters, moments and averages."""
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainConfig:
+    """A whole run: an image VAE (loaded, or trained in a first stage), then a video VAE compatible with it."""
+
+    image_model: ImageVAEConfig
+    """The frozen image VAE, as it is trained when `image_vae` is unset."""
+    model: VideoVAEConfig
+    """The video VAE."""
+    image_train: StageConfig
+    """Stage 1: training the image VAE; skipped when `image_vae` is set."""
+    train: StageConfig
+    """Stage 2: training the video VAE."""
+    image_vae: str | None = None
+    """Run folder or checkpoint of a trained image VAE to be compatible with."""
+    init: Literal["inflate", "random"] = "inflate"
+    """Start the video VAE from the image VAE's weights, or from random ones."""
+    data: DataConfig = DataConfig()
+    """Training and evaluation data."""
+    loss: LossConfig = LossConfig()
+    """The objective."""
+    mesh: MeshConfig = MeshConfig()
+    """The devices."""
+    matmul_precision: Literal["default", "high", "highest"] = "default"
+    """Precision of float32 products; accelerators round to bf16 or TF32 unless `highest`."""
+    seed: int = 0
+    """Seed of initialization, data order and noise."""
+    workdir: str = "runs/default"
+    """The run folder; one that holds a checkpoint is continued."""
+
+
+def load_recipe(path: str) -> TrainConfig:
+    """The configuration of a recipe file.
+
+    Raises:
+        ConfigError: the file is missing or has no `get_config`.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"{path} is not a recipe: no such file (configs/quickstart.py is one).")
+    get_config = runpy.run_path(path).get("get_config")
+    if get_config is None:
+        raise ConfigError(f"{path} is not a recipe: it defines no get_config().")
+    return get_config()
+
+
+def parse_train_config(argv: list[str], prog: str = "train.py") -> TrainConfig:
+    """A recipe with command-line overrides: `RECIPE [--section.field VALUE ..]`.
+
+    Raises:
+        ConfigError: no recipe is named, or it cannot be read.
+        SystemExit: an override is malformed (tyro prints why), or help was asked for.
+    """
+    recipes = [argument for argument in argv[:1] if not argument.startswith("-")]
+    if not recipes:
+        raise ConfigError(f"usage: python {prog} RECIPE [--section.field VALUE ..], with a recipe such as configs/quickstart.py.")
+    return tyro.cli(
+        TrainConfig,
+        default=load_recipe(recipes[0]),
+        args=argv[1:],
+        prog=f"{prog} {recipes[0]}",
+    )
+
+
+def to_json(config: Any) -> str:
+    """A configuration dataclass as indented JSON."""
+    return json.dumps(dataclasses.asdict(config), indent=2)
+
+
+def from_json(kind: type, text: str) -> Any:
+    """The inverse of `to_json` for a dataclass `kind` of this file.
+
+    Raises:
+        ConfigError: a field is unknown or missing.
+    """
+    return _build(kind, json.loads(text))
+
+
+def _build(kind: Any, value: Any) -> Any:
+    if not dataclasses.is_dataclass(kind):
+        return _tuples(value)
+    names = {field.name: field.type for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(value) - set(names)):
+        raise ConfigError(f"{kind.__name__} has no setting {', '.join(unknown)}.")
+    parts = {n: _bucket_tuple(v) if n == "buckets" else _build(names[n], v) for n, v in value.items()}
+    return kind(**parts)
+
+
+def _bucket_tuple(value: list) -> tuple[Bucket, ...]:
+    return tuple(Bucket(**bucket) for bucket in value)
+
+
+def _tuples(value: Any) -> Any:
+    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value

@@ -1,0 +1,118 @@
+"""Official tensor names beside ours: one table for every layout of PyTorch weights.
+
+Rows are read in order, in either direction. In a pair of names, `#` stands for a position (zero-padded here,
+plain there) and `*` for one name that both sides share.
+"""
+
+import dataclasses
+import re
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """Where a layer of the official weights is found here."""
+
+    official: str
+    """Layer name there, without `.weight` or `.bias`."""
+    ours: str
+    """Layer path here, without `/kernel`, `/scale` or `/bias`."""
+    unit_axes: int = 0
+    """Axes of size 1 behind the two channel axes of the official kernel, where ours is a linear layer's."""
+
+
+def our_path(rows: list[Row], official: str) -> tuple[str, Row] | None:
+    """The flat path here of an official tensor name, and its row; None where no row fits."""
+    layer, _, leaf = official.rpartition(".")
+    for row in rows:
+        if (path := _translate(row.official, row.ours, layer, "{:02d}")) is not None:
+            names = {"bias": "bias", "weight": "scale" if _is_norm(path) else "kernel"}
+            return (f"{path}/{names[leaf]}", row) if leaf in names else None
+    return None
+
+
+def official_name(rows: list[Row], path: str) -> tuple[str, Row] | None:
+    """The official name of one of our flat paths, and its row; None where no row fits."""
+    layer, _, leaf = path.rpartition("/")
+    for row in rows:
+        if (name := _translate(row.ours, row.official, layer, "{:d}")) is not None:
+            return f"{name}.{'bias' if leaf == 'bias' else 'weight'}", row
+    return None
+
+
+def diffusers_rows() -> list[Row]:
+    """AutoencoderKL of any size, and the CV-VAE SD3 family, which has the same names."""
+    rows = [Row("quant_conv", "quant_conv", 2), Row("post_quant_conv", "post_quant_conv", 2)]
+    for end, level, resample in (("encoder", "down", "down"), ("decoder", "up", "up")):
+        block = f"{end}.{level}_blocks.#", f"{end}/{level}_blocks/#"
+        mid = f"{end}.mid_block", f"{end}/mid_block"
+        rows += [
+            Row(f"{block[0]}.resnets.#.conv_shortcut", f"{block[1]}/resnets/#/conv_shortcut", 2),
+            Row(f"{block[0]}.resnets.#.*", f"{block[1]}/resnets/#/*"),
+            Row(f"{block[0]}.{resample}samplers.0.conv", f"{block[1]}/{resample}samplers/00/conv"),
+            Row(f"{mid[0]}.resnets.#.*", f"{mid[1]}/resnets/#/*"),
+            Row(f"{mid[0]}.attentions.0.to_out.0", f"{mid[1]}/attentions/00/to_out"),
+            Row(f"{mid[0]}.attentions.0.*", f"{mid[1]}/attentions/00/*"),
+            Row(f"{end}.*", f"{end}/*"),
+        ]
+    return rows
+
+
+def sd21_rows(levels: int) -> list[Row]:
+    """The CV-VAE SD2.1 family with this many resolution levels: names in latent-diffusion's style.
+
+    The decoder's levels count from the highest resolution there, from the lowest here.
+    """
+    rows = []
+    for end, level in (("encoder", "down"), ("decoder", "up")):
+        for i in range(levels):
+            position = i if level == "down" else levels - 1 - i
+            block = f"{end}.{level}.{i}", f"{end}/{level}_blocks/{position:02d}"
+            rows += [
+                Row(f"{block[0]}.block.#.nin_shortcut", f"{block[1]}/resnets/#/conv_shortcut", 3),
+                Row(f"{block[0]}.block.#.*", f"{block[1]}/resnets/#/*"),
+                Row(f"{block[0]}.{level}sample.conv", f"{block[1]}/{level}samplers/00/conv"),
+            ]
+        rows += _sd21_middle(end)
+        rows += [Row(f"{end}.norm_out", f"{end}/conv_norm_out"), Row(f"{end}.*", f"{end}/*")]
+    return rows
+
+
+def _sd21_middle(end: str) -> list[Row]:
+    attention = f"{end}.mid.attn_1", f"{end}/mid_block/attentions/00"
+    return [
+        Row(f"{end}.mid.block_1.*", f"{end}/mid_block/resnets/00/*"),
+        Row(f"{end}.mid.block_2.*", f"{end}/mid_block/resnets/01/*"),
+        Row(f"{attention[0]}.norm", f"{attention[1]}/group_norm"),
+        Row(f"{attention[0]}.q", f"{attention[1]}/to_q", 2),
+        Row(f"{attention[0]}.k", f"{attention[1]}/to_k", 2),
+        Row(f"{attention[0]}.v", f"{attention[1]}/to_v", 2),
+        Row(f"{attention[0]}.proj_out", f"{attention[1]}/to_out", 2),
+        Row(f"{attention[0]}.*", f"{attention[1]}/*"),
+    ]
+
+
+def discriminator_rows(layers: int) -> list[Row]:
+    """The 3-D discriminator with this many residual blocks: a plain sequence of three entries a block there."""
+    rows = [Row("main.0", "conv_in")]
+    for i in range(layers):
+        rows += [
+            Row(f"main.{3 * i + 2}.nin_shortcut", f"blocks/{i:02d}/conv_shortcut", 3),
+            Row(f"main.{3 * i + 2}.*", f"blocks/{i:02d}/*"),
+            Row(f"main.{3 * i + 3}", f"norms/{i:02d}"),
+        ]
+    return [*rows, Row(f"main.{3 * layers + 2}", "conv_out")]
+
+
+def _is_norm(path: str) -> bool:
+    layer = path.split("/")
+    return "norm" in layer[-1] or layer[0] == "norms"
+
+
+def _translate(source: str, target: str, name: str, number: str) -> str | None:
+    """`name`, a match of the pattern `source`, in the words of `target`; None where it doesn't match."""
+    pattern = re.escape(source).replace(r"\#", r"(\d+)").replace("#", r"(\d+)").replace(r"\*", r"(\w+)")
+    match = re.fullmatch(pattern, name)
+    if match is None:
+        return None
+    values = (number.format(int(v)) if v.isdigit() else v for v in match.groups())
+    return re.sub(r"[#*]", lambda _: next(values), target)

@@ -1,0 +1,174 @@
+"""Encoder and decoder, the same for videos and images: they differ only in their kind of convolution."""
+
+import math
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cvvae_jax.models.blocks import GroupNorm, MidBlock, ResBlock, SpatialAttention, Style
+from cvvae_jax.models.conv import Conv
+from cvvae_jax.models.gaussian import DiagonalGaussian
+from cvvae_jax.models.resample import Downsample, Upsample
+
+
+class Level(nnx.Module):
+    """Residual blocks of one resolution, then the change to the next one where there is a next one.
+
+    Its parts are called `resnets` and `downsamplers` or `upsamplers`, as in diffusers.
+    """
+
+    def __init__(
+        self,
+        widths: tuple[int, ...],
+        *,
+        down: Downsample | None = None,
+        up: Upsample | None = None,
+        style: Style,
+        rngs: nnx.Rngs,
+    ):
+        pairs = zip(widths[:-1], widths[1:], strict=True)
+        self.resnets = nnx.List([ResBlock(i, o, style=style, rngs=rngs) for i, o in pairs])
+        if down:
+            self.downsamplers = nnx.List([down])
+        if up:
+            self.upsamplers = nnx.List([up])
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 d"]:
+        for block in self.resnets:
+            video = block(video)
+        for resample in (*getattr(self, "downsamplers", ()), *getattr(self, "upsamplers", ())):
+            video = resample(video)
+        return video
+
+
+class Encoder(nnx.Module):
+    """From video to moments: (b, 1 + 4k, 8y, 8x, 3) -> (b, 1 + k, y, x, 2z) with the official strides."""
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, ...],
+        blocks: int,
+        latent_channels: int,
+        temporal_strides: tuple[int, ...],
+        downsample_padding: Literal["asymmetric", "symmetric"],
+        attention: type[SpatialAttention] | None,
+        style: Style,
+        rngs: nnx.Rngs,
+    ):
+        self.conv_in = Conv(3, channels[0], kind=style.conv, **style.dtypes, rngs=rngs)
+        self.down_blocks = nnx.List()
+        for i, width in enumerate(channels):
+            down = None
+            if i < len(temporal_strides):
+                down = Downsample(
+                    width,
+                    time_stride=temporal_strides[i],
+                    padding=downsample_padding,
+                    style=style,
+                    rngs=rngs,
+                )
+            widths = (channels[max(i - 1, 0)], *(width,) * blocks)
+            self.down_blocks.append(Level(widths, down=down, style=style, rngs=rngs))
+        self.mid_block = MidBlock(channels[-1], attention=attention, style=style, rngs=rngs)
+        self.conv_norm_out = GroupNorm(channels[-1], style=style)
+        self.conv_out = Conv(
+            channels[-1], 2 * latent_channels, kind=style.conv, **style.dtypes, rngs=rngs
+        )
+
+    def __call__(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b n y x zz"]:
+        hidden = self.conv_in(video)
+        for level in self.down_blocks:
+            hidden = level(hidden)
+        hidden = self.mid_block(hidden)
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(hidden)))
+
+
+class Decoder(nnx.Module):
+    """From latents to video: (b, 1 + k, y, x, z) -> (b, 1 + 4k, 8y, 8x, 3) with the official strides."""
+
+    def __init__(
+        self,
+        *,
+        channels: tuple[int, ...],
+        blocks: int,
+        latent_channels: int,
+        temporal_strides: tuple[int, ...],
+        attention: type[SpatialAttention] | None,
+        style: Style,
+        rngs: nnx.Rngs,
+    ):
+        channels = channels[::-1]
+        self.conv_in = Conv(latent_channels, channels[0], kind=style.conv, **style.dtypes, rngs=rngs)
+        self.mid_block = MidBlock(channels[0], attention=attention, style=style, rngs=rngs)
+        self.up_blocks = nnx.List()
+        for i, width in enumerate(channels):
+            up = None
+            if i < len(temporal_strides):
+                up = Upsample(width, time_stride=temporal_strides[i], style=style, rngs=rngs)
+            widths = (channels[max(i - 1, 0)], *(width,) * (blocks + 1))
+            self.up_blocks.append(Level(widths, up=up, style=style, rngs=rngs))
+        self.conv_norm_out = GroupNorm(channels[-1], style=style)
+        self.conv_out = Conv(channels[-1], 3, kind=style.conv, **style.dtypes, rngs=rngs)
+
+    def __call__(self, latents: Float[Array, "b n y x z"]) -> Float[Array, "b t h w 3"]:
+        hidden = self.mid_block(self.conv_in(latents))
+        for level in self.up_blocks:
+            hidden = level(hidden)
+        return self.conv_out(jax.nn.silu(self.conv_norm_out(hidden)))
+
+
+class VAE(nnx.Module):
+    """What image and video VAEs share: encode, decode, and the scale that diffusion models see.
+
+    A subclass sets `encoder`, `decoder`, `config` and the conversions next to the latents.
+    """
+
+    temporal_compression = 1
+
+    def encode(self, video: Float[Array, "b t h w 3"]) -> DiagonalGaussian:
+        """The posterior over the latents of a video in [-1, 1]; an image is a video of one frame.
+
+        Raises:
+            ValueError: the frame count or the size is not one that the strides divide.
+        """
+        self._check(video)
+        return DiagonalGaussian.from_moments(self.moments(video))
+
+    def moments(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b n y x zz"]:
+        """Encoder output: means, then log-variances before clamping."""
+        return self.encoder(video)
+
+    def decode(self, latents: Float[Array, "b n y x z"]) -> Float[Array, "b t h w 3"]:
+        """The video of unscaled latents, about [-1, 1], not clipped."""
+        return self.decoder(latents)
+
+    def scale(self, latents: Float[Array, "b n y x z"]) -> Float[Array, "b n y x z"]:
+        """Latents as a diffusion model sees them."""
+        return (latents - self.config.shift_factor) * self.config.scaling_factor
+
+    def unscale(self, latents: Float[Array, "b n y x z"]) -> Float[Array, "b n y x z"]:
+        """The inverse of `scale`: what `decode` takes."""
+        return latents / self.config.scaling_factor + self.config.shift_factor
+
+    def _check(self, video: Array) -> None:
+        if video.ndim != 5 or video.shape[-1] != 3:
+            raise ValueError(f"a video is (batch, time, height, width, 3), not {video.shape}.")
+        space, time = self.config.spatial_compression, self.temporal_compression
+        frames, height, width = video.shape[1:4]
+        if height % space or width % space:
+            raise ValueError(
+                f"height and width must be multiples of {space}, not {height} x {width}; "
+                f"the nearest above are {math.ceil(height / space) * space} x {math.ceil(width / space) * space}."
+            )
+        if (frames - 1) % time:
+            below = (frames - 1) // time * time + 1
+            raise ValueError(f"a video must have 1 + {time}k frames, not {frames}: {below} or {below + time}.")
+
+
+def style_dtypes(config) -> dict[str, jnp.dtype]:
+    """The number types of a model config as arguments of a `Style`."""
+    return {"dtype": jnp.dtype(config.dtype), "param_dtype": jnp.dtype(config.param_dtype)}

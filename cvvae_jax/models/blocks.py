@@ -1,0 +1,164 @@
+"""What networks are built of: group normalization, the residual block, attention and the middle of a network."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Float
+
+from cvvae_jax.models.conv import Conv, ConvKind
+
+# A score matrix of 4096 x 4096 float32 is 64 MB a frame; frames above that are attended to in pieces.
+ATTENTION_PIECE = 4096
+
+
+@dataclasses.dataclass(frozen=True)
+class Style:
+    """What all layers of one network share: kinds of convolution, normalization and number types."""
+
+    conv: ConvKind
+    half_3d: bool
+    norm_groups: int
+    norm_eps: float
+    dtype: jnp.dtype
+    param_dtype: jnp.dtype
+
+    @property
+    def second_conv(self) -> ConvKind:
+        """Kind of the second convolution of a residual block."""
+        return self.conv.per_frame() if self.half_3d else self.conv
+
+    @property
+    def dtypes(self) -> dict[str, jnp.dtype]:
+        """The number types as keyword arguments of a layer."""
+        return {"dtype": self.dtype, "param_dtype": self.param_dtype}
+
+
+class GroupNorm(nnx.Module):
+    """Normalization over time, height, width and the channels of a group; statistics in float32.
+
+    The variance is the mean of squared differences: the difference of squares loses all digits where the mean
+    is large.
+    """
+
+    def __init__(self, channels: int, *, style: Style):
+        if channels % style.norm_groups:
+            raise ValueError(f"{channels} channels can't be split into {style.norm_groups} groups.")
+        self.scale = nnx.Param(jnp.ones((channels,), style.param_dtype))
+        self.bias = nnx.Param(jnp.zeros((channels,), style.param_dtype))
+        self.groups, self.eps, self.dtype = style.norm_groups, style.norm_eps, style.dtype
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        grouped = rearrange(video.astype(jnp.float32), "b t h w (g k) -> b t h w g k", g=self.groups)
+        axes = (1, 2, 3, 5)
+        mean = grouped.mean(axes, keepdims=True)
+        variance = jnp.square(grouped - mean).mean(axes, keepdims=True)
+        normal = rearrange((grouped - mean) * lax.rsqrt(variance + self.eps), "b t h w g k -> b t h w (g k)")
+        scale, bias = (p[...].reshape(1, 1, 1, 1, -1) for p in (self.scale, self.bias))
+        return (normal * scale + bias).astype(self.dtype)
+
+
+class ResBlock(nnx.Module):
+    """Norm, SiLU, conv, twice, beside a shortcut: `ResnetBlock` in the official code and diffusers."""
+
+    def __init__(self, inputs: int, outputs: int, *, style: Style, rngs: nnx.Rngs):
+        self.norm1 = GroupNorm(inputs, style=style)
+        self.conv1 = Conv(inputs, outputs, kind=style.conv, **style.dtypes, rngs=rngs)
+        self.norm2 = GroupNorm(outputs, style=style)
+        self.conv2 = Conv(outputs, outputs, kind=style.second_conv, **style.dtypes, rngs=rngs)
+        if inputs != outputs:
+            self.conv_shortcut = nnx.Linear(inputs, outputs, **style.dtypes, rngs=rngs)
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w d"]:
+        hidden = self.conv1(jax.nn.silu(self.norm1(video)))
+        hidden = self.conv2(jax.nn.silu(self.norm2(hidden)))
+        shortcut = self.conv_shortcut(video) if hasattr(self, "conv_shortcut") else video
+        return shortcut + hidden
+
+
+class SpatialAttention(nnx.Module):
+    """One head of attention over the positions of every frame, with a residual."""
+
+    def __init__(self, channels: int, *, style: Style, rngs: nnx.Rngs):
+        self.group_norm = GroupNorm(channels, style=style)
+        self.to_q, self.to_k, self.to_v, self.to_out = (
+            nnx.Linear(channels, channels, **style.dtypes, rngs=rngs) for _ in range(4)
+        )
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        return video + self.attend(video)
+
+    def attend(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        """The attention without its residual."""
+        b, t, h, w, _ = video.shape
+        frames = self.group_norm(rearrange(video, "b t h w c -> (b t) 1 h w c"))
+        tokens = rearrange(frames, "f 1 h w c -> f (h w) c")
+        tokens = attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+        return rearrange(self.to_out(tokens), "(b t) (h w) c -> b t h w c", b=b, t=t, h=h, w=w)
+
+
+class SpatialTemporalAttention(SpatialAttention):
+    """The SD2.1 decoder's attention: over every frame, then over time at every position.
+
+    The temporal part takes the spatial part's output without a residual in between, as the official
+    `spatial-temporal-xformer` does.
+    """
+
+    def __init__(self, channels: int, *, style: Style, rngs: nnx.Rngs):
+        super().__init__(channels, style=style, rngs=rngs)
+        self.norm_t = nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=False, **style.dtypes, rngs=rngs)
+        self.q_t, self.k_t, self.v_t, self.proj_out_t = (
+            nnx.Linear(channels, channels, **style.dtypes, rngs=rngs) for _ in range(4)
+        )
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        _, _, h, w, _ = video.shape
+        tokens = self.norm_t(rearrange(self.attend(video), "b t h w c -> (b h w) t c"))
+        tokens = attention(self.q_t(tokens), self.k_t(tokens), self.v_t(tokens))
+        return video + rearrange(self.proj_out_t(tokens), "(b h w) t c -> b t h w c", h=h, w=w)
+
+
+def attention(
+    query: Float[Array, "n q c"], key: Float[Array, "n k c"], value: Float[Array, "n k c"]
+) -> Float[Array, "n q c"]:
+    """One head of softmax attention, scores and softmax in float32; long queries are taken in pieces.
+
+    Heads are as wide as the network (512 channels), which fused kernels don't take; in pieces, memory for
+    scores stays at `ATTENTION_PIECE` x k numbers, in the backward pass too.
+    """
+    if query.shape[1] <= ATTENTION_PIECE:
+        return _attend(query, key, value)
+    length = query.shape[1]
+    pieces = -(-length // ATTENTION_PIECE)
+    padded = jnp.pad(query, ((0, 0), (0, pieces * ATTENTION_PIECE - length), (0, 0)))
+    padded = rearrange(padded, "n (p q) c -> (n p) q c", p=pieces)
+    owner = jnp.repeat(jnp.arange(query.shape[0]), pieces)
+    attend = jax.checkpoint(lambda piece: _attend(piece[0], key[piece[1]], value[piece[1]]))
+    out = lax.map(attend, (padded, owner))
+    return rearrange(out, "(n p) q c -> n (p q) c", p=pieces)[:, :length]
+
+
+def _attend(query, key, value):
+    scores = jnp.einsum("...qc,...kc->...qk", query, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1).astype(value.dtype)
+    return jnp.einsum("...qk,...kc->...qc", weights, value)
+
+
+class MidBlock(nnx.Module):
+    """The middle of a network: residual block, attention, residual block."""
+
+    def __init__(
+        self, channels: int, *, attention: type[SpatialAttention] | None, style: Style, rngs: nnx.Rngs
+    ):
+        self.resnets = nnx.List([ResBlock(channels, channels, style=style, rngs=rngs) for _ in range(2)])
+        layers = [attention(channels, style=style, rngs=rngs)] if attention else []
+        self.attentions = nnx.List(layers)
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        video = self.resnets[0](video)
+        for layer in self.attentions:
+            video = layer(video)
+        return self.resnets[1](video)

@@ -1,0 +1,72 @@
+"""Stable Diffusion's image VAE: `AutoencoderKL` in diffusers."""
+
+import dataclasses
+
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cvvae_jax.config import ImageVAEConfig
+from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, style_dtypes
+from cvvae_jax.models.blocks import SpatialAttention, Style
+from cvvae_jax.models.conv import ConvKind
+
+_SD = ImageVAEConfig()
+PRESETS: dict[str, ImageVAEConfig] = {
+    "sd": _SD,
+    "sdxl": dataclasses.replace(_SD, scaling_factor=0.13025),
+    "sd3": dataclasses.replace(
+        _SD, latent_channels=16, quant_conv=False, scaling_factor=1.5305, shift_factor=0.0609
+    ),
+    "flux": dataclasses.replace(
+        _SD, latent_channels=16, quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159
+    ),
+}
+"""SD 1.x and 2.x; SDXL; SD3; FLUX.1."""
+
+
+class ImageVAE(VAE):
+    """Every frame of a video encoded and decoded alone: (b, t, 8y, 8x, 3) <-> (b, t, y, x, z).
+
+    Built from an `ImageVAEConfig`, with random weights; `cvvae_jax.load` reads trained ones.
+    """
+
+    def __init__(self, config: ImageVAEConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        style = Style(
+            conv=ConvKind("none"),
+            half_3d=True,
+            norm_groups=config.norm_groups,
+            norm_eps=config.norm_eps,
+            **style_dtypes(config),
+        )
+        shape = {
+            "channels": config.block_channels,
+            "blocks": config.blocks_per_level,
+            "latent_channels": config.latent_channels,
+            "temporal_strides": (1,) * (len(config.block_channels) - 1),
+            "attention": SpatialAttention if config.mid_attention else None,
+            "style": style,
+        }
+        self.encoder = Encoder(**shape, downsample_padding="asymmetric", rngs=rngs)
+        self.decoder = Decoder(**shape, rngs=rngs)
+        if config.quant_conv:
+            z = config.latent_channels
+            self.quant_conv = nnx.Linear(2 * z, 2 * z, **style.dtypes, rngs=rngs)
+            self.post_quant_conv = nnx.Linear(z, z, **style.dtypes, rngs=rngs)
+
+    def moments(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t y x zz"]:
+        """Encoder output of every frame: means, then log-variances before clamping."""
+        moments = _per_frame(self.encoder, video)
+        return self.quant_conv(moments) if self.config.quant_conv else moments
+
+    def decode(self, latents: Float[Array, "b t y x z"]) -> Float[Array, "b t h w 3"]:
+        """One frame for every latent frame, about [-1, 1], not clipped: image mode."""
+        latents = self.post_quant_conv(latents) if self.config.quant_conv else latents
+        return _per_frame(self.decoder, latents)
+
+
+def _per_frame(network: nnx.Module, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 d"]:
+    """Frames become the batch, so that no norm sees two frames at once."""
+    b, t = video.shape[:2]
+    frames = network(video.reshape(b * t, 1, *video.shape[2:]))
+    return frames.reshape(b, t, *frames.shape[2:])

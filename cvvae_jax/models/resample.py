@@ -1,0 +1,58 @@
+"""Down- and upsampling in space and time."""
+
+import dataclasses
+from typing import Literal
+
+import jax.numpy as jnp
+from einops import rearrange
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cvvae_jax.models.blocks import Style
+from cvvae_jax.models.conv import Conv
+
+
+class Downsample(nnx.Module):
+    """Halves height and width, and time where `time_stride` is 2: 1 + 2k frames become 1 + k."""
+
+    def __init__(
+        self,
+        channels: int,
+        *,
+        time_stride: int,
+        padding: Literal["asymmetric", "symmetric"],
+        style: Style,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(
+            channels,
+            channels,
+            kind=style.conv,
+            strides=(time_stride, 2, 2),
+            spatial_pads=(0, 1) if padding == "asymmetric" else (1, 1),
+            **style.dtypes,
+            rngs=rngs,
+        )
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c"]:
+        return self.conv(video)
+
+
+class Upsample(nnx.Module):
+    """Doubles height and width, and time where `time_stride` is 2: t frames become 2t - 1.
+
+    The convolution makes two frames of each, as the two halves of its channels; the first frame of all is
+    dropped, since the encoder's first frame stands alone. It sees the nearest frame beyond both ends in time,
+    also where the network's other convolutions see black.
+    """
+
+    def __init__(self, channels: int, *, time_stride: int, style: Style, rngs: nnx.Rngs):
+        kind = dataclasses.replace(style.conv, temporal_padding="edge")
+        self.conv = Conv(channels, channels * time_stride, kind=kind, **style.dtypes, rngs=rngs)
+        self.time_stride = time_stride
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c"]:
+        video = self.conv(jnp.repeat(jnp.repeat(video, 2, axis=2), 2, axis=3))
+        if self.time_stride == 1:
+            return video
+        return rearrange(video, "b t h w (n c) -> b (t n) h w c", n=2)[:, 1:]

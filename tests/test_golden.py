@@ -1,0 +1,154 @@
+"""Our models equal the official ones: every golden file of the folder, by kind.
+
+The folder is `tests/golden`, or the one named by the environment variable CVVAE_GOLDEN. Files hold outputs of
+the official PyTorch code in float32 on weights and inputs that the formulas below make.
+"""
+
+import dataclasses
+import json
+import os
+import zlib
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
+from cvvae_jax.convert.convert import from_official
+from cvvae_jax.convert.names import diffusers_rows, sd21_rows
+from cvvae_jax.models import video_vae
+from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.video_vae import VideoVAE
+from flax import nnx
+
+FOLDER = Path(os.environ.get("CVVAE_GOLDEN", Path(__file__).parent / "golden"))
+
+# float32 sums of up to 13824 products (27 taps of 512 channels) carry about sqrt(13824) * 6e-8 = 7e-6
+# relative error each; some sixty layers in a row stay below 1e-4 of the largest output.
+FLOAT32_TOLERANCE = 1e-4
+# bfloat16 keeps 8 bits: 2e-3 a rounding, adding up like a random walk over some hundred roundings.
+BFLOAT16_TOLERANCE = 5e-2
+
+
+def cases(kind: str) -> list:
+    """(file name, case) of every golden file of a kind."""
+    found = []
+    for path in sorted(FOLDER.glob("*.json")):
+        golden = json.loads(path.read_text())
+        if golden["kind"] == kind:
+            found += [(path.stem, case) for case in golden["cases"]]
+    return found
+
+
+def read(name: str) -> tuple[dict, dict]:
+    golden = json.loads((FOLDER / f"{name}.json").read_text())
+    return golden, dict(np.load(FOLDER / f"{name}.npz"))
+
+
+def random_state(text: str) -> np.random.RandomState:
+    return np.random.RandomState(zlib.crc32(text.encode()))
+
+
+def golden_tensor(key: str, shape: list[int]) -> np.ndarray:
+    x = random_state(key).standard_normal(shape).astype(np.float32)
+    if len(shape) > 1:
+        return x / np.sqrt(np.prod(shape[1:])).astype(np.float32)
+    return 1 + np.float32(0.1) * x if key.endswith("weight") else np.float32(0.1) * x
+
+
+def golden_input(name: str, case: str, shape: list[int]) -> np.ndarray:
+    x = random_state(f"input:{name}/{case}").standard_normal(shape)
+    return np.tanh(x).astype(np.float32)
+
+
+def channels_last(x: np.ndarray) -> np.ndarray:
+    return np.moveaxis(x, 1, -1)
+
+
+def video_config(golden: dict) -> VideoVAEConfig:
+    """Our config for an official one; both families name the same things differently."""
+    official, base = golden["config"], video_vae.PRESETS[golden["family"]]
+    common = {name: official[name] for name in ("half_3d", "causal_encoder", "causal_decoder")}
+    if golden["family"] == "sd3":
+        return dataclasses.replace(
+            base,
+            block_channels=tuple(official["block_out_channels"]),
+            blocks_per_level=official["layers_per_block"],
+            latent_channels=official["out_channels"],
+            norm_groups=official["norm_num_groups"],
+            **common,
+        )
+    attention = "spatial_temporal" if "temporal" in official["decoder_attn_type"] else "spatial"
+    return dataclasses.replace(
+        base,
+        block_channels=tuple(official["ch"] * m for m in official["ch_mult"]),
+        blocks_per_level=official["num_res_blocks"],
+        latent_channels=official["z_channels"],
+        decoder_attention=attention,
+        **common,
+    )
+
+
+def image_config(golden: dict) -> ImageVAEConfig:
+    official = golden["config"]
+    return ImageVAEConfig(
+        block_channels=tuple(official["block_out_channels"]),
+        blocks_per_level=official["layers_per_block"],
+        latent_channels=official["latent_channels"],
+        norm_groups=official["norm_num_groups"],
+        mid_attention=official["mid_block_add_attention"],
+        quant_conv=official["use_quant_conv"],
+    )
+
+
+def build(model_class, config, golden: dict, rows: list):
+    abstract = jax.eval_shape(lambda key: model_class(config, rngs=nnx.Rngs(key)), jax.random.key(0))
+    tensors = {key: golden_tensor(key, shape) for key, shape in golden["state_dict"].items()}
+    return from_official(abstract, tensors, rows)
+
+
+def video_model(golden: dict, dtype: str) -> VideoVAE:
+    config = dataclasses.replace(video_config(golden), dtype=dtype)
+    rows = diffusers_rows() if golden["family"] == "sd3" else sd21_rows(len(config.block_channels))
+    return build(VideoVAE, config, golden, rows)
+
+
+def image_model(golden: dict, dtype: str) -> ImageVAE:
+    config = dataclasses.replace(image_config(golden), dtype=dtype)
+    return build(ImageVAE, config, golden, diffusers_rows())
+
+
+@jax.jit
+def outputs(vae, video):
+    moments = vae.moments(video)
+    return moments, vae.decode(jnp.split(moments, 2, axis=-1)[0])
+
+
+def assert_equal(ours, theirs: np.ndarray, dtype: str) -> None:
+    error = np.asarray(ours, np.float32) - theirs
+    if dtype == "float32":
+        assert np.abs(error).max() <= FLOAT32_TOLERANCE * np.abs(theirs).max()
+    else:
+        assert np.sqrt(np.mean(error**2) / np.mean(theirs**2)) <= BFLOAT16_TOLERANCE
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "case"), cases("video_vae"))
+def test_video_vae_equals_official(name, case, dtype):
+    golden, arrays = read(name)
+    video = channels_last(golden_input(name, case, golden["cases"][case]))
+    moments, decoded = outputs(video_model(golden, dtype), video)
+    assert_equal(moments, channels_last(arrays[f"{case}.moments"]), dtype)
+    assert_equal(decoded, channels_last(arrays[f"{case}.decoded"]), dtype)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(("name", "case"), cases("image_vae"))
+def test_image_vae_equals_diffusers(name, case, dtype):
+    golden, arrays = read(name)
+    frames = channels_last(golden_input(name, case, golden["cases"][case]))[:, None]
+    moments, decoded = outputs(image_model(golden, dtype), frames)
+    assert_equal(moments[:, 0], channels_last(arrays[f"{case}.moments"]), dtype)
+    assert_equal(decoded[:, 0], channels_last(arrays[f"{case}.decoded"]), dtype)
