@@ -1,0 +1,123 @@
+"""Checkpoints on disk; the only file that imports Orbax.
+
+A checkpoint is a folder of items: `weights` (the parameters to use, averaged where training averages them),
+`model` (which model they belong to) and, in a run, `state` (everything training goes on from) and `config`.
+Arrays are saved by their flat paths and always restored into a typed target.
+"""
+
+import dataclasses
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import orbax.checkpoint as ocp
+
+from cvvae_jax import paths
+from cvvae_jax.config import ConfigError
+
+Tree = TypeVar("Tree")
+
+
+class Checkpoints:
+    """The checkpoints of a run: saved in the background, the newest ones kept."""
+
+    def __init__(self, folder: Path | str, *, keep: int):
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(Path(folder).absolute(), options=options)
+
+    def latest_step(self) -> int | None:
+        """Step of the newest finished checkpoint, None without one."""
+        return self._manager.latest_step()
+
+    def save(self, step: int, *, state: Any, weights: Any, config: dict) -> None:
+        """Starts to save a train state and the model to use at that step; returns before it is on disk."""
+        items = {
+            "state": ocp.args.StandardSave(paths.flatten(state)),
+            "config": ocp.args.JsonSave(config),
+            **_model_items(weights),
+        }
+        self._manager.save(step, args=ocp.args.Composite(**items))
+
+    def restore(self, step: int, target: Tree, shardings: Any) -> Tree:
+        """The train state of a step, in the structure and types of `target`, laid out by `shardings`.
+
+        Raises:
+            ConfigError: the checkpoint doesn't fit the target, that is the run's configuration.
+        """
+        leaves = paths.flatten(_abstract(target, shardings))
+        try:
+            args = ocp.args.Composite(state=ocp.args.StandardRestore(leaves))
+            restored = self._manager.restore(step, args=args)["state"]
+        except (ValueError, KeyError) as error:
+            raise ConfigError(
+                f"{self._manager.directory}/{step} doesn't fit this configuration: {error}"
+            ) from error
+        return paths.unflatten(target, restored)
+
+    def close(self) -> None:
+        """Waits until everything is on disk."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+
+def save_model(path: Path | str, model: Any) -> None:
+    """Writes a model alone, so that `load` can read it.
+
+    Raises:
+        ConfigError: `path` exists.
+    """
+    path = Path(path).absolute()
+    if path.exists():
+        raise ConfigError(f"{path} exists; a model is never written over another.")
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler()) as checkpointer:
+        checkpointer.save(path, args=ocp.args.Composite(**_model_items(model)))
+
+
+def find_model(path: Path | str) -> Path:
+    """The folder of items that a path means: itself, or the newest checkpoint of a run folder.
+
+    Raises:
+        ConfigError: there is no model.
+    """
+    path = Path(path).absolute()
+    if not path.exists():
+        raise ConfigError(f"{path} does not exist; a run folder or a checkpoint is wanted.")
+    for folder in (path, path / "checkpoints"):
+        steps = [step for step in folder.iterdir() if step.name.isdigit()] if folder.is_dir() else []
+        for step in sorted(steps, key=lambda step: int(step.name), reverse=True):
+            if (step / "weights").is_dir():
+                return step
+        if (folder / "weights").is_dir():
+            return folder
+    raise ConfigError(f"{path} holds no checkpoint; a run folder or a checkpoint is wanted.")
+
+
+def read_description(folder: Path) -> dict:
+    """Which model a folder of items holds: its class as `model` and the fields of its config."""
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler("model")) as checkpointer:
+        return checkpointer.restore(folder, args=ocp.args.Composite(model=ocp.args.JsonRestore()))["model"]
+
+
+def restore_model(folder: Path, target: Tree) -> Tree:
+    """The weights of a folder of items, in the structure and types of `target`, on the default device."""
+    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    leaves = paths.flatten(_abstract(target, jax.tree.map(lambda _: device, target)))
+    with ocp.Checkpointer(ocp.CompositeCheckpointHandler("weights")) as checkpointer:
+        args = ocp.args.Composite(weights=ocp.args.StandardRestore(leaves))
+        restored = checkpointer.restore(folder, args=args)["weights"]
+    return paths.unflatten(target, restored)
+
+
+def _model_items(model: Any) -> dict[str, ocp.args.CheckpointArgs]:
+    description = {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}
+    return {
+        "weights": ocp.args.StandardSave(paths.flatten(model)),
+        "model": ocp.args.JsonSave(description),
+    }
+
+
+def _abstract(tree: Any, shardings: Any) -> Any:
+    def of_leaf(leaf, sharding):
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    return jax.tree.map(of_leaf, tree, shardings)
