@@ -1,0 +1,180 @@
+"""Frames to H.264 files."""
+
+import contextlib
+import logging
+import os
+from collections.abc import Iterator
+from fractions import Fraction
+from numbers import Rational
+from pathlib import Path
+
+import av
+import numpy as np
+from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.containers import (
+    SCALER,
+    WRITABLE_VIDEO_SUFFIXES,
+    open_container,
+    partial_path,
+    reason,
+    require_shape,
+    require_suffix,
+)
+from cvvae_jax.data.images import is_image
+
+_log = logging.getLogger(__name__)
+
+
+class VideoWriter:
+    """Writes frames as H.264 video: `with VideoWriter(..) as writer: writer.write(frame)`.
+
+    The file gets its name when it is complete; after an exception, or without any frame, there is
+    none. Colors are 4:2:0, which every player shows; frames of odd height or width are 4:4:4, the
+    only format in which libx264 takes an odd size.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        *,
+        fps: Rational | float,
+        height: int,
+        width: int,
+        audio_from: str | Path | None = None,
+    ):
+        """Set up a writer; the file is created on entering the context.
+
+        Args:
+            path: file to write; its suffix, one of WRITABLE_VIDEO_SUFFIXES, chooses the container.
+            fps: frames per second.
+            height: of every frame, in pixels.
+            width: of every frame, in pixels.
+            audio_from: file whose first audio stream is copied as it is, until the last frame.
+
+        Raises:
+            ConfigError: the suffix is not accepted.
+        """
+        self._path = Path(path)
+        require_suffix(self._path, WRITABLE_VIDEO_SUFFIXES)
+        self._partial = partial_path(self._path)
+        self._fps = Fraction(fps).limit_denominator(100_000)
+        self._shape = (height, width, 3)
+        self._audio_from = audio_from
+        self._count = 0
+
+    def __enter__(self):
+        try:
+            self._start()
+        except BaseException:
+            self._discard()
+            raise
+        return self
+
+    def _start(self) -> None:
+        self._exit = contextlib.ExitStack()
+        try:
+            self._container = self._exit.enter_context(av.open(str(self._partial), "w"))
+            self._stream = _add_h264(self._container, self._fps, self._shape)
+            self._audio = None
+            if self._audio_from is not None and not is_image(self._audio_from):
+                self._audio = self._exit.enter_context(
+                    _AudioCopy.open(self._audio_from, self._container)
+                )
+            self._container.start_encoding()
+        except (av.error.FFmpegError, OSError) as error:
+            raise ConfigError(f"{self._path} cannot be written: {reason(error)}.") from error
+
+    def write(self, frame: np.ndarray) -> None:
+        """Append a uint8 frame (height, width, 3) of the size given to the constructor.
+
+        Raises:
+            ConfigError: the frame has another size.
+        """
+        require_shape(self._path, frame, self._shape)
+        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+            format=self._stream.pix_fmt,
+            interpolation=SCALER,
+            dst_colorspace=Colorspace.ITU709,
+            dst_color_range=ColorRange.MPEG,
+        )
+        picture.pts, picture.time_base = self._count, 1 / self._fps
+        self._count += 1
+        self._container.mux(self._stream.encode(picture))
+        if self._audio:
+            self._audio.copy_until(self._count / self._fps)
+
+    def __exit__(self, kind, error, traceback) -> None:
+        try:
+            if kind is None:
+                self._finish()
+        finally:
+            self._discard()
+
+    def _finish(self) -> None:
+        if self._count == 0:
+            raise ConfigError(f"{self._path} was not written: there was no frame to write.")
+        self._container.mux(self._stream.encode())
+        self._exit.close()
+        os.replace(self._partial, self._path)
+
+    def _discard(self) -> None:
+        """Close what is open and remove the unfinished file, where there is one."""
+        try:
+            self._exit.close()
+        finally:
+            self._partial.unlink(missing_ok=True)
+
+
+class _AudioCopy:
+    """Copies the packets of an audio stream into a container that is being written."""
+
+    def __init__(self, source, stream, target, target_stream, offset: Fraction):
+        self._source = source
+        self._target = target
+        self._stream = target_stream
+        self._offset = offset
+        self._packets = (packet for packet in source.demux(stream) if packet.pts is not None)
+        self._next = next(self._packets, None)
+
+    @classmethod
+    @contextlib.contextmanager
+    def open(cls, path: str | Path, target) -> Iterator["_AudioCopy | None"]:
+        """The copier; None where there is no audio, or the container cannot hold its codec."""
+        with open_container(Path(path)) as source:
+            stream = next(iter(source.streams.audio), None)
+            if stream is None:
+                yield None
+            elif stream.codec_context.name not in target.supported_codecs:
+                codec = stream.codec_context.name
+                _log.warning("%s: %s audio fits no %s file; left out.", path, codec, target.name)
+                yield None
+            else:
+                video = next(iter(source.streams.video), None)
+                offset = (video.start_time or 0) * video.time_base if video else Fraction(0)
+                yield cls(source, stream, target, target.add_stream_from_template(stream), offset)
+
+    def copy_until(self, seconds: Fraction) -> None:
+        """Write the packets that begin before a time of the new file; both streams interleave."""
+        while self._next is not None:
+            packet = self._next
+            if packet.pts * packet.time_base - self._offset >= seconds:
+                return
+            shift = round(self._offset / packet.time_base)
+            packet.pts -= shift
+            packet.dts = packet.pts if packet.dts is None else packet.dts - shift
+            packet.stream = self._stream
+            self._target.mux(packet)
+            self._next = next(self._packets, None)
+
+
+def _add_h264(container, fps: Fraction, shape: tuple[int, int, int]):
+    height, width, _ = shape
+    stream = container.add_stream("libx264", rate=fps, options={"crf": "12"})
+    stream.height, stream.width = height, width
+    stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+    codec = stream.codec_context
+    codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
+    codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+    return stream

@@ -1,0 +1,297 @@
+"""Files in and out: exact sizes, counts and rates, and errors that name the file."""
+
+import itertools
+import wave
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data import video
+
+NTSC = Fraction(30000, 1001)
+
+
+def clip(frames=6, height=32, width=48):
+    """Smooth colors that drift, so that neighboring frames differ and compression keeps them."""
+    t, y, x = np.meshgrid(*map(np.arange, (frames, height, width)), indexing="ij")
+    channels = [
+        128 + 100 * np.sin(x / 9 + t / 2),
+        128 + 100 * np.cos(y / 7 - t / 3),
+        30 + 6 * t % 200,
+    ]
+    return np.stack(channels, axis=-1).astype(np.uint8)
+
+
+def write(path, frames, *, fps=NTSC, audio_from=None):
+    _, height, width, _ = frames.shape
+    with video.VideoWriter(
+        path, fps=fps, height=height, width=width, audio_from=audio_from
+    ) as writer:
+        for frame in frames:
+            writer.write(frame)
+    return path
+
+
+def encode(path, frames, *, options=None, times=None, rotation=None, audio=False):
+    """A file such as cameras make, which VideoWriter does not: long GOPs, uneven times, sound."""
+    options, times = options or {}, times or range(len(frames))
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "10", **options})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        if rotation:
+            stream.set_display_rotation(rotation)
+        sound = container.add_stream("aac", rate=8000, layout="mono") if audio else None
+        for i, (frame, time) in enumerate(zip(frames, times)):
+            picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
+            picture.pts, picture.time_base = time, Fraction(1, 25)
+            container.mux(stream.encode(picture))
+            if sound:
+                tone = np.sin(np.arange(i * 320, (i + 1) * 320) / 3, dtype=np.float32)[None]
+                samples = av.AudioFrame.from_ndarray(tone, format="fltp", layout="mono")
+                samples.sample_rate, samples.pts = 8000, i * 320
+                container.mux(sound.encode(samples))
+        container.mux(stream.encode())
+        if sound:
+            container.mux(sound.encode())
+    return path
+
+
+def audio_packets(path, *, seconds):
+    with av.open(str(path)) as container:
+        packets = [p for p in container.demux(audio=0) if p.size]
+        return [bytes(p) for p in packets if p.pts * p.time_base < seconds]
+
+
+@pytest.mark.parametrize("suffix", video.WRITABLE_VIDEO_SUFFIXES)
+@pytest.mark.parametrize("shape", [(1, 8, 8), (2, 9, 10), (3, 1, 1), (5, 35, 61), (5, 64, 2)])
+def test_odd_sizes_and_counts_come_back(tmp_path, suffix, shape):
+    frames = clip(*shape)
+    path = write(tmp_path / f"clip{suffix}", frames)
+    back = np.stack(list(video.read_frames(path)))
+    assert back.shape == frames.shape
+    assert video.count_frames(path) == len(frames)
+    info = video.probe(path)
+    assert (info.height, info.width) == shape[1:]
+    assert not info.has_audio and not info.is_image
+
+
+@pytest.mark.parametrize("fps", [NTSC, Fraction(25), Fraction(15, 2), 24])
+def test_rate_and_count_are_those_written(tmp_path, fps):
+    info = video.probe(write(tmp_path / "clip.mp4", clip(7), fps=fps))
+    assert info.fps == fps
+    assert info.frames == 7
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 96), (63, 95)])
+def test_written_colors_come_back(tmp_path, height, width):
+    frames = clip(4, height, width)
+    back = np.stack(list(video.read_frames(write(tmp_path / "clip.mp4", frames))))
+    error = back.astype(float) - frames
+    assert 10 * np.log10(255**2 / np.mean(error**2)) > 38  # what is left of 40 dB at this quantizer
+    # swscale's quick conversion is off by more than one level; an exact one by compression alone.
+    assert np.abs(error.mean(axis=(0, 1, 2))).max() < 0.6
+
+
+def test_quickly_changing_frames_keep_their_order(tmp_path):
+    frames = (
+        np.random.default_rng(0)
+        .integers(0, 256, (12, 1, 1, 3), np.uint8)
+        .repeat(16, 1)
+        .repeat(16, 2)
+    )
+    back = np.stack(list(video.read_frames(write(tmp_path / "clip.mp4", frames))))
+    assert np.abs(back.astype(int) - frames).max() < 12
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+@pytest.mark.parametrize("uneven", [False, True])
+def test_clip_equals_sequential_frames(tmp_path, suffix, uneven):
+    gaps = itertools.cycle([1, 1, 3, 2] if uneven else [1])
+    times = list(itertools.accumulate(itertools.islice(gaps, 39), initial=5))
+    path = encode(tmp_path / f"clip{suffix}", clip(40), times=times, options={"g": "12", "bf": "3"})
+    sequential = np.stack(list(video.read_frames(path)))
+    assert len(sequential) == 40
+    for start, stride, frames in [
+        (0, 1, 5),
+        (11, 1, 3),
+        (12, 2, 4),
+        (13, 5, 5),
+        (39, 1, 1),
+        (3, 9, 4),
+    ]:
+        one = video.read_clip(path, start=start, stride=stride, frames=frames)
+        np.testing.assert_array_equal(one, sequential[start : start + stride * frames : stride])
+
+
+def test_clip_without_timestamps_equals_sequential_frames(tmp_path):
+    path = tmp_path / "clip.h264"  # a bare stream: its packets carry no times
+    encode(path, clip(20), options={"g": "8", "bf": "2"})
+    sequential = np.stack(list(video.read_frames(path)))
+    one = video.read_clip(path, start=9, stride=2, frames=4)
+    np.testing.assert_array_equal(one, sequential[9:17:2])
+
+
+def test_clip_is_resized_by_its_short_side(tmp_path):
+    path = write(tmp_path / "clip.mp4", clip(4, 32, 48))
+    small = video.read_clip(path, start=1, stride=1, frames=2, short_side=16)
+    assert small.shape == (2, 16, 24, 3)
+    frames = [Image.fromarray(f).resize((24, 16), Image.Resampling.BICUBIC) for f in clip(4)[1:3]]
+    # The same antialiased filter, up to compression and chroma subsampling.
+    assert np.abs(small.astype(float) - np.stack(frames)).mean() < 2
+
+
+def test_frames_beyond_the_end_are_refused(tmp_path):
+    path = write(tmp_path / "clip.mp4", clip(4))
+    with pytest.raises(ConfigError, match="has 4 frames; frames 2 to 4"):
+        video.read_clip(path, start=2, stride=1, frames=3)
+
+
+def test_start_skips_frames(tmp_path):
+    path = write(tmp_path / "clip.mp4", clip(6))
+    all_frames = list(video.read_frames(path))
+    np.testing.assert_array_equal(list(video.read_frames(path, start=4)), all_frames[4:])
+
+
+@pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (-90, 3), (180, 2)])
+def test_rotation_metadata_is_applied(tmp_path, rotation, turns):
+    plain = encode(tmp_path / "plain.mp4", clip(3))
+    turned = encode(tmp_path / "turned.mp4", clip(3), rotation=rotation)
+    expected = np.rot90(np.stack(list(video.read_frames(plain))), turns, axes=(1, 2))
+    np.testing.assert_array_equal(np.stack(list(video.read_frames(turned))), expected)
+    info = video.probe(turned)
+    assert (info.height, info.width) == expected.shape[1:3]
+
+
+@pytest.mark.parametrize("suffix", video.WRITABLE_VIDEO_SUFFIXES)
+def test_audio_is_copied(tmp_path, suffix):
+    source = encode(tmp_path / "source.mp4", clip(50), audio=True)
+    target = write(tmp_path / f"target{suffix}", clip(25), fps=25, audio_from=source)
+    assert video.probe(target).has_audio
+    # Packets are the same bytes, and end with the video: 25 frames are one second.
+    assert audio_packets(target, seconds=9) == audio_packets(source, seconds=1)
+    assert video.count_frames(target) == 25
+
+
+def test_source_without_audio_gives_a_silent_file(tmp_path):
+    source = write(tmp_path / "source.mp4", clip(3))
+    assert not video.probe(write(tmp_path / "b.mp4", clip(3), audio_from=source)).has_audio
+
+
+@pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
+def test_interrupted_writing_leaves_no_file(tmp_path, error):
+    with (
+        pytest.raises(error),
+        video.VideoWriter(tmp_path / "clip.mp4", fps=25, height=32, width=48) as writer,
+    ):
+        writer.write(clip()[0])
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_interrupted_writing_keeps_the_old_file(tmp_path):
+    path = write(tmp_path / "clip.mp4", clip(3))
+    before = path.read_bytes()
+    with pytest.raises(ValueError), video.VideoWriter(path, fps=25, height=32, width=48) as writer:
+        writer.write(clip()[0])
+        raise ValueError
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+def test_writer_refuses_what_it_cannot_write(tmp_path):
+    with pytest.raises(ConfigError, match=r"clip\.gif .*\.mp4, \.mkv, \.mov"):
+        video.VideoWriter(tmp_path / "clip.gif", fps=25, height=32, width=48)
+    with pytest.raises(ConfigError, match=r"clip\.mp4 cannot be written: No such file"):
+        write(tmp_path / "missing" / "clip.mp4", clip(2))
+    with pytest.raises(ConfigError, match="one size, here 48x32; one has 20x20"):
+        write_two_sizes(tmp_path / "two.mp4")
+    with pytest.raises(ConfigError, match="no frame"):
+        write(tmp_path / "none.mp4", clip(0))
+    assert list(tmp_path.iterdir()) == []
+
+
+def write_two_sizes(path):
+    with video.VideoWriter(path, fps=25, height=32, width=48) as writer:
+        writer.write(clip(1)[0])
+        writer.write(clip(1, 20, 20)[0])
+
+
+@pytest.mark.parametrize("name", ["missing.mp4", "empty.mp4", "text.mp4", "text.png"])
+def test_unreadable_files_are_named(tmp_path, name):
+    path = tmp_path / name
+    if not name.startswith("missing"):
+        path.write_text("words " * 100 if name.startswith("text") else "")
+    for read in (video.probe, lambda p: list(video.read_frames(p))):
+        with pytest.raises(ConfigError, match=name):
+            read(path)
+
+
+def test_file_without_video_is_named(tmp_path):
+    path = tmp_path / "sound.wav"
+    with wave.open(str(path), "wb") as sound:
+        sound.setnchannels(1)
+        sound.setsampwidth(2)
+        sound.setframerate(8000)
+        sound.writeframes(bytes(16000))
+    with pytest.raises(ConfigError, match=r"sound\.wav holds no video"):
+        video.probe(path)
+
+
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_cut_off_file_gives_its_frames_then_an_error(tmp_path, suffix):
+    path = encode(tmp_path / f"whole{suffix}", clip(75), options={"g": "15"})
+    whole = list(video.read_frames(path))
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 5])
+    frames = []
+    with pytest.raises(ConfigError, match=f"cut{suffix}"):
+        frames.extend(frame for frame in video.read_frames(cut))
+    assert 10 < len(frames) < 60
+    np.testing.assert_array_equal(frames[:10], whole[:10])
+
+
+def test_changing_frame_size_is_refused(tmp_path):
+    one = encode(tmp_path / "one.h264", clip(3, 32, 48))
+    two = encode(tmp_path / "two.h264", clip(3, 48, 32))
+    both = Path(tmp_path / "both.h264")
+    both.write_bytes(one.read_bytes() + two.read_bytes())
+    with pytest.raises(ConfigError, match=r"both\.h264: .* 48x32; one has 32x48"):
+        list(video.read_frames(both))
+
+
+@pytest.mark.parametrize("suffix", video.WRITABLE_IMAGE_SUFFIXES)
+def test_image_is_a_video_of_one_frame(tmp_path, suffix):
+    frame = clip(1, 21, 33)[0]
+    path = tmp_path / f"photo{suffix}"
+    video.write_image(path, frame)
+    (back,) = video.read_frames(path)
+    assert np.abs(back.astype(float) - frame).mean() < (1e-9 if suffix == ".png" else 4)
+    info = video.probe(path)
+    assert (info.frames, info.height, info.width, info.is_image) == (1, 21, 33, True)
+    assert video.read_clip(path, start=0, stride=1, frames=1, short_side=7).shape == (1, 7, 11, 3)
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_exif_orientation_is_applied(tmp_path):
+    frame = clip(1)[0]
+    exif = Image.Exif()
+    exif[0x0112] = 6  # turned by a quarter, as phones store portraits
+    Image.fromarray(frame).save(tmp_path / "photo.png", exif=exif)
+    (back,) = video.read_frames(tmp_path / "photo.png")
+    np.testing.assert_array_equal(back, np.rot90(frame, -1))
+
+
+def test_sixteen_bit_image_keeps_its_range(tmp_path):
+    Image.fromarray(np.array([[0, 257 * 100, 65535]], np.uint16)).save(tmp_path / "gray.png")
+    (back,) = video.read_frames(tmp_path / "gray.png")
+    np.testing.assert_array_equal(back[0, :, 0], [0, 100, 255])
+
+
+def test_image_suffix_must_be_known(tmp_path):
+    with pytest.raises(ConfigError, match=r"photo\.xyz .*\.png, \.jpg, \.jpeg, \.webp"):
+        video.write_image(tmp_path / "photo.xyz", clip(1)[0])
