@@ -1,4 +1,4 @@
-"""From a path to a clip: what is random about a training clip, and what is fixed about an unseen one."""
+"""From a path to a clip: a random one to train on, or a fixed one to measure on."""
 
 import itertools
 import logging
@@ -14,6 +14,9 @@ from cvvae_jax.data import video
 # So many unreadable files in a row are no accident.
 _ATTEMPTS = 20
 
+Record = dict[str, np.ndarray | np.uint32]
+"""What a dataset holds: "video", uint8 (frames, size, size, 3), and its own "seed", a uint32."""
+
 _log = logging.getLogger(__name__)
 _logged: set[Path] = set()
 
@@ -21,9 +24,9 @@ _logged: set[Path] = set()
 class RandomClip(grain.transforms.RandomMap):
     """Grain's transform from a path to a record {"video", "seed"}.
 
-    "video" is a uint8 array (frames, size, size, 3), "seed" a uint32 that keys whatever else is random
-    about the record later on. Both depend on the record's generator alone. A file that cannot be
-    decoded is logged and replaced by another one, drawn from the same generator.
+    "video" is a uint8 array (frames, size, size, 3), "seed" a uint32 that keys whatever else is
+    random about the record later on. Both depend on the record's generator alone. A file that
+    cannot be decoded is logged and replaced by another one, drawn from the same generator.
     """
 
     def __init__(
@@ -42,8 +45,8 @@ class RandomClip(grain.transforms.RandomMap):
             frames: length of a clip.
             size: its height and width in pixels.
             max_stride: source frames from one frame of a clip to the next, at most.
-            short_side: short side in pixels that videos are resized to before they are cropped; `size`
-                where None or smaller. Images are resized to `size`.
+            short_side: short side in pixels that videos are resized to before they are cropped;
+                `size` where None or smaller. Images are resized to `size`.
         """
         self._files = files
         self._frames = frames
@@ -51,7 +54,7 @@ class RandomClip(grain.transforms.RandomMap):
         self._max_stride = max_stride
         self._short_side = max(short_side or 0, size)
 
-    def random_map(self, element: Path, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def random_map(self, element: Path, rng: np.random.Generator) -> Record:
         """The record of a path.
 
         Raises:
@@ -74,13 +77,13 @@ class RandomClip(grain.transforms.RandomMap):
         return _cropped(clip, top, left, self._size)
 
 
-def draw_seed(rng: np.random.Generator) -> np.ndarray:
+def draw_seed(rng: np.random.Generator) -> np.uint32:
     """A record's uint32 seed."""
     return rng.integers(2**32, dtype=np.uint32)
 
 
 def largest_stride(count: int, frames: int, max_stride: int) -> int:
-    """The largest stride up to `max_stride` at which `frames` of `count` source frames fit; 1 if none."""
+    """The largest stride up to `max_stride` at which a clip fits into `count` frames, or 1."""
     fitting = (count - 1) // max(frames - 1, 1)
     return max(1, min(max_stride, fitting))
 

@@ -1,8 +1,8 @@
 """Moving photographs: videos made on the fly from the photos inside scikit-image, with no download.
 
-A camera drifts, turns and zooms over a photo; in front of it move a few soft-edged pieces of another
-one. Motion is smooth, sub-pixel, and different at different depths: enough to train a small video VAE
-on, and known exactly.
+A camera drifts, turns and zooms over a photo; in front of it move a few soft-edged pieces of
+another one. Motion is smooth, sub-pixel, and uncovers what was hidden: enough to train a small
+video VAE on.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ _PHOTOS = {
     "eval": ("chelsea.png", "coffee.png"),
 }
 
-# Neighboring levels of a photo's pyramid differ by this factor: a pixel of the clip is between 0.84
-# and 1.19 pixels of the level it is read from, where bilinear sampling neither aliases nor blurs much.
+# Neighboring levels of a photo's pyramid differ by this factor: a pixel of the clip is 0.84 to 1.19
+# pixels of the level it is read from, where bilinear sampling neither aliases nor blurs much.
 _LEVEL_STEP = math.sqrt(2)
 
 # Oscillations of camera and patches take this many frames, drawn per motion.
@@ -117,7 +117,7 @@ class _Camera:
 
 @dataclasses.dataclass(frozen=True)
 class _Patch:
-    """A soft-edged cutout (RGBA) that moves over the clip: its center (x, y) in the clip, and turn."""
+    """A soft-edged cutout (RGBA) that moves over the clip: its center (x, y) there, and turn."""
 
     cutout: Image.Image
     center: np.ndarray
@@ -194,7 +194,7 @@ def _drift(rng: np.random.Generator, frames: int, speed: float) -> np.ndarray:
 
 
 def _soft_blob(rng: np.random.Generator, side: int) -> Image.Image:
-    """A mask (side, side): an oval with two bumps, opaque inside and fading out before the border."""
+    """A mask (side, side): an oval with bumps, opaque inside and fading out before the border."""
     y, x = (np.mgrid[:side, :side] + 0.5) / side * 2 - 1
     x, y = x * rng.uniform(1, 1.6), y * rng.uniform(1, 1.6)
     bumps = 0.12 * np.cos(rng.integers(2, 5) * np.arctan2(y, x) + rng.uniform(0, 2 * np.pi))
@@ -228,7 +228,7 @@ def _photo(name: str) -> Image.Image:
 
 
 def _level(name: str, step: float) -> tuple[Image.Image, np.ndarray]:
-    """The photo, reduced by area so that steps of `step` pixels do not alias, and its scale (x, y)."""
+    """The photo, reduced by area so that steps of `step` pixels do not alias; its scale (x, y)."""
     number = round(math.log(max(step, 1), _LEVEL_STEP))
     image = _reduced(name, number)
     return image, np.array(image.size) / np.array(_photo(name).size)

@@ -1,8 +1,8 @@
 """Batches to train on, as a function of the step alone, and the unseen clips to evaluate on.
 
 Record r of a bucket is the same whatever the number of processes, of workers, and of restarts: its
-generator is Grain's for (seed, r). Global batch k takes the records [k * batch, (k + 1) * batch), and
-each process every n-th of them. So there is no iterator to save: resuming is slicing.
+generator is Grain's for (seed, r). Batch k of a bucket has the `batch` records from k * batch on,
+and each process every n-th of them. So there is no iterator to save: resuming is slicing.
 """
 
 import itertools
@@ -14,7 +14,7 @@ import numpy as np
 from absl import flags
 
 from cvvae_jax.config import Bucket, ConfigError, DataConfig, StageConfig
-from cvvae_jax.data.clips import RandomClip, center_clip, draw_seed, first_readable
+from cvvae_jax.data.clips import RandomClip, Record, center_clip, draw_seed, first_readable
 from cvvae_jax.data.photographs import MovingPhotographs
 from cvvae_jax.data.sources import ImageFolder, VideoFolder
 
@@ -31,18 +31,19 @@ def batches(
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """This process's part of the global batches of steps start_step, start_step + 1, .., without end.
+    """This process's part of the batches of steps start_step, start_step + 1, .., without end.
 
     Args:
         stage: its buckets are mixed by weight; all processes get the same bucket at a step.
         data: where clips come from, and how they are cut.
-        seed: of all that is random, but for the records' own "seed" field downstream.
+        seed: of the order of files and of all that is random about a clip.
         start_step: position in the stream; what follows it does not depend on where one starts.
         process_index: number of this process.
         process_count: number of processes, each of which gets its share of every batch.
 
     Yields:
-        {"video": uint8 (batch / process_count, frames, size, size, 3), "seed": uint32 (same batch,)}.
+        {"video": uint8 (batch, frames, size, size, 3), "seed": uint32 (batch,)}, where batch is the
+        bucket's over process_count. A seed is its record's own, to key what is random about it.
 
     Raises:
         ConfigError: a bucket cannot be divided over the processes, or filled from the files.
@@ -67,11 +68,11 @@ def batches(
 
 
 def eval_clips(stage: StageConfig, data: DataConfig, *, seed: int) -> np.ndarray:
-    """The unseen clips that a stage is evaluated on: `data.eval_clips` of its longest bucket's shape.
+    """The unseen clips of a stage's evaluation: `data.eval_clips` of its longest bucket's shape.
 
-    Clips are spread over the held-out files (`data.eval_videos`, or every tenth file) and over their
-    length: the middle of the frame, frames 2 source frames apart. They are the same for every seed but
-    those of moving photographs.
+    Clips are spread over the unseen files (`data.eval_videos`, or every tenth file) and over their
+    length: the middle of the frame, at most 2 source frames from one to the next. `seed` is that of
+    moving photographs; clips from files are the same for all.
 
     Returns:
         uint8 array (clips, frames, size, size, 3).
@@ -112,7 +113,7 @@ def _records(bucket: Bucket, data: DataConfig, *, seed: int) -> grain.MapDataset
 class _WithSeed(grain.transforms.RandomMap):
     """Grain's transform from a clip to a record of it."""
 
-    def random_map(self, element: np.ndarray, rng: np.random.Generator) -> dict[str, np.ndarray]:
+    def random_map(self, element: np.ndarray, rng: np.random.Generator) -> Record:
         return {"video": element, "seed": draw_seed(rng)}
 
 

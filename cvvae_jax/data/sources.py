@@ -1,5 +1,6 @@
 """Folders of videos and images, and which of their files are held out of training."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,8 +12,8 @@ Split = Literal["train", "eval", "all"]
 _HOLD_OUT_EVERY = 10
 
 
-class _Folder:
-    """A sorted, random access source of paths: `len(folder)`, `folder[index]`."""
+class _Folder(Sequence[Path]):
+    """The paths of a folder's files, sorted: a random access source for Grain."""
 
     kind: str
     suffixes: tuple[str, ...]
@@ -23,8 +24,8 @@ class _Folder:
 
         Args:
             path: the folder.
-            split: "all" files; or, of each ten in the order of their paths, the first for "eval" and
-                the others for "train". A single file is for "train".
+            split: "all" files; or, of each ten in the order of their paths, the first for "eval"
+                and the others for "train". A single file is for "train".
 
         Raises:
             ConfigError: there is no such folder, or no file for the split in it.
