@@ -216,9 +216,6 @@ class StageConfig:
     """Steps between lines of metrics.jsonl and TensorBoard scalars."""
     eval_every: int = 1000
     """Steps between evaluations on unseen clips; the last step always has one."""
-    remat: bool = False
-    """Recompute activations in the backward pass, block by block, to save memory."""
-
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:

@@ -1,0 +1,49 @@
+"""Views of clips as pictures: contact sheets and animations."""
+
+import io
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+_LABELS = {"input": "input", "recon": "reconstruction", "compat": "image decoder's view of the video latents"}
+_MARGIN = 4
+_TEXT = 14
+
+
+def to_uint8(video: np.ndarray) -> np.ndarray:
+    """Values in [-1, 1], clipped, as uint8."""
+    return np.round((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
+
+
+def contact_sheet(views: dict[str, np.ndarray], *, temporal_compression: int, clips: int = 2) -> Image.Image:
+    """Rows of frames for every clip: input, reconstruction, and the image decoder's view of each latent frame
+    below the last video frame it stands for. `views` are (n, t, h, w, 3) in [-1, 1]."""
+    n, t, h, w, _ = views["input"].shape
+    clips = min(clips, n)
+    rows = [(name, clip) for clip in range(clips) for name in _LABELS if name in views]
+    row_height = h + _MARGIN + _TEXT
+    sheet = Image.new("RGB", (t * (w + _MARGIN) + _MARGIN, len(rows) * row_height + _MARGIN), "white")
+    draw = ImageDraw.Draw(sheet)
+    for r, (name, clip) in enumerate(rows):
+        top = _MARGIN + r * row_height
+        draw.text((_MARGIN, top), _LABELS[name], fill="black")
+        stride = temporal_compression if len(views[name][clip]) < t else 1
+        for i, frame in enumerate(to_uint8(views[name][clip])):
+            sheet.paste(Image.fromarray(frame), (_MARGIN + i * stride * (w + _MARGIN), top + _TEXT))
+    return sheet
+
+
+def before_after(views: dict[str, np.ndarray]) -> np.ndarray:
+    """Inputs above reconstructions of a few clips side by side: uint8 (t, 2h, n w, 3)."""
+    strips = [np.concatenate(list(to_uint8(views[name])), axis=2) for name in ("input", "recon")]
+    return np.concatenate(strips, axis=1)
+
+
+def gif(frames: np.ndarray, *, milliseconds: int = 125) -> bytes:
+    """An endless animation of uint8 frames (t, h, w, 3)."""
+    buffer = io.BytesIO()
+    images = [Image.fromarray(frame) for frame in frames]
+    images[0].save(
+        buffer, "GIF", save_all=True, append_images=images[1:], duration=milliseconds, loop=0
+    )
+    return buffer.getvalue()
