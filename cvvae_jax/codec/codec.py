@@ -76,7 +76,9 @@ class Codec:
         parts = [self.chunk_posterior(part, index=i) for i, part in enumerate(self._chunks(video))]
         return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *parts)
 
-    def encode(self, video: Video, *, key: Key[Array, ""] | None = None) -> Float[Array, "b n y x z"]:
+    def encode(
+        self, video: Video, *, key: Key[Array, ""] | None = None
+    ) -> Float[Array, "b n y x z"]:
         """Unscaled latents of a video, uint8 in [0, 255] or float in [-1, 1].
 
         Args:
@@ -158,7 +160,7 @@ class Codec:
         self.latents_shape(frames=frames, height=height, width=width)
         return [video[:, span] for span in self.plan.frame_chunks.spans(frames)]
 
-    def _padded(self, chunk: Video) -> Video:
+    def _padded(self, chunk: Video) -> Array | np.ndarray:
         """The last frame, row and column repeated up to what the strides divide."""
         time, space = self.vae.temporal_compression, self.vae.config.spatial_compression
         _, frames, height, width, _ = chunk.shape

@@ -1,0 +1,140 @@
+"""Any frame count and any size through a model, in chunks and tiles."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from cvvae_jax.codec import chunks
+from cvvae_jax.codec.chunks import to_uint8
+from cvvae_jax.codec.codec import Codec
+from cvvae_jax.codec.plan import Cut
+from cvvae_jax.config import ConfigError
+
+# The same programs on the same numbers, compiled once inside larger ones and once alone: the order of float32
+# sums may differ, by some roundings (6e-8 each) of values of order 1.
+SAME_PROGRAM = 1e-5
+
+
+@pytest.mark.parametrize("length", range(1, 60))
+@pytest.mark.parametrize("cut", [Cut(17, 16), Cut(5, 4), Cut(9, 7), Cut(8, 8)])
+def test_pieces_cover_an_axis_once_but_for_the_overlap(cut, length):
+    spans = cut.spans(length)
+    assert spans[0].start == 0
+    assert spans[-1].stop == length
+    for before, after in zip(spans, spans[1:], strict=False):
+        assert before.stop - before.start == cut.size
+        assert after.start == before.start + cut.stride
+        assert after.stop > before.stop, "the first piece that reaches the end is the last"
+
+
+def test_chunks_equal_definition(vae, clip):
+    """Chunk n is frames 4n to 4n + 4 here; the first (latent) frame of all chunks but the first is dropped."""
+    video = clip(13, 16, 24)
+    encode = jax.jit(lambda vae, video: vae.encode(video).mode())
+    decode = jax.jit(lambda vae, latents: vae.decode(latents))
+    parts = [
+        encode(vae, video[:, a:b] / np.float32(127.5) - 1) for a, b in [(0, 5), (4, 9), (8, 13)]
+    ]
+    latents = np.concatenate([parts[0], parts[1][:, 1:], parts[2][:, 1:]], axis=1)
+    parts = [decode(vae, latents[:, a:b]) for a, b in [(0, 2), (1, 3), (2, 4)]]
+    recon = np.concatenate([parts[0], parts[1][:, 1:], parts[2][:, 1:]], axis=1)
+
+    codec = Codec(vae, chunk_frames=4)
+    np.testing.assert_allclose(codec.encode(video), latents, atol=SAME_PROGRAM)
+    decoded = codec.decode(latents, frames=13, height=16, width=24)
+    np.testing.assert_allclose(decoded, recon, atol=SAME_PROGRAM)
+
+
+@pytest.mark.parametrize("frames", [1, 2, 11, 17, 18, 40])
+@pytest.mark.parametrize("size", [(37, 51), (8, 8), (71, 15)])
+def test_every_count_and_size_comes_back(vae, frames, size):
+    """Shapes only, without compiling; the command line's tests run videos of such sizes for real."""
+    codec = Codec(vae, tile=32)
+    video = jax.ShapeDtypeStruct((1, frames, *size, 3), jnp.uint8)
+    height, width = size
+    latents = jax.eval_shape(codec.encode, video)
+    assert latents.shape[1:] == codec.latents_shape(frames=frames, height=height, width=width)
+    recon = jax.eval_shape(codec.reconstruct, video)
+    assert (recon.shape, recon.dtype) == (video.shape, video.dtype)
+
+
+@pytest.mark.parametrize("tile", [32, 64, 72])
+def test_tiles_blend_to_the_right_size(vae, tile):
+    """Also for 64 pixels, where the official code returns 90 x 114 for 96 x 120."""
+    codec, video = Codec(vae, tile=tile), jax.ShapeDtypeStruct((1, 1, 96, 120, 3), jnp.float32)
+    latents = jax.eval_shape(codec.encode, video)
+    assert latents.shape == (1, 1, 12, 15, 4)
+    assert jax.eval_shape(codec.reconstruct, video).shape == video.shape
+
+
+def test_floats_and_uint8_are_the_same_video(vae, clip):
+    codec, video = Codec(vae), clip(5, 16, 24)
+    recon = codec.reconstruct((video / 127.5 - 1).astype(np.float32))
+    assert recon.dtype == jnp.float32
+    assert jnp.abs(recon).max() <= 1
+    # A value that lies at half may round either way.
+    difference = np.asarray(to_uint8(recon), int) - np.asarray(codec.reconstruct(video), int)
+    assert np.abs(difference).max() <= 1
+
+
+def test_padding_repeats_the_last_frame_row_and_column(vae, clip):
+    video = clip(3, 13, 17)
+    padded = np.pad(video, ((0, 0), (0, 2), (0, 3), (0, 7), (0, 0)), mode="edge")
+    codec = Codec(vae)
+    np.testing.assert_array_equal(codec.encode(video), codec.encode(padded))
+
+
+def test_tiles_that_agree_show_no_seam():
+    """Where every tile computes the same values as the whole, tiling changes nothing."""
+    array = np.random.default_rng(0).standard_normal((1, 2, 37, 50, 3)).astype(np.float32)
+    cut = Cut(12, 9)
+    tiled = chunks._tiled(jnp.asarray, array, cut=cut, joint=cut)
+    np.testing.assert_allclose(tiled, array, atol=SAME_PROGRAM)
+
+
+def test_tiles_fade_linearly():
+    ones = jnp.ones((1, 1, 4, 6, 2))
+    faded = chunks._fade(0 * ones, ones, axis=3, width=4)[0, 0, 0, :, 0]
+    np.testing.assert_allclose(faded, [0, 0.25, 0.5, 0.75, 1, 1], atol=SAME_PROGRAM)
+
+
+def test_image_vae_sees_every_frame_alone(image_vae, clip):
+    video = clip(5, 19, 24)
+    codec = Codec(image_vae, chunk_frames=2)
+    recon = codec.reconstruct(video)
+    assert recon.shape == video.shape
+    alone = codec.reconstruct(video[:, 4:5])
+    difference = np.asarray(recon[:, 4:5], int) - np.asarray(alone, int)
+    assert (
+        np.abs(difference).max() <= 1
+    )  # other batch sizes sum in another order; halves round either way
+
+
+def test_sample_depends_on_the_key_alone(vae, clip):
+    codec, video = Codec(vae, chunk_frames=4), clip(9, 16, 24)
+    mode, one, again, two = (
+        codec.encode(video, key=key)
+        for key in (None, jax.random.key(1), jax.random.key(1), jax.random.key(2))
+    )
+    np.testing.assert_array_equal(one, again)
+    assert len({float(x[0, i, 0, 0, 0]) for x in (mode, one, two) for i in range(3)}) == 9
+    noise = np.asarray(one - mode)
+    assert not np.allclose(noise[:, 1], noise[:, 2]), "chunks share their noise"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [({"chunk_frames": 6}, "chunk-frames"), ({"tile": 60}, "tile"), ({"overlap": 0.9}, "overlap")],
+)
+def test_unsuitable_numbers_are_named(vae, arguments, named):
+    with pytest.raises(ConfigError, match=named):
+        Codec(vae, **arguments)
+
+
+def test_too_small_videos_and_foreign_latents_are_refused(vae, clip):
+    codec = Codec(vae)
+    with pytest.raises(ConfigError, match="8 x 8 pixels"):
+        codec.encode(clip(1, 7, 16))
+    with pytest.raises(ConfigError, match=r"\(3, 2, 2, 4\)"):
+        codec.decode(np.zeros((1, 2, 2, 2, 4), np.float32), frames=9, height=16, width=16)
