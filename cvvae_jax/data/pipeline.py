@@ -46,16 +46,19 @@ def batches(
         bucket's over process_count. A seed is its record's own, to key what is random about it.
 
     Raises:
-        ConfigError: a bucket cannot be divided over the processes, or filled from the files.
+        ConfigError: a bucket has no weight, or cannot be divided over the processes, or filled
+            from the files.
     """
-    seeds = (
-        np.random.SeedSequence(seed).generate_state(len(stage.buckets)) >> 1
-    )  # Grain's are int32
+    for bucket in stage.buckets:
+        if bucket.weight <= 0:
+            raise ConfigError(f"{bucket} has no weight: it must be above 0.")
+    # Grain's seeds are 31 bits.
+    seeds = np.random.SeedSequence(seed).generate_state(len(stage.buckets)) >> 1
     parts = [
         _records(bucket, data, seed=int(bucket_seed))[process_index::process_count].batch(
             _local_batch(bucket, process_count), drop_remainder=True
         )
-        for bucket, bucket_seed in zip(stage.buckets, seeds)
+        for bucket, bucket_seed in zip(stage.buckets, seeds, strict=True)
     ]
     mixed = grain.MapDataset.mix(parts, weights=[bucket.weight for bucket in stage.buckets])
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=2 * data.threads)

@@ -9,11 +9,11 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.data import clips, video
 
 
-def numbered_video(path, frames, *, height=24, width=36):
-    """A video whose frame k is of gray level 5 k, brighter by 1/3 level per pixel to the right."""
+def numbered_video(path, frames, *, height=24, width=36, first=0):
+    """A video whose frame k has gray level 5 (first + k), and 1/3 more per pixel to the right."""
     with video.VideoWriter(path, fps=25, height=height, width=width) as writer:
         for k in range(frames):
-            row = 5 * k + np.arange(width) // 3
+            row = 5 * (first + k) + np.arange(width) // 3
             writer.write(np.broadcast_to(row[None, :, None], (height, width, 3)).astype(np.uint8))
     return path
 
@@ -88,11 +88,14 @@ def test_record_depends_on_its_generator_alone(tmp_path):
 def test_broken_file_is_replaced_deterministically(tmp_path, caplog):
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"no video")
-    files = [broken, *(numbered_video(tmp_path / f"{i}.mp4", 12) for i in range(3))]
+    others = [numbered_video(tmp_path / f"{i}.mp4", 5, first=10 * i, width=24) for i in range(3)]
+    cut = random_clip([broken, *others], size=24)
     with caplog.at_level(logging.WARNING):
-        records = [random_clip(files).random_map(broken, np.random.default_rng(5)) for _ in "ab"]
-    np.testing.assert_array_equal(records[0]["video"], records[1]["video"])
-    assert records[0]["seed"] == records[1]["seed"]
+        records = [cut.random_map(broken, np.random.default_rng(i)) for i in (*range(8), *range(8))]
+    for one, again in zip(records[:8], records[8:], strict=True):
+        np.testing.assert_array_equal(one["video"], again["video"])
+        assert one["seed"] == again["seed"]
+    assert {numbers(record["video"])[0] for record in records} == {0, 10, 20}
     assert [record.getMessage().count("broken.mp4") for record in caplog.records] == [1]
 
 

@@ -42,7 +42,7 @@ def take(count, stage, data, *, start_step=0, seed=0, **kwargs):
 
 def assert_same(ours, theirs):
     assert len(ours) == len(theirs)
-    for one, other in zip(ours, theirs):
+    for one, other in zip(ours, theirs, strict=True):
         assert one.keys() == other.keys() == {"video", "seed"}
         for name in one:
             np.testing.assert_array_equal(one[name], other[name])
@@ -61,7 +61,7 @@ def test_processes_share_each_global_batch(folders, files):
     data = DataConfig(**folders) if files else DataConfig()
     alone = take(5, MIXED, data)
     parts = [take(5, MIXED, data, process_index=p, process_count=2) for p in range(2)]
-    for whole, *shares in zip(alone, *parts):
+    for whole, *shares in zip(alone, *parts, strict=True):
         assert {len(share["seed"]) for share in shares} == {len(whole["seed"]) // 2}
         # The records are the same ones; process p has every second of them, from the p-th on.
         joined = {name: np.stack([s[name] for s in shares], axis=1) for name in whole}
@@ -133,8 +133,14 @@ def test_images_alone_cannot_fill_video_buckets(folders):
 
 
 def test_indivisible_batch_names_the_nearest():
-    with pytest.raises(ConfigError, match="batch of 4 .* 3 processes.* 3 and 6"):
+    with pytest.raises(ConfigError, match=r"batch of 4 .* 3 processes.* 3 and 6"):
         take(1, VIDEOS, DataConfig(), process_count=3)
+
+
+def test_bucket_without_weight_is_refused():
+    stage = StageConfig(steps=1, buckets=(*VIDEOS.buckets, Bucket(1, 16, 4, weight=0.0)))
+    with pytest.raises(ConfigError, match="no weight"):
+        take(1, stage, DataConfig())
 
 
 @pytest.mark.parametrize(

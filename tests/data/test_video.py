@@ -47,7 +47,7 @@ def encode(path, frames, *, options=None, times=None, rotation=None, audio=False
         if rotation:
             stream.set_display_rotation(rotation)
         sound = container.add_stream("aac", rate=8000, layout="mono") if audio else None
-        for i, (frame, time) in enumerate(zip(frames, times)):
+        for i, (frame, time) in enumerate(zip(frames, times, strict=True)):
             picture = av.VideoFrame.from_ndarray(frame, format="rgb24")
             picture.pts, picture.time_base = time, Fraction(1, 25)
             container.mux(stream.encode(picture))
@@ -111,12 +111,13 @@ def test_quickly_changing_frames_keep_their_order(tmp_path):
 
 @pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
 @pytest.mark.parametrize("uneven", [False, True])
-def test_clip_equals_sequential_frames(tmp_path, suffix, uneven):
+def test_clip_equals_sequential_frames(tmp_path, suffix, uneven, monkeypatch):
     gaps = itertools.cycle([1, 1, 3, 2] if uneven else [1])
     times = list(itertools.accumulate(itertools.islice(gaps, 39), initial=5))
     path = encode(tmp_path / f"clip{suffix}", clip(40), times=times, options={"g": "12", "bf": "3"})
     sequential = np.stack(list(video.read_frames(path)))
     assert len(sequential) == 40
+    monkeypatch.delattr(video, "_clip_in_sequence")  # seeking is enough here
     for start, stride, frames in [
         (0, 1, 5),
         (11, 1, 3),
