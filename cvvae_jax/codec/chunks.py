@@ -1,7 +1,7 @@
 """One chunk of any height and width through a VAE, tile by tile, and the tiles' cross-fade.
 
-The tiles and the fade are those of the official code: a linear ramp, first towards the tile above, then towards the
-tile on the left, where both neighbors have been faded themselves.
+The tiles and the fade are those of the official code: a linear ramp, first towards the tile above,
+then towards the tile on the left, where both neighbors have been faded themselves.
 """
 
 import functools
@@ -20,7 +20,7 @@ Video = UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t 
 
 
 def encode_chunk(vae: VAE, video: Video, plan: Plan) -> Float[Array, "b n y x zz"]:
-    """Moments (means, then log-variances before clamping; float32) of a chunk that the strides divide."""
+    """Moments of a chunk that the strides divide: means, then unclamped log-variances, float32."""
     encode = functools.partial(_moments, vae)
     return _tiled(encode, video, cut=plan.pixel_tiles, joint=plan.latent_tiles)
 
@@ -39,8 +39,8 @@ def to_uint8(video: Float[Array, "..."]) -> UInt8[Array, "..."]:
     return jnp.round((jnp.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
 
 
-# The model is an argument, not a closure: one compilation serves every model of a configuration, and every
-# piece of a shape. uint8 becomes float on the device, a quarter of the bytes to transfer.
+# The model is an argument, not a closure: one compilation serves every model of a configuration,
+# and every piece of a shape. uint8 becomes float on the device: a quarter of the bytes to transfer.
 @jax.jit
 def _moments(vae: VAE, video):
     if video.dtype == jnp.uint8:
@@ -54,7 +54,7 @@ def _decoded(vae: VAE, latents):
 
 
 def _tiled(apply: Callable, array, *, cut: Cut, joint: Cut) -> Array:
-    """`apply` on every tile of (b, t, h, w, c); `cut` says where its input is cut, `joint` how outputs meet."""
+    """`apply` on every tile of (b, t, h, w, c): `cut` of its inputs, `joint` of its outputs."""
     above, bands = None, []
     for row in cut.spans(array.shape[2]):
         tiles = []
@@ -72,7 +72,7 @@ def _tiled(apply: Callable, array, *, cut: Cut, joint: Cut) -> Array:
 
 @functools.partial(jax.jit, static_argnames=("axis", "width"))
 def _fade(before: Array, tile: Array, *, axis: int, width: int) -> Array:
-    """The tile, its first `width` rows or columns faded in over the last ones of the neighbor before it."""
+    """The tile, its first `width` rows or columns faded in over the last ones of its neighbor."""
     size = before.shape[axis]
     ramp_shape = [width if i == axis else 1 for i in range(tile.ndim)]
     ramp = (jnp.arange(width, dtype=tile.dtype) / max(width, 1)).reshape(ramp_shape)

@@ -1,4 +1,4 @@
-"""Videos of any length and size through a VAE, as arrays; `stream.py` does the same frame by frame."""
+"""Videos of any length and size through a VAE, as arrays; `stream.py` does so frame by frame."""
 
 import math
 
@@ -18,9 +18,9 @@ from cvvae_jax.models.gaussian import DiagonalGaussian
 class Codec:
     """A VAE for videos of any frame count and of any size from one latent (8 x 8 pixels) up.
 
-    Time is cut into chunks of 1 + `chunk_frames` frames that share one frame, height and width into tiles that are
-    cross-faded, all as in the official code. A video is padded at its end, bottom and right by repeating what
-    is there, and the reconstruction cropped to what was given.
+    Time is cut into chunks of 1 + `chunk_frames` frames that share one frame, height and width into
+    tiles that are cross-faded, all as in the official code. A video is padded at its end, bottom
+    and right by repeating what is there, and the reconstruction cropped to what was given.
     """
 
     def __init__(
@@ -113,7 +113,7 @@ class Codec:
         expected = self.latents_shape(frames=frames, height=height, width=width)
         if latents.shape[1:] != expected:
             raise ConfigError(
-                f"the latents of {frames} frames of {width} x {height} are {expected} (n, y, x, z), "
+                f"latents (n, y, x, z) of {frames} frames of {width} x {height} are {expected}, "
                 f"not {latents.shape[1:]}."
             )
         spans = self.plan.latent_chunks.spans(latents.shape[1])
@@ -121,7 +121,7 @@ class Codec:
         return jnp.concatenate(pieces, axis=1)[:, :frames, :height, :width]
 
     def reconstruct(self, video: Video, *, key: Key[Array, ""] | None = None) -> Video:
-        """A video, encoded and decoded: the same shape; uint8 for uint8, else float32 clipped to [-1, 1].
+        """A video, encoded and decoded: same shape; uint8 for uint8, else float32 in [-1, 1].
 
         Args:
             video: of any frame count and size.
@@ -136,8 +136,8 @@ class Codec:
         return to_uint8(recon) if video.dtype == np.uint8 else jnp.clip(recon, -1.0, 1.0)
 
     def chunk_posterior(self, chunk: Video, *, index: int) -> DiagonalGaussian:
-        """The posterior over the latents that chunk `index` adds: all but the first, which every chunk
-        except chunk 0 shares with the one before."""
+        """The posterior over the latents that chunk `index` adds: all but the first, which every
+        chunk except chunk 0 shares with the one before."""
         moments = chunks.encode_chunk(self.vae, self._padded(chunk), self.plan)
         return DiagonalGaussian.from_moments(moments[:, index > 0 :])
 
@@ -151,8 +151,8 @@ class Codec:
     def decode_chunk(
         self, latents: Float[Array | np.ndarray, "b n y x z"], *, index: int
     ) -> Float[Array, "b t h w 3"]:
-        """The frames that chunk `index` adds, with their padding; `latents` begin with the last of the
-        chunk before."""
+        """The frames that chunk `index` adds, with their padding; `latents` begin with the last of
+        the chunk before."""
         return chunks.decode_chunk(self.vae, latents, self.plan)[:, index > 0 :]
 
     def _chunks(self, video: Video) -> list:

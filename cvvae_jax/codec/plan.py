@@ -56,15 +56,16 @@ def make_plan(
 ) -> Plan:
     """The plan for a model of these compressions.
 
-    The stride of tiles is rounded in latents and multiplied for pixels. (The official code rounds both; where they
-    then disagree, such as with 64-pixel tiles, its output has the wrong size.)
+    The stride of tiles is rounded in latents and multiplied for pixels. (The official code rounds
+    both; where they then disagree, such as with 64-pixel tiles, its output has the wrong size.)
 
     Raises:
         ConfigError: a number does not suit the model.
     """
     if chunk_frames < 1 or chunk_frames % temporal_compression:
         raise ConfigError(
-            f"chunk-frames must be a positive multiple of {temporal_compression}, not {chunk_frames}."
+            f"chunk-frames must be a positive multiple of {temporal_compression}, "
+            f"not {chunk_frames}."
         )
     if tile < 1 or tile % spatial_compression:
         raise ConfigError(

@@ -16,8 +16,8 @@ def reconstruct_frames(
 ) -> Iterator[np.ndarray]:
     """Every frame, encoded and decoded: what `codec.reconstruct` gives for the whole video.
 
-    Two chunks are in memory at most: while the device works on one, the caller gets the frames of the one before
-    and the next is read.
+    Two chunks are in memory at most: while the device works on one, the caller gets the frames of
+    the one before and the next is read.
 
     Args:
         codec: the model and the size of chunks and tiles.

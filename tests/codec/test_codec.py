@@ -1,5 +1,7 @@
 """Any frame count and any size through a model, in chunks and tiles."""
 
+import itertools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,8 +13,8 @@ from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.plan import Cut
 from cvvae_jax.config import ConfigError
 
-# The same programs on the same numbers, compiled once inside larger ones and once alone: the order of float32
-# sums may differ, by some roundings (6e-8 each) of values of order 1.
+# The same programs on the same numbers, compiled once inside larger ones and once alone: the order
+# of float32 sums may differ, by some roundings (6e-8 each) of values of order 1.
 SAME_PROGRAM = 1e-5
 
 
@@ -22,14 +24,14 @@ def test_pieces_cover_an_axis_once_but_for_the_overlap(cut, length):
     spans = cut.spans(length)
     assert spans[0].start == 0
     assert spans[-1].stop == length
-    for before, after in zip(spans, spans[1:], strict=False):
+    for before, after in itertools.pairwise(spans):
         assert before.stop - before.start == cut.size
         assert after.start == before.start + cut.stride
         assert after.stop > before.stop, "the first piece that reaches the end is the last"
 
 
 def test_chunks_equal_definition(vae, clip):
-    """Chunk n is frames 4n to 4n + 4 here; the first (latent) frame of all chunks but the first is dropped."""
+    """Chunk n is frames 4n to 4n + 4 here; all but chunk 0 lose their first (latent) frame."""
     video = clip(13, 16, 24)
     encode = jax.jit(lambda vae, video: vae.encode(video).mode())
     decode = jax.jit(lambda vae, latents: vae.decode(latents))
@@ -49,7 +51,7 @@ def test_chunks_equal_definition(vae, clip):
 @pytest.mark.parametrize("frames", [1, 2, 11, 17, 18, 40])
 @pytest.mark.parametrize("size", [(37, 51), (8, 8), (71, 15)])
 def test_every_count_and_size_comes_back(vae, frames, size):
-    """Shapes only, without compiling; the command line's tests run videos of such sizes for real."""
+    """Shapes only, without compiling; tests of the command line run such videos for real."""
     codec = Codec(vae, tile=32)
     video = jax.ShapeDtypeStruct((1, frames, *size, 3), jnp.uint8)
     height, width = size

@@ -1,0 +1,63 @@
+"""Finds the command, and turns what goes wrong into one line and an exit status."""
+
+import importlib
+import sys
+
+from cvvae_jax.config import ConfigError
+
+COMMANDS = {
+    "reconstruct": "Send a video or an image through a VAE and write what comes back.",
+}
+"""Every command and what it does; it is `main(arguments)` in the module `cvvae_jax.cli.NAME`."""
+
+
+def main(arguments: list[str]) -> int:
+    """Run one command.
+
+    Args:
+        arguments: the command line after `python -m cvvae_jax`.
+
+    Returns:
+        The exit status: 0, or 2 after an error of the user's, or 130 after Ctrl-C.
+    """
+    match arguments:
+        case [("-h" | "--help"), *_]:
+            print(_help())
+            return 0
+        case [name, *rest] if name in COMMANDS:
+            return _run(name, rest)
+        case [name, *_]:
+            return _fail(f"there is no command {name}; there are: {', '.join(COMMANDS)}.")
+        case _:
+            return _fail(f"a command is missing.\n\n{_help()}")
+
+
+def _run(name: str, arguments: list[str]) -> int:
+    try:
+        # Imported here, so that one command does not wait for what another one needs.
+        importlib.import_module(f"cvvae_jax.cli.{name}").main(arguments)
+    except ConfigError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        print("\nInterrupted; nothing was written.", file=sys.stderr)
+        return 130
+    return 0
+
+
+def _fail(message: str) -> int:
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+def _help() -> str:
+    lines = [f"  {name:<14}{text}" for name, text in COMMANDS.items()]
+    return "\n".join(
+        [
+            "usage: python -m cvvae_jax COMMAND [ARGUMENTS]",
+            "",
+            "commands:",
+            *lines,
+            "",
+            "python -m cvvae_jax COMMAND --help lists a command's arguments.",
+        ]
+    )

@@ -1,0 +1,169 @@
+"""The command line: what comes out of it, and what it says when something is wrong."""
+
+import subprocess
+import sys
+from fractions import Fraction
+
+import av
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cvvae_jax.checkpoint import save_model
+from cvvae_jax.cli.main import main
+from cvvae_jax.codec import stream
+from cvvae_jax.codec.codec import Codec
+from cvvae_jax.config import VideoVAEConfig
+from cvvae_jax.data.video import VideoWriter, probe, read_frames, write_image
+from cvvae_jax.load import load
+from cvvae_jax.models.video_vae import VideoVAE
+
+RATE = Fraction(30000, 1001)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> str:
+    """A saved model of the smallest width; numpy's weights, as initializers would be compiled."""
+    config = VideoVAEConfig(block_channels=(8, 8, 8, 8), blocks_per_level=1, norm_groups=4)
+    shapes = jax.eval_shape(lambda key: VideoVAE(config, rngs=nnx.Rngs(key)), jax.random.key(0))
+    rng = np.random.default_rng(0)
+    model = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.1, x.shape), x.dtype), shapes)
+    path = tmp_path_factory.mktemp("model") / "weights"
+    save_model(path, model)
+    return str(path)
+
+
+def make_video(path, *, frames: int, height: int, width: int) -> str:
+    across, down = np.arange(width)[None, :, None], np.arange(height)[:, None, None]
+    with VideoWriter(path, fps=RATE, height=height, width=width) as writer:
+        for i in range(frames):
+            frame = 128 + 100 * np.sin((across + i) / 9 + np.arange(3)) * np.cos(down / 7)
+            writer.write(frame.astype(np.uint8))
+    return str(path)
+
+
+def add_audio(video: str, path) -> str:
+    """The frames of a video again, with a second of silence."""
+    with av.open(video) as source, av.open(str(path), "w") as target:
+        stream = source.streams.video[0]
+        copy = target.add_stream_from_template(stream)
+        audio = target.add_stream("aac", rate=16000, layout="mono")
+        for packet in source.demux(stream):
+            if packet.dts is not None:
+                packet.stream = copy
+                target.mux(packet)
+        silence = av.AudioFrame.from_ndarray(
+            np.zeros((1, 16000), np.float32), format="fltp", layout="mono"
+        )
+        silence.sample_rate = 16000
+        target.mux([*audio.encode(silence), *audio.encode()])
+    return str(path)
+
+
+def names(folder) -> set[str]:
+    return {path.name for path in folder.iterdir()}
+
+
+def test_help_lists_the_commands_and_starts_no_jax():
+    code = (
+        "import sys; from cvvae_jax.cli.main import main; status = main(['--help'])\n"
+        "import cvvae_jax.cli.reconstruct; sys.exit(status or 'jax' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "reconstruct" in done.stdout
+
+
+@pytest.mark.parametrize(("frames", "height", "width"), [(1, 37, 51), (11, 37, 51), (18, 38, 52)])
+def test_video_keeps_frames_size_and_rate(tmp_path, weights, frames, height, width):
+    source = make_video(tmp_path / "in.mp4", frames=frames, height=height, width=width)
+    out = str(tmp_path / "out.mp4")
+    assert main(["reconstruct", source, out, "--weights", weights, "--chunk-frames", "4"]) == 0
+    shapes = [frame.shape for frame in read_frames(out)]
+    assert shapes == [(height, width, 3)] * frames
+    assert probe(out).fps == RATE
+    assert names(tmp_path) == {"in.mp4", "out.mp4"}
+
+
+def test_video_keeps_its_audio_and_stands_beside_the_input(tmp_path, weights, capsys):
+    silent = make_video(tmp_path / "silent.mp4", frames=5, height=38, width=52)
+    source, out = add_audio(silent, tmp_path / "in.mp4"), str(tmp_path / "out.mp4")
+    options = ["--weights", weights, "--chunk-frames", "4", "--side-by-side"]
+    assert main(["reconstruct", source, out, *options]) == 0
+    assert probe(out).has_audio
+    pairs = list(zip(read_frames(source), read_frames(out), strict=True))
+    assert pairs[0][1].shape == (38, 104, 3)
+    # H.264 at this quality is some levels off; random weights would be tens of levels off.
+    assert all(np.abs(one - both[:, :52].astype(int)).mean() < 4 for one, both in pairs)
+    said = capsys.readouterr().out
+    assert "5 frames of 52x38, beside the input (twice the width)" in said
+    assert "latents (2, 5, 7, 4)" in said
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_image_comes_back_as_the_codec_gives_it(tmp_path, weights, sample, capsys):
+    image = np.random.default_rng(0).integers(0, 256, (37, 51, 3), np.uint8)
+    write_image(tmp_path / "in.png", image)
+    out = str(tmp_path / "out.png")
+    options = ["--sample", "--seed", "3"] if sample else []
+    command = ["reconstruct", str(tmp_path / "in.png"), out, "--weights", weights, *options]
+    assert main(command) == 0
+    expected = Codec(load(weights)).reconstruct(
+        image[None, None], key=jax.random.key(3) if sample else None
+    )
+    np.testing.assert_array_equal(next(read_frames(out)), expected[0, 0])
+    error = np.mean(np.square(image.astype(float) - np.asarray(expected[0, 0])))
+    assert f"PSNR {10 * np.log10(255**2 / error):.2f} dB" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["missing.mp4", "out.mp4"], "missing.mp4: no such file"),
+        (["in.mp4", "out.png"], "in.mp4 is a video"),
+        (["in.png", "out.mp4"], "in.png is an image"),
+        (["in.mp4", "out.txt"], "not out.txt"),
+        (["in.mp4", "in.mp4"], "in.mp4 is the input"),
+        (["in.mp4", "nowhere/out.mp4"], "no folder nowhere"),
+        (["text.mp4", "out.mp4"], "text.mp4 cannot be read"),
+        (["in.png", "out.png"], "in.png has 6x12 pixels; this model needs 8x8 at least"),
+        (["in.mp4", "out.mp4", "--chunk-frames", "6"], "chunk-frames must be"),
+        (["in.mp4", "out.mp4", "--tile", "100"], "tile must be"),
+        (["in.mp4", "out.mp4", "--weights", "nothing"], "nothing"),
+    ],
+)
+def test_wrong_arguments_are_one_line_and_leave_nothing(
+    tmp_path, monkeypatch, weights, capsys, arguments, said
+):
+    monkeypatch.chdir(tmp_path)
+    make_video(tmp_path / "in.mp4", frames=1, height=16, width=16)
+    write_image(tmp_path / "in.png", np.zeros((12, 6, 3), np.uint8))
+    (tmp_path / "text.mp4").write_text("no video")
+    before = names(tmp_path)
+    options = [] if "--weights" in arguments else ["--weights", weights]
+    assert main(["reconstruct", *arguments, *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.startswith("error: ") and error.count("\n") == 1
+    assert names(tmp_path) == before
+
+
+def test_unknown_commands_are_named(capsys):
+    assert main(["reconstrukt"]) == 2
+    assert "reconstrukt" in capsys.readouterr().err
+    assert main([]) == 2
+
+
+def test_interrupt_leaves_nothing(tmp_path, monkeypatch, weights, capsys):
+    def interrupted(codec, frames, *, key):
+        yield next(frames)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream, "reconstruct_frames", interrupted)
+    source = make_video(tmp_path / "in.mp4", frames=5, height=16, width=16)
+    out = str(tmp_path / "out.mp4")
+    assert main(["reconstruct", source, out, "--weights", weights]) == 130
+    assert "nothing was written" in capsys.readouterr().err
+    assert names(tmp_path) == {"in.mp4"}
