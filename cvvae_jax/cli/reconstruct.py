@@ -138,14 +138,26 @@ def _reconstruct(options: Reconstruct, info: VideoInfo, codec, write: Callable) 
     for frame, recon in track(pairs, total=info.frames, unit="frames"):
         write(np.concatenate([frame, recon], axis=1) if options.side_by_side else recon)
         psnrs.append(_psnr(frame, recon))
+    shape = codec.latents_shape(frames=len(psnrs), height=info.height, width=info.width)
     seconds = time.monotonic() - start
-    latents = codec.latents_shape(frames=len(psnrs), height=info.height, width=info.width)
+    print(_summary(options, info, psnrs=psnrs, seconds=seconds, latents_shape=shape))
+
+
+def _summary(
+    options: Reconstruct,
+    info: VideoInfo,
+    *,
+    psnrs: list[float],
+    seconds: float,
+    latents_shape: tuple[int, ...],
+) -> str:
+    frames = f"{len(psnrs)} frame{'s' * (len(psnrs) > 1)}"
     doubled = ", beside the input (twice the width)" if options.side_by_side else ""
-    print(
-        f"{options.target}: {len(psnrs)} frames of {info.width}x{info.height}{doubled}; "
+    return (
+        f"{options.target}: {frames} of {info.width}x{info.height}{doubled}; "
         f"{seconds:.1f} s with compilation, {len(psnrs) / seconds:.2f} frames/s; "
         f"PSNR {np.mean(psnrs):.2f} dB (mean over frames); "
-        f"latents {latents} (n, y, x, z); peak memory {_peak_gib():.2f} GiB"
+        f"latents {latents_shape} (n, y, x, z); peak memory {_peak_gib():.2f} GiB"
     )
 
 

@@ -1,8 +1,11 @@
 """The command line: what comes out of it, and what it says when something is wrong."""
 
+import signal
 import subprocess
 import sys
+import time
 from fractions import Fraction
+from pathlib import Path
 
 import av
 import jax
@@ -20,6 +23,7 @@ from cvvae_jax.data.video import VideoWriter, probe, read_frames, write_image
 from cvvae_jax.load import load
 from cvvae_jax.models.video_vae import VideoVAE
 
+ROOT = Path(__file__).parents[2]
 RATE = Fraction(30000, 1001)
 
 
@@ -71,7 +75,7 @@ def test_help_lists_the_commands_and_starts_no_jax():
         "import sys; from cvvae_jax.cli.main import main; status = main(['--help'])\n"
         "import cvvae_jax.cli.reconstruct; sys.exit(status or 'jax' in sys.modules)"
     )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert "reconstruct" in done.stdout
 
@@ -154,6 +158,18 @@ def test_unknown_commands_are_named(capsys):
     assert main(["reconstrukt"]) == 2
     assert "reconstrukt" in capsys.readouterr().err
     assert main([]) == 2
+
+
+def test_interrupted_process_exits_with_130_while_the_device_works(tmp_path, weights):
+    source = make_video(tmp_path / "in.mp4", frames=17, height=256, width=320)
+    command = ["reconstruct", source, str(tmp_path / "out.mp4"), "--weights", weights]
+    process = subprocess.Popen([sys.executable, "-m", "cvvae_jax", *command], cwd=ROOT)
+    while len(names(tmp_path)) == 1 and process.poll() is None:
+        time.sleep(0.1)
+    time.sleep(1)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 130
+    assert names(tmp_path) == {"in.mp4"}
 
 
 def test_interrupt_leaves_nothing(tmp_path, monkeypatch, weights, capsys):
