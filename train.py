@@ -1,4 +1,5 @@
-"""Trains a video VAE: `python train.py RECIPE [--section.field VALUE ..]`; `--help` documents every field."""
+"""Trains a video VAE: `python train.py RECIPE [--section.field VALUE ..]`; `--help` documents every
+field."""
 
 import sys
 
@@ -6,7 +7,8 @@ from cvvae_jax.config import ConfigError, parse_train_config
 
 
 def main() -> int:
-    """Runs the recipe named on the command line; 2 after a mistake of the user's, told in one sentence."""
+    """Runs the recipe named on the command line; 2 after a mistake of the user's, told in one
+    sentence."""
     try:
         config = parse_train_config(sys.argv[1:])
         from cvvae_jax.training.loop import train  # only now: --help must not start jax

@@ -1,7 +1,7 @@
 """cvvae_jax: compatible video VAEs in JAX.
 
-Everywhere, videos are arrays (batch, time, height, width, channel) with values in [-1, 1]; an image is a video
-of one frame. Latents are (batch, n, y, x, z), unscaled unless said otherwise.
+Everywhere, videos are arrays (batch, time, height, width, channel) with values in [-1, 1]; an image
+is a video of one frame. Latents are (batch, n, y, x, z), unscaled unless said otherwise.
 """
 
 import importlib
@@ -17,7 +17,8 @@ __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    """Public names on first use, so that importing the package, or asking for help, starts no jax."""
+    """Public names on first use, so that importing the package, or asking for help, starts no
+    jax."""
     if name not in _HOMES:
         raise AttributeError(f"module 'cvvae_jax' has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)

@@ -1,8 +1,9 @@
 """Checkpoints on disk; the only file that imports Orbax.
 
-A checkpoint is a folder of items: `weights` (the parameters to use, averaged where training averages them),
-`model` (which model they belong to) and, in a run, `state` (everything training goes on from) and `config`.
-Arrays are saved by their flat paths and always restored into a typed target.
+A checkpoint is a folder of items: `weights` (the parameters to use, averaged where training
+averages them), `model` (which model they belong to) and, in a run, `state` (everything training
+goes on from) and `config`. Arrays are saved by their flat paths and always restored into a typed
+target.
 """
 
 import dataclasses
@@ -30,7 +31,8 @@ class Checkpoints:
         return self._manager.latest_step()
 
     def save(self, step: int, *, state: Any, weights: Any, config: dict) -> None:
-        """Starts to save a train state and the model to use at that step; returns before it is on disk."""
+        """Starts to save a train state and the model to use at that step; returns before it is on
+        disk."""
         items = {
             "state": ocp.args.StandardSave(paths.flatten(state)),
             "config": ocp.args.JsonSave(config),
@@ -39,7 +41,8 @@ class Checkpoints:
         self._manager.save(step, args=ocp.args.Composite(**items))
 
     def restore(self, step: int, target: Tree, shardings: Any) -> Tree:
-        """The train state of a step, in the structure and types of `target`, laid out by `shardings`.
+        """The train state of a step, in the structure and types of `target`, laid out by
+        `shardings`.
 
         Raises:
             ConfigError: the checkpoint doesn't fit the target, that is the run's configuration.
@@ -83,7 +86,9 @@ def find_model(path: Path | str) -> Path:
     if not path.exists():
         raise ConfigError(f"{path} does not exist; a run folder or a checkpoint is wanted.")
     for folder in (path, path / "checkpoints"):
-        steps = [step for step in folder.iterdir() if step.name.isdigit()] if folder.is_dir() else []
+        steps = (
+            [step for step in folder.iterdir() if step.name.isdigit()] if folder.is_dir() else []
+        )
         for step in sorted(steps, key=lambda step: int(step.name), reverse=True):
             if (step / "weights").is_dir():
                 return step
@@ -95,11 +100,14 @@ def find_model(path: Path | str) -> Path:
 def read_description(folder: Path) -> dict:
     """Which model a folder of items holds: its class as `model` and the fields of its config."""
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler("model")) as checkpointer:
-        return checkpointer.restore(folder, args=ocp.args.Composite(model=ocp.args.JsonRestore()))["model"]
+        return checkpointer.restore(folder, args=ocp.args.Composite(model=ocp.args.JsonRestore()))[
+            "model"
+        ]
 
 
 def restore_model(folder: Path, target: Tree) -> Tree:
-    """The weights of a folder of items, in the structure and types of `target`, on the default device."""
+    """The weights of a folder of items, in the structure and types of `target`, on the default
+    device."""
     device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
     leaves = paths.flatten(_abstract(target, jax.tree.map(lambda _: device, target)))
     with ocp.Checkpointer(ocp.CompositeCheckpointHandler("weights")) as checkpointer:

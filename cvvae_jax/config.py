@@ -1,8 +1,9 @@
-"""Every number a user may set, as frozen dataclasses with one sentence a field, and how a recipe is read.
+"""Every number a user may set, as frozen dataclasses with one sentence a field, and how a recipe is
+read.
 
-A *recipe* is a Python file with a function ``get_config() -> TrainConfig``. On the command line every field
-can be overridden: ``python train.py configs/quickstart.py --train.steps 200 --data.videos DIR``.
-This file imports neither jax nor flax, so that ``--help`` is quick.
+A *recipe* is a Python file with a function ``get_config() -> TrainConfig``. On the command line
+every field can be overridden: ``python train.py configs/quickstart.py --train.steps 200
+--data.videos DIR``. This file imports neither jax nor flax, so that ``--help`` is quick.
 """
 
 import dataclasses
@@ -18,12 +19,16 @@ Mapping = Literal["first", "slice", "mean", "random"]
 
 
 class ConfigError(ValueError):
-    """A setting, a file or an argument that cannot be used; the message is one sentence for the user."""
+    """A setting, a file or an argument that cannot be used; the message is one sentence for the
+    user."""
 
 
 @dataclasses.dataclass(frozen=True)
 class ImageVAEConfig:
-    """An image VAE of Stable Diffusion's kind (AutoencoderKL in diffusers). The defaults are SD 1.x/2.x."""
+    """An image VAE of Stable Diffusion's kind (AutoencoderKL in diffusers).
+
+    The defaults are SD 1.x/2.x.
+    """
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)
     """Channels of every resolution level; all but the last level halve height and width."""
@@ -38,11 +43,12 @@ class ImageVAEConfig:
     mid_attention: bool = True
     """Whether the middle of encoder and decoder has an attention layer."""
     quant_conv: bool = True
-    """Whether 1x1 convolutions stand on both sides of the latents (SD 1.x/2.x/XL: yes; SD3, FLUX: no)."""
+    """Whether 1x1 convolutions stand on both sides of the latents (SD 1.x/2.x/XL: yes; SD3, FLUX:
+    no)."""
     scaling_factor: float = 0.18215
-    """What a diffusion model multiplies the latents by: (latents - shift_factor) * scaling_factor."""
+    """Latents as diffusion models see them are (latents - shift_factor) * scaling_factor."""
     shift_factor: float = 0.0
-    """What a diffusion model subtracts from the latents before it scales them."""
+    """See `scaling_factor`."""
     dtype: DType = "float32"
     """Type of the computation; norm and softmax statistics are float32 whatever is set."""
     param_dtype: DType = "float32"
@@ -56,19 +62,24 @@ class ImageVAEConfig:
 
 @dataclasses.dataclass(frozen=True)
 class VideoVAEConfig:
-    """A video VAE of the CV-VAE kind. The defaults are the official SD2.1 family ("v1", "v1.1")."""
+    """A video VAE of the CV-VAE kind.
+
+    The defaults are the official SD2.1 family ("v1", "v1.1").
+    """
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)
     """Channels of every resolution level; all but the last level halve height and width."""
     blocks_per_level: int = 2
     """Residual blocks of an encoder level; a decoder level has one more."""
     latent_channels: int = 4
-    """Channels of the latents; must be those of the image VAE the latents are to be compatible with."""
+    """Channels of the latents; must be those of the image VAE the latents are to be compatible
+    with."""
     temporal_strides: tuple[int, ...] = (2, 1, 2)
-    """Stride in time of every downsampling, highest resolution first; the decoder uses them in the same order
-    from its lowest resolution up."""
+    """Stride in time of every downsampling, highest resolution first; the decoder uses them in the
+    same order from its lowest resolution up."""
     half_3d: bool = True
-    """Whether the second convolution of a residual block is per frame ("2D+3D" in the paper) or 3-D ("3D")."""
+    """Whether the second convolution of a residual block is per frame ("2D+3D" in the paper) or 3-D
+    ("3D")."""
     causal_encoder: bool = True
     """Whether the encoder's 3-D convolutions see only the past."""
     causal_decoder: bool = False
@@ -78,10 +89,11 @@ class VideoVAEConfig:
     norm_eps: float = 1e-5
     """Added to the variance in every GroupNorm."""
     spatial_padding: Literal["zero", "edge"] = "zero"
-    """What 3-D convolutions see beyond the frame's border; per-frame convolutions always see zeros."""
+    """What 3-D convolutions see beyond the frame's border; per-frame convolutions always see
+    zeros."""
     temporal_padding: Literal["zero", "edge"] = "zero"
-    """What centered 3-D convolutions see beyond the first and last frame; causal and upsampling ones see the
-    nearest frame."""
+    """What centered 3-D convolutions see beyond the first and last frame; causal and upsampling
+    ones see the nearest frame."""
     downsample_padding: Literal["asymmetric", "symmetric"] = "asymmetric"
     """Whether a downsampling pads bottom and right by one, or all four sides."""
     mid_attention: bool = True
@@ -89,9 +101,9 @@ class VideoVAEConfig:
     decoder_attention: Literal["spatial", "spatial_temporal"] = "spatial_temporal"
     """Whether the decoder's attention looks along time after it has looked across the frame."""
     scaling_factor: float = 0.18215
-    """What a diffusion model multiplies the latents by: (latents - shift_factor) * scaling_factor."""
+    """Latents as diffusion models see them are (latents - shift_factor) * scaling_factor."""
     shift_factor: float = 0.0
-    """What a diffusion model subtracts from the latents before it scales them."""
+    """See `scaling_factor`."""
     dtype: DType = "float32"
     """Type of the computation; norm and softmax statistics are float32 whatever is set."""
     param_dtype: DType = "float32"
@@ -101,7 +113,7 @@ class VideoVAEConfig:
         if len(self.temporal_strides) != len(self.block_channels) - 1:
             raise ConfigError(
                 f"temporal_strides {self.temporal_strides} must name one stride for each of the "
-                f"{len(self.block_channels) - 1} downsamplings of block_channels {self.block_channels}."
+                f"{len(self.block_channels) - 1} downsamplings of {self.block_channels}."
             )
         if set(self.temporal_strides) - {1, 2}:
             raise ConfigError(f"temporal_strides {self.temporal_strides} may hold only 1 and 2.")
@@ -138,20 +150,26 @@ class Bucket:
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
-    """Where clips come from and how they are cut. Without a folder: moving photographs, made on the fly."""
+    """Where clips come from and how they are cut.
+
+    Without a folder: moving photographs, made on the fly.
+    """
 
     videos: str | None = None
-    """Folder of video files, searched recursively; unset with `images` unset too: moving photographs."""
+    """Folder of video files, searched recursively; unset with `images` unset too: moving
+    photographs."""
     images: str | None = None
     """Folder of image files, searched recursively; unset: single frames of the videos."""
     eval_videos: str | None = None
-    """Folder of unseen videos to measure on; unset: every tenth video file is held out of training."""
+    """Folder of unseen videos to measure on; unset: every tenth video file is held out of
+    training."""
     eval_clips: int = 16
     """Unseen clips that an evaluation is measured on."""
     max_stride: int = 8
     """Frames of a clip are 1 to this many source frames apart, drawn per clip."""
     short_side: int | None = None
-    """Videos are resized so that their short side has this many pixels before a random crop; unset: the crop."""
+    """Videos are resized so that their short side has this many pixels before a random crop; unset:
+    the crop."""
     workers: int = 0
     """Processes that decode; 0 decodes in threads of the main process."""
     threads: int = 2
@@ -167,11 +185,13 @@ class LossConfig:
     kl_weight: float = 1e-2
     """Weight of the KL divergence to a standard normal, summed over a clip's latents."""
     compat_mode: Literal["none", "decoder"] = "decoder"
-    """The paper's latent regularization: `decoder` asks the frozen image decoder to show the video's frames."""
+    """The paper's latent regularization: `decoder` asks the frozen image decoder to show the
+    video's frames."""
     compat_weight: float = 1.0
     """Weight of the compatibility loss."""
     mapping: Mapping = "random"
-    """Which frame stands for the four of a latent frame in the compatibility loss: the paper's psi."""
+    """Which frame stands for the four of a latent frame in the compatibility loss: the paper's
+    psi."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -217,6 +237,7 @@ class StageConfig:
     eval_every: int = 1000
     """Steps between evaluations on unseen clips; the last step always has one."""
 
+
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
     """How devices are arranged: batches are split over both axes, parameters over `fsdp`."""
@@ -229,7 +250,8 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A whole run: an image VAE (loaded, or trained in a first stage), then a video VAE compatible with it."""
+    """A whole run: an image VAE (loaded, or trained in a first stage), then a video VAE compatible
+    with it."""
 
     image_model: ImageVAEConfig
     """The frozen image VAE, as it is trained when `image_vae` is unset."""
@@ -280,7 +302,10 @@ def parse_train_config(argv: list[str], prog: str = "train.py") -> TrainConfig:
     """
     recipes = [argument for argument in argv[:1] if not argument.startswith("-")]
     if not recipes:
-        raise ConfigError(f"usage: python {prog} RECIPE [--section.field VALUE ..], with a recipe such as configs/quickstart.py.")
+        raise ConfigError(
+            f"usage: python {prog} RECIPE [--section.field VALUE ..], "
+            "with a recipe such as configs/quickstart.py."
+        )
     return tyro.cli(
         TrainConfig,
         default=load_recipe(recipes[0]),
@@ -309,7 +334,9 @@ def _build(kind: Any, value: Any) -> Any:
     names = {field.name: field.type for field in dataclasses.fields(kind)}
     if unknown := sorted(set(value) - set(names)):
         raise ConfigError(f"{kind.__name__} has no setting {', '.join(unknown)}.")
-    parts = {n: _bucket_tuple(v) if n == "buckets" else _build(names[n], v) for n, v in value.items()}
+    parts = {
+        n: _bucket_tuple(v) if n == "buckets" else _build(names[n], v) for n, v in value.items()
+    }
     return kind(**parts)
 
 

@@ -25,7 +25,9 @@ def load(path: str | Path) -> VideoVAE | ImageVAE:
     folder = checkpoint.find_model(path)
     description = checkpoint.read_description(folder)
     if description["model"] not in _KINDS:
-        raise ConfigError(f"{folder} holds a {description['model']}; {', '.join(_KINDS)} can be loaded.")
+        raise ConfigError(
+            f"{folder} holds a {description['model']}; {', '.join(_KINDS)} can be loaded."
+        )
     model_class, config_class = _KINDS[description["model"]]
     config = from_json(config_class, json.dumps(description["config"]))
     build = lambda key: model_class(config, rngs=nnx.Rngs(key))  # noqa: E731

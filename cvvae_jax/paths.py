@@ -1,7 +1,7 @@
 """Parameters by flat paths: `decoder/up_blocks/00/resnets/01/conv1/kernel`.
 
-Checkpoints, the converter, sharding rules and overviews all speak these paths. Positions in lists are
-zero-padded, so that sorting by name keeps the order.
+Checkpoints, the converter, sharding rules and overviews all speak these paths. Positions in lists
+are zero-padded, so that sorting by name keeps the order.
 """
 
 import re
@@ -13,7 +13,8 @@ Tree = TypeVar("Tree")
 
 
 def path_name(path: tuple) -> str:
-    """The flat path of one leaf, from its jax key path; an nnx variable's own `value` is left out."""
+    """The flat path of one leaf, from its jax key path; an nnx variable's own `value` is left
+    out."""
     parts = [_part(key) for key in path]
     return "/".join(parts[:-1] if len(parts) > 1 and parts[-1] == "value" else parts)
 

@@ -1,7 +1,7 @@
 """Devices: the mesh, which parameter lies where, and batches on their way in.
 
-Batches are split over both mesh axes, parameters over `fsdp`. Activations are never split in space: XLA's
-partitioner then returns wrong gradients of convolution kernels.
+Batches are split over both mesh axes, parameters over `fsdp`. Activations are never split in space:
+XLA's partitioner then returns wrong gradients of convolution kernels.
 """
 
 import math
@@ -34,7 +34,8 @@ def split_largest_axis(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
 
 
 RULES = ((r".*/kernel", split_largest_axis), (r".*", replicate))
-"""(pattern of flat paths, rule), the first match counts; moments and averages end in their parameter's path."""
+"""(pattern of flat paths, rule), the first match counts; moments and averages end in their
+parameter's path."""
 
 
 def make_mesh(config: MeshConfig, *, batches: tuple[int, ...], devices: list | None = None) -> Mesh:
@@ -43,17 +44,21 @@ def make_mesh(config: MeshConfig, *, batches: tuple[int, ...], devices: list | N
     With `data` -1, small batches leave devices unused rather than fail.
 
     Raises:
-        ConfigError: the devices or a batch can't be split that way; the nearest batch sizes are named.
+        ConfigError: the devices or a batch can't be split that way; the nearest batch sizes are
+            named.
     """
     devices = devices or jax.devices()
     if config.fsdp < 1 or len(devices) % config.fsdp:
-        raise ConfigError(f"mesh.fsdp {config.fsdp} must divide the number of devices, {len(devices)}.")
+        raise ConfigError(
+            f"mesh.fsdp {config.fsdp} must divide the number of devices, {len(devices)}."
+        )
     data = config.data
     if data == -1:
         data = max(1, min(len(devices), min(batches)) // config.fsdp)
     if data < 1 or data * config.fsdp > len(devices):
         raise ConfigError(
-            f"mesh.data {config.data} x mesh.fsdp {config.fsdp} needs more than the {len(devices)} devices."
+            f"mesh.data {config.data} x mesh.fsdp {config.fsdp} needs more than the "
+            f"{len(devices)} devices."
         )
     _check_batches(batches, data * config.fsdp)
     used = np.asarray(devices[: data * config.fsdp]).reshape(data, config.fsdp)
@@ -65,7 +70,9 @@ def _check_batches(batches: tuple[int, ...], parts: int) -> None:
         if batch % parts:
             below = batch // parts * parts
             nearest = f"{below} or {below + parts}" if below else f"{parts}"
-            raise ConfigError(f"a batch of {batch} can't be split over {parts} devices; {nearest} can.")
+            raise ConfigError(
+                f"a batch of {batch} can't be split over {parts} devices; {nearest} can."
+            )
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:
@@ -89,14 +96,17 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's part of a global batch, on its devices."""
     sharding = batch_sharding(mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, array) for name, array in batch.items()
+        name: jax.make_array_from_process_local_data(sharding, array)
+        for name, array in batch.items()
     }
 
 
 def describe(mesh: Mesh) -> str:
     """One line for the start of a run: which devices, and how they are used."""
     device, unused = mesh.devices.flat[0], jax.device_count() - mesh.size
-    line = f"{mesh.size} x {device.device_kind} (data {mesh.shape['data']}, fsdp {mesh.shape['fsdp']})"
+    line = (
+        f"{mesh.size} x {device.device_kind} (data {mesh.shape['data']}, fsdp {mesh.shape['fsdp']})"
+    )
     if unused:
         line += f"; {unused} more are left out, since the smallest batch doesn't reach them"
     if device.platform == "cpu":

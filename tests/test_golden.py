@@ -1,7 +1,7 @@
 """Our models equal the official ones: every golden file of the folder, by kind.
 
-The folder is `tests/golden`, or the one named by the environment variable CVVAE_GOLDEN. Files hold outputs of
-the official PyTorch code in float32 on weights and inputs that the formulas below make.
+The folder is `tests/golden`, or the one named by the environment variable CVVAE_GOLDEN. Files hold
+outputs of the official PyTorch code in float32 on weights and inputs that the formulas below make.
 """
 
 import dataclasses
@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import nnx
 
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
@@ -22,12 +23,11 @@ from cvvae_jax.convert.names import diffusers_rows, sd21_rows
 from cvvae_jax.models import video_vae
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
-from flax import nnx
 
 FOLDER = Path(os.environ.get("CVVAE_GOLDEN", Path(__file__).parent / "golden"))
 
-# float32 sums of up to 13824 products (27 taps of 512 channels) carry about sqrt(13824) * 6e-8 = 7e-6
-# relative error each; some sixty layers in a row stay below 1e-4 of the largest output.
+# float32 sums of up to 13824 products (27 taps of 512 channels) carry about sqrt(13824) * 6e-8 =
+# 7e-6 relative error each; some sixty layers in a row stay below 1e-4 of the largest output.
 FLOAT32_TOLERANCE = 1e-4
 # bfloat16 keeps 8 bits: 2e-3 a rounding, adding up like a random walk over some hundred roundings.
 BFLOAT16_TOLERANCE = 5e-2
@@ -105,7 +105,9 @@ def image_config(golden: dict) -> ImageVAEConfig:
 
 
 def build(model_class, config, golden: dict, rows: list):
-    abstract = jax.eval_shape(lambda key: model_class(config, rngs=nnx.Rngs(key)), jax.random.key(0))
+    abstract = jax.eval_shape(
+        lambda key: model_class(config, rngs=nnx.Rngs(key)), jax.random.key(0)
+    )
     tensors = {key: golden_tensor(key, shape) for key, shape in golden["state_dict"].items()}
     return from_official(abstract, tensors, rows)
 

@@ -20,7 +20,8 @@ def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[
     Parameters take the target's type. Names are translated by `rows`, a table of `convert.names`.
 
     Raises:
-        ConfigError: tensors that no parameter takes, parameters that no tensor fills, or shapes that differ;
+        ConfigError: tensors that no parameter takes, parameters that no tensor fills, or shapes
+            that differ;
             the message lists all of them.
     """
     wanted = paths.flatten(target)
@@ -30,7 +31,9 @@ def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[
             case (path, row) if path in wanted:
                 array = tensors.to_ours(np.asarray(official[name]), unit_axes=row.unit_axes)
                 if array.shape != wanted[path].shape:
-                    problems.append(f"{name} has shape {array.shape}, the model's {path} {wanted[path].shape}")
+                    problems.append(
+                        f"{name} has shape {array.shape}, the model's {path} {wanted[path].shape}"
+                    )
                 found[path] = array
             case _:
                 problems.append(f"{name} has no place in the model")

@@ -1,7 +1,7 @@
 """Official tensor names beside ours: one table for every layout of PyTorch weights.
 
-Rows are read in order, in either direction. In a pair of names, `#` stands for a position (zero-padded here,
-plain there) and `*` for one name that both sides share.
+Rows are read in order, in either direction. In a pair of names, `#` stands for a position (zero-
+padded here, plain there) and `*` for one name that both sides share.
 """
 
 import dataclasses
@@ -14,10 +14,13 @@ class Row:
 
     official: str
     """Layer name there, without `.weight` or `.bias`."""
+
     ours: str
     """Layer path here, without `/kernel`, `/scale` or `/bias`."""
+
     unit_axes: int = 0
-    """Axes of size 1 behind the two channel axes of the official kernel, where ours is a linear layer's."""
+    """Axes of size 1 behind the two channel axes of the official kernel, where ours is a linear
+    layer's."""
 
 
 def our_path(rows: list[Row], official: str) -> tuple[str, Row] | None:
@@ -92,7 +95,8 @@ def _sd21_middle(end: str) -> list[Row]:
 
 
 def discriminator_rows(layers: int) -> list[Row]:
-    """The 3-D discriminator with this many residual blocks: a plain sequence of three entries a block there."""
+    """The 3-D discriminator with this many residual blocks: a plain sequence of three entries a
+    block there."""
     rows = [Row("main.0", "conv_in")]
     for i in range(layers):
         rows += [
@@ -109,8 +113,11 @@ def _is_norm(path: str) -> bool:
 
 
 def _translate(source: str, target: str, name: str, number: str) -> str | None:
-    """`name`, a match of the pattern `source`, in the words of `target`; None where it doesn't match."""
-    pattern = re.escape(source).replace(r"\#", r"(\d+)").replace("#", r"(\d+)").replace(r"\*", r"(\w+)")
+    """`name`, a match of the pattern `source`, in the words of `target`; None where it doesn't
+    match."""
+    pattern = (
+        re.escape(source).replace(r"\#", r"(\d+)").replace("#", r"(\d+)").replace(r"\*", r"(\w+)")
+    )
     match = re.fullmatch(pattern, name)
     if match is None:
         return None

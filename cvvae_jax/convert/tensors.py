@@ -4,7 +4,8 @@ import numpy as np
 
 
 def to_ours(tensor: np.ndarray, *, unit_axes: int) -> np.ndarray:
-    """An official tensor in our axis order; `unit_axes` trailing axes of size 1 are dropped from a kernel."""
+    """An official tensor in our axis order; `unit_axes` trailing axes of size 1 are dropped from a
+    kernel."""
     if tensor.ndim < 2:
         return tensor
     if unit_axes and tensor.shape[2:] == (1,) * unit_axes:

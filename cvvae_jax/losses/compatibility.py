@@ -20,9 +20,9 @@ def compat_targets(
 ) -> Float[Array, "b n h w c"]:
     """The paper's psi: one frame for every latent frame of a video of 1 + kn frames.
 
-    The first latent frame stands for the first frame. For every group of k frames after it: `slice` takes its
-    last frame, `mean` its average, `random` one of them (one draw a group, shared by the batch, from `key`).
-    `first` is the first frame alone: compared with the first latent frame only.
+    The first latent frame stands for the first frame. For every group of k frames after it: `slice`
+    takes its last frame, `mean` its average, `random` one of them (one draw a group, shared by the
+    batch, from `key`). `first` is the first frame alone: compared with the first latent frame only.
     """
     first, rest = video[:, :1], video[:, 1:]
     if mapping == "first" or video.shape[1] == 1:

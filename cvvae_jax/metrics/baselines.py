@@ -4,7 +4,9 @@ import jax
 from jaxtyping import Array, Float
 
 
-def bicubic_in_space(video: Float[Array, "b t h w c"], *, spatial_compression: int) -> Float[Array, "b t h w c"]:
+def bicubic_in_space(
+    video: Float[Array, "b t h w c"], *, spatial_compression: int
+) -> Float[Array, "b t h w c"]:
     """Every frame bicubically scaled down to the latents' height and width, and up again."""
     b, t, h, w, c = video.shape
     return _through(video, (b, t, h // spatial_compression, w // spatial_compression, c))

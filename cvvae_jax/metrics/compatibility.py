@@ -8,12 +8,16 @@ from cvvae_jax.metrics.image import psnr
 
 
 def compat_psnr(
-    recon_2d: Float[Array, "b n h w 3"], video: Float[Array, "b t h w 3"], *, temporal_compression: int
+    recon_2d: Float[Array, "b n h w 3"],
+    video: Float[Array, "b t h w 3"],
+    *,
+    temporal_compression: int,
 ) -> Float[Array, "b n"]:
-    """PSNR in dB of every latent frame decoded as an image, averaged over the video frames it stands for.
+    """PSNR in dB of every latent frame decoded as an image, averaged over the video frames it
+    stands for.
 
-    The first latent frame stands for the first frame, every other one for a group of `temporal_compression`
-    frames: the expectation of the PSNR under the mapping `random`.
+    The first latent frame stands for the first frame, every other one for a group of
+    `temporal_compression` frames: the expectation of the PSNR under the mapping `random`.
     """
     first = psnr(recon_2d[:, :1], video[:, :1])
     if video.shape[1] == 1:

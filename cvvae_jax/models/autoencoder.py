@@ -1,5 +1,7 @@
-"""Encoder and decoder, the same for videos and images: they differ only in their kind of convolution."""
+"""Encoder and decoder, the same for videos and images: they differ only in their kind of
+convolution."""
 
+import itertools
 import math
 from typing import Literal
 
@@ -29,7 +31,7 @@ class Level(nnx.Module):
         style: Style,
         rngs: nnx.Rngs,
     ):
-        pairs = zip(widths[:-1], widths[1:], strict=True)
+        pairs = itertools.pairwise(widths)
         self.resnets = nnx.List([ResBlock(i, o, style=style, rngs=rngs) for i, o in pairs])
         if down:
             self.downsamplers = nnx.List([down])
@@ -45,7 +47,8 @@ class Level(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """From video to moments: (b, 1 + 4k, 8y, 8x, 3) -> (b, 1 + k, y, x, 2z) with the official strides."""
+    """From video to moments: (b, 1 + 4k, 8y, 8x, 3) -> (b, 1 + k, y, x, 2z) with the official
+    strides."""
 
     def __init__(
         self,
@@ -88,7 +91,8 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """From latents to video: (b, 1 + k, y, x, z) -> (b, 1 + 4k, 8y, 8x, 3) with the official strides."""
+    """From latents to video: (b, 1 + k, y, x, z) -> (b, 1 + 4k, 8y, 8x, 3) with the official
+    strides."""
 
     def __init__(
         self,
@@ -102,7 +106,9 @@ class Decoder(nnx.Module):
         rngs: nnx.Rngs,
     ):
         channels = channels[::-1]
-        self.conv_in = Conv(latent_channels, channels[0], kind=style.conv, **style.dtypes, rngs=rngs)
+        self.conv_in = Conv(
+            latent_channels, channels[0], kind=style.conv, **style.dtypes, rngs=rngs
+        )
         self.mid_block = MidBlock(channels[0], attention=attention, style=style, rngs=rngs)
         self.up_blocks = nnx.List()
         for i, width in enumerate(channels):
@@ -158,15 +164,18 @@ class VAE(nnx.Module):
         if video.ndim != 5 or video.shape[-1] != 3:
             raise ValueError(f"a video is (batch, time, height, width, 3), not {video.shape}.")
         space, time = self.config.spatial_compression, self.temporal_compression
-        frames, height, width = video.shape[1:4]
-        if height % space or width % space:
+        frames, *size = video.shape[1:4]
+        if any(pixels % space for pixels in size):
+            above = [math.ceil(pixels / space) * space for pixels in size]
             raise ValueError(
-                f"height and width must be multiples of {space}, not {height} x {width}; "
-                f"the nearest above are {math.ceil(height / space) * space} x {math.ceil(width / space) * space}."
+                f"height and width must be multiples of {space}, not {size[0]} x {size[1]}; "
+                f"the nearest above are {above[0]} x {above[1]}."
             )
         if (frames - 1) % time:
             below = (frames - 1) // time * time + 1
-            raise ValueError(f"a video must have 1 + {time}k frames, not {frames}: {below} or {below + time}.")
+            raise ValueError(
+                f"a video must have 1 + {time}k frames, not {frames}: {below} or {below + time}."
+            )
 
 
 def style_dtypes(config) -> dict[str, jnp.dtype]:

@@ -1,4 +1,5 @@
-"""What networks are built of: group normalization, the residual block, attention and the middle of a network."""
+"""What networks are built of: group normalization, the residual block, attention and the middle of
+a network."""
 
 import dataclasses
 
@@ -11,13 +12,15 @@ from jaxtyping import Array, Float
 
 from cvvae_jax.models.conv import Conv, ConvKind
 
-# A score matrix of 4096 x 4096 float32 is 64 MB a frame; frames above that are attended to in pieces.
+# A score matrix of 4096 x 4096 float32 is 64 MB a frame; frames above that are attended to in
+# pieces.
 ATTENTION_PIECE = 4096
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What all layers of one network share: kinds of convolution, normalization and number types."""
+    """What all layers of one network share: kinds of convolution, normalization and number
+    types."""
 
     conv: ConvKind
     half_3d: bool
@@ -40,8 +43,8 @@ class Style:
 class GroupNorm(nnx.Module):
     """Normalization over time, height, width and the channels of a group; statistics in float32.
 
-    The variance is the mean of squared differences: the difference of squares loses all digits where the mean
-    is large.
+    The variance is the mean of squared differences: the difference of squares loses all digits
+    where the mean is large.
     """
 
     def __init__(self, channels: int, *, style: Style):
@@ -52,17 +55,22 @@ class GroupNorm(nnx.Module):
         self.groups, self.eps, self.dtype = style.norm_groups, style.norm_eps, style.dtype
 
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        grouped = rearrange(video.astype(jnp.float32), "b t h w (g k) -> b t h w g k", g=self.groups)
+        grouped = rearrange(
+            video.astype(jnp.float32), "b t h w (g k) -> b t h w g k", g=self.groups
+        )
         axes = (1, 2, 3, 5)
         mean = grouped.mean(axes, keepdims=True)
         variance = jnp.square(grouped - mean).mean(axes, keepdims=True)
-        normal = rearrange((grouped - mean) * lax.rsqrt(variance + self.eps), "b t h w g k -> b t h w (g k)")
+        normal = rearrange(
+            (grouped - mean) * lax.rsqrt(variance + self.eps), "b t h w g k -> b t h w (g k)"
+        )
         scale, bias = (p[...].reshape(1, 1, 1, 1, -1) for p in (self.scale, self.bias))
         return (normal * scale + bias).astype(self.dtype)
 
 
 class ResBlock(nnx.Module):
-    """Norm, SiLU, conv, twice, beside a shortcut: `ResnetBlock` in the official code and diffusers."""
+    """Norm, SiLU, conv, twice, beside a shortcut: `ResnetBlock` in the official code and
+    diffusers."""
 
     def __init__(self, inputs: int, outputs: int, *, style: Style, rngs: nnx.Rngs):
         self.norm1 = GroupNorm(inputs, style=style)
@@ -109,7 +117,9 @@ class SpatialTemporalAttention(SpatialAttention):
 
     def __init__(self, channels: int, *, style: Style, rngs: nnx.Rngs):
         super().__init__(channels, style=style, rngs=rngs)
-        self.norm_t = nnx.LayerNorm(channels, epsilon=1e-5, use_fast_variance=False, **style.dtypes, rngs=rngs)
+        self.norm_t = nnx.LayerNorm(
+            channels, epsilon=1e-5, use_fast_variance=False, **style.dtypes, rngs=rngs
+        )
         self.q_t, self.k_t, self.v_t, self.proj_out_t = (
             nnx.Linear(channels, channels, **style.dtypes, rngs=rngs) for _ in range(4)
         )
@@ -124,10 +134,11 @@ class SpatialTemporalAttention(SpatialAttention):
 def attention(
     query: Float[Array, "n q c"], key: Float[Array, "n k c"], value: Float[Array, "n k c"]
 ) -> Float[Array, "n q c"]:
-    """One head of softmax attention, scores and softmax in float32; long queries are taken in pieces.
+    """One head of softmax attention, scores and softmax in float32; long queries are taken in
+    pieces.
 
-    Heads are as wide as the network (512 channels), which fused kernels don't take; in pieces, memory for
-    scores stays at `ATTENTION_PIECE` x k numbers, in the backward pass too.
+    Heads are as wide as the network (512 channels), which fused kernels don't take; in pieces,
+    memory for scores stays at `ATTENTION_PIECE` x k numbers, in the backward pass too.
     """
     if query.shape[1] <= ATTENTION_PIECE:
         return _attend(query, key, value)
@@ -151,9 +162,16 @@ class MidBlock(nnx.Module):
     """The middle of a network: residual block, attention, residual block."""
 
     def __init__(
-        self, channels: int, *, attention: type[SpatialAttention] | None, style: Style, rngs: nnx.Rngs
+        self,
+        channels: int,
+        *,
+        attention: type[SpatialAttention] | None,
+        style: Style,
+        rngs: nnx.Rngs,
     ):
-        self.resnets = nnx.List([ResBlock(channels, channels, style=style, rngs=rngs) for _ in range(2)])
+        self.resnets = nnx.List(
+            [ResBlock(channels, channels, style=style, rngs=rngs) for _ in range(2)]
+        )
         layers = [attention(channels, style=style, rngs=rngs)] if attention else []
         self.attentions = nnx.List(layers)
 

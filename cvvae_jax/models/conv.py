@@ -1,9 +1,9 @@
-"""Convolutions on videos (batch, time, height, width, channel); the only file that knows how borders are padded."""
+"""Convolutions on videos (batch, time, height, width, channel); the only file that knows how
+borders are padded."""
 
 import dataclasses
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from einops import rearrange
 from flax import nnx
@@ -19,10 +19,10 @@ _initializer = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # 
 class ConvKind:
     """How the main convolutions of a network see time and the border.
 
-    `time`: `none` is a 2-D convolution of every frame alone, `causal` a 3-D one that looks at two frames before,
-    `centered` a 3-D one that looks one frame both ways. A causal convolution sees the first frame again before
-    the start; a centered one sees `temporal_padding` beyond both ends. `spatial_padding` is what 3-D
-    convolutions see beyond the frame; per-frame ones see zeros.
+    `time`: `none` is a 2-D convolution of every frame alone, `causal` a 3-D one that looks at two
+    frames before, `centered` a 3-D one that looks one frame both ways. A causal convolution sees
+    the first frame again before the start; a centered one sees `temporal_padding` beyond both ends.
+    `spatial_padding` is what 3-D convolutions see beyond the frame; per-frame ones see zeros.
     """
 
     time: Literal["none", "causal", "centered"]
@@ -42,8 +42,8 @@ class ConvKind:
 class Conv(nnx.Module):
     """A 3x3 (per frame) or 3x3x3 convolution, with the padding of its kind.
 
-    The kernel is (3, 3, in, out) or (3, 3, 3, in, out). `spatial_pads` are the pixels added before and after
-    along height and width; `strides` are those of (time, height, width).
+    The kernel is (3, 3, in, out) or (3, 3, 3, in, out). `spatial_pads` are the pixels added before
+    and after along height and width; `strides` are those of (time, height, width).
     """
 
     def __init__(
@@ -68,7 +68,10 @@ class Conv(nnx.Module):
         bias = self.bias[...].astype(self.dtype).reshape(1, 1, 1, 1, -1)
         video = video.astype(self.dtype)
         if self.kind.time == "none":
-            return conv_per_frame(video, kernel, strides=self.strides[1:], pads=self.spatial_pads) + bias
+            return (
+                conv_per_frame(video, kernel, strides=self.strides[1:], pads=self.spatial_pads)
+                + bias
+            )
         video = pad_time(video, self.kind.pads_in_time, mode=self._time_mode())
         pads = self.spatial_pads
         if self.kind.spatial_padding == "edge":
@@ -111,7 +114,8 @@ def conv_3d(
 ) -> Float[Array, "b t2 h2 w2 d"]:
     """A 3-D convolution, unpadded in time, zero-padded by `pads` along height and width.
 
-    XLA's 3-D convolution on CPUs runs at a fraction of its 2-D one, so CPUs get the sum of 2-D convolutions.
+    XLA's 3-D convolution on CPUs runs at a fraction of its 2-D one, so CPUs get the sum of 2-D
+    convolutions.
     """
     return lax.platform_dependent(
         video,
@@ -133,6 +137,8 @@ def conv_3d_as_2d(video, kernel, *, strides, pads):
     taps = kernel.shape[0]
     span = video.shape[1] - taps + 1
     return sum(
-        conv_per_frame(video[:, tap : tap + span : strides[0]], kernel[tap], strides=strides[1:], pads=pads)
+        conv_per_frame(
+            video[:, tap : tap + span : strides[0]], kernel[tap], strides=strides[1:], pads=pads
+        )
         for tap in range(taps)
     )

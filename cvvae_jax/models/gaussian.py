@@ -27,7 +27,10 @@ class DiagonalGaussian:
         return self.mean
 
     def sample(self, key: Key[Array, ""] | Key[Array, " b"]) -> Float[Array, "b n y x z"]:
-        """Random latents. With one key an example, each depends on its own key alone, whatever the batch."""
+        """Random latents.
+
+        With one key an example, each depends on its own key alone, whatever the batch.
+        """
         if key.ndim:
             shape = self.mean.shape[1:]
             noise = jax.vmap(lambda k: jax.random.normal(k, shape, self.mean.dtype))(key)
@@ -36,7 +39,8 @@ class DiagonalGaussian:
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
 
     def kl(self, other: "DiagonalGaussian | None" = None) -> Float[Array, " b"]:
-        """KL divergence in nats to another Gaussian, or to a standard normal, summed over all latent axes."""
+        """KL divergence in nats to another Gaussian, or to a standard normal, summed over all
+        latent axes."""
         if other is None:
             terms = jnp.square(self.mean) + jnp.exp(self.logvar) - 1.0 - self.logvar
         else:

@@ -65,7 +65,9 @@ class ImageVAE(VAE):
         return _per_frame(self.decoder, latents)
 
 
-def _per_frame(network: nnx.Module, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 d"]:
+def _per_frame(
+    network: nnx.Module, video: Float[Array, "b t h w c"]
+) -> Float[Array, "b t h2 w2 d"]:
     """Frames become the batch, so that no norm sees two frames at once."""
     b, t = video.shape[:2]
     frames = network(video.reshape(b * t, 1, *video.shape[2:]))

@@ -1,4 +1,5 @@
-"""Inflation: a video VAE that starts as its image VAE (section "Initialization" of the CV-VAE paper)."""
+"""Inflation: a video VAE that starts as its image VAE (section "Initialization" of the CV-VAE
+paper)."""
 
 import jax.numpy as jnp
 from flax import nnx
@@ -13,21 +14,25 @@ from cvvae_jax.models.video_vae import VideoVAE
 def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> VideoVAE:
     """A video VAE of `config` with the weights of an image VAE.
 
-    Every 2-D kernel becomes one tap in time of the 3-D kernel, the others are zero: the last tap of a causal
-    convolution, the middle one of a centered one; an upsampling that makes two frames makes the same one
-    twice. The 1x1 convolutions around the latents are folded into their neighbors. Attention over time, which
-    an image VAE lacks, starts as zero.
+    Every 2-D kernel becomes one tap in time of the 3-D kernel, the others are zero: the last tap of
+    a causal convolution, the middle one of a centered one; an upsampling that makes two frames
+    makes the same one twice. The 1x1 convolutions around the latents are folded into their
+    neighbors. Attention over time, which an image VAE lacks, starts as zero.
 
-    With `video_vae.function_preserving(config)` the result equals the image VAE on images and static videos
-    (with a bias of zero in `post_quant_conv`, which Stable Diffusion's padding would need at the border); with
-    official paddings it comes near.
+    With `video_vae.function_preserving(config)` the result equals the image VAE on images and
+    static videos (with a bias of zero in `post_quant_conv`, which Stable Diffusion's padding would
+    need at the border); with official paddings it comes near.
 
     Raises:
-        ConfigError: the two models differ in widths, depth or latent channels; all differences are listed.
+        ConfigError: the two models differ in widths, depth or latent channels; all differences are
+            listed.
     """
     video_vae = VideoVAE(config, rngs=rngs)
     source = paths.flatten(_fold_quant_convs(image_vae))
-    taps = {"encoder": -1 if config.causal_encoder else 1, "decoder": -1 if config.causal_decoder else 1}
+    taps = {
+        "encoder": -1 if config.causal_encoder else 1,
+        "decoder": -1 if config.causal_decoder else 1,
+    }
     leaves, problems = {}, []
     for path, target in paths.flatten(video_vae).items():
         if path in source:
@@ -40,7 +45,9 @@ def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> V
     problems += [f"{path}: only there" for path in sorted(set(source) - set(leaves))]
     problems += [f"{p}: only here" for p in leaves if p not in source and "_t/" not in p]
     if problems:
-        raise ConfigError(f"the image VAE can't be inflated to this video VAE; {'; '.join(problems)}.")
+        raise ConfigError(
+            f"the image VAE can't be inflated to this video VAE; {'; '.join(problems)}."
+        )
     return paths.unflatten(video_vae, leaves)
 
 
@@ -59,7 +66,9 @@ def _fold_quant_convs(image_vae: ImageVAE) -> dict[str, nnx.Module]:
         return networks
     leaves = paths.flatten(networks)
     quant, post_quant = image_vae.quant_conv, image_vae.post_quant_conv
-    leaves["encoder/conv_out/bias"] = leaves["encoder/conv_out/bias"] @ quant.kernel[...] + quant.bias[...]
+    leaves["encoder/conv_out/bias"] = (
+        leaves["encoder/conv_out/bias"] @ quant.kernel[...] + quant.bias[...]
+    )
     leaves["encoder/conv_out/kernel"] = leaves["encoder/conv_out/kernel"] @ quant.kernel[...]
     kernel: Float[Array, "kh kw z c"] = leaves["decoder/conv_in/kernel"]
     leaves["decoder/conv_in/bias"] += jnp.einsum("hwzc,z->c", kernel, post_quant.bias[...])

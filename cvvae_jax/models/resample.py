@@ -41,9 +41,9 @@ class Downsample(nnx.Module):
 class Upsample(nnx.Module):
     """Doubles height and width, and time where `time_stride` is 2: t frames become 2t - 1.
 
-    The convolution makes two frames of each, as the two halves of its channels; the first frame of all is
-    dropped, since the encoder's first frame stands alone. It sees the nearest frame beyond both ends in time,
-    also where the network's other convolutions see black.
+    The convolution makes two frames of each, as the two halves of its channels; the first frame of
+    all is dropped, since the encoder's first frame stands alone. It sees the nearest frame beyond
+    both ends in time, also where the network's other convolutions see black.
     """
 
     def __init__(self, channels: int, *, time_stride: int, style: Style, rngs: nnx.Rngs):

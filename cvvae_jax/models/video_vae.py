@@ -34,8 +34,8 @@ PresetName = Literal["sd21", "sd21_full3d", "sd3"]
 def function_preserving(config: VideoVAEConfig) -> VideoVAEConfig:
     """The same model with the paddings, epsilon and attention of a 2-D Stable Diffusion VAE.
 
-    Inflated from an image VAE it starts as exactly that VAE on images and on static videos; with the official
-    paddings it only comes near. For new training runs, not for official weights.
+    Inflated from an image VAE it starts as exactly that VAE on images and on static videos; with
+    the official paddings it only comes near. For new training runs, not for official weights.
     """
     return dataclasses.replace(
         config,
@@ -48,10 +48,11 @@ def function_preserving(config: VideoVAEConfig) -> VideoVAEConfig:
 
 
 class VideoVAE(VAE):
-    """A video VAE whose latents an image VAE can decode: (b, 1 + 4k, 8y, 8x, 3) <-> (b, 1 + k, y, x, z).
+    """A video VAE whose latents an image VAE can decode: (b, 1 + 4k, 8y, 8x, 3) <-> (b, 1 + k, y,
+    x, z).
 
-    Built from a `VideoVAEConfig`, with random weights; `cvvae_jax.load` reads trained ones. Image mode is
-    `decode` of one latent frame at a time, video mode `decode` of all.
+    Built from a `VideoVAEConfig`, with random weights; `cvvae_jax.load` reads trained ones. Image
+    mode is `decode` of one latent frame at a time, video mode `decode` of all.
     """
 
     def __init__(self, config: VideoVAEConfig, *, rngs: nnx.Rngs):
@@ -68,7 +69,10 @@ class VideoVAE(VAE):
             "latent_channels": config.latent_channels,
             "temporal_strides": config.temporal_strides,
         }
-        decoder_attention = {"spatial": SpatialAttention, "spatial_temporal": SpatialTemporalAttention}
+        decoder_attention = {
+            "spatial": SpatialAttention,
+            "spatial_temporal": SpatialTemporalAttention,
+        }
         self.encoder = Encoder(
             **shape,
             downsample_padding=config.downsample_padding,
@@ -90,4 +94,6 @@ class VideoVAE(VAE):
 
 
 def _conv_kind(config: VideoVAEConfig, *, causal: bool) -> ConvKind:
-    return ConvKind("causal" if causal else "centered", config.temporal_padding, config.spatial_padding)
+    return ConvKind(
+        "causal" if causal else "centered", config.temporal_padding, config.spatial_padding
+    )

@@ -3,7 +3,6 @@
 import functools
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -24,10 +23,11 @@ def evaluate(
 ) -> tuple[Scores, Views]:
     """PSNRs in dB, averaged over clips, and the first clips as the models see them.
 
-    `clips` is uint8 (n, t, h, w, 3). Scores: `recon` of the reconstruction from the posterior's mode; with a
-    frozen image VAE, `compat` of its view of the video's latents and `image_vae` of its own latents, frame by
-    frame; `bicubic` and `bicubic_time` of resampling to the latent grid in space, and in space and time.
-    Views: float32 (n', t', h, w, 3) of `input`, `recon` and `compat`, n' at most 4.
+    `clips` is uint8 (n, t, h, w, 3). Scores: `recon` of the reconstruction from the posterior's
+    mode; with a frozen image VAE, `compat` of its view of the video's latents and `image_vae` of
+    its own latents, frame by frame; `bicubic` and `bicubic_time` of resampling to the latent grid
+    in space, and in space and time. Views: float32 (n', t', h, w, 3) of `input`, `recon` and
+    `compat`, n' at most 4.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     run = jax.jit(_evaluate_batch, out_shardings=replicated)
@@ -35,10 +35,13 @@ def evaluate(
     for start in range(0, len(clips), mesh.size):
         batch = clips[start : start + mesh.size]
         filled = np.concatenate([batch, np.repeat(batch[-1:], mesh.size - len(batch), axis=0)])
-        batch_scores, batch_views = run(model, frozen, jax.device_put(filled, sharding.batch_sharding(mesh)))
-        scores.append(jax.tree.map(lambda x, n=len(batch): np.asarray(x)[:n], batch_scores))
+        batch_scores, batch_views = run(
+            model, frozen, jax.device_put(filled, sharding.batch_sharding(mesh))
+        )
+        keep = slice(len(batch))
+        scores.append({name: np.asarray(x)[keep] for name, x in batch_scores.items()})
         if start < 4:
-            views.append(jax.tree.map(lambda x, n=len(batch): np.asarray(x)[:n], batch_views))
+            views.append({name: np.asarray(x)[keep] for name, x in batch_views.items()})
     join = functools.partial(jax.tree.map, lambda *parts: np.concatenate(parts))
     return {name: float(x.mean()) for name, x in join(*scores).items()}, {
         name: x[:4] for name, x in join(*views).items()

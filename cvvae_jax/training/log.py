@@ -30,7 +30,7 @@ class StageLog:
     def __init__(self, folder: Path, *, title: str, steps: int, start_step: int):
         self._active = jax.process_index() == 0
         self._folder, self._title, self._steps = folder, title, steps
-        self._start_step, self._start = start_step, time.perf_counter()
+        self._last_step, self._last_time = start_step, time.perf_counter()
         if not self._active:
             return
         _forget_after(folder / "metrics.jsonl", start_step)
@@ -52,13 +52,21 @@ class StageLog:
         """Moves the bar; without a terminal, prints a line."""
         if not self._active:
             return
-        rate = (step - self._start_step) / (time.perf_counter() - self._start)
-        psnrs = ", ".join(f"{k.removeprefix('psnr/')} {v:.2f} dB" for k, v in metrics.items() if "psnr/" in k)
+        now = (
+            time.perf_counter()
+        )  # the rate since the last call, so that compiling counts just once
+        rate = (step - self._last_step) / (now - self._last_time)
+        self._last_step, self._last_time = step, now
+        psnrs = ", ".join(
+            f"{k.removeprefix('psnr/')} {v:.2f} dB" for k, v in metrics.items() if "psnr/" in k
+        )
         note = f"loss {metrics['loss/total']:.1f}, PSNR {psnrs}, {rate:.2f} steps/s"
         if _console.is_terminal:
             self._bar.update(self._task, completed=step, note=note)
         else:
-            _console.print(f"{self._title} {step}/{self._steps}: {note}", markup=False, soft_wrap=True)
+            _console.print(
+                f"{self._title} {step}/{self._steps}: {note}", markup=False, soft_wrap=True
+            )
 
     def scalars(self, step: int, metrics: dict[str, float]) -> None:
         """One line of metrics.jsonl, and TensorBoard scalars."""

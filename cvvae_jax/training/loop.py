@@ -5,6 +5,7 @@ import functools
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -28,11 +29,31 @@ from cvvae_jax.training.state import TrainState
 from cvvae_jax.training.step import train_step
 
 
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """One stage of a run: what is trained, beside what, on what, and where."""
+
+    title: str
+    """What messages call it."""
+    folder: Path
+    """Its run folder."""
+    stage: StageConfig
+    """Its batches, optimizer and rhythm."""
+    create: Callable[[jax.Array, ImageVAE | None], VAE]
+    """Makes the untrained model, from a key and the frozen image VAE."""
+    frozen: ImageVAE | None
+    """The image VAE of the compatibility loss, where there is one."""
+    mesh: Mesh
+    """The devices."""
+    clips: np.ndarray
+    """Unseen clips to evaluate on: uint8 (n, t, h, w, 3)."""
+
+
 def train(config: TrainConfig) -> dict[str, float]:
     """Runs a recipe to its end, from the newest checkpoint of its run folder where there is one.
 
-    Returns the scores on unseen clips (see `evaluate`); they, a contact sheet and all else are in the run
-    folder.
+    Returns the scores on unseen clips (see `evaluate`); they, a contact sheet and all else are in
+    the run folder.
 
     Raises:
         ConfigError: the configuration can't be run, or the run folder belongs to another model.
@@ -43,17 +64,14 @@ def train(config: TrainConfig) -> dict[str, float]:
     (folder / "config.json").write_text(to_json(config))
     image_vae = _image_vae(config, folder)
     _check_compatible(config, image_vae)
-    clips = eval_clips(config.train, config.data, seed=config.seed)
-    mesh = _mesh(config, config.train)
-    say(folder, f"video VAE: {paths.count(image_vae) / 1e6:.2f} M parameters are frozen in the image VAE")
 
     def create(key: jax.Array, frozen: ImageVAE) -> VideoVAE:
         if config.init == "inflate":
             return inflate(frozen, config.model, rngs=nnx.Rngs(key))
         return VideoVAE(config.model, rngs=nnx.Rngs(key))
 
-    model = fit(config, config.train, create, image_vae, clips, mesh, folder=folder, title="video VAE")
-    return _report(model, image_vae, clips, mesh, folder)
+    job = _job(config, config.train, "video VAE", folder, create, image_vae)
+    return _report(fit(job, config), job)
 
 
 def _image_vae(config: TrainConfig, folder: Path) -> ImageVAE:
@@ -61,101 +79,119 @@ def _image_vae(config: TrainConfig, folder: Path) -> ImageVAE:
     if config.image_vae is not None:
         image_vae = load(config.image_vae)
         if not isinstance(image_vae, ImageVAE):
-            raise ConfigError(f"--image-vae {config.image_vae} holds a video VAE; an image VAE is wanted.")
+            raise ConfigError(
+                f"--image-vae {config.image_vae} holds a video VAE; an image VAE is wanted."
+            )
         return image_vae
+
+    def create(key: jax.Array, _: None) -> ImageVAE:
+        return ImageVAE(config.image_model, rngs=nnx.Rngs(key))
+
     folder = folder / "image_vae"
     folder.mkdir(exist_ok=True)
-    clips = eval_clips(config.image_train, config.data, seed=config.seed)
-    create = lambda key, _: ImageVAE(config.image_model, rngs=nnx.Rngs(key))  # noqa: E731
-    mesh = _mesh(config, config.image_train)
-    return fit(config, config.image_train, create, None, clips, mesh, folder=folder, title="image VAE")
+    return fit(_job(config, config.image_train, "image VAE", folder, create, None), config)
 
 
 def _check_compatible(config: TrainConfig, image_vae: ImageVAE) -> None:
-    ours, theirs = config.model, image_vae.config
     for name in ("latent_channels", "spatial_compression"):
-        if getattr(ours, name) != getattr(theirs, name):
+        ours, theirs = getattr(config.model, name), getattr(image_vae.config, name)
+        if ours != theirs:
             raise ConfigError(
-                f"the video VAE's {name} is {getattr(ours, name)}, the image VAE's {getattr(theirs, name)}; "
+                f"the video VAE's {name} is {ours}, the image VAE's {theirs}; "
                 "compatible latents need the same."
             )
 
 
-def _mesh(config: TrainConfig, stage: StageConfig) -> Mesh:
-    return sharding.make_mesh(config.mesh, batches=tuple(bucket.batch for bucket in stage.buckets))
-
-
-def fit(
+def _job(
     config: TrainConfig,
     stage: StageConfig,
-    create: Callable[[jax.Array, ImageVAE | None], VAE],
-    frozen: ImageVAE | None,
-    clips: np.ndarray,
-    mesh: Mesh,
-    *,
-    folder: Path,
     title: str,
-) -> VAE:
-    """Trains one stage in its folder and returns the averaged model.
-
-    `create` makes the untrained model from a key and the frozen image VAE; `clips` are the unseen ones.
-    """
-    optimizer = make_optimizer(stage.optimizer, stage.steps)
-    key = jax.random.key(config.seed)
-    initialize = lambda key, frozen: TrainState.create(create(key, frozen), optimizer)  # noqa: E731
-    target = jax.eval_shape(initialize, key, frozen)
-    layout = sharding.shardings(target, mesh)
+    folder: Path,
+    create: Callable,
+    frozen: ImageVAE | None,
+) -> Job:
+    mesh = sharding.make_mesh(config.mesh, batches=tuple(bucket.batch for bucket in stage.buckets))
+    clips = eval_clips(stage, config.data, seed=config.seed)
     frozen = jax.device_put(frozen, sharding.shardings(frozen, mesh))
-    checkpoints = Checkpoints(folder / "checkpoints", keep=stage.keep_checkpoints)
-    start = checkpoints.latest_step() or 0
-    if start:
-        state = checkpoints.restore(start, target, layout)
-    else:
-        state = jax.jit(initialize, out_shardings=layout)(key, frozen)
-    say(folder, f"{title}: {paths.count(target.model) / 1e6:.2f} M parameters, step {start} of {stage.steps}, "
-        f"on {sharding.describe(mesh)}")  # fmt: skip
-    step = _compiled_step(config, stage, layout, frozen, mesh)
-    log = StageLog(folder, title=title, steps=stage.steps, start_step=start)
-    stream = batches(
-        stage,
-        config.data,
-        seed=config.seed,
-        start_step=start,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
-    )
+    return Job(title, folder, stage, create, frozen, mesh, clips)
+
+
+def fit(job: Job, config: TrainConfig) -> VAE:
+    """Trains one stage to its end, from its newest checkpoint, and returns the averaged model."""
+    checkpoints = Checkpoints(job.folder / "checkpoints", keep=job.stage.keep_checkpoints)
+    state, layout = _first_state(job, config, checkpoints)
+    start = int(state.step)
+    size = paths.count(state.model) / 1e6
+    place = f"step {start} of {job.stage.steps}, on {sharding.describe(job.mesh)}"
+    say(job.folder, f"{job.title}: {size:.2f} M parameters, {place}")
+    log = StageLog(job.folder, title=job.title, steps=job.stage.steps, start_step=start)
+    step = _compiled_step(job, config, layout)
+    pending = None
     try:
-        pending = None
-        for n in range(start + 1, stage.steps + 1):
-            state, metrics = step(state, sharding.put_batch(next(stream), mesh), frozen)
-            _log_pending(log, stage, pending)
+        for n, batch in enumerate(_batches(job, config, start), start + 1):
+            state, metrics = step(state, sharding.put_batch(batch, job.mesh), job.frozen)
+            _log_step(log, job.stage, pending)
             pending = (n, metrics)
-            last = n == stage.steps
-            if last or n % stage.eval_every == 0:
-                scores, views = evaluate(state.ema, frozen, clips, mesh)
-                log.scalars(n, {f"eval/psnr_{name}": value for name, value in scores.items()})
-                log.clip(n, "input above reconstruction", before_after(views))
-            if last or n % stage.checkpoint_every == 0:
-                checkpoints.save(n, state=state, weights=state.ema, config=dataclasses.asdict(config))
-        _log_pending(log, stage, pending)
+            if n == job.stage.steps or n % job.stage.eval_every == 0:
+                _log_evaluation(log, job, n, state)
+            if n == job.stage.steps or n % job.stage.checkpoint_every == 0:
+                checkpoints.save(
+                    n, state=state, weights=state.ema, config=dataclasses.asdict(config)
+                )
+        _log_step(log, job.stage, pending)
     finally:
         log.close()
         checkpoints.close()
     return state.ema
 
 
-def _compiled_step(config: TrainConfig, stage: StageConfig, layout, frozen, mesh: Mesh) -> Callable:
+def _first_state(job: Job, config: TrainConfig, checkpoints: Checkpoints) -> tuple[TrainState, Any]:
+    """The state to go on from, new or of the newest checkpoint, and how it lies on the devices."""
+    optimizer = make_optimizer(job.stage.optimizer, job.stage.steps)
+
+    def initialize(key: jax.Array, frozen: ImageVAE | None) -> TrainState:
+        return TrainState.create(job.create(key, frozen), optimizer)
+
+    key = jax.random.key(config.seed)
+    target = jax.eval_shape(initialize, key, job.frozen)
+    layout = sharding.shardings(target, job.mesh)
+    newest = checkpoints.latest_step()
+    if newest is None:
+        return jax.jit(initialize, out_shardings=layout)(key, job.frozen), layout
+    return checkpoints.restore(newest, target, layout), layout
+
+
+def _batches(job: Job, config: TrainConfig, start: int):
+    """This process's batches of the steps that are left."""
+    stream = batches(
+        job.stage,
+        config.data,
+        seed=config.seed,
+        start_step=start,
+        process_index=jax.process_index(),
+        process_count=jax.process_count(),
+    )
+    for _ in range(start, job.stage.steps):
+        yield next(stream)
+
+
+def _compiled_step(job: Job, config: TrainConfig, layout: Any) -> Callable:
     """The step as one compiled program a bucket, its state donated."""
     return jax.jit(
-        functools.partial(train_step, stage=stage, loss=config.loss, seed=config.seed),
-        in_shardings=(layout, sharding.batch_sharding(mesh), sharding.shardings(frozen, mesh)),
-        out_shardings=(layout, NamedSharding(mesh, PartitionSpec())),
+        functools.partial(train_step, stage=job.stage, loss=config.loss, seed=config.seed),
+        in_shardings=(
+            layout,
+            sharding.batch_sharding(job.mesh),
+            sharding.shardings(job.frozen, job.mesh),
+        ),
+        out_shardings=(layout, NamedSharding(job.mesh, PartitionSpec())),
         donate_argnums=0,
     )
 
 
-def _log_pending(log: StageLog, stage: StageConfig, pending: tuple[int, dict] | None) -> None:
-    """Logs the step before the one just dispatched, so that fetching its numbers doesn't stop the device."""
+def _log_step(log: StageLog, stage: StageConfig, pending: tuple[int, dict] | None) -> None:
+    """Logs the step before the one just dispatched, so that fetching its numbers doesn't stop the
+    device."""
     if pending is None:
         return
     step, metrics = pending
@@ -165,13 +201,20 @@ def _log_pending(log: StageLog, stage: StageConfig, pending: tuple[int, dict] | 
         log.progress(step, values)
 
 
-def _report(model: VideoVAE, image_vae: ImageVAE, clips: np.ndarray, mesh: Mesh, folder: Path) -> dict:
+def _log_evaluation(log: StageLog, job: Job, step: int, state: TrainState) -> None:
+    scores, views = evaluate(state.ema, job.frozen, job.clips, job.mesh)
+    log.scalars(step, {f"eval/psnr_{name}": value for name, value in scores.items()})
+    log.clip(step, "input above reconstruction", before_after(views))
+
+
+def _report(model: VideoVAE, job: Job) -> dict[str, float]:
     """The scores of the finished run, as a table, a file and a contact sheet."""
-    scores, views = evaluate(model, image_vae, clips, mesh)
-    (folder / "samples").mkdir(exist_ok=True)
+    scores, views = evaluate(model, job.frozen, job.clips, job.mesh)
+    samples = job.folder / "samples"
+    samples.mkdir(exist_ok=True)
     sheet = contact_sheet(views, temporal_compression=model.temporal_compression)
-    sheet.save(folder / "samples" / "contact_sheet.png")
-    (folder / "scores.json").write_text(json.dumps(scores, indent=2))
+    sheet.save(samples / "contact_sheet.png")
+    (job.folder / "scores.json").write_text(json.dumps(scores, indent=2))
     names = {
         "recon": "reconstruction",
         "compat": "image decoder on the video's latents (compatibility)",
@@ -179,8 +222,9 @@ def _report(model: VideoVAE, image_vae: ImageVAE, clips: np.ndarray, mesh: Mesh,
         "bicubic": "bicubic, down and up in space",
         "bicubic_time": "bicubic, down and up in space and time (the latent grid)",
     }
-    say(folder, f"PSNR on {len(clips)} unseen clips of {clips.shape[1]} x {clips.shape[2]} x {clips.shape[3]}:")
-    for name, label in names.items():
-        say(folder, f"  {scores[name]:6.2f} dB  {label}")
-    say(folder, f"run folder: {folder}; contact sheet: {folder / 'samples' / 'contact_sheet.png'}")
+    count, frames, height, width, _ = job.clips.shape
+    say(job.folder, f"PSNR on {count} unseen clips of {frames} frames of {height} x {width}:")
+    for name in (name for name in names if name in scores):
+        say(job.folder, f"  {scores[name]:6.2f} dB  {names[name]}")
+    say(job.folder, f"contact sheet: {samples / 'contact_sheet.png'}")
     return scores

@@ -35,6 +35,7 @@ def make_optimizer(config: OptimizerConfig, steps: int) -> optax.GradientTransfo
 
 
 def update_average(average: VAE, model: VAE, step: jax.Array, *, decay: float) -> VAE:
-    """The average after a step, with a decay that starts small: min(decay, (1 + step) / (10 + step))."""
+    """The average after a step, with a decay that starts small: min(decay, (1 + step) / (10 +
+    step))."""
     decay = jnp.minimum(decay, (1.0 + step) / (10.0 + step))
     return jax.tree.map(lambda a, p: (a + (1.0 - decay) * (p - a)).astype(a.dtype), average, model)

@@ -5,7 +5,11 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-_LABELS = {"input": "input", "recon": "reconstruction", "compat": "image decoder's view of the video latents"}
+_LABELS = {
+    "input": "input",
+    "recon": "reconstruction",
+    "compat": "image decoder's view of the video latents",
+}
 _MARGIN = 4
 _TEXT = 14
 
@@ -15,14 +19,21 @@ def to_uint8(video: np.ndarray) -> np.ndarray:
     return np.round((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
-def contact_sheet(views: dict[str, np.ndarray], *, temporal_compression: int, clips: int = 2) -> Image.Image:
-    """Rows of frames for every clip: input, reconstruction, and the image decoder's view of each latent frame
-    below the last video frame it stands for. `views` are (n, t, h, w, 3) in [-1, 1]."""
+def contact_sheet(
+    views: dict[str, np.ndarray], *, temporal_compression: int, clips: int = 2
+) -> Image.Image:
+    """Rows of frames for every clip: input, reconstruction, and the image decoder's view of each
+    latent frame below the last video frame it stands for.
+
+    `views` are (n, t, h, w, 3) in [-1, 1].
+    """
     n, t, h, w, _ = views["input"].shape
     clips = min(clips, n)
     rows = [(name, clip) for clip in range(clips) for name in _LABELS if name in views]
     row_height = h + _MARGIN + _TEXT
-    sheet = Image.new("RGB", (t * (w + _MARGIN) + _MARGIN, len(rows) * row_height + _MARGIN), "white")
+    sheet = Image.new(
+        "RGB", (t * (w + _MARGIN) + _MARGIN, len(rows) * row_height + _MARGIN), "white"
+    )
     draw = ImageDraw.Draw(sheet)
     for r, (name, clip) in enumerate(rows):
         top = _MARGIN + r * row_height

@@ -17,8 +17,10 @@ class TrainState:
 
     step: jax.Array
     """Steps done, int32; also the position in the data."""
+
     model: VAE
     """The network being trained."""
+
     ema: VAE
     """Its exponentially averaged parameters."""
     opt_state: Any
@@ -26,5 +28,10 @@ class TrainState:
 
     @classmethod
     def create(cls, model: VAE, optimizer: optax.GradientTransformation) -> "TrainState":
-        """The state before the first step. The average is a copy: donated buffers must not be shared."""
-        return cls(jnp.zeros((), jnp.int32), model, jax.tree.map(jnp.copy, model), optimizer.init(model))
+        """The state before the first step.
+
+        The average is a copy: donated buffers must not be shared.
+        """
+        return cls(
+            jnp.zeros((), jnp.int32), model, jax.tree.map(jnp.copy, model), optimizer.init(model)
+        )

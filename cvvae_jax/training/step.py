@@ -18,7 +18,7 @@ Metrics = dict[str, Array]
 
 
 def normalize(video: Array) -> Float[Array, "b t h w 3"]:
-    """uint8 in [0, 255] to float32 in [-1, 1]."""
+    """Uint8 in [0, 255] to float32 in [-1, 1]."""
     return video.astype(jnp.float32) / 127.5 - 1.0
 
 
@@ -33,9 +33,10 @@ def train_step(
 ) -> tuple[TrainState, Metrics]:
     """The state after one batch, and what is logged of it.
 
-    `batch` holds `video`, uint8 (b, t, h, w, 3), and `seed`, uint32 (b,), which keys the posterior noise of
-    each record, so that noise depends neither on a record's place in the batch nor on the number of devices.
-    `frozen` is the image VAE of the compatibility loss; without one there is none.
+    `batch` holds `video`, uint8 (b, t, h, w, 3), and `seed`, uint32 (b,), which keys the posterior
+    noise of each record, so that noise depends neither on a record's place in the batch nor on the
+    number of devices. `frozen` is the image VAE of the compatibility loss; without one there is
+    none.
     """
     key = jax.random.key(seed)
     noise_keys = jax.vmap(lambda record: jax.random.fold_in(key, record))(batch["seed"])

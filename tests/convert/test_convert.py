@@ -1,0 +1,53 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cvvae_jax import paths
+from cvvae_jax.config import ConfigError, ImageVAEConfig
+from cvvae_jax.convert import tensors
+from cvvae_jax.convert.convert import from_official
+from cvvae_jax.convert.names import diffusers_rows, official_name
+from cvvae_jax.models.image_vae import ImageVAE
+
+
+@pytest.fixture
+def vae() -> ImageVAE:
+    config = ImageVAEConfig(block_channels=(8, 8), blocks_per_level=1, norm_groups=4)
+    return ImageVAE(config, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture
+def official(vae) -> dict[str, np.ndarray]:
+    rows, found = diffusers_rows(), {}
+    for path, leaf in paths.flatten(vae).items():
+        name, row = official_name(rows, path)
+        found[name] = tensors.to_official(np.asarray(leaf), unit_axes=row.unit_axes)
+    return found
+
+
+def test_official_tensors_fill_an_abstract_model_exactly(vae, official):
+    abstract = jax.eval_shape(lambda: vae)
+    filled = from_official(abstract, official, diffusers_rows())
+    for ours, theirs in zip(jax.tree.leaves(filled), jax.tree.leaves(vae), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+
+
+def test_all_misfits_are_listed_at_once(vae, official):
+    official["decoder.surprise.weight"] = official.pop("decoder.conv_in.bias")
+    official["decoder.conv_out.bias"] = np.zeros(5, np.float32)
+    with pytest.raises(ConfigError) as error:
+        from_official(vae, official, diffusers_rows())
+    for words in (
+        "decoder.surprise.weight has no place",
+        "decoder/conv_in/bias is in no tensor",
+        "decoder.conv_out.bias has shape (5,)",
+    ):
+        assert words in str(error.value)
+
+
+def test_parameters_take_the_models_type(vae, official):
+    half = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), vae)
+    filled = from_official(half, official, diffusers_rows())
+    assert {leaf.dtype for leaf in jax.tree.leaves(filled)} == {jnp.dtype("bfloat16")}

@@ -1,0 +1,52 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cvvae_jax.models.conv import Conv, ConvKind, conv_3d_as_2d, conv_3d_direct
+
+# Both forms sum the same 27 x 8 float32 products in another order: about sqrt(216) * 6e-8.
+TOLERANCE = 1e-5
+
+
+@pytest.mark.parametrize("strides", [(1, 1, 1), (2, 2, 2), (1, 2, 2)])
+@pytest.mark.parametrize("pads", [(1, 1), (0, 1)])
+def test_form_for_cpus_equals_definition_with_gradients(strides, pads):
+    rng = np.random.default_rng(0)
+    video = rng.standard_normal((2, 7, 10, 12, 8), np.float32)
+    kernel = rng.standard_normal((3, 3, 3, 8, 6), np.float32)
+
+    def loss(form):
+        return lambda v, k: jnp.sin(form(v, k, strides=strides, pads=pads)).sum()
+
+    ours = jax.value_and_grad(loss(conv_3d_as_2d), (0, 1))(video, kernel)
+    direct = jax.value_and_grad(loss(conv_3d_direct), (0, 1))(video, kernel)
+    for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(direct), strict=True):
+        assert jnp.abs(a - b).max() <= TOLERANCE * jnp.abs(b).max()
+
+
+def build(kind: ConvKind, **options) -> Conv:
+    dtypes = {"dtype": jnp.dtype("float32"), "param_dtype": jnp.dtype("float32")}
+    return Conv(2, 3, kind=kind, **options, **dtypes, rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(
+    ("time", "seen"), [("none", {3}), ("causal", {1, 2, 3}), ("centered", {2, 3, 4})]
+)
+def test_frame_depends_on_just_the_frames_of_its_kind(time, seen):
+    conv = build(ConvKind(time))
+    video = jax.random.normal(jax.random.key(0), (1, 6, 4, 4, 2))
+    grads = jax.grad(lambda v: conv(v)[:, 3].sum())(video)
+    assert {t for t in range(6) if jnp.any(grads[:, t] != 0)} == seen
+
+
+@pytest.mark.parametrize("mode", ["zero", "edge"])
+def test_padding_is_what_the_kind_says(mode):
+    """Against numpy's own padding, followed by an unpadded convolution."""
+    conv = build(ConvKind("centered", temporal_padding=mode, spatial_padding=mode))
+    video = jax.random.normal(jax.random.key(0), (1, 4, 5, 6, 2))
+    names = {"zero": "constant", "edge": "edge"}
+    padded = np.pad(video, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)), mode=names[mode])
+    expected = conv_3d_direct(padded, conv.kernel[...], strides=(1, 1, 1), pads=(0, 0))
+    assert jnp.abs(conv(video) - expected).max() <= TOLERANCE * jnp.abs(expected).max()

@@ -1,0 +1,85 @@
+"""Who may import whom: the layers of the package, read from its imports."""
+
+import ast
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1] / "cvvae_jax"
+
+# A part may import itself and these; a file of a part is named where the part as a whole may not
+# be.
+ALLOWED = {
+    "config": set(),
+    "paths": set(),
+    "sharding": {"config", "paths"},
+    "checkpoint": {"config", "paths"},
+    "models": {"config", "paths"},
+    "losses": {"config", "models.vgg"},
+    "metrics": {"losses.lpips", "models.i3d"},
+    "data": {"config"},
+    "convert": {"models", "checkpoint", "paths", "config"},
+    "load": {"convert", "checkpoint", "models", "config"},
+    "codec": {"models", "data.video", "sharding", "paths", "config"},
+    "training": {
+        "models",
+        "losses",
+        "metrics",
+        "data",
+        "sharding",
+        "checkpoint",
+        "load",
+        "paths",
+        "config",
+    },
+}
+ONLY_IMPORTER = {"orbax": {"checkpoint"}, "grain": {"data"}, "av": {"data"}, "torch": {"convert"}}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def parts() -> dict[str, list[Path]]:
+    files = {}
+    for path in ROOT.rglob("*.py"):
+        part = path.relative_to(ROOT).parts[0].removesuffix(".py")
+        files.setdefault(part, []).append(path)
+    return files
+
+
+def test_parts_import_only_what_is_below_them():
+    wrong = []
+    for part, allowed in ALLOWED.items():
+        for path in parts().get(part, []):
+            for name in imports(path):
+                inner = name.removeprefix("cvvae_jax.")
+                fits = any(f"{inner}.".startswith(f"{base}.") for base in {part, *allowed})
+                if name.startswith("cvvae_jax.") and not fits:
+                    wrong.append(f"{path.relative_to(ROOT)} imports {name}")
+    assert not wrong
+
+
+def test_libraries_with_one_home_stay_there():
+    wrong = []
+    for part, files in parts().items():
+        for path in files:
+            roots = {name.split(".")[0] for name in imports(path)}
+            wrong += [
+                f"{path}: {lib}"
+                for lib, homes in ONLY_IMPORTER.items()
+                if lib in roots and part not in homes
+            ]
+    assert not wrong
+
+
+def test_nobody_imports_the_command_line():
+    for part, files in parts().items():
+        if part not in ("cli", "__main__"):
+            assert not any(
+                name.startswith("cvvae_jax.cli") for f in files for name in imports(f)
+            ), part

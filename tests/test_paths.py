@@ -1,0 +1,43 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cvvae_jax import paths
+
+
+class Stack(nnx.Module):
+    def __init__(self, layers: int):
+        self.layers = nnx.List([nnx.Linear(1, 1, rngs=nnx.Rngs(i)) for i in range(layers)])
+
+
+def test_names_are_flat_and_positions_zero_padded():
+    names = list(paths.flatten(Stack(2)))
+    assert names == ["layers/00/bias", "layers/00/kernel", "layers/01/bias", "layers/01/kernel"]
+
+
+def test_more_than_ten_layers_keep_their_order():
+    stack = Stack(12)
+    shuffled = dict(sorted(paths.flatten(stack).items(), reverse=True))
+    restored = paths.unflatten(stack, shuffled)
+    for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(stack), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    assert sorted(paths.flatten(stack)) == list(paths.flatten(stack))
+
+
+def test_missing_and_extra_leaves_are_all_named():
+    leaves = paths.flatten(Stack(2))
+    leaves["surprise"] = leaves.pop("layers/00/bias")
+    leaves["another"] = jnp.zeros(1)
+    with pytest.raises(ValueError, match=r"missing: \['layers/00/bias'\].*'another', 'surprise'"):
+        paths.unflatten(Stack(2), leaves)
+
+
+def test_select_matches_whole_paths():
+    assert list(paths.select(Stack(2), r"layers/01/.*")) == ["layers/01/bias", "layers/01/kernel"]
+    assert paths.select(Stack(2), "kernel") == {}
+
+
+def test_count_is_the_number_of_numbers():
+    assert paths.count(Stack(3)) == 6
