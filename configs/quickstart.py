@@ -40,8 +40,8 @@ def get_config() -> TrainConfig:
         train=StageConfig(
             steps=300,
             buckets=(
-                Bucket(frames=9, size=32, batch=4, weight=3),
-                Bucket(frames=1, size=32, batch=8, weight=1),
+                Bucket(frames=9, size=32, batch=4, weight=3.0),
+                Bucket(frames=1, size=32, batch=8, weight=1.0),
             ),
             optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=20, ema_decay=0.98),
             log_every=20,

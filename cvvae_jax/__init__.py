@@ -7,7 +7,7 @@ is a video of one frame. Latents are (batch, n, y, x, z), unscaled unless said o
 import importlib
 
 _HOMES = {
-    "load": "cvvae_jax.load",
+    "load": "cvvae_jax.loading",
     "VideoVAE": "cvvae_jax.models.video_vae",
     "ImageVAE": "cvvae_jax.models.image_vae",
     "Codec": "cvvae_jax.codec.codec",

@@ -17,7 +17,7 @@ ALLOWED = {
     "metrics": {"losses.lpips", "models.i3d"},
     "data": {"config"},
     "convert": {"models", "checkpoint", "paths", "config"},
-    "load": {"convert", "checkpoint", "models", "config"},
+    "loading": {"convert", "checkpoint", "models", "config"},
     "codec": {"models", "data.video", "sharding", "paths", "config"},
     "training": {
         "models",
@@ -26,7 +26,7 @@ ALLOWED = {
         "data",
         "sharding",
         "checkpoint",
-        "load",
+        "loading",
         "paths",
         "config",
     },

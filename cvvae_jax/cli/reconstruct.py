@@ -68,7 +68,7 @@ def main(arguments: list[str]) -> None:
     _check_suffix(options, info)
     # Imported here, so that help and a wrong name are answered without starting jax.
     from cvvae_jax.codec.codec import Codec
-    from cvvae_jax.load import load
+    from cvvae_jax.loading import load
 
     codec = Codec(load(options.weights), chunk_frames=options.chunk_frames, tile=options.tile)
     _check_size(info, smallest=codec.vae.config.spatial_compression)

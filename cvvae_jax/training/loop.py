@@ -16,7 +16,7 @@ from cvvae_jax import paths, sharding
 from cvvae_jax.checkpoint import Checkpoints
 from cvvae_jax.config import ConfigError, StageConfig, TrainConfig, to_json
 from cvvae_jax.data.pipeline import batches, eval_clips
-from cvvae_jax.load import load
+from cvvae_jax.loading import load
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.inflation import inflate

@@ -15,7 +15,7 @@ from cvvae_jax.models.autoencoder import VAE
 class TrainState:
     """Everything that a step changes; a pytree."""
 
-    step: jax.Array
+    step: Any
     """Steps done, int32; also the position in the data."""
 
     model: VAE

@@ -49,8 +49,8 @@ def train_step(
     )
     model = optax.apply_updates(state.model, updates)
     decay = stage.optimizer.ema_decay
-    metrics["norm/grad"] = optax.global_norm(grads)
-    metrics["norm/update"] = optax.global_norm(updates)
+    metrics["norm/grad"] = optax.tree.norm(grads)
+    metrics["norm/update"] = optax.tree.norm(updates)
     metrics["learning_rate"] = make_schedule(stage.optimizer, stage.steps)(state.step)
     average = update_average(state.ema, model, state.step, decay=decay)
     return TrainState(state.step + 1, model, average, opt_state), metrics

@@ -20,7 +20,7 @@ from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.config import VideoVAEConfig
 from cvvae_jax.data.video import VideoWriter, probe, read_frames, write_image
-from cvvae_jax.load import load
+from cvvae_jax.loading import load
 from cvvae_jax.models.video_vae import VideoVAE
 
 ROOT = Path(__file__).parents[2]

@@ -1,0 +1,106 @@
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from flax import nnx
+
+import cvvae_jax
+from cvvae_jax import paths, sharding
+from cvvae_jax.checkpoint import Checkpoints, save_model
+from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig, VideoVAEConfig
+from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.training.state import TrainState
+
+TINY = {"block_channels": (8, 16), "blocks_per_level": 1, "norm_groups": 4}
+
+
+def tiny_video_vae(**changes) -> VideoVAE:
+    return VideoVAE(VideoVAEConfig(temporal_strides=(2,), **TINY | changes), rngs=nnx.Rngs(0))
+
+
+def assert_same(ours, theirs):
+    theirs = paths.flatten(theirs)
+    for path, leaf in paths.flatten(ours).items():
+        np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_saved_models_load_exactly(tmp_path, dtype):
+    for model in (
+        tiny_video_vae(param_dtype=dtype),
+        ImageVAE(ImageVAEConfig(param_dtype=dtype, **TINY), rngs=nnx.Rngs(0)),
+    ):
+        save_model(tmp_path / type(model).__name__, model)
+        loaded = cvvae_jax.load(tmp_path / type(model).__name__)
+        assert type(loaded) is type(model)
+        assert loaded.config == model.config
+        assert_same(loaded, model)
+
+
+def test_models_are_never_overwritten(tmp_path):
+    save_model(tmp_path / "model", tiny_video_vae())
+    with pytest.raises(ConfigError, match="exists"):
+        save_model(tmp_path / "model", tiny_video_vae())
+
+
+def test_more_than_ten_blocks_keep_their_order(tmp_path):
+    model = tiny_video_vae(blocks_per_level=12)
+    save_model(tmp_path / "model", model)
+    assert_same(cvvae_jax.load(tmp_path / "model"), model)
+
+
+@pytest.mark.parametrize("fsdp", [1, 4])
+def test_train_state_comes_back_exactly_on_another_mesh(tmp_path, fsdp, monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 256)
+    model = tiny_video_vae()
+    state = TrainState.create(model, optax.adam(1e-3))
+    state = jax.tree.map(lambda x: x + jnp.arange(x.size).reshape(x.shape).astype(x.dtype), state)
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints.save(3, state=state, weights=state.ema, config={"a": 1})
+    checkpoints.close()
+    mesh = sharding.make_mesh(MeshConfig(fsdp=fsdp), batches=(8,))
+    layout = sharding.shardings(state, mesh)
+    reopened = Checkpoints(tmp_path / "checkpoints", keep=2)
+    assert reopened.latest_step() == 3
+    restored = reopened.restore(3, jax.eval_shape(lambda: state), layout)
+    assert_same(restored, state)
+    for leaf, sharding_ in zip(*map(jax.tree.leaves, (restored, layout)), strict=True):
+        assert leaf.sharding.is_equivalent_to(sharding_, leaf.ndim)
+    assert json.loads((tmp_path / "checkpoints/3/config/metadata").read_text()) == {"a": 1}
+
+
+def test_run_folder_loads_the_newest_averaged_weights(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    state = TrainState.create(tiny_video_vae(), optax.sgd(1e-3))
+    for step in (9, 10):
+        averaged = jax.tree.map(lambda x, step=step: x + step, state.ema)
+        checkpoints.save(step, state=state, weights=averaged, config={})
+    checkpoints.close()
+    assert_same(cvvae_jax.load(tmp_path), averaged)
+    assert_same(cvvae_jax.load(tmp_path / "checkpoints" / "10"), averaged)
+
+
+def test_state_of_another_model_is_refused(tmp_path):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    state = TrainState.create(tiny_video_vae(), optax.sgd(1e-3))
+    checkpoints.save(1, state=state, weights=state.ema, config={})
+    checkpoints.close()
+    other = TrainState.create(tiny_video_vae(block_channels=(8, 8)), optax.sgd(1e-3))
+    layout = sharding.shardings(other, sharding.make_mesh(MeshConfig(), batches=(8,)))
+    with pytest.raises(ConfigError, match="doesn't fit this configuration"):
+        Checkpoints(tmp_path, keep=1).restore(1, other, layout)
+
+
+@pytest.mark.parametrize("content", ["missing", "empty", "file"])
+def test_paths_without_a_model_are_named(tmp_path, content):
+    path = tmp_path / "model"
+    if content == "empty":
+        path.mkdir()
+    elif content == "file":
+        path.write_text("not a model")
+    with pytest.raises(ConfigError, match=str(path)):
+        cvvae_jax.load(path)

@@ -1,0 +1,73 @@
+import subprocess
+import sys
+
+import pytest
+
+from cvvae_jax.config import (
+    ConfigError,
+    TrainConfig,
+    VideoVAEConfig,
+    from_json,
+    load_recipe,
+    parse_train_config,
+    to_json,
+)
+
+RECIPE = "configs/quickstart.py"
+
+
+def test_json_brings_every_setting_back():
+    config = load_recipe(RECIPE)
+    assert from_json(TrainConfig, to_json(config)) == config
+
+
+def test_unknown_settings_are_named():
+    with pytest.raises(ConfigError, match="VideoVAEConfig has no setting colour"):
+        from_json(VideoVAEConfig, '{"colour": 1}')
+
+
+def test_command_line_overrides_the_recipe():
+    config = parse_train_config(
+        [RECIPE, "--train.steps", "7", "--data.videos", "DIR", "--image-vae", "PATH"]
+    )
+    assert (config.train.steps, config.data.videos, config.image_vae) == (7, "DIR", "PATH")
+    assert config.model == load_recipe(RECIPE).model
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [([], "usage"), (["missing.py"], "missing.py"), (["setup.cfg"], "setup.cfg")],
+)
+def test_missing_recipes_are_one_sentence(arguments, words):
+    with pytest.raises(ConfigError, match=words):
+        parse_train_config(arguments)
+
+
+def test_strides_that_do_not_fit_the_levels_are_refused():
+    with pytest.raises(ConfigError, match="2 downsamplings"):
+        VideoVAEConfig(block_channels=(8, 8, 8))
+
+
+def test_help_documents_fields_and_starts_no_jax():
+    code = (
+        "import sys, train\n"
+        f"sys.argv = ['train.py', '{RECIPE}', '--help']\n"
+        "try:\n    train.main()\n"
+        "finally:\n    assert 'jax' not in sys.modules"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "--train.steps" in done.stdout
+    assert "Optimizer steps." in done.stdout
+
+
+def test_user_errors_are_one_line_and_exit_2(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "train.py", RECIPE, "--image-vae", "nowhere", "--workdir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("error: ")
+    assert "nowhere does not exist" in done.stderr
