@@ -84,6 +84,8 @@ class VideoVAEConfig:
     """Whether the encoder's 3-D convolutions see only the past."""
     causal_decoder: bool = False
     """Whether the decoder's 3-D convolutions see only the past."""
+    causal_upsampling: bool = False
+    """Whether the decoder's upsampling sees only the past; an option of the SD3 family."""
     norm_groups: int = 32
     """Groups of every GroupNorm."""
     norm_eps: float = 1e-5

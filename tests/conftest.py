@@ -1,20 +1,24 @@
-"""Strict settings for all tests: eight virtual CPU devices, exact float32, no silent
-broadcasting."""
+"""Strict settings for all tests: eight virtual CPU devices, exact float32, no silent broadcasting."""
 
 import os
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=8"
+# The networks are tiny and their programs run once, so most of the time would go into optimizing.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
 )
 
 from jaxtyping import install_import_hook
 
-# Checks the shapes in the signatures of all public functions; must come before the package is
-# imported.
+# Checks the shapes in the signatures of all public functions; before the package is imported.
 install_import_hook("cvvae_jax", "beartype.beartype")
 
-import jax  # noqa: E402
+import jax
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")

@@ -23,6 +23,7 @@ class Style:
     types."""
 
     conv: ConvKind
+    upsampling: ConvKind
     half_3d: bool
     norm_groups: int
     norm_eps: float

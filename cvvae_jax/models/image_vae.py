@@ -34,6 +34,7 @@ class ImageVAE(VAE):
         self.config = config
         style = Style(
             conv=ConvKind("none"),
+            upsampling=ConvKind("none"),
             half_3d=True,
             norm_groups=config.norm_groups,
             norm_eps=config.norm_eps,

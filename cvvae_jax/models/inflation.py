@@ -29,14 +29,17 @@ def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> V
     """
     video_vae = VideoVAE(config, rngs=rngs)
     source = paths.flatten(_fold_quant_convs(image_vae))
-    taps = {
-        "encoder": -1 if config.causal_encoder else 1,
-        "decoder": -1 if config.causal_decoder else 1,
+    causal = {
+        "encoder": config.causal_encoder,
+        "decoder": config.causal_decoder,
+        "upsamplers": config.causal_upsampling,
     }
+    taps = {place: -1 if past_only else 1 for place, past_only in causal.items()}
     leaves, problems = {}, []
     for path, target in paths.flatten(video_vae).items():
         if path in source:
-            leaf = _inflate_leaf(source[path], target.shape, tap=taps[path.split("/")[0]])
+            place = "upsamplers" if "/upsamplers/" in path else path.split("/")[0]
+            leaf = _inflate_leaf(source[path], target.shape, tap=taps[place])
         else:
             leaf = jnp.zeros_like(target) if "/proj_out_t/" in path else target
         if leaf.shape != target.shape:

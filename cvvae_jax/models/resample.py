@@ -1,6 +1,5 @@
 """Down- and upsampling in space and time."""
 
-import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
@@ -47,8 +46,9 @@ class Upsample(nnx.Module):
     """
 
     def __init__(self, channels: int, *, time_stride: int, style: Style, rngs: nnx.Rngs):
-        kind = dataclasses.replace(style.conv, temporal_padding="edge")
-        self.conv = Conv(channels, channels * time_stride, kind=kind, **style.dtypes, rngs=rngs)
+        self.conv = Conv(
+            channels, channels * time_stride, kind=style.upsampling, **style.dtypes, rngs=rngs
+        )
         self.time_stride = time_stride
 
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c"]:

@@ -58,6 +58,9 @@ class VideoVAE(VAE):
     def __init__(self, config: VideoVAEConfig, *, rngs: nnx.Rngs):
         self.config = config
         shared = {
+            "upsampling": ConvKind(
+                "causal" if config.causal_upsampling else "centered", "edge", config.spatial_padding
+            ),
             "half_3d": config.half_3d,
             "norm_groups": config.norm_groups,
             "norm_eps": config.norm_eps,

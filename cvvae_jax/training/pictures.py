@@ -12,6 +12,7 @@ _LABELS = {
 }
 _MARGIN = 4
 _TEXT = 14
+_SMALLEST = 96  # pixels of a frame on a contact sheet
 
 
 def to_uint8(video: np.ndarray) -> np.ndarray:
@@ -23,24 +24,24 @@ def contact_sheet(
     views: dict[str, np.ndarray], *, temporal_compression: int, clips: int = 2
 ) -> Image.Image:
     """Rows of frames for every clip: input, reconstruction, and the image decoder's view of each
-    latent frame below the last video frame it stands for.
+    latent frame, below the last video frame it stands for.
 
-    `views` are (n, t, h, w, 3) in [-1, 1].
+    `views` are (n, t, h, w, 3) in [-1, 1]; small frames are enlarged by a whole factor.
     """
-    n, t, h, w, _ = views["input"].shape
-    clips = min(clips, n)
-    rows = [(name, clip) for clip in range(clips) for name in _LABELS if name in views]
-    row_height = h + _MARGIN + _TEXT
-    sheet = Image.new(
-        "RGB", (t * (w + _MARGIN) + _MARGIN, len(rows) * row_height + _MARGIN), "white"
-    )
+    _, t, h, w, _ = views["input"].shape
+    zoom = max(1, _SMALLEST // h)
+    shown = range(min(clips, len(views["input"])))
+    rows = [(name, views[name][clip]) for clip in shown for name in _LABELS if name in views]
+    step, row_height = zoom * w + _MARGIN, zoom * h + _MARGIN + _TEXT
+    sheet = Image.new("RGB", (t * step + _MARGIN, len(rows) * row_height + _MARGIN), "white")
     draw = ImageDraw.Draw(sheet)
-    for r, (name, clip) in enumerate(rows):
+    for r, (name, frames) in enumerate(rows):
         top = _MARGIN + r * row_height
         draw.text((_MARGIN, top), _LABELS[name], fill="black")
-        stride = temporal_compression if len(views[name][clip]) < t else 1
-        for i, frame in enumerate(to_uint8(views[name][clip])):
-            sheet.paste(Image.fromarray(frame), (_MARGIN + i * stride * (w + _MARGIN), top + _TEXT))
+        stride = temporal_compression if len(frames) < t else 1
+        for i, frame in enumerate(to_uint8(frames)):
+            picture = Image.fromarray(frame).resize((zoom * w, zoom * h), Image.Resampling.NEAREST)
+            sheet.paste(picture, (_MARGIN + i * stride * step, top + _TEXT))
     return sheet
 
 

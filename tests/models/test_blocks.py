@@ -9,7 +9,8 @@ from cvvae_jax.models.conv import ConvKind
 
 def style(groups: int = 2) -> blocks.Style:
     float32 = jnp.dtype("float32")
-    return blocks.Style(ConvKind("centered"), True, groups, 1e-6, float32, float32)
+    kind = ConvKind("centered")
+    return blocks.Style(kind, kind, True, groups, 1e-6, float32, float32)
 
 
 def test_group_norm_is_exact_far_from_zero():
