@@ -25,6 +25,7 @@ from cvvae_jax.data.containers import (
 from cvvae_jax.data.images import is_image
 
 _log = logging.getLogger(__name__)
+_ERRORS = (av.error.FFmpegError, OSError)
 
 
 class VideoWriter:
@@ -74,7 +75,7 @@ class VideoWriter:
 
     def _start(self) -> None:
         self._exit = contextlib.ExitStack()
-        try:
+        with self._named_errors():
             self._container = self._exit.enter_context(av.open(str(self._partial), "w"))
             self._stream = _add_h264(self._container, self._fps, self._shape)
             self._audio = None
@@ -83,14 +84,19 @@ class VideoWriter:
                     _AudioCopy.open(self._audio_from, self._container)
                 )
             self._container.start_encoding()
-        except (av.error.FFmpegError, OSError) as error:
+
+    @contextlib.contextmanager
+    def _named_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except _ERRORS as error:
             raise ConfigError(f"{self._path} cannot be written: {reason(error)}.") from error
 
     def write(self, frame: np.ndarray) -> None:
         """Append a uint8 frame (height, width, 3) of the size given to the constructor.
 
         Raises:
-            ConfigError: the frame has another size.
+            ConfigError: the frame has another size, or the file cannot be written (a full disk).
         """
         require_shape(self._path, frame, self._shape)
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
@@ -101,9 +107,10 @@ class VideoWriter:
         )
         picture.pts, picture.time_base = self._count, 1 / self._fps
         self._count += 1
-        self._container.mux(self._stream.encode(picture))
-        if self._audio:
-            self._audio.copy_until(self._count / self._fps)
+        with self._named_errors():
+            self._container.mux(self._stream.encode(picture))
+            if self._audio:
+                self._audio.copy_until(self._count / self._fps)
 
     def __exit__(self, kind, error, traceback) -> None:
         try:
@@ -115,14 +122,17 @@ class VideoWriter:
     def _finish(self) -> None:
         if self._count == 0:
             raise ConfigError(f"{self._path} was not written: there was no frame to write.")
-        self._container.mux(self._stream.encode())
-        self._exit.close()
-        os.replace(self._partial, self._path)
+        with self._named_errors():
+            self._container.mux(self._stream.encode())
+            self._exit.close()
+            os.replace(self._partial, self._path)
 
     def _discard(self) -> None:
         """Close what is open and remove the unfinished file, where there is one."""
         try:
-            self._exit.close()
+            # Closing writes the rest, which fails again on a full disk; the first error is told.
+            with contextlib.suppress(*_ERRORS):
+                self._exit.close()
         finally:
             self._partial.unlink(missing_ok=True)
 

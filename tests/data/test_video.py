@@ -1,6 +1,8 @@
 """Files in and out: exact sizes, counts and rates, and errors that name the file."""
 
+import contextlib
 import itertools
+import resource
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -202,6 +204,49 @@ def test_interrupted_writing_keeps_the_old_file(tmp_path):
         writer.write(clip()[0])
         raise ValueError
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("suffix", video.WRITABLE_VIDEO_SUFFIXES)
+@pytest.mark.parametrize("frames", [3, 200])
+def test_full_disk_is_an_error_that_names_the_file(tmp_path, suffix, frames):
+    """Few frames fail when the file is closed, many while they are written: the encoder holds some
+    dozens back."""
+    noise = np.random.default_rng(0).integers(0, 256, (frames, 64, 64, 3), np.uint8)
+    with (
+        file_size_limit(5000),
+        pytest.raises(ConfigError, match=rf"clip\{suffix} cannot be written: File too large\.$"),
+    ):
+        write(tmp_path / f"clip{suffix}", noise)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_full_disk_does_not_hide_another_error(tmp_path):
+    with (
+        file_size_limit(100),
+        pytest.raises(KeyboardInterrupt),
+        video.VideoWriter(tmp_path / "clip.mp4", fps=25, height=32, width=48) as writer,
+    ):
+        writer.write(clip()[0])
+        raise KeyboardInterrupt
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_target_that_cannot_be_replaced_is_named(tmp_path):
+    (tmp_path / "clip.mp4").mkdir()
+    with pytest.raises(ConfigError, match=r"clip\.mp4 cannot be written: Is a directory"):
+        write(tmp_path / "clip.mp4", clip(2))
+    assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
+
+
+@contextlib.contextmanager
+def file_size_limit(size):
+    """Writing more to a file fails, as on a full disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_writer_refuses_what_it_cannot_write(tmp_path):
