@@ -2,6 +2,7 @@
 a network."""
 
 import dataclasses
+import math
 
 import jax
 import jax.numpy as jnp
@@ -13,8 +14,9 @@ from jaxtyping import Array, Float
 from cvvae_jax.models.conv import Conv, ConvKind
 
 # A score matrix of 4096 x 4096 float32 is 64 MB a frame; frames above that are attended to in
-# pieces.
+# pieces, one at a time. Smaller ones go together, up to 1 GiB of scores.
 ATTENTION_PIECE = 4096
+SCORE_BUDGET = 2**28
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,21 +138,27 @@ def attention(
     query: Float[Array, "n q c"], key: Float[Array, "n k c"], value: Float[Array, "n k c"]
 ) -> Float[Array, "n q c"]:
     """One head of softmax attention, scores and softmax in float32; long queries are taken in
-    pieces.
+    pieces, many frames in groups.
 
-    Heads are as wide as the network (512 channels), which fused kernels don't take; in pieces,
-    memory for scores stays at `ATTENTION_PIECE` x k numbers, in the backward pass too.
+    Heads are as wide as the network (512 channels), which fused kernels don't take; this way
+    memory for scores stays at the larger of `ATTENTION_PIECE` x k and `SCORE_BUDGET` numbers, in
+    the backward pass too.
     """
-    if query.shape[1] <= ATTENTION_PIECE:
+    frames, length, _ = query.shape
+    pieces = math.ceil(length / ATTENTION_PIECE)
+    size = math.ceil(length / pieces)
+    group = 1 if pieces > 1 else max(1, SCORE_BUDGET // (length * key.shape[1]))
+    if frames * pieces <= group:
         return _attend(query, key, value)
-    length = query.shape[1]
-    pieces = -(-length // ATTENTION_PIECE)
-    padded = jnp.pad(query, ((0, 0), (0, pieces * ATTENTION_PIECE - length), (0, 0)))
-    padded = rearrange(padded, "n (p q) c -> (n p) q c", p=pieces)
-    owner = jnp.repeat(jnp.arange(query.shape[0]), pieces)
-    attend = jax.checkpoint(lambda piece: _attend(piece[0], key[piece[1]], value[piece[1]]))
-    out = lax.map(attend, (padded, owner))
-    return rearrange(out, "(n p) q c -> n (p q) c", p=pieces)[:, :length]
+
+    def attend_frame(frame):
+        parts, k, v = frame
+        return lax.map(jax.checkpoint(lambda part: _attend(part, k, v)), parts)
+
+    padded = jnp.pad(query, ((0, 0), (0, pieces * size - length), (0, 0)))
+    parts = rearrange(padded, "n (p q) c -> n p q c", p=pieces)
+    out = lax.map(attend_frame, (parts, key, value), batch_size=group)
+    return rearrange(out, "n p q c -> n (p q) c")[:, :length]
 
 
 def _attend(query, key, value):

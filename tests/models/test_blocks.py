@@ -1,6 +1,10 @@
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from cvvae_jax.models import blocks
@@ -24,26 +28,48 @@ def test_group_norm_is_exact_far_from_zero():
     assert np.abs(ours - expected.reshape(x.shape)).max() < 1e-3
 
 
-def test_attention_in_pieces_equals_whole_with_gradients(monkeypatch):
+# Pieces of one frame; groups of two frames and one that is left over.
+LIMITS = [{"ATTENTION_PIECE": 16}, {"SCORE_BUDGET": 2 * 50 * 50}]
+
+
+@pytest.mark.parametrize("limit", LIMITS)
+def test_attention_in_parts_equals_whole_with_gradients(monkeypatch, limit):
     """The same numbers in the same order of summation: equal up to the rounding of a few
     operations."""
-    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 50, 8))
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 3, 50, 8))
 
     def run(q, k, v):
         return jnp.sin(blocks.attention(q, k, v)).sum()
 
     whole = jax.value_and_grad(run, (0, 1, 2))(query, key, value)
-    monkeypatch.setattr(blocks, "ATTENTION_PIECE", 16)
-    pieces = jax.value_and_grad(run, (0, 1, 2))(query, key, value)
-    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(pieces), strict=True):
+    set_limit(monkeypatch, limit)
+    parts = jax.value_and_grad(run, (0, 1, 2))(query, key, value)
+    for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(parts), strict=True):
         assert jnp.abs(a - b).max() <= 1e-5 * jnp.abs(a).max()
 
 
-def test_attention_in_pieces_never_builds_the_whole_score_matrix(monkeypatch):
-    monkeypatch.setattr(blocks, "ATTENTION_PIECE", 16)
-    x = jnp.zeros((1, 64, 8))
+@pytest.mark.parametrize(
+    ("shape", "limit", "scores"),
+    [
+        ((2, 64, 4), {"ATTENTION_PIECE": 16}, 16 * 64),
+        ((1, 17, 4), {"ATTENTION_PIECE": 16}, 9 * 17),  # even pieces, not 16 and 1
+        ((7, 32, 4), {"SCORE_BUDGET": 2100}, 2 * 32 * 32),
+        ((2, 32, 4), {"SCORE_BUDGET": 100}, 32 * 32),  # a frame alone is the least
+    ],
+)
+def test_attention_never_builds_more_scores_than_its_limits_allow(
+    monkeypatch, shape, limit, scores
+):
+    set_limit(monkeypatch, limit)
+    x = jnp.zeros(shape)
     program = jax.make_jaxpr(jax.grad(lambda q: blocks.attention(q, x, x).sum()))(x)
-    assert "64,64" not in str(program)
+    arrays = re.findall(r"f32\[([\d,]+)\]", str(program))
+    assert max(math.prod(map(int, array.split(","))) for array in arrays) == scores
+
+
+def set_limit(monkeypatch, limit: dict[str, int]) -> None:
+    for name, value in limit.items():
+        monkeypatch.setattr(blocks, name, value)
 
 
 def test_spatial_attention_sees_one_frame_and_temporal_attention_one_position():
