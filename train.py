@@ -1,14 +1,18 @@
-"""Trains a video VAE: `python train.py RECIPE [--section.field VALUE ..]`; `--help` documents every
-field."""
+"""Trains a video VAE: `python train.py RECIPE [--section.field VALUE ..]`.
 
+`--help` after a recipe documents every field.
+"""
+
+import os
 import sys
 
-from cvvae_jax.config import ConfigError, parse_train_config
+from cvvae_jax.config import ConfigError
+from cvvae_jax.recipe import parse_train_config
 
 
 def main() -> int:
     """Runs the recipe named on the command line; 2 after a mistake of the user's, told in one
-    sentence."""
+    sentence, 130 after Ctrl-C."""
     try:
         config = parse_train_config(sys.argv[1:])
         from cvvae_jax.training.loop import train  # only now: --help must not start jax
@@ -24,4 +28,9 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    status = main()
+    if status:
+        # A device may still be at work after Ctrl-C, and a regular exit, which tears down jax
+        # under it, would crash.
+        sys.stdout.flush()
+        os._exit(status)

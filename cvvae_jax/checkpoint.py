@@ -51,9 +51,10 @@ class Checkpoints:
         try:
             args = ocp.args.Composite(state=ocp.args.StandardRestore(leaves))
             restored = self._manager.restore(step, args=args)["state"]
-        except (ValueError, KeyError) as error:
+        except Exception as error:  # Orbax raises bare ones for damaged files
             raise ConfigError(
-                f"{self._manager.directory}/{step} doesn't fit this configuration: {error}"
+                f"{self._manager.directory}/{step} is damaged or of another configuration: "
+                f"{_first_line(error)}"
             ) from error
         return paths.unflatten(target, restored)
 
@@ -98,22 +99,37 @@ def find_model(path: Path | str) -> Path:
 
 
 def read_description(folder: Path) -> dict:
-    """Which model a folder of items holds: its class as `model` and the fields of its config."""
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler("model")) as checkpointer:
-        return checkpointer.restore(folder, args=ocp.args.Composite(model=ocp.args.JsonRestore()))[
-            "model"
-        ]
+    """Which model a folder of items holds: its class as `model` and the fields of its config.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    return _restore_item(folder, "model", ocp.args.JsonRestore())
 
 
 def restore_model(folder: Path, target: Tree) -> Tree:
-    """The weights of a folder of items, in the structure and types of `target`, on the default
-    device."""
-    device = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+    """The weights of a folder of items, in the structure and types of `target`, on one device.
+
+    Raises:
+        ConfigError: they can't be read, or don't fit.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     leaves = paths.flatten(_abstract(target, jax.tree.map(lambda _: device, target)))
-    with ocp.Checkpointer(ocp.CompositeCheckpointHandler("weights")) as checkpointer:
-        args = ocp.args.Composite(weights=ocp.args.StandardRestore(leaves))
-        restored = checkpointer.restore(folder, args=args)["weights"]
+    restored = _restore_item(folder, "weights", ocp.args.StandardRestore(leaves))
     return paths.unflatten(target, restored)
+
+
+def _restore_item(folder: Path, name: str, how: ocp.args.CheckpointArgs) -> Any:
+    try:
+        with ocp.Checkpointer(ocp.CompositeCheckpointHandler(name)) as checkpointer:
+            return checkpointer.restore(folder, args=ocp.args.Composite(**{name: how}))[name]
+    except Exception as error:  # Orbax raises bare ones for damaged files
+        reason = _first_line(error)
+        raise ConfigError(f"{folder}: the item {name} can't be read: {reason}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _model_items(model: Any) -> dict[str, ocp.args.CheckpointArgs]:

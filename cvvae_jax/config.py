@@ -1,26 +1,35 @@
-"""Every number a user may set, as frozen dataclasses with one sentence a field, and how a recipe is
-read.
+"""Every number a user may set, as frozen dataclasses with a sentence for every field.
 
-A *recipe* is a Python file with a function ``get_config() -> TrainConfig``. On the command line
-every field can be overridden: ``python train.py configs/quickstart.py --train.steps 200
---data.videos DIR``. This file imports neither jax nor flax, so that ``--help`` is quick.
+This file imports neither jax nor flax, so that `--help` is quick.
 """
 
 import dataclasses
-import json
-import runpy
-from pathlib import Path
 from typing import Any, Literal
-
-import tyro
 
 DType = Literal["float32", "bfloat16", "float16"]
 Mapping = Literal["first", "slice", "mean", "random"]
 
 
 class ConfigError(ValueError):
-    """A setting, a file or an argument that cannot be used; the message is one sentence for the
-    user."""
+    """A setting, a file or an argument that cannot be used; its message is a sentence for users."""
+
+
+def _at_least(config: Any, smallest: int, *names: str) -> None:
+    """Refuses fields below a limit."""
+    for name in names:
+        if getattr(config, name) < smallest:
+            value = getattr(config, name)
+            raise ConfigError(f"{name} must be {smallest} or more, not {value}.")
+
+
+def _check_networks(config: "ImageVAEConfig | VideoVAEConfig") -> None:
+    _at_least(config, 1, "blocks_per_level", "latent_channels", "norm_groups")
+    for channels in config.block_channels:
+        if channels < 1 or channels % config.norm_groups:
+            raise ConfigError(
+                f"block_channels {config.block_channels} must be multiples of "
+                f"norm_groups {config.norm_groups}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,10 +63,18 @@ class ImageVAEConfig:
     param_dtype: DType = "float32"
     """Type in which parameters are kept."""
 
+    def __post_init__(self):
+        _check_networks(self)
+
     @property
     def spatial_compression(self) -> int:
         """Pixels along an edge of one latent."""
         return 2 ** (len(self.block_channels) - 1)
+
+    @property
+    def temporal_compression(self) -> int:
+        """Frames of one latent frame."""
+        return 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,6 +129,7 @@ class VideoVAEConfig:
     """Type in which parameters are kept."""
 
     def __post_init__(self):
+        _check_networks(self)
         if len(self.temporal_strides) != len(self.block_channels) - 1:
             raise ConfigError(
                 f"temporal_strides {self.temporal_strides} must name one stride for each of the "
@@ -143,6 +161,9 @@ class Bucket:
     """Clips in the global batch, over all devices."""
     weight: float = 1.0
     """Share of the steps, relative to the other buckets."""
+
+    def __post_init__(self):
+        _at_least(self, 1, "frames", "size", "batch")
 
     @property
     def kind(self) -> Literal["image", "video"]:
@@ -176,6 +197,10 @@ class DataConfig:
     """Processes that decode; 0 decodes in threads of the main process."""
     threads: int = 2
     """Threads that decode, in every process."""
+
+    def __post_init__(self):
+        _at_least(self, 1, "eval_clips", "max_stride", "threads")
+        _at_least(self, 0, "workers")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -239,6 +264,13 @@ class StageConfig:
     eval_every: int = 1000
     """Steps between evaluations on unseen clips; the last step always has one."""
 
+    def __post_init__(self):
+        _at_least(
+            self, 1, "steps", "checkpoint_every", "keep_checkpoints", "log_every", "eval_every"
+        )
+        if not self.buckets:
+            raise ConfigError("buckets must hold one shape of batch at least.")
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
@@ -248,6 +280,11 @@ class MeshConfig:
     """Devices along the data axis; -1 takes all that `fsdp` leaves."""
     fsdp: int = 1
     """Devices that share one copy of the parameters, moments and averages."""
+
+    def __post_init__(self):
+        _at_least(self, 1, "fsdp")
+        if self.data < 1 and self.data != -1:
+            raise ConfigError(f"mesh.data must be 1 or more, or -1 for all, not {self.data}.")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -280,71 +317,5 @@ class TrainConfig:
     workdir: str = "runs/default"
     """The run folder; one that holds a checkpoint is continued."""
 
-
-def load_recipe(path: str) -> TrainConfig:
-    """The configuration of a recipe file.
-
-    Raises:
-        ConfigError: the file is missing or has no `get_config`.
-    """
-    if not Path(path).is_file():
-        raise ConfigError(f"{path} is not a recipe: no such file (configs/quickstart.py is one).")
-    get_config = runpy.run_path(path).get("get_config")
-    if get_config is None:
-        raise ConfigError(f"{path} is not a recipe: it defines no get_config().")
-    return get_config()
-
-
-def parse_train_config(argv: list[str], prog: str = "train.py") -> TrainConfig:
-    """A recipe with command-line overrides: `RECIPE [--section.field VALUE ..]`.
-
-    Raises:
-        ConfigError: no recipe is named, or it cannot be read.
-        SystemExit: an override is malformed (tyro prints why), or help was asked for.
-    """
-    recipes = [argument for argument in argv[:1] if not argument.startswith("-")]
-    if not recipes:
-        raise ConfigError(
-            f"usage: python {prog} RECIPE [--section.field VALUE ..], "
-            "with a recipe such as configs/quickstart.py."
-        )
-    return tyro.cli(
-        TrainConfig,
-        default=load_recipe(recipes[0]),
-        args=argv[1:],
-        prog=f"{prog} {recipes[0]}",
-    )
-
-
-def to_json(config: Any) -> str:
-    """A configuration dataclass as indented JSON."""
-    return json.dumps(dataclasses.asdict(config), indent=2)
-
-
-def from_json(kind: type, text: str) -> Any:
-    """The inverse of `to_json` for a dataclass `kind` of this file.
-
-    Raises:
-        ConfigError: a field is unknown or missing.
-    """
-    return _build(kind, json.loads(text))
-
-
-def _build(kind: Any, value: Any) -> Any:
-    if not dataclasses.is_dataclass(kind):
-        return _tuples(value)
-    names = {field.name: field.type for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(value) - set(names)):
-        raise ConfigError(f"{kind.__name__} has no setting {', '.join(unknown)}.")
-    parts = {
-        n: _bucket_tuple(v) if n == "buckets" else _build(names[n], v) for n, v in value.items()
-    }
-    return kind(**parts)
-
-
-def _bucket_tuple(value: list) -> tuple[Bucket, ...]:
-    return tuple(Bucket(**bucket) for bucket in value)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+    def __post_init__(self):
+        _at_least(self, 0, "seed")

@@ -7,9 +7,10 @@ import jax
 from flax import nnx
 
 from cvvae_jax import checkpoint
-from cvvae_jax.config import ConfigError, ImageVAEConfig, VideoVAEConfig, from_json
+from cvvae_jax.config import ConfigError, ImageVAEConfig, VideoVAEConfig
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.recipe import from_json
 
 _KINDS = {"VideoVAE": (VideoVAE, VideoVAEConfig), "ImageVAE": (ImageVAE, ImageVAEConfig)}
 

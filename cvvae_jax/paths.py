@@ -4,7 +4,6 @@ Checkpoints, the converter, sharding rules and overviews all speak these paths. 
 are zero-padded, so that sorting by name keeps the order.
 """
 
-import re
 from typing import Any, TypeVar
 
 import jax
@@ -39,11 +38,6 @@ def unflatten(target: Tree, leaves: dict[str, Any]) -> Tree:
     if missing or extra:
         raise ValueError(f"parameters don't fit the model; missing: {missing}; left over: {extra}.")
     return jax.tree_util.tree_unflatten(treedef, [leaves[name] for name in names])
-
-
-def select(tree: Any, pattern: str) -> dict[str, Any]:
-    """The leaves whose whole path a regular expression matches."""
-    return {name: leaf for name, leaf in flatten(tree).items() if re.fullmatch(pattern, name)}
 
 
 def count(tree: Any) -> int:

@@ -108,7 +108,7 @@ def describe(mesh: Mesh) -> str:
         f"{mesh.size} x {device.device_kind} (data {mesh.shape['data']}, fsdp {mesh.shape['fsdp']})"
     )
     if unused:
-        line += f"; {unused} more are left out, since the smallest batch doesn't reach them"
+        line += f"; {unused} more are left out (see mesh.data, and the smallest batch)"
     if device.platform == "cpu":
         line += "; WARNING: training on a CPU is for trying things out"
     return line

@@ -1,4 +1,4 @@
-"""Strict settings for all tests: eight virtual CPU devices, exact float32, no silent broadcasting."""
+"""Strict settings for all tests: eight virtual CPU devices, float32, no silent broadcasting."""
 
 import os
 
@@ -18,7 +18,7 @@ from jaxtyping import install_import_hook
 # Checks the shapes in the signatures of all public functions; before the package is imported.
 install_import_hook("cvvae_jax", "beartype.beartype")
 
-import jax
+import jax  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")

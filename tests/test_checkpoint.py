@@ -91,7 +91,7 @@ def test_state_of_another_model_is_refused(tmp_path):
     checkpoints.close()
     other = TrainState.create(tiny_video_vae(block_channels=(8, 8)), optax.sgd(1e-3))
     layout = sharding.shardings(other, sharding.make_mesh(MeshConfig(), batches=(8,)))
-    with pytest.raises(ConfigError, match="doesn't fit this configuration"):
+    with pytest.raises(ConfigError, match="damaged or of another configuration"):
         Checkpoints(tmp_path, keep=1).restore(1, other, layout)
 
 
@@ -104,3 +104,20 @@ def test_paths_without_a_model_are_named(tmp_path, content):
         path.write_text("not a model")
     with pytest.raises(ConfigError, match=str(path)):
         cvvae_jax.load(path)
+
+
+def test_damaged_models_are_named(tmp_path):
+    save_model(tmp_path / "model", tiny_video_vae())
+    for file in (tmp_path / "model/weights/d").rglob("*"):
+        if file.is_file():
+            file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(ConfigError, match="the item weights can't be read"):
+        cvvae_jax.load(tmp_path / "model")
+
+
+def test_average_of_half_precision_parameters_is_kept_in_float32(tmp_path):
+    state = TrainState.create(tiny_video_vae(param_dtype="bfloat16"), optax.sgd(1e-3))
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.ema)} == {jnp.dtype("float32")}
+    save_model(tmp_path / "model", state.ema)
+    loaded = cvvae_jax.load(tmp_path / "model")
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("bfloat16")}

@@ -4,14 +4,16 @@ import sys
 import pytest
 
 from cvvae_jax.config import (
+    Bucket,
     ConfigError,
+    DataConfig,
+    ImageVAEConfig,
+    MeshConfig,
+    StageConfig,
     TrainConfig,
     VideoVAEConfig,
-    from_json,
-    load_recipe,
-    parse_train_config,
-    to_json,
 )
+from cvvae_jax.recipe import from_json, load_recipe, parse_train_config, to_json
 
 RECIPE = "configs/quickstart.py"
 
@@ -45,7 +47,27 @@ def test_missing_recipes_are_one_sentence(arguments, words):
 
 def test_strides_that_do_not_fit_the_levels_are_refused():
     with pytest.raises(ConfigError, match="2 downsamplings"):
-        VideoVAEConfig(block_channels=(8, 8, 8))
+        VideoVAEConfig(block_channels=(32, 32, 32))
+
+
+@pytest.mark.parametrize(
+    ("build", "words"),
+    [
+        (lambda: Bucket(0, 32, 8), "frames must be 1 or more, not 0"),
+        (lambda: Bucket(1, 32, 0), "batch must be 1"),
+        (lambda: StageConfig(10, ()), "buckets"),
+        (lambda: StageConfig(10, (Bucket(1, 8, 8),), log_every=0), "log_every"),
+        (lambda: DataConfig(eval_clips=0), "eval_clips"),
+        (lambda: MeshConfig(data=0), "mesh.data"),
+        (
+            lambda: ImageVAEConfig(block_channels=(8, 12), norm_groups=8),
+            "multiples of norm_groups 8",
+        ),
+    ],
+)
+def test_impossible_numbers_are_refused_at_once(build, words):
+    with pytest.raises(ConfigError, match=words):
+        build()
 
 
 def test_help_documents_fields_and_starts_no_jax():

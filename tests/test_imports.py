@@ -9,6 +9,7 @@ ROOT = Path(__file__).parents[1] / "cvvae_jax"
 # be.
 ALLOWED = {
     "config": set(),
+    "recipe": {"config"},
     "paths": set(),
     "sharding": {"config", "paths"},
     "checkpoint": {"config", "paths"},
@@ -17,7 +18,7 @@ ALLOWED = {
     "metrics": {"losses.lpips", "models.i3d"},
     "data": {"config"},
     "convert": {"models", "checkpoint", "paths", "config"},
-    "loading": {"convert", "checkpoint", "models", "config"},
+    "loading": {"convert", "checkpoint", "models", "config", "recipe"},
     "codec": {"models", "data.video", "sharding", "paths", "config"},
     "training": {
         "models",
@@ -27,6 +28,7 @@ ALLOWED = {
         "sharding",
         "checkpoint",
         "loading",
+        "recipe",
         "paths",
         "config",
     },

@@ -34,10 +34,5 @@ def test_missing_and_extra_leaves_are_all_named():
         paths.unflatten(Stack(2), leaves)
 
 
-def test_select_matches_whole_paths():
-    assert list(paths.select(Stack(2), r"layers/01/.*")) == ["layers/01/bias", "layers/01/kernel"]
-    assert paths.select(Stack(2), "kernel") == {}
-
-
 def test_count_is_the_number_of_numbers():
     assert paths.count(Stack(3)) == 6

@@ -8,25 +8,24 @@ from flax import nnx
 from cvvae_jax import paths, sharding
 from cvvae_jax.config import ConfigError, ImageVAEConfig, LossConfig, MeshConfig, VideoVAEConfig
 from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.pixels import to_float
 from cvvae_jax.models.video_vae import VideoVAE, function_preserving
-from cvvae_jax.training.step import normalize, objective
+from cvvae_jax.training.step import objective
 
 WIDTHS = {"block_channels": (16, 32, 64), "blocks_per_level": 1, "norm_groups": 4}
 
 
 def models() -> tuple[VideoVAE, ImageVAE]:
-    config = function_preserving(VideoVAEConfig(temporal_strides=(2, 2), **WIDTHS))
-    return (
-        VideoVAE(config, rngs=nnx.Rngs(0)),
-        ImageVAE(ImageVAEConfig(**WIDTHS), rngs=nnx.Rngs(1)),
-    )
+    image = ImageVAEConfig(**WIDTHS)
+    config = function_preserving(VideoVAEConfig(temporal_strides=(2, 2), **WIDTHS), image)
+    return VideoVAE(config, rngs=nnx.Rngs(0)), ImageVAE(image, rngs=nnx.Rngs(1))
 
 
 def loss_and_gradients(model, video, seeds, frozen):
     key = jax.random.key(0)
     keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(seeds)
     (total, metrics), grads = jax.value_and_grad(objective, has_aux=True)(
-        model, normalize(video), frozen, keys, key, loss=LossConfig()
+        model, to_float(video), frozen, keys, key, loss=LossConfig()
     )
     return total, metrics, grads
 

@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax.codec.plan import Cut, Plan
 from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.pixels import to_float
 
 Video = UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t h w 3"]
 """A video as uint8 in [0, 255] or as floats in [-1, 1], on the host or on a device."""
@@ -33,18 +34,12 @@ def decode_chunk(
     return _tiled(decode, latents, cut=plan.latent_tiles, joint=plan.pixel_tiles)
 
 
-@jax.jit
-def to_uint8(video: Float[Array, "..."]) -> UInt8[Array, "..."]:
-    """Values in [-1, 1], clipped, as uint8."""
-    return jnp.round((jnp.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)
-
-
 # The model is an argument, not a closure: one compilation serves every model of a configuration,
 # and every piece of a shape. uint8 becomes float on the device: a quarter of the bytes to transfer.
 @jax.jit
 def _moments(vae: VAE, video):
     if video.dtype == jnp.uint8:
-        video = video.astype(jnp.float32) / 127.5 - 1.0
+        video = to_float(video)
     return vae.moments(video).astype(jnp.float32)
 
 

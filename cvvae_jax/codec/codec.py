@@ -8,11 +8,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 from cvvae_jax.codec import chunks
-from cvvae_jax.codec.chunks import Video, to_uint8
+from cvvae_jax.codec.chunks import Video
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, TILE, make_plan
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
+from cvvae_jax.models.pixels import to_uint8
 
 
 class Codec:

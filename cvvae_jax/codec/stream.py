@@ -6,9 +6,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, UInt8
 
-from cvvae_jax.codec.chunks import to_uint8
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.plan import Cut
+from cvvae_jax.models.pixels import to_uint8
 
 
 def reconstruct_frames(

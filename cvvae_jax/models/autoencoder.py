@@ -133,7 +133,10 @@ class VAE(nnx.Module):
     A subclass sets `encoder`, `decoder`, `config` and the conversions next to the latents.
     """
 
-    temporal_compression = 1
+    @property
+    def temporal_compression(self) -> int:
+        """Frames of one latent frame, the first one aside."""
+        return self.config.temporal_compression
 
     def encode(self, video: Float[Array, "b t h w 3"]) -> DiagonalGaussian:
         """The posterior over the latents of a video in [-1, 1]; an image is a video of one frame.

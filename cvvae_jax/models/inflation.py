@@ -10,6 +10,8 @@ from cvvae_jax.config import ConfigError, VideoVAEConfig
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 
+Leaves = dict[str, Array]
+
 
 def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> VideoVAE:
     """A video VAE of `config` with the weights of an image VAE.
@@ -19,47 +21,61 @@ def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> V
     makes the same one twice. The 1x1 convolutions around the latents are folded into their
     neighbors. Attention over time, which an image VAE lacks, starts as zero.
 
-    With `video_vae.function_preserving(config)` the result equals the image VAE on images and
-    static videos (with a bias of zero in `post_quant_conv`, which Stable Diffusion's padding would
-    need at the border); with official paddings it comes near.
+    With a config of `video_vae.function_preserving` the result equals the image VAE on images and
+    static videos (up to the bias of `post_quant_conv`, which can't be folded where the border is
+    padded with zeros); with the official paddings and epsilon it comes near.
 
     Raises:
-        ConfigError: the two models differ in widths, depth or latent channels; all differences are
-            listed.
+        ConfigError: the two models differ in widths, depth, groups of norms or latent channels; all
+            differences are listed.
     """
     video_vae = VideoVAE(config, rngs=rngs)
-    source = paths.flatten(_fold_quant_convs(image_vae))
-    causal = {
-        "encoder": config.causal_encoder,
-        "decoder": config.causal_decoder,
-        "upsamplers": config.causal_upsampling,
+    source, target = paths.flatten(_fold_quant_convs(image_vae)), paths.flatten(video_vae)
+    leaves = {
+        path: _inflated(path, source.get(path), leaf, config) for path, leaf in target.items()
     }
-    taps = {place: -1 if past_only else 1 for place, past_only in causal.items()}
-    leaves, problems = {}, []
-    for path, target in paths.flatten(video_vae).items():
-        if path in source:
-            place = "upsamplers" if "/upsamplers/" in path else path.split("/")[0]
-            leaf = _inflate_leaf(source[path], target.shape, tap=taps[place])
-        else:
-            leaf = jnp.zeros_like(target) if "/proj_out_t/" in path else target
-        if leaf.shape != target.shape:
-            problems.append(f"{path}: {source[path].shape} there, {target.shape} here")
-        leaves[path] = leaf.astype(target.dtype)
-    problems += [f"{path}: only there" for path in sorted(set(source) - set(leaves))]
-    problems += [f"{p}: only here" for p in leaves if p not in source and "_t/" not in p]
-    if problems:
+    if problems := _differences(image_vae, source, config, target, leaves):
         raise ConfigError(
             f"the image VAE can't be inflated to this video VAE; {'; '.join(problems)}."
         )
     return paths.unflatten(video_vae, leaves)
 
 
-def _inflate_leaf(leaf: Array, shape: tuple[int, ...], *, tap: int) -> Array:
-    if leaf.shape[-1] * 2 == shape[-1]:  # an upsampling that also doubles time
-        leaf = jnp.concatenate([leaf, leaf], axis=-1)
-    if leaf.shape == shape[1:]:
-        leaf = jnp.zeros(shape, leaf.dtype).at[tap].set(leaf)
-    return leaf
+def _inflated(path: str, source: Array | None, target: Array, config: VideoVAEConfig) -> Array:
+    """The video VAE's array at `path`, from the image VAE's; of another shape if that can't be."""
+    if source is None:
+        return jnp.zeros_like(target) if "/proj_out_t/" in path else target
+    if source.shape[-1] * 2 == target.shape[-1]:  # an upsampling that also doubles time
+        source = jnp.concatenate([source, source], axis=-1)
+    if source.shape == target.shape[1:]:
+        tap = -1 if _is_causal(path, config) else 1
+        source = jnp.zeros_like(target).at[tap].set(source.astype(target.dtype))
+    return source.astype(target.dtype)
+
+
+def _is_causal(path: str, config: VideoVAEConfig) -> bool:
+    if path.startswith("encoder/"):
+        return config.causal_encoder
+    return config.causal_upsampling if "/upsamplers/" in path else config.causal_decoder
+
+
+def _differences(
+    image_vae: ImageVAE, source: Leaves, config: VideoVAEConfig, target: Leaves, leaves: Leaves
+) -> list[str]:
+    problems = [f"{path}: only there" for path in sorted(set(source) - set(target))]
+    problems += [
+        f"{path}: only here" for path in target if path not in source and "_t/" not in path
+    ]
+    problems += [
+        f"{path}: {source[path].shape} there, {leaf.shape} here"
+        for path, leaf in target.items()
+        if leaves[path].shape != leaf.shape
+    ]
+    if image_vae.config.norm_groups != config.norm_groups:
+        problems.append(
+            f"norm_groups: {image_vae.config.norm_groups} there, {config.norm_groups} here"
+        )
+    return problems
 
 
 def _fold_quant_convs(image_vae: ImageVAE) -> dict[str, nnx.Module]:

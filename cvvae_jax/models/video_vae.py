@@ -5,7 +5,7 @@ from typing import Literal
 
 from flax import nnx
 
-from cvvae_jax.config import VideoVAEConfig
+from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
 from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, style_dtypes
 from cvvae_jax.models.blocks import SpatialAttention, SpatialTemporalAttention, Style
 from cvvae_jax.models.conv import ConvKind
@@ -31,15 +31,17 @@ PRESETS: dict[str, VideoVAEConfig] = {
 PresetName = Literal["sd21", "sd21_full3d", "sd3"]
 
 
-def function_preserving(config: VideoVAEConfig) -> VideoVAEConfig:
-    """The same model with the paddings, epsilon and attention of a 2-D Stable Diffusion VAE.
+def function_preserving(config: VideoVAEConfig, image: ImageVAEConfig) -> VideoVAEConfig:
+    """The same model with the paddings, norms and attention of a 2-D Stable Diffusion VAE, `image`.
 
-    Inflated from an image VAE it starts as exactly that VAE on images and on static videos; with
-    the official paddings it only comes near. For new training runs, not for official weights.
+    Inflated from that image VAE it starts as exactly its function on images and on static videos;
+    with the official paddings it only comes near. For new training runs, not for official weights.
     """
     return dataclasses.replace(
         config,
-        norm_eps=1e-6,
+        norm_groups=image.norm_groups,
+        norm_eps=image.norm_eps,
+        mid_attention=image.mid_attention,
         spatial_padding="zero",
         temporal_padding="edge",
         downsample_padding="asymmetric",
@@ -89,11 +91,6 @@ class VideoVAE(VAE):
             style=Style(conv=_conv_kind(config, causal=config.causal_decoder), **shared),
             rngs=rngs,
         )
-
-    @property
-    def temporal_compression(self) -> int:
-        """Frames of one latent frame, the first one aside."""
-        return self.config.temporal_compression
 
 
 def _conv_kind(config: VideoVAEConfig, *, causal: bool) -> ConvKind:

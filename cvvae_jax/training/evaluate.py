@@ -12,7 +12,7 @@ from cvvae_jax.metrics.compatibility import compat_psnr
 from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.training.step import normalize
+from cvvae_jax.models.pixels import to_float
 
 Scores = dict[str, float]
 Views = dict[str, np.ndarray]
@@ -50,7 +50,7 @@ def evaluate(
 
 def _evaluate_batch(model, frozen, clips):
     """PSNR of every clip, (b,), and views."""
-    video = normalize(clips)
+    video = to_float(clips)
     space, time = model.config.spatial_compression, model.temporal_compression
     latents = model.encode(video).mode()
     views = {"input": video, "recon": model.decode(latents)}

@@ -1,5 +1,6 @@
 """What a run leaves to read: metrics.jsonl, TensorBoard, log.txt, and a progress bar."""
 
+import contextlib
 import json
 import time
 from pathlib import Path
@@ -11,6 +12,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tensorboardX import SummaryWriter
 from tensorboardX.proto.summary_pb2 import Summary
 
+from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.recipe import to_json
 from cvvae_jax.training.pictures import gif
 
 _console = Console(highlight=False)
@@ -22,6 +25,38 @@ def say(folder: Path, text: str) -> None:
         _console.print(text, markup=False, soft_wrap=True)
         with (folder / "log.txt").open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+def write_config(folder: Path, config: TrainConfig) -> None:
+    """Makes the run folder and keeps the configuration in it; says what changed since an earlier
+    start.
+
+    Raises:
+        ConfigError: the folder can't be written.
+    """
+    if jax.process_index() != 0:
+        return
+    path = folder / "config.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        before = json.loads(path.read_text()) if path.exists() else None
+        path.write_text(to_json(config))
+    except OSError as error:
+        raise ConfigError(f"the run folder {folder} can't be written: {error}.") from error
+    if before is not None:
+        then, now = _settings(before), _settings(json.loads(path.read_text()))
+        changed = [k for k in sorted(then | now) if then.get(k) != now.get(k)]
+        for name in changed:
+            say(folder, f"changed since this run began: {name} {then.get(name)} -> {now.get(name)}")
+
+
+def _settings(config: dict, prefix: str = "") -> dict:
+    """Every setting by its name on the command line."""
+    found = {}
+    for name, value in config.items():
+        nested = _settings(value, f"{prefix}{name}.") if isinstance(value, dict) else None
+        found |= {f"{prefix}{name}": value} if nested is None else nested
+    return found
 
 
 class StageLog:
@@ -97,7 +132,15 @@ class StageLog:
 
 
 def _forget_after(path: Path, step: int) -> None:
-    """Drops the lines of steps that a restart from a checkpoint does again."""
-    if path.exists():
-        lines = path.read_text().splitlines(keepends=True)
-        path.write_text("".join(line for line in lines if json.loads(line)["step"] <= step))
+    """Drops the lines of steps that a restart from a checkpoint does again, and one that a kill cut
+    short."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().splitlines(keepends=True):
+        with contextlib.suppress(json.JSONDecodeError):
+            if json.loads(line)["step"] <= step:
+                kept.append(line)
+    partial = path.with_suffix(".partial")
+    partial.write_text("".join(kept))
+    partial.replace(path)

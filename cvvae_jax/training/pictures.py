@@ -5,6 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cvvae_jax.models.pixels import to_uint8
+
 _LABELS = {
     "input": "input",
     "recon": "reconstruction",
@@ -13,11 +15,6 @@ _LABELS = {
 _MARGIN = 4
 _TEXT = 14
 _SMALLEST = 96  # pixels of a frame on a contact sheet
-
-
-def to_uint8(video: np.ndarray) -> np.ndarray:
-    """Values in [-1, 1], clipped, as uint8."""
-    return np.round((np.clip(video, -1, 1) + 1) * 127.5).astype(np.uint8)
 
 
 def contact_sheet(
@@ -39,7 +36,7 @@ def contact_sheet(
         top = _MARGIN + r * row_height
         draw.text((_MARGIN, top), _LABELS[name], fill="black")
         stride = temporal_compression if len(frames) < t else 1
-        for i, frame in enumerate(to_uint8(frames)):
+        for i, frame in enumerate(np.asarray(to_uint8(frames))):
             picture = Image.fromarray(frame).resize((zoom * w, zoom * h), Image.Resampling.NEAREST)
             sheet.paste(picture, (_MARGIN + i * stride * step, top + _TEXT))
     return sheet
@@ -47,7 +44,10 @@ def contact_sheet(
 
 def before_after(views: dict[str, np.ndarray]) -> np.ndarray:
     """Inputs above reconstructions of a few clips side by side: uint8 (t, 2h, n w, 3)."""
-    strips = [np.concatenate(list(to_uint8(views[name])), axis=2) for name in ("input", "recon")]
+    strips = [
+        np.concatenate(list(np.asarray(to_uint8(views[name]))), axis=2)
+        for name in ("input", "recon")
+    ]
     return np.concatenate(strips, axis=1)
 
 

@@ -30,8 +30,14 @@ class TrainState:
     def create(cls, model: VAE, optimizer: optax.GradientTransformation) -> "TrainState":
         """The state before the first step.
 
-        The average is a copy: donated buffers must not be shared.
+        The average is a copy, since donated buffers must not be shared, and float32, since steps of
+        an average are smaller than half precision resolves.
         """
-        return cls(
-            jnp.zeros((), jnp.int32), model, jax.tree.map(jnp.copy, model), optimizer.init(model)
-        )
+        average = jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), model)
+        return cls(jnp.zeros((), jnp.int32), model, average, optimizer.init(model))
+
+
+def random_streams(seed: int) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Independent keys: for initialization, for the noise of records and for the draws of steps."""
+    initial, noise, draws = jax.random.split(jax.random.key(seed), 3)
+    return initial, noise, draws

@@ -1,7 +1,6 @@
 """One training step, a pure function."""
 
 import jax
-import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Key
 
@@ -11,15 +10,11 @@ from cvvae_jax.losses.reconstruction import reconstruction_loss
 from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.pixels import to_float
 from cvvae_jax.training.optimizer import make_optimizer, make_schedule, update_average
-from cvvae_jax.training.state import TrainState
+from cvvae_jax.training.state import TrainState, random_streams
 
 Metrics = dict[str, Array]
-
-
-def normalize(video: Array) -> Float[Array, "b t h w 3"]:
-    """Uint8 in [0, 255] to float32 in [-1, 1]."""
-    return video.astype(jnp.float32) / 127.5 - 1.0
 
 
 def train_step(
@@ -38,11 +33,11 @@ def train_step(
     number of devices. `frozen` is the image VAE of the compatibility loss; without one there is
     none.
     """
-    key = jax.random.key(seed)
-    noise_keys = jax.vmap(lambda record: jax.random.fold_in(key, record))(batch["seed"])
-    step_key = jax.random.fold_in(key, state.step)
+    _, noise_key, mapping_key = random_streams(seed)
+    noise_keys = jax.vmap(lambda record: jax.random.fold_in(noise_key, record))(batch["seed"])
+    step_key = jax.random.fold_in(mapping_key, state.step)
     grads, metrics = jax.grad(objective, has_aux=True)(
-        state.model, normalize(batch["video"]), frozen, noise_keys, step_key, loss=loss
+        state.model, to_float(batch["video"]), frozen, noise_keys, step_key, loss=loss
     )
     updates, opt_state = make_optimizer(stage.optimizer, stage.steps).update(
         grads, state.opt_state, state.model

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from cvvae_jax.codec import chunks
-from cvvae_jax.codec.chunks import to_uint8
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.plan import Cut
 from cvvae_jax.config import ConfigError
+from cvvae_jax.models.pixels import to_uint8
 
 # The same programs on the same numbers, compiled once inside larger ones and once alone: the order
 # of float32 sums may differ, by some roundings (6e-8 each) of values of order 1.

@@ -107,14 +107,14 @@ def test_held_out_files_are_never_trained_on(folders):
     data = DataConfig(videos=folders["videos"], eval_clips=3)
     trained = files_shown(np.concatenate([b["video"] for b in take(8, VIDEOS, data)]))
     assert trained == {1, 3, 4}  # 0 is held out, 2 is broken
-    assert files_shown(eval_clips(VIDEOS, data, seed=0)) == {0}
+    assert files_shown(eval_clips(VIDEOS, data)) == {0}
 
 
 def test_own_evaluation_videos_leave_all_files_to_training(folders):
     data = DataConfig(videos=folders["videos"], eval_videos=folders["videos"], eval_clips=4)
     trained = files_shown(np.concatenate([b["video"] for b in take(10, VIDEOS, data)]))
     assert trained == {0, 1, 3, 4}
-    assert files_shown(eval_clips(VIDEOS, data, seed=0)) == {0, 1, 3}
+    assert files_shown(eval_clips(VIDEOS, data)) == {0, 1, 3}
 
 
 def test_images_fill_image_buckets(folders):
@@ -126,7 +126,7 @@ def test_images_fill_image_buckets(folders):
 
 def test_images_alone_cannot_fill_video_buckets(folders):
     data = DataConfig(images=folders["images"])
-    for use in (lambda: take(1, MIXED, data), lambda: eval_clips(MIXED, data, seed=0)):
+    for use in (lambda: take(1, MIXED, data), lambda: eval_clips(MIXED, data)):
         with pytest.raises(ConfigError, match=r"3 frames .*--data\.videos"):
             use()
     assert take(1, IMAGES, data)[0]["video"].shape == (4, 1, 16, 16, 3)
@@ -148,14 +148,14 @@ def test_bucket_without_weight_is_refused():
 )
 def test_unseen_clips_have_the_longest_shape_and_stay_the_same(folders, stage, shape):
     for data in (DataConfig(eval_clips=5), DataConfig(**folders, eval_clips=5)):
-        clips = eval_clips(stage, data, seed=0)
+        clips = eval_clips(stage, data)
         assert clips.shape == shape and clips.dtype == np.uint8
-        np.testing.assert_array_equal(clips, eval_clips(stage, data, seed=0))
+        np.testing.assert_array_equal(clips, eval_clips(stage, data))
 
 
 def test_several_unseen_clips_of_a_file_are_spread_over_it(folders):
     data = DataConfig(videos=folders["videos"], eval_clips=3, max_stride=1)
-    starts = eval_clips(VIDEOS, data, seed=0)[:, 0].mean(axis=(1, 2, 3)) - 20
+    starts = eval_clips(VIDEOS, data)[:, 0].mean(axis=(1, 2, 3)) - 20
     np.testing.assert_allclose(starts, [1, 2, 4], atol=0.7)  # of 6 starts: 0 to 5
 
 

@@ -3,7 +3,8 @@ import io
 import numpy as np
 from PIL import Image
 
-from cvvae_jax.training.pictures import before_after, contact_sheet, gif, to_uint8
+from cvvae_jax.models.pixels import to_float, to_uint8
+from cvvae_jax.training.pictures import before_after, contact_sheet, gif
 
 
 def views(clips: int = 3) -> dict[str, np.ndarray]:
@@ -37,4 +38,10 @@ def test_animation_has_every_frame():
 
 
 def test_values_outside_the_range_are_clipped():
-    np.testing.assert_array_equal(to_uint8(np.array([-9.0, -1, 0, 1, 9])), [0, 0, 128, 255, 255])
+    values = np.array([-9, -1, 0, 1, 9], np.float32)
+    np.testing.assert_array_equal(to_uint8(values), [0, 0, 128, 255, 255])
+
+
+def test_pixels_come_back_exactly():
+    pixels = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_uint8(to_float(pixels)), pixels)

@@ -1,14 +1,16 @@
 """Whole runs of tiny models on moving photographs."""
 
 import dataclasses
+import itertools
 import json
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 
 from cvvae_jax import paths
-from cvvae_jax.checkpoint import Checkpoints
 from cvvae_jax.config import (
     Bucket,
     ConfigError,
@@ -20,7 +22,10 @@ from cvvae_jax.config import (
     VideoVAEConfig,
 )
 from cvvae_jax.loading import load
+from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training import loop
+from cvvae_jax.training.jobs import plan_jobs
+from cvvae_jax.training.log import StageLog, write_config
 
 WIDTHS = {
     "block_channels": (8, 8),
@@ -59,46 +64,70 @@ def test_run_folder_holds_all_that_is_promised(finished):
         "config.json",
         "metrics.jsonl",
         "log.txt",
-        "scores.json",
         "samples/contact_sheet.png",
         "checkpoints/6/weights",
         "image_vae/checkpoints/2/weights",
     ):
         assert (finished / name).exists(), name
     assert list((finished / "tensorboard").iterdir())
-    scores = json.loads((finished / "scores.json").read_text())
+    scores = json.loads((finished / "scores.json").read_text())["psnr"]
     assert set(scores) == {"recon", "compat", "image_vae", "bicubic", "bicubic_time"}
     assert all(np.isfinite(list(scores.values())))
+    assert [line["step"] for line in lines(finished) if "loss/total" in line] == [1, 2, 3, 4, 5, 6]
 
 
-def test_both_kinds_of_batches_are_trained_on(finished):
-    steps = [line for line in lines(finished) if "loss/total" in line]
-    assert [line["step"] for line in steps] == [1, 2, 3, 4, 5, 6]
-    images = [line for line in steps if line["psnr/compat"] == pytest.approx(line["psnr/recon"])]
-    assert len(images) < 6
+def test_both_kinds_of_batches_are_trained_on(tmp_path, monkeypatch):
+    frames, put_batch = [], loop.sharding.put_batch
+
+    def watched(batch, mesh):
+        frames.append(batch["video"].shape[1])
+        return put_batch(batch, mesh)
+
+    monkeypatch.setattr(loop.sharding, "put_batch", watched)
+    loop.train(tiny_run(tmp_path))
+    assert frames[:2] == [1, 1]  # stage 1
+    assert set(frames[2:]) == {1, 5}
 
 
-def test_resumed_run_equals_uninterrupted_run(finished, tmp_path, monkeypatch):
-    """The same program on the same numbers: equal to the bit, and 1e-6 would be asked."""
-    config, stopped_at = tiny_run(tmp_path), 5
+@pytest.mark.parametrize("done", [4, 5], ids=["right_after_a_checkpoint", "in_between"])
+def test_resumed_run_equals_uninterrupted_run(finished, tmp_path, monkeypatch, done):
+    """The same program on the same numbers: equal to the bit."""
+    count, put_batch = itertools.count(-2), loop.sharding.put_batch  # stage 1 has two batches
 
-    def stop(n, batch):
-        if n == stopped_at:
+    def interrupted(batch, mesh):
+        if next(count) == done:
             raise KeyboardInterrupt
-        return batch
+        return put_batch(batch, mesh)
 
-    real_put, count = loop.sharding.put_batch, iter(range(100))
-    interrupted = lambda batch, mesh: real_put(stop(next(count) - 2, batch), mesh)  # noqa: E731
-    monkeypatch.setattr(loop.sharding, "put_batch", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        loop.train(config)
-    monkeypatch.setattr(loop.sharding, "put_batch", real_put)
-    assert Checkpoints(tmp_path / "checkpoints", keep=3).latest_step() == 4
-    loop.train(config)
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(loop.sharding, "put_batch", interrupted)
+        loop.train(tiny_run(tmp_path))
+    assert (tmp_path / "checkpoints/4/state").exists()
+    assert not (tmp_path / "checkpoints/6").exists()
+    loop.train(tiny_run(tmp_path))
     expected = paths.flatten(load(finished))
     for path, leaf in paths.flatten(load(tmp_path)).items():
         np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
     assert lines(tmp_path) == lines(finished)
+
+
+def test_line_cut_short_by_a_kill_is_dropped(finished, tmp_path):
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1}\n{"step": 2}\n{"step": 3}\n{"st')
+    StageLog(tmp_path, title="x", steps=4, start_step=2).close()
+    assert path.read_text() == '{"step": 1}\n{"step": 2}\n'
+
+
+def test_changed_settings_are_said(finished, capsys):
+    changed = dataclasses.replace(tiny_run(finished), seed=1)
+    write_config(finished, changed)
+    assert "changed since this run began: seed 0 -> 1" in capsys.readouterr().out
+    write_config(finished, tiny_run(finished))
+
+
+def test_fewer_steps_than_done_are_refused(finished):
+    with pytest.raises(ConfigError, match="has done 6 steps, more than the 3"):
+        loop.train(tiny_run(finished, steps=3))
 
 
 def test_finished_run_trains_no_further(finished):
@@ -127,3 +156,23 @@ def test_latents_of_other_shapes_cannot_be_compatible(finished, tmp_path):
     config = dataclasses.replace(config, model=model, image_vae=str(finished / "image_vae"))
     with pytest.raises(ConfigError, match="latent_channels is 8, the image VAE's 4"):
         loop.train(config)
+
+
+@pytest.mark.parametrize("bucket", [Bucket(4, 16, 8), Bucket(5, 15, 8)])
+def test_misfits_are_found_before_anything_is_written(tmp_path, bucket):
+    folder = tmp_path / "run"
+    config = tiny_run(folder)
+    stage = dataclasses.replace(config.train, buckets=(bucket,))
+    with pytest.raises(ConfigError, match=r"1 \+ 2k frames and multiples of 2 pixels"):
+        loop.train(dataclasses.replace(config, train=stage))
+    assert not folder.exists()
+
+
+def test_latents_have_the_scale_of_the_image_vae(finished, tmp_path):
+    config = tiny_run(tmp_path)
+    image_model = dataclasses.replace(config.image_model, scaling_factor=1.5, shift_factor=0.1)
+    _, video = plan_jobs(dataclasses.replace(config, image_model=image_model))
+    model = jax.eval_shape(
+        lambda key: video.create(key, ImageVAE(image_model, rngs=nnx.Rngs(0))), jax.random.key(0)
+    )
+    assert (model.config.scaling_factor, model.config.shift_factor) == (1.5, 0.1)
