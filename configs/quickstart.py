@@ -1,4 +1,19 @@
-"""Quickstart: a small compatible video VAE in minutes, on a laptop, with no download."""
+"""Quickstart: a small compatible video VAE in minutes, on two CPU cores, with no download.
+
+    python train.py configs/quickstart.py
+
+Stage 1 trains an image VAE (0.24 M parameters, 4 x 4 pixels a latent, 16 channels) on photos from
+scikit-image; stage 2 inflates it to a video VAE (0.58 M parameters, 4 frames a latent frame) and
+trains that against the frozen image VAE: L1, KL, and the decoder-based compatibility loss with
+random mapping, three batches of moving photographs to one of photos.
+
+Takes about 5 minutes on two idle cores. Expect, on unseen clips, a reconstruction of about 28.5 dB
+and 28.5 dB for the image decoder's view of the video's latents, where scaling down to the latent
+grid and up again gives 26.6 dB; docs/quickstart.md has the measurements.
+
+Latents are larger than Stable Diffusion's (a number for 12 of the video's, there for 192): so small
+a network learns the task within minutes only if the bottleneck is wide.
+"""
 
 from cvvae_jax.config import (
     Bucket,
@@ -13,14 +28,16 @@ from cvvae_jax.config import (
 
 
 def get_config() -> TrainConfig:
-    """The recipe; see the top of the file."""
+    """The recipe, as the top of this file describes it."""
     shared = {
         "block_channels": (16, 32, 32),
         "blocks_per_level": 1,
         "latent_channels": 16,
         "norm_groups": 4,
+        # A norm removes brightness and contrast of the few channels of a group, which so narrow a
+        # network can't recover (17 dB after 400 steps); a large epsilon leaves most of them.
         "norm_eps": 1.0,
-        "mid_attention": False,
+        "mid_attention": False,  # slows down learning more than it adds here
     }
     return TrainConfig(
         image_model=ImageVAEConfig(quant_conv=False, **shared),

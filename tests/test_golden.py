@@ -26,6 +26,7 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 
 FOLDER = Path(os.environ.get("CVVAE_GOLDEN", Path(__file__).parent / "golden"))
+KINDS = ("image_vae", "video_vae", "video_vae_tiled")
 
 # float32 sums of up to 13824 products (27 taps of 512 channels) carry about sqrt(13824) * 6e-8 =
 # 7e-6 relative error each; some sixty layers in a row stay below 1e-4 of the largest output.
@@ -150,11 +151,18 @@ def video_outputs(vae, video, official: dict):
 
 
 def assert_equal(ours, theirs: np.ndarray, dtype: str) -> None:
+    assert ours.shape == theirs.shape
     error = np.asarray(ours, np.float32) - theirs
     if dtype == "float32":
         assert np.abs(error).max() <= FLOAT32_TOLERANCE * np.abs(theirs).max()
     else:
         assert np.sqrt(np.mean(error**2) / np.mean(theirs**2)) <= BFLOAT16_TOLERANCE
+
+
+def test_folder_holds_golden_files():
+    """Of every kind in our folder, of any kind in another one: tests without a case only skip."""
+    enough = any if "CVVAE_GOLDEN" in os.environ else all
+    assert enough(cases(kind, "float32") for kind in KINDS), FOLDER
 
 
 @pytest.mark.parametrize(("name", "case", "dtype"), cases("video_vae", "float32", "bfloat16"))

@@ -54,6 +54,11 @@ def parts() -> dict[str, list[Path]]:
     return files
 
 
+def test_every_part_has_a_rule():
+    free = {"cli", "__init__", "__main__"}
+    assert not set(parts()) - set(ALLOWED) - free
+
+
 def test_parts_import_only_what_is_below_them():
     wrong = []
     for part, allowed in ALLOWED.items():
