@@ -22,7 +22,8 @@ def main() -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("stopped; the same command goes on from the newest checkpoint.", file=sys.stderr)
+        message = "stopped; the same command goes on from the newest checkpoint, if there is one."
+        print(message, file=sys.stderr)
         return 130
     return 0
 

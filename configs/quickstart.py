@@ -7,8 +7,8 @@ scikit-image; stage 2 inflates it to a video VAE (0.58 M parameters, 4 frames a 
 trains that against the frozen image VAE: L1, KL, and the decoder-based compatibility loss with
 random mapping, three batches of moving photographs to one of photos.
 
-Takes about 5 minutes on two idle cores. Expect, on unseen clips, a reconstruction of about 28.5 dB
-and 28.5 dB for the image decoder's view of the video's latents, where scaling down to the latent
+Takes about 6 minutes on two cores. Expect, on unseen clips, a reconstruction of about 28 dB and
+28 dB for the image decoder's view of the video's latents, where scaling down to the latent
 grid and up again gives 26.6 dB; docs/quickstart.md has the measurements.
 
 Latents are larger than Stable Diffusion's (a number for 12 of the video's, there for 192): so small

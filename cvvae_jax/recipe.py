@@ -32,23 +32,23 @@ def load_recipe(path: str) -> TrainConfig:
 def parse_train_config(argv: list[str], prog: str = "train.py") -> TrainConfig:
     """A recipe with command-line overrides: `RECIPE [--section.field VALUE ..]`.
 
-    Without a recipe, `--help` lists the fields of any.
-
     Raises:
         ConfigError: no recipe is named, or it cannot be read.
         SystemExit: an override is malformed (tyro prints why), or help was asked for.
     """
+    usage = (
+        f"usage: python {prog} RECIPE [--section.field VALUE ..], "
+        "with a recipe such as configs/quickstart.py."
+    )
     match argv:
         case [("-h" | "--help"), *_]:
-            return tyro.cli(TrainConfig, args=["--help"], prog=f"{prog} RECIPE")
+            print(f"{usage}\n\npython {prog} RECIPE --help documents every field.")
+            raise SystemExit(0)
         case [recipe, *overrides] if not recipe.startswith("-"):
             default = load_recipe(recipe)
             return tyro.cli(TrainConfig, default=default, args=overrides, prog=f"{prog} {recipe}")
         case _:
-            raise ConfigError(
-                f"usage: python {prog} RECIPE [--section.field VALUE ..], "
-                "with a recipe such as configs/quickstart.py."
-            )
+            raise ConfigError(f"a recipe is missing; {usage}")
 
 
 def to_json(config: Any) -> str:

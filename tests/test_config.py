@@ -36,9 +36,20 @@ def test_command_line_overrides_the_recipe():
     assert config.model == load_recipe(RECIPE).model
 
 
+def test_help_without_a_recipe_is_the_usage(capsys):
+    with pytest.raises(SystemExit) as done:
+        parse_train_config(["--help"])
+    assert done.value.code == 0
+    assert "RECIPE --help documents every field" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
-    [([], "usage"), (["missing.py"], "missing.py"), (["setup.cfg"], "setup.cfg")],
+    [
+        ([], "a recipe is missing; usage"),
+        (["missing.py"], "missing.py"),
+        (["setup.cfg"], "setup.cfg"),
+    ],
 )
 def test_missing_recipes_are_one_sentence(arguments, words):
     with pytest.raises(ConfigError, match=words):

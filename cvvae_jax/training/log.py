@@ -45,7 +45,8 @@ def write_config(folder: Path, config: TrainConfig) -> None:
         raise ConfigError(f"the run folder {folder} can't be written: {error}.") from error
     if before is not None:
         then, now = _settings(before), _settings(json.loads(path.read_text()))
-        changed = [k for k in sorted(then | now) if then.get(k) != now.get(k)]
+        names = sorted((then | now).keys() - {"workdir"})  # the same folder by another path
+        changed = [name for name in names if then.get(name) != now.get(name)]
         for name in changed:
             say(folder, f"changed since this run began: {name} {then.get(name)} -> {now.get(name)}")
 

@@ -81,9 +81,12 @@ def _announce(job: Job, state: TrainState, start: int) -> None:
         raise ConfigError(
             f"{job.folder} has done {start} steps, more than the {job.stage.steps} asked for."
         )
+    if start == job.stage.steps:
+        say(job.folder, f"{job.title}: all {start} steps are done already")
+        return
     size = paths.count(state.model) / 1e6
     place = f"step {start} of {job.stage.steps}, on {sharding.describe(job.mesh)}"
-    say(job.folder, f"{job.title}: {size:.2f} M parameters, {place}")
+    say(job.folder, f"{job.title}: {size:.2f} M parameters, {place}; compiling the step first")
 
 
 def _first_state(
