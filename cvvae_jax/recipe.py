@@ -66,20 +66,13 @@ def from_json(kind: type, text: str) -> Any:
 
 
 def _build(kind: Any, value: Any) -> Any:
+    """`value`, as JSON gives it, as the type `kind`; lists become tuples."""
     if not dataclasses.is_dataclass(kind):
-        return _tuples(value)
-    names = {field.name: field.type for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(value) - set(names)):
+        return tuple(value) if isinstance(value, list) else value
+    types = {field.name: field.type for field in dataclasses.fields(kind)}
+    if unknown := sorted(set(value) - set(types)):
         raise ConfigError(f"{kind.__name__} has no setting {', '.join(unknown)}.")
-    parts = {
-        n: _bucket_tuple(v) if n == "buckets" else _build(names[n], v) for n, v in value.items()
-    }
-    return kind(**parts)
-
-
-def _bucket_tuple(value: list) -> tuple[Bucket, ...]:
-    return tuple(Bucket(**bucket) for bucket in value)
-
-
-def _tuples(value: Any) -> Any:
-    return tuple(_tuples(v) for v in value) if isinstance(value, list) else value
+    fields = {name: _build(types[name], part) for name, part in value.items() if name != "buckets"}
+    if "buckets" in value:
+        fields["buckets"] = tuple(_build(Bucket, bucket) for bucket in value["buckets"])
+    return kind(**fields)
