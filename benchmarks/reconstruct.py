@@ -1,6 +1,6 @@
 """How fast a full-width video VAE encodes and decodes a chunk, and how far that is from the floor.
 
-    python benchmarks/reconstruct.py --preset sd21 --size 256 --dtype bfloat16 --peak 788
+    python -m benchmarks.reconstruct --preset sd21 --size 256 --dtype bfloat16 --peak 788
 
 Random weights of the official shapes: speed and memory don't depend on their values. Operations
 are those of XLA's own count for the compiled program; `--peak`, in TFLOP/s, is the device's.
