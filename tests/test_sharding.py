@@ -87,7 +87,8 @@ def test_loss_and_gradients_equal_those_of_one_device(
 def test_step_with_sharded_moments_and_averages_equals_that_of_one_device(batch, monkeypatch):
     """Norms of all gradients and of the update; 1e-4 as above. Single parameters are not compared:
     Adam's first steps turn the rounding of a zero gradient into a full step. L2, since the gradient
-    of L1 jumps where an error is so small that rounding turns its sign."""
+    of L1 jumps where rounding turns an error's sign: here at 1 of 46080 values, which moves its
+    norm by 1.02e-4; that of L2 is equal to the bit."""
     monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 1024)
     stage = StageConfig(10, (Bucket(5, 24, 8),), OptimizerConfig(warmup_steps=0))
     loss = LossConfig(recon="l2")
