@@ -1,0 +1,220 @@
+"""PyTorch's pickle files through torch, a tensor at a time, without running what they hold."""
+
+import functools
+import re
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.convert.sources import Source, Stamp, TensorInfo, readable
+
+ZIP_MAGIC = b"PK\x03\x04"
+# `weights_only` could be made to run code before 2.6 (CVE-2025-32434) and to corrupt memory before
+# 2.10 (CVE-2026-24747).
+_SAFE_TORCH = (2, 10)
+# Pages of a mapping count as memory of the process until it is closed.
+_REMAP_BYTES = 128 * 2**20
+_DTYPES = (
+    *("float64", "float32", "float16", "int64", "int32", "int16", "int8"),
+    *("uint64", "uint32", "uint16", "uint8", "bool"),
+)
+
+
+def open_pickle(path: Path) -> Source:
+    """Checks a file of `torch.save`; of a file in its zip format no tensor is read.
+
+    The file may hold a dict of tensors, or a training state with one such dict in it.
+
+    Raises:
+        ConfigError: torch is missing or too old; the file is damaged, compressed, refers to code,
+            or holds anything but dense tensors of plain types.
+    """
+    with readable(path), path.open("rb") as file:
+        stamp = Stamp.of(file.fileno())
+        zipped = file.read(len(ZIP_MAGIC)) == ZIP_MAGIC
+    if zipped:
+        _check_zip(path, size=stamp.size)
+    tensors = _load(path, mapped=zipped)
+    infos = {name: _info(path, name, tensor, stamp.size) for name, tensor in tensors.items()}
+    read = _read_mapped if zipped else _read_whole
+    return Source(path, infos, {}, functools.partial(read, path, stamp))
+
+
+def _check_zip(path: Path, *, size: int) -> None:
+    """Torch stores its entries uncompressed; small files that unpack to huge ones end here."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            entries = archive.infolist()
+    except Exception as error:  # zipfile raises half a dozen types for damaged files
+        raise ConfigError(
+            f"{path} is a damaged or cut short zip archive ({error}); download it again."
+        ) from error
+    names = [entry.filename.rpartition("/")[2] for entry in entries]
+    if names.count("data.pkl") != 1:
+        raise ConfigError(
+            f"{path} is a zip archive but not PyTorch's (it holds no data.pkl); unpack it and name "
+            "the weights in it."
+        )
+    if "constants.pkl" in names:
+        raise ConfigError(f"{path} is a TorchScript program; only files of weights are read.")
+    stored = all(
+        entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
+        for entry in entries
+    )
+    if not stored or sum(entry.file_size for entry in entries) > size:
+        raise ConfigError(
+            f"{path} holds compressed or oversized entries, which torch.save never writes; it was "
+            "not unpacked."
+        )
+
+
+def _load(path: Path, *, mapped: bool) -> dict[str, Any]:
+    """The torch tensors in the file, by name."""
+    torch = _import_torch(path)
+    try:
+        state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
+    except Exception as error:  # a damaged pickle can raise nearly any type
+        # Torch's own message advises to load the file without this protection.
+        raise ConfigError(_explain(path, str(error))) from None
+    return _tensors_of(path, state)
+
+
+def _import_torch(path: Path) -> ModuleType:
+    try:
+        import torch
+    except ImportError as error:
+        raise ConfigError(
+            f"reading {path} takes PyTorch: run `pip install torch`, or name a .safetensors file."
+        ) from error
+    if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < _SAFE_TORCH:
+        raise ConfigError(
+            f"PyTorch {torch.__version__} cannot read {path} safely: run `pip install "
+            f"'torch>={'.'.join(map(str, _SAFE_TORCH))}'`, or name a .safetensors file."
+        )
+    return torch
+
+
+def _explain(path: Path, message: str) -> str:
+    if refused := re.search(r"GLOBAL ([\w.]+)", message):
+        return (
+            f"{path} holds code or Python objects ({refused[1].rstrip('.')}) and was not loaded; "
+            "only files of plain tensors are read."
+        )
+    reason = message.partition("WeightsUnpickler error: ")[2] or message
+    reason = reason.strip().partition("\n")[0].rstrip(". ") or "no reason given"
+    return f"{path} is no sound file of PyTorch weights and was not loaded: torch says {reason}."
+
+
+def _tensors_of(path: Path, state: Any) -> dict[str, Any]:
+    """The one dict of tensors in what torch.save was given.
+
+    A training state has counters, hyperparameters and optimizer states beside its weights; these
+    are passed over only at its top level. Inside the weights every entry must be a tensor.
+    """
+    if not isinstance(state, dict):
+        raise ConfigError(f"{path} holds a {type(state).__name__}, not a dict of tensors.")
+    nested = {key: value for key, value in state.items() if _has_tensors(value)}
+    if "state_dict" in nested:
+        nested = {"state_dict": nested["state_dict"]}
+    if not nested:
+        tensors = {key: value for key, value in state.items() if _is_tensor(value)}
+        if not tensors:
+            raise ConfigError(f"{path} holds no dict of tensors; it has {_listed(state)}.")
+    elif len(nested) > 1 or any(_is_tensor(value) and value.ndim for value in state.values()):
+        raise ConfigError(
+            f"{path} holds several sets of tensors ({_listed(nested)}, or its top level); save the "
+            "one you want as a file of its own."
+        )
+    else:
+        ((key, tensors),) = nested.items()
+        for name, value in tensors.items():
+            if not _is_tensor(value):
+                raise ConfigError(
+                    f"{path} holds {key}[{name!r}] of type {type(value).__name__}; all entries of "
+                    f"{key} must be tensors."
+                )
+    if not_text := [name for name in tensors if not isinstance(name, str)]:
+        raise ConfigError(f"{path} names a tensor {not_text[0]!r}; names must be text.")
+    return tensors
+
+
+def _listed(state: dict[Any, Any]) -> str:
+    names = [str(key) for key in state]
+    return ", ".join(names[:10] + ["..."] * (len(names) > 10)) or "nothing at all"
+
+
+def _is_tensor(value: Any) -> bool:
+    import torch
+
+    return isinstance(value, torch.Tensor)
+
+
+def _has_tensors(value: Any) -> bool:
+    return isinstance(value, dict) and any(_is_tensor(entry) for entry in value.values())
+
+
+def _info(path: Path, name: str, tensor: Any, size: int) -> TensorInfo:
+    import torch
+
+    dtypes = {getattr(torch, name): np.dtype(name) for name in _DTYPES}
+    dtypes[torch.bfloat16] = np.dtype(ml_dtypes.bfloat16)
+    kind = None
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        kind = f"a {type(tensor).__name__}"
+    elif tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+        kind = f"{tensor.layout}, {tensor.dtype} on {tensor.device}"
+    elif tensor.dtype not in dtypes:
+        kind = str(tensor.dtype)
+    elif tensor.numel() * tensor.element_size() > size:
+        # A view that repeats its elements can be of any size.
+        kind = f"a view of shape {tuple(tensor.shape)}, larger than the file"
+    if kind:
+        raise ConfigError(
+            f"{path} holds {name} as {kind}; accepted are dense tensors of bfloat16, "
+            f"{', '.join(_DTYPES)}."
+        )
+    return TensorInfo(tuple(tensor.shape), dtypes[tensor.dtype])
+
+
+def _read_mapped(path: Path, stamp: Stamp, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    tensors, unmapped_at = _load_again(path, stamp, mapped=True), 0
+    order = sorted(names, key=lambda name: tensors[name].data_ptr())
+    done = 0
+    for name in order:
+        if done > unmapped_at + _REMAP_BYTES:
+            tensors = None  # the old mapping goes before the new one comes
+            tensors, unmapped_at = _load_again(path, stamp, mapped=True), done
+        done += tensors[name].numel() * tensors[name].element_size()
+        yield name, _to_numpy(tensors[name])
+
+
+def _read_whole(path: Path, stamp: Stamp, names: list[str]) -> Iterator[tuple[str, np.ndarray]]:
+    loaded = _load_again(path, stamp, mapped=False)
+    tensors = {name: loaded[name] for name in names}
+    del loaded
+    for name in names:
+        yield name, _to_numpy(tensors.pop(name))
+
+
+def _load_again(path: Path, stamp: Stamp, *, mapped: bool) -> dict[str, Any]:
+    with readable(path):
+        stamp.check(path, path)
+        tensors = _load(path, mapped=mapped)
+        stamp.check(path, path)
+    return tensors
+
+
+def _to_numpy(tensor: Any) -> np.ndarray:
+    """A copy, as the tensor may be a view of a mapping or of a storage that others share."""
+    import torch
+
+    tensor = tensor.detach()
+    if tensor.dtype == torch.bfloat16:
+        return tensor.view(torch.int16).numpy().copy().view(ml_dtypes.bfloat16)
+    return tensor.numpy().copy()
