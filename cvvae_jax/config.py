@@ -22,7 +22,7 @@ def _at_least(config: Any, smallest: int, *names: str) -> None:
             raise ConfigError(f"{name} must be {smallest} or more, not {value}.")
 
 
-def _check_networks(config: "ImageVAEConfig | VideoVAEConfig") -> None:
+def _check_networks(config: "ImageVAEConfig | VideoVAEConfig | SVDVAEConfig") -> None:
     _at_least(config, 1, "blocks_per_level", "latent_channels", "norm_groups")
     for channels in config.block_channels:
         if channels < 1 or channels % config.norm_groups:
@@ -147,6 +147,85 @@ class VideoVAEConfig:
     def temporal_compression(self) -> int:
         """Frames of one latent frame, the first one aside."""
         return 2 ** sum(stride == 2 for stride in self.temporal_strides)
+
+
+@dataclasses.dataclass(frozen=True)
+class SVDVAEConfig:
+    """Stable Video Diffusion's VAE (AutoencoderKLTemporalDecoder in diffusers).
+
+    The defaults are the published model.
+    """
+
+    block_channels: tuple[int, ...] = (128, 256, 512, 512)
+    """Channels of every resolution level; all but the last level halve height and width."""
+    blocks_per_level: int = 2
+    """Residual blocks of an encoder level and of the decoder's middle; a decoder level has one
+    more."""
+    latent_channels: int = 4
+    """Channels of the latents."""
+    norm_groups: int = 32
+    """Groups of every GroupNorm."""
+    scaling_factor: float = 0.18215
+    """Latents as diffusion models see them are (latents - shift_factor) * scaling_factor."""
+    shift_factor: float = 0.0
+    """See `scaling_factor`."""
+    dtype: DType = "float32"
+    """Type of the computation; norm and softmax statistics are float32 whatever is set."""
+    param_dtype: DType = "float32"
+    """Type in which parameters are kept."""
+
+    def __post_init__(self):
+        _check_networks(self)
+
+    @property
+    def spatial_compression(self) -> int:
+        """Pixels along an edge of one latent."""
+        return 2 ** (len(self.block_channels) - 1)
+
+    @property
+    def temporal_compression(self) -> int:
+        """Frames of one latent frame."""
+        return 1
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorConfig:
+    """The 3-D discriminator of the GAN loss.
+
+    The defaults are the official model.
+    """
+
+    base_channels: int = 64
+    """Channels after the first convolution; the blocks widen up to 8 times that."""
+    layers: int = 4
+    """Residual blocks; all but the last two halve time, height and width."""
+    half_3d: bool = False
+    """Whether the second convolution of a residual block is per frame or 3-D."""
+    norm_groups: int = 32
+    """Groups of every GroupNorm."""
+    dtype: DType = "float32"
+    """Type of the computation; norm statistics are float32 whatever is set."""
+    param_dtype: DType = "float32"
+    """Type in which parameters are kept."""
+
+    def __post_init__(self):
+        _at_least(self, 1, "base_channels", "norm_groups")
+        _at_least(self, 2, "layers")
+        if self.base_channels % self.norm_groups:
+            raise ConfigError(
+                f"base_channels {self.base_channels} must be a multiple of norm_groups "
+                f"{self.norm_groups}."
+            )
+
+
+@dataclasses.dataclass(frozen=True)
+class LPIPSConfig:
+    """The network of the perceptual loss: VGG16 with the heads of LPIPS."""
+
+    dtype: DType = "float32"
+    """Type of the convolutions; norms of features and distances are float32 whatever is set."""
+    param_dtype: DType = "float32"
+    """Type in which parameters are kept."""
 
 
 @dataclasses.dataclass(frozen=True)

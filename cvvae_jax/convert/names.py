@@ -13,14 +13,17 @@ class Row:
     """Where a layer of the official weights is found here."""
 
     official: str
-    """Layer name there, without `.weight` or `.bias`."""
+    """Layer name there, without `.weight`, `.bias` or another parameter's name."""
 
     ours: str
-    """Layer path here, without `/kernel`, `/scale` or `/bias`."""
+    """Layer path here, without `/kernel`, `/scale`, `/bias` or another parameter's name."""
 
     unit_axes: int = 0
     """Axes of size 1 behind the two channel axes of the official kernel, where ours is a linear
     layer's."""
+
+
+_SAME = {"bias": "bias", "mix_factor": "mix_factor"}  # parameters called alike on both sides
 
 
 def our_path(rows: list[Row], official: str) -> tuple[str, Row] | None:
@@ -28,7 +31,7 @@ def our_path(rows: list[Row], official: str) -> tuple[str, Row] | None:
     layer, _, leaf = official.rpartition(".")
     for row in rows:
         if (path := _translate(row.official, row.ours, layer, "{:02d}")) is not None:
-            names = {"bias": "bias", "weight": "scale" if _is_norm(path) else "kernel"}
+            names = _SAME | {"weight": "scale" if _is_norm(path) else "kernel"}
             return (f"{path}/{names[leaf]}", row) if leaf in names else None
     return None
 
@@ -38,13 +41,21 @@ def official_name(rows: list[Row], path: str) -> tuple[str, Row] | None:
     layer, _, leaf = path.rpartition("/")
     for row in rows:
         if (name := _translate(row.ours, row.official, layer, "{:d}")) is not None:
-            return f"{name}.{'bias' if leaf == 'bias' else 'weight'}", row
+            return f"{name}.{_SAME.get(leaf, 'weight')}", row
     return None
+
+
+def modern_name(name: str) -> str:
+    """The name that diffusers gives a tensor today: until 2023 the layers of an attention had
+    others."""
+    modern = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+    layer = rf"(\.attentions\.\d+)\.({'|'.join(modern)})\."
+    return re.sub(layer, lambda match: f"{match[1]}.{modern[match[2]]}.", name)
 
 
 def diffusers_rows() -> list[Row]:
     """AutoencoderKL of any size, and the CV-VAE SD3 family, which has the same names."""
-    rows = [Row("quant_conv", "quant_conv", 2), Row("post_quant_conv", "post_quant_conv", 2)]
+    rows = _quant_convs()
     for end, level, resample in (("encoder", "down", "down"), ("decoder", "up", "up")):
         block = f"{end}.{level}_blocks.#", f"{end}/{level}_blocks/#"
         mid = f"{end}.mid_block", f"{end}/mid_block"
@@ -60,27 +71,51 @@ def diffusers_rows() -> list[Row]:
     return rows
 
 
-def sd21_rows(levels: int) -> list[Row]:
-    """The CV-VAE SD2.1 family with this many resolution levels: names in latent-diffusion's style.
+def svd_rows() -> list[Row]:
+    """AutoencoderKLTemporalDecoder: as AutoencoderKL, with two parts in every residual block of the
+    decoder."""
+    rows = []
+    for there, here in (("mid_block", "mid_block"), ("up_blocks.#", "up_blocks/#")):
+        block = f"decoder.{there}.resnets.#", f"decoder/{here}/resnets/#"
+        shortcut = "spatial_res_block.conv_shortcut", "spatial_res_block/conv_shortcut"
+        rows += [
+            Row(f"{block[0]}.{shortcut[0]}", f"{block[1]}/{shortcut[1]}", 2),
+            Row(f"{block[0]}.*.*", f"{block[1]}/*/*"),
+        ]
+    return [*rows, *diffusers_rows()]
+
+
+def ldm_rows(levels: int, *, image: bool) -> list[Row]:
+    """Names in latent-diffusion's style, with this many resolution levels: of Stable Diffusion's
+    own files with `image`, else of the CV-VAE SD2.1 family.
 
     The decoder's levels count from the highest resolution there, from the lowest here.
     """
-    rows = []
+    shortcut_axes = 2 if image else 3
+    rows = _quant_convs() if image else []
     for end, level in (("encoder", "down"), ("decoder", "up")):
         for i in range(levels):
             position = i if level == "down" else levels - 1 - i
             block = f"{end}.{level}.{i}", f"{end}/{level}_blocks/{position:02d}"
             rows += [
-                Row(f"{block[0]}.block.#.nin_shortcut", f"{block[1]}/resnets/#/conv_shortcut", 3),
+                Row(
+                    f"{block[0]}.block.#.nin_shortcut",
+                    f"{block[1]}/resnets/#/conv_shortcut",
+                    shortcut_axes,
+                ),
                 Row(f"{block[0]}.block.#.*", f"{block[1]}/resnets/#/*"),
                 Row(f"{block[0]}.{level}sample.conv", f"{block[1]}/{level}samplers/00/conv"),
             ]
-        rows += _sd21_middle(end)
+        rows += _ldm_middle(end)
         rows += [Row(f"{end}.norm_out", f"{end}/conv_norm_out"), Row(f"{end}.*", f"{end}/*")]
     return rows
 
 
-def _sd21_middle(end: str) -> list[Row]:
+def _quant_convs() -> list[Row]:
+    return [Row("quant_conv", "quant_conv", 2), Row("post_quant_conv", "post_quant_conv", 2)]
+
+
+def _ldm_middle(end: str) -> list[Row]:
     attention = f"{end}.mid.attn_1", f"{end}/mid_block/attentions/00"
     return [
         Row(f"{end}.mid.block_1.*", f"{end}/mid_block/resnets/00/*"),
@@ -105,6 +140,18 @@ def discriminator_rows(layers: int) -> list[Row]:
             Row(f"main.{3 * i + 3}", f"norms/{i:02d}"),
         ]
     return [*rows, Row(f"main.{3 * layers + 2}", "conv_out")]
+
+
+def lpips_rows() -> list[Row]:
+    """LPIPS with VGG16: positions there count torchvision's layers, ReLU and pooling included."""
+    positions = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
+    rows = []
+    for i, level in enumerate(positions):
+        rows += [
+            Row(f"net.slice{i + 1}.{p}", f"levels/{i:02d}/{j:02d}") for j, p in enumerate(level)
+        ]
+        rows.append(Row(f"lin{i}.model.1", f"heads/{i:02d}", 2))
+    return rows
 
 
 def _is_norm(path: str) -> bool:

@@ -28,11 +28,12 @@ class Level(nnx.Module):
         *,
         down: Downsample | None = None,
         up: Upsample | None = None,
+        block: type[nnx.Module] = ResBlock,
         style: Style,
         rngs: nnx.Rngs,
     ):
         pairs = itertools.pairwise(widths)
-        self.resnets = nnx.List([ResBlock(i, o, style=style, rngs=rngs) for i, o in pairs])
+        self.resnets = nnx.List([block(i, o, style=style, rngs=rngs) for i, o in pairs])
         if down:
             self.downsamplers = nnx.List([down])
         if up:

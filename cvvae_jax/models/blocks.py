@@ -189,3 +189,11 @@ class MidBlock(nnx.Module):
         for layer in self.attentions:
             video = layer(video)
         return self.resnets[1](video)
+
+
+def per_frame(network: nnx.Module, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 d"]:
+    """A network or layer on every frame alone: frames become the batch, so that no norm sees two at
+    once."""
+    b, t = video.shape[:2]
+    frames = network(video.reshape(b * t, 1, *video.shape[2:]))
+    return frames.reshape(b, t, *frames.shape[2:])

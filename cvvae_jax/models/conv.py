@@ -12,7 +12,7 @@ from jaxtyping import Array, Float
 
 PadMode = Literal["zero", "edge"]
 _JNP_MODE = {"zero": "constant", "edge": "edge"}
-_initializer = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default
+TORCH_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,11 +23,13 @@ class ConvKind:
     frames before, `centered` a 3-D one that looks one frame both ways. A causal convolution sees
     the first frame again before the start; a centered one sees `temporal_padding` beyond both ends.
     `spatial_padding` is what 3-D convolutions see beyond the frame; per-frame ones see zeros.
+    `spatial_taps` is 1 for convolutions along time alone.
     """
 
     time: Literal["none", "causal", "centered"]
     temporal_padding: PadMode = "edge"
     spatial_padding: PadMode = "zero"
+    spatial_taps: Literal[1, 3] = 3
 
     def per_frame(self) -> "ConvKind":
         """The 2-D convolution that stands beside these ones in half-3-D blocks."""
@@ -38,12 +40,20 @@ class ConvKind:
         """Frames added before and after."""
         return {"none": (0, 0), "causal": (2, 0), "centered": (1, 1)}[self.time]
 
+    @property
+    def taps(self) -> tuple[int, ...]:
+        """The kernel's size along time, unless per frame, height and width."""
+        space = (self.spatial_taps, self.spatial_taps)
+        return space if self.time == "none" else (3, *space)
+
 
 class Conv(nnx.Module):
-    """A 3x3 (per frame) or 3x3x3 convolution, with the padding of its kind.
+    """A 3x3 (per frame) or 3x3x3 convolution, or one along time alone, with the padding of its
+    kind.
 
-    The kernel is (3, 3, in, out) or (3, 3, 3, in, out). `spatial_pads` are the pixels added before
-    and after along height and width; `strides` are those of (time, height, width).
+    The kernel is (*taps, in, out) with the taps of the kind. `spatial_pads` are the pixels added
+    before and after along height and width, by default as many as keep the size; `strides` are
+    those of (time, height, width).
     """
 
     def __init__(
@@ -53,15 +63,17 @@ class Conv(nnx.Module):
         *,
         kind: ConvKind,
         strides: tuple[int, int, int] = (1, 1, 1),
-        spatial_pads: tuple[int, int] = (1, 1),
+        spatial_pads: tuple[int, int] | None = None,
+        kernel_init: nnx.Initializer = TORCH_INIT,
         dtype: jnp.dtype,
         param_dtype: jnp.dtype,
         rngs: nnx.Rngs,
     ):
-        taps = (3, 3) if kind.time == "none" else (3, 3, 3)
-        self.kernel = nnx.Param(_initializer(rngs.params(), (*taps, inputs, outputs), param_dtype))
+        shape = (*kind.taps, inputs, outputs)
+        self.kernel = nnx.Param(kernel_init(rngs.params(), shape, param_dtype))
         self.bias = nnx.Param(jnp.zeros((outputs,), param_dtype))
-        self.kind, self.strides, self.spatial_pads, self.dtype = kind, strides, spatial_pads, dtype
+        self.spatial_pads = spatial_pads or (kind.spatial_taps // 2,) * 2
+        self.kind, self.strides, self.dtype = kind, strides, dtype
 
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 d"]:
         kernel = self.kernel[...].astype(self.dtype)

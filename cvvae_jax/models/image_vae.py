@@ -7,7 +7,7 @@ from jaxtyping import Array, Float
 
 from cvvae_jax.config import ImageVAEConfig
 from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, style_dtypes
-from cvvae_jax.models.blocks import SpatialAttention, Style
+from cvvae_jax.models.blocks import SpatialAttention, Style, per_frame
 from cvvae_jax.models.conv import ConvKind
 
 _SD = ImageVAEConfig()
@@ -57,19 +57,10 @@ class ImageVAE(VAE):
 
     def moments(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t y x zz"]:
         """Encoder output of every frame: means, then log-variances before clamping."""
-        moments = _per_frame(self.encoder, video)
+        moments = per_frame(self.encoder, video)
         return self.quant_conv(moments) if self.config.quant_conv else moments
 
     def decode(self, latents: Float[Array, "b t y x z"]) -> Float[Array, "b t h w 3"]:
         """One frame for every latent frame, about [-1, 1], not clipped: image mode."""
         latents = self.post_quant_conv(latents) if self.config.quant_conv else latents
-        return _per_frame(self.decoder, latents)
-
-
-def _per_frame(
-    network: nnx.Module, video: Float[Array, "b t h w c"]
-) -> Float[Array, "b t h2 w2 d"]:
-    """Frames become the batch, so that no norm sees two frames at once."""
-    b, t = video.shape[:2]
-    frames = network(video.reshape(b * t, 1, *video.shape[2:]))
-    return frames.reshape(b, t, *frames.shape[2:])
+        return per_frame(self.decoder, latents)

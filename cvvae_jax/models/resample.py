@@ -3,7 +3,7 @@
 from typing import Literal
 
 import jax.numpy as jnp
-from einops import rearrange
+from einops import rearrange, reduce
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -56,3 +56,23 @@ class Upsample(nnx.Module):
         if self.time_stride == 1:
             return video
         return rearrange(video, "b t h w (n c) -> b (t n) h w c", n=2)[:, 1:]
+
+
+def pool(
+    video: Float[Array, "b t h w c"],
+    *,
+    window: tuple[int, int, int],
+    reduction: Literal["max", "mean"],
+) -> Float[Array, "b t2 h2 w2 c"]:
+    """One value for every (time, height, width) window; what doesn't fill a window is left out.
+
+    As a reduction over split axes, whose gradient takes a quarter of the time of the one of XLA's
+    reduction over windows.
+    """
+    t, h, w = (size // n * n for size, n in zip(video.shape[1:4], window, strict=True))
+    return reduce(
+        video[:, :t, :h, :w],
+        "b (t i) (h j) (w k) c -> b t h w c",
+        reduction,
+        **dict(zip("ijk", window, strict=True)),
+    )

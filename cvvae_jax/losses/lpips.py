@@ -1,0 +1,33 @@
+"""LPIPS: how different two frames look, as a distance of a network's features."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cvvae_jax.models.vgg import LPIPS
+
+
+def lpips(
+    network: LPIPS, video: Float[Array, "b t h w 3"], other: Float[Array, "b t h w 3"]
+) -> Float[Array, "b t"]:
+    """LPIPS of every frame of two videos in [-1, 1]; 0 for equal ones, without an upper limit.
+
+    Features of every layer are brought to length 1 over channels; their squared difference is
+    weighted by the layer's head, averaged over the frame and summed over layers (Zhang et al. 2018,
+    "The Unreasonable Effectiveness of Deep Features"). No dropout, in training neither.
+    """
+    pairs = zip(network.heads, network.features(video), network.features(other), strict=True)
+    return sum(
+        head(jnp.square(_normalized(a) - _normalized(b))).mean(axis=(2, 3, 4))
+        for head, a, b in pairs
+    )
+
+
+def _normalized(features: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+    """Length 1 over channels, in float32.
+
+    The first epsilon keeps the gradient finite where all features are zero; the second is the
+    official formula's.
+    """
+    features = features.astype(jnp.float32)
+    squares = jnp.square(features).sum(axis=-1, keepdims=True)
+    return features / (jnp.sqrt(squares + 1e-10) + 1e-10)

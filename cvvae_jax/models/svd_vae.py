@@ -1,0 +1,146 @@
+"""Stable Video Diffusion's VAE: `AutoencoderKLTemporalDecoder` in diffusers.
+
+Its latents are an image VAE's, one for every frame; only its decoder sees time.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cvvae_jax.config import SVDVAEConfig
+from cvvae_jax.models.autoencoder import VAE, Encoder, Level, style_dtypes
+from cvvae_jax.models.blocks import GroupNorm, ResBlock, SpatialAttention, Style, per_frame
+from cvvae_jax.models.conv import Conv, ConvKind
+from cvvae_jax.models.resample import Upsample
+
+ALONG_TIME = ConvKind("centered", temporal_padding="zero", spatial_taps=1)
+TEMPORAL_EPS = 1e-5  # of the norms over time; the per-frame ones have the image VAE's 1e-6
+
+
+class TimeMixer(nnx.Module):
+    """A learned blend of two videos: `AlphaBlender` in diffusers, in the form its decoder uses."""
+
+    def __init__(self, *, style: Style):
+        self.mix_factor = nnx.Param(jnp.zeros((1,), style.param_dtype))
+        self.dtype = style.dtype
+
+    def __call__(
+        self, spatial: Float[Array, "b t h w c"], temporal: Float[Array, "b t h w c"]
+    ) -> Float[Array, "b t h w c"]:
+        # In this decoder, unlike in SVD's U-Net, the sigmoid is the share of the temporal part.
+        share = jax.nn.sigmoid(self.mix_factor[...]).astype(self.dtype).reshape(1, 1, 1, 1, 1)
+        return (1 - share) * spatial + share * temporal
+
+
+class SpatioTemporalResBlock(nnx.Module):
+    """A residual block per frame, then one along time, blended with the first one's output:
+    `SpatioTemporalResBlock` in diffusers."""
+
+    def __init__(self, inputs: int, outputs: int, *, style: Style, rngs: nnx.Rngs):
+        along_time = dataclasses.replace(
+            style, conv=ALONG_TIME, half_3d=False, norm_eps=TEMPORAL_EPS
+        )
+        self.spatial_res_block = ResBlock(inputs, outputs, style=style, rngs=rngs)
+        self.temporal_res_block = ResBlock(outputs, outputs, style=along_time, rngs=rngs)
+        self.time_mixer = TimeMixer(style=style)
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w d"]:
+        spatial = per_frame(self.spatial_res_block, video)
+        return self.time_mixer(spatial, self.temporal_res_block(spatial))
+
+
+class TemporalMidBlock(nnx.Module):
+    """The middle of the decoder: `MidBlockTemporalDecoder` in diffusers.
+
+    It has as many residual blocks as a level of the encoder, two in the published model, and one
+    attention layer.
+    """
+
+    def __init__(self, channels: int, *, blocks: int, style: Style, rngs: nnx.Rngs):
+        self.resnets = nnx.List(
+            [
+                SpatioTemporalResBlock(channels, channels, style=style, rngs=rngs)
+                for _ in range(blocks)
+            ]
+        )
+        self.attentions = nnx.List([SpatialAttention(channels, style=style, rngs=rngs)])
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+        video = self.resnets[0](video)
+        # One attention layer and one block after it, whatever the number of blocks: with a single
+        # block diffusers' attention is never reached, with three or more the others are not.
+        for attention, block in zip(self.attentions, self.resnets[1:], strict=False):
+            video = block(attention(video))
+        return video
+
+
+class TemporalDecoder(nnx.Module):
+    """From latents to video, (b, t, y, x, z) -> (b, t, 8y, 8x, 3): `TemporalDecoder` in
+    diffusers."""
+
+    def __init__(self, config: SVDVAEConfig, *, style: Style, rngs: nnx.Rngs):
+        channels = config.block_channels[::-1]
+        conv = {"kind": style.conv, **style.dtypes, "rngs": rngs}
+        self.conv_in = Conv(config.latent_channels, channels[0], **conv)
+        self.mid_block = TemporalMidBlock(
+            channels[0], blocks=config.blocks_per_level, style=style, rngs=rngs
+        )
+        self.up_blocks = nnx.List()
+        for i, width in enumerate(channels):
+            up = None
+            if i < len(channels) - 1:
+                up = Upsample(width, time_stride=1, style=style, rngs=rngs)
+            widths = (channels[max(i - 1, 0)], *(width,) * (config.blocks_per_level + 1))
+            self.up_blocks.append(
+                Level(widths, up=up, block=SpatioTemporalResBlock, style=style, rngs=rngs)
+            )
+        self.conv_norm_out = GroupNorm(channels[-1], style=style)
+        self.conv_out = Conv(channels[-1], 3, **conv)
+        self.time_conv_out = Conv(3, 3, **conv | {"kind": ALONG_TIME})
+
+    def __call__(self, latents: Float[Array, "b t y x z"]) -> Float[Array, "b t h w 3"]:
+        hidden = self.mid_block(self.conv_in(latents))
+        for level in self.up_blocks:
+            hidden = level(hidden)
+        frames = self.conv_out(jax.nn.silu(per_frame(self.conv_norm_out, hidden)))
+        return self.time_conv_out(frames)
+
+
+class SVDVAE(VAE):
+    """Every frame encoded alone, all of them decoded together: (b, t, 8y, 8x, 3) <-> (b, t, y, x,
+    z), for any t.
+
+    Built from an `SVDVAEConfig`, with random weights. Latents are those of the Stable Diffusion
+    1.x/2.x image VAE; the frames of a batch entry are one video.
+    """
+
+    def __init__(self, config: SVDVAEConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        style = Style(
+            conv=ConvKind("none"),
+            upsampling=ConvKind("none"),
+            half_3d=True,
+            norm_groups=config.norm_groups,
+            norm_eps=1e-6,
+            **style_dtypes(config),
+        )
+        self.encoder = Encoder(
+            channels=config.block_channels,
+            blocks=config.blocks_per_level,
+            latent_channels=config.latent_channels,
+            temporal_strides=(1,) * (len(config.block_channels) - 1),
+            downsample_padding="asymmetric",
+            attention=SpatialAttention,
+            style=style,
+            rngs=rngs,
+        )
+        self.decoder = TemporalDecoder(config, style=style, rngs=rngs)
+        z = config.latent_channels
+        self.quant_conv = nnx.Linear(2 * z, 2 * z, **style.dtypes, rngs=rngs)
+
+    def moments(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t y x zz"]:
+        """Encoder output of every frame: means, then log-variances before clamping."""
+        return self.quant_conv(per_frame(self.encoder, video))

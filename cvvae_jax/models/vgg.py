@@ -1,0 +1,63 @@
+"""The network behind LPIPS: VGG16's convolutions with a linear head for each of five features."""
+
+import itertools
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cvvae_jax.config import LPIPSConfig
+from cvvae_jax.models.autoencoder import style_dtypes
+from cvvae_jax.models.conv import Conv, ConvKind
+from cvvae_jax.models.resample import pool
+
+# Channels of the convolutions of every resolution level.
+LEVELS = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
+# Mean and deviation of ImageNet's pixels, for values in [-1, 1].
+SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
+
+
+class LPIPS(nnx.Module):
+    """VGG16 up to relu5_3 and the five heads of LPIPS: `LPIPS(net="vgg")` in the official code.
+
+    `levels` holds the convolutions of each resolution, `heads` one linear layer without bias for
+    each. Built from an `LPIPSConfig`; the network is random then, the heads plain averages.
+    """
+
+    def __init__(self, config: LPIPSConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        dtypes = style_dtypes(config)
+        self.levels, self.heads = nnx.List(), nnx.List()
+        inputs = 3
+        for widths in LEVELS:
+            pairs = itertools.pairwise((inputs, *widths))
+            self.levels.append(
+                nnx.List([Conv(i, o, kind=ConvKind("none"), **dtypes, rngs=rngs) for i, o in pairs])
+            )
+            inputs = widths[-1]
+            average = nnx.initializers.constant(1 / inputs)
+            self.heads.append(
+                nnx.Linear(
+                    inputs,
+                    1,
+                    use_bias=False,
+                    kernel_init=average,
+                    param_dtype=dtypes["param_dtype"],
+                    rngs=rngs,
+                )
+            )
+
+    def features(self, video: Float[Array, "b t h w 3"]) -> list[Float[Array, "b t _ _ _"]]:
+        """relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3 of every frame of a video in [-1, 1]; each
+        has half the height and width of the one before."""
+        shift, scale = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, 1, 3) for x in (SHIFT, SCALE))
+        hidden = (video - shift) / scale
+        features = []
+        for i, level in enumerate(self.levels):
+            if i:
+                hidden = pool(hidden, window=(1, 2, 2), reduction="max")
+            for conv in level:
+                hidden = jax.nn.relu(conv(hidden))
+            features.append(hidden)
+        return features

@@ -1,0 +1,64 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cvvae_jax import paths
+from cvvae_jax.config import SVDVAEConfig
+from cvvae_jax.models.svd_vae import SVDVAE
+
+TINY = {"block_channels": (8, 16), "blocks_per_level": 1, "norm_groups": 4}
+
+
+@pytest.fixture(scope="module")
+def vae() -> SVDVAE:
+    return SVDVAE(SVDVAEConfig(**TINY), rngs=nnx.Rngs(0))
+
+
+def random_video(*shape: int) -> jax.Array:
+    return jnp.tanh(jax.random.normal(jax.random.key(1), shape))
+
+
+def test_every_frame_has_a_latent(vae):
+    video = random_video(2, 3, 8, 12, 3)
+    latents = vae.encode(video).mode()
+    assert latents.shape == (2, 3, 4, 6, 4)
+    assert vae.decode(latents).shape == video.shape
+
+
+def test_frames_are_encoded_alone(vae):
+    """The same numbers in another batch: only the order of float32 sums may differ."""
+    video = random_video(1, 3, 8, 8, 3)
+    np.testing.assert_allclose(
+        vae.moments(video)[:, 1:2], vae.moments(video[:, 1:2]), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_decoder_sees_other_frames_of_the_video_but_not_of_the_batch(vae):
+    latents = random_video(2, 5, 4, 4, 4)
+    first = jax.grad(lambda z: jnp.abs(vae.decode(z)[0, 0]).sum())(latents)
+    reached = np.asarray(jnp.any(first != 0, axis=(2, 3, 4)))
+    np.testing.assert_array_equal(reached, [[True] * 5, [False] * 5])
+
+
+def test_without_the_temporal_share_frames_are_decoded_alone(vae):
+    """Up to the last convolution along time, whose middle tap alone is left here; the factor mixes
+    by its sigmoid, which is 0 in float32 below -104."""
+    leaves = paths.flatten(vae)
+    for path, leaf in leaves.items():
+        if path.endswith("mix_factor"):
+            leaves[path] = jnp.full_like(leaf, -200.0)
+    kernel = leaves["decoder/time_conv_out/kernel"]
+    leaves["decoder/time_conv_out/kernel"] = kernel.at[::2].set(0.0)
+    alone = paths.unflatten(vae, leaves)
+    latents = random_video(1, 3, 4, 4, 4)
+    np.testing.assert_allclose(
+        alone.decode(latents)[:, 1:2], alone.decode(latents[:, 1:2]), rtol=1e-5, atol=1e-5
+    )
+
+
+def test_published_model_has_the_official_number_of_parameters():
+    config = SVDVAEConfig()
+    vae = jax.eval_shape(lambda key: SVDVAE(config, rngs=nnx.Rngs(key)), jax.random.key(0))
+    assert paths.count(vae) == 97_742_847
