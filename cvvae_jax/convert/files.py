@@ -26,7 +26,7 @@ _ACCEPTED = (
     "accepted are a .safetensors file, the index of a sharded one (.safetensors.index.json), a "
     "PyTorch file (.ckpt, .bin, .pt, .pth), or a folder with one of these"
 )
-_INDEX = re.compile(r"\.index(\.[\w-]+)?\.json$")
+_INDEX = re.compile(r"(?:\.safetensors|\.bin)\.index(\.[\w-]+)?\.json$")
 _WEIGHTS = re.compile(r"\.(safetensors|bin|ckpt|pt|pth)$")
 _SHARD = re.compile(r"-\d+-of-\d+\.")
 
@@ -142,14 +142,14 @@ def _rank(name: str) -> tuple[bool, bool, bool, bool] | None:
     index = _INDEX.search(name)
     if not index and (not _WEIGHTS.search(name) or _SHARD.search(name)):
         return None
-    stem = _WEIGHTS.sub("", _INDEX.sub("", name))
+    stem = _INDEX.sub("", name) if index else _WEIGHTS.sub("", name)
     variant = "." in stem or bool(index and index[1])
     safe = ".safetensors" in name
     return (not name.startswith("diffusion_pytorch_model."), not safe, variant, bool(index))
 
 
 def _open_file(path: Path) -> Source:
-    """Opens a file by its content: names are often wrong, and what is read is safe either way."""
+    """Opens a file by its content: endings are many, and what is read is safe by any name."""
     with readable(path), path.open("rb") as file:
         head = file.read(512)
     if not head:
@@ -161,6 +161,10 @@ def _open_file(path: Path) -> Source:
     if head[8:9] == b"{":
         return open_safetensors(path)
     if head.startswith(ZIP_MAGIC) or re.match(rb"\x80[\x02-\x05]", head):
+        if path.suffix == ".safetensors":  # torch goes by this name, not by the content
+            raise ConfigError(
+                f"{path} is a PyTorch pickle, not safetensors: rename it to {path.stem}.pt."
+            )
         return open_pickle(path)
     if path.suffix == ".safetensors":
         return open_safetensors(path)  # damaged; its error says how

@@ -1,0 +1,353 @@
+"""Weight files: what is read, and one clear sentence for what isn't."""
+
+import json
+import os
+import struct
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.convert import files
+from cvvae_jax.convert.files import TensorInfo, open_weights
+
+LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
+
+
+def entry(start: int, stop: int, shape: tuple[int, ...] = (2,), dtype: str = "F32") -> dict:
+    return {"dtype": dtype, "shape": shape, "data_offsets": [start, stop]}
+
+
+def write(path: Path, header: dict | list | bytes, data: bytes = bytes(16), length=None) -> Path:
+    text = header if isinstance(header, bytes) else json.dumps(header).encode()
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(struct.pack("<Q", len(text) if length is None else length) + text + data)
+    return path
+
+
+def weights(path: Path, *names: str) -> Path:
+    """A sound file with a tensor of two elements for every name."""
+    header = {name: entry(8 * i, 8 * i + 8) for i, name in enumerate(names or "a")}
+    return write(path, header, bytes(8 * len(header)))
+
+
+def refused(path: Path | str, says: str) -> str:
+    with pytest.raises(ConfigError, match=says) as error:
+        list((found := open_weights(path)).read(found.tensors))
+    message = str(error.value)
+    assert Path(path).name in message
+    assert message.endswith(".") and "\n" not in message
+    return message
+
+
+# Safetensors
+
+
+def test_every_type_is_read_as_it_is(tmp_path):
+    arrays = {
+        str(dtype): np.arange(6).reshape(2, 3).astype(dtype)
+        for dtype in ("f8", "f4", "f2", "i8", "i4", "i2", "i1", "u8", "u4", "u2", "u1", "?")
+    }
+    arrays["bf16"] = np.arange(6).reshape(2, 3).astype(ml_dtypes.bfloat16)
+    arrays |= {"scalar": np.float32(3).reshape(()), "none": np.zeros((0, 3), np.float32)}
+    tags = {array.dtype: tag for tag, array in _tagged(arrays).items()}
+    header, data = {"__metadata__": {"format": "pt"}}, b""
+    for name, array in reversed(arrays.items()):
+        stop = len(data) + array.nbytes
+        header[name] = entry(len(data), stop, array.shape, tags[array.dtype])
+        data += array.tobytes()
+    found = open_weights(write(tmp_path / "x.safetensors", header, data))
+    assert found.metadata == {"format": "pt"} and found.config is None
+    assert found.tensors == {k: TensorInfo(a.shape, a.dtype) for k, a in arrays.items()}
+    read = dict(found.read([*arrays, *arrays]))
+    assert read.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert read[name].dtype == array.dtype and read[name].flags.owndata
+        np.testing.assert_array_equal(read[name], array)
+
+
+def _tagged(arrays):
+    kinds = {"f": "F", "i": "I", "u": "U"}
+    return {
+        {"?": "BOOL", "bf16": "BF16"}.get(name, kinds.get(name[0], "") + str(8 * array.itemsize)): (
+            array
+        )
+        for name, array in arrays.items()
+        if name not in ("scalar", "none")
+    }
+
+
+def test_only_the_named_tensors_are_read_in_the_order_of_the_file(tmp_path):
+    found = open_weights(weights(tmp_path / "x.safetensors", "c", "a", "b"))
+    assert [name for name, _ in found.read(["b", "c"])] == ["c", "b"]
+    with pytest.raises(ConfigError, match="no tensor d"):
+        list(found.read(["a", "d"]))
+
+
+HEADER = json.dumps({"a": entry(0, 16, (4,))}).encode()
+
+
+@pytest.mark.parametrize(
+    "size, says",
+    [
+        (5, "cut short: its header"),
+        (8 + len(HEADER) // 2, "cut short: its header"),
+        (8 + len(HEADER), "cut short: it has 0 of 16 bytes"),
+        (8 + len(HEADER) + 7, "cut short: it has 7 of 16 bytes"),
+        (8 + len(HEADER) + 15, "cut short: it has 15 of 16 bytes"),
+    ],
+)
+def test_truncated_files_are_refused(tmp_path, size, says):
+    path = write(tmp_path / "x.safetensors", HEADER)
+    path.write_bytes(path.read_bytes()[:size])
+    refused(path, says)
+
+
+TWICE = b'{"a":%s,"a":%s}' % ((json.dumps(entry(0, 16, (4,))).encode(),) * 2)
+BAD_HEADERS = {
+    "negative offset": ({"a": entry(-8, 0), "b": entry(0, 16, (4,))}, "sound.*-8"),
+    "overlap": ({"a": entry(0, 8), "b": entry(4, 16, (3,))}, "sound.*offset"),
+    "hole": ({"a": entry(0, 4, (1,)), "b": entry(8, 16)}, "sound.*offset"),
+    "bytes left over": ({"a": entry(0, 8)}, "sound"),
+    "unknown type": ({"a": entry(0, 16, (4,), "F99")}, "sound.*F99"),
+    "type of another size": ({"a": entry(0, 16, (4,), "F64")}, "sound.*shape"),
+    "enormous shape": ({"a": entry(0, 16, (2**62, 2**62))}, "sound.*overflow"),
+    "impossible shape": (
+        {"a": entry(0, 0, (0, 2**62)), "b": entry(0, 16, (4,))},
+        "a with an impossible shape",
+    ),
+    "too many axes": ({"a": entry(0, 16, (1,) * 99 + (4,))}, "a with an impossible shape"),
+    "float8": ({"a": entry(0, 16, (16,), "F8_E4M3")}, "a as F8_E4M3"),
+    "two tensors of one name": (TWICE, "names 'a' twice"),
+    "no JSON": (b'{"a": ', "not valid JSON"),
+    "no UTF-8": (b'{"\xff": 1}', "not valid JSON"),
+    "deep JSON": (b'{"a":' + b"[" * 100_000, "not valid JSON"),
+    "no object": ([1, 2], "must be a JSON object, not a list"),
+    "entry without offsets": ({"a": {"dtype": "F32"}}, "sound"),
+    "entry that is a number": ({"a": 1}, "sound"),
+    "metadata that is no text": ({"__metadata__": {"a": 1}, "b": entry(0, 16, (4,))}, "sound"),
+    "no tensors": ({}, "sound|no tensors"),
+}
+
+
+@pytest.mark.parametrize("header, says", BAD_HEADERS.values(), ids=BAD_HEADERS)
+def test_bad_headers_are_refused(tmp_path, header, says):
+    refused(write(tmp_path / "x.safetensors", header), says)
+
+
+@pytest.mark.parametrize("length", [10_000, 2**62])
+def test_a_header_larger_than_the_file_is_refused(tmp_path, length):
+    refused(write(tmp_path / "x.safetensors", HEADER, length=length), f"has {length:,} bytes")
+
+
+def test_a_file_without_tensors_is_refused(tmp_path):
+    refused(write(tmp_path / "x.safetensors", {}, b""), "no tensors")
+
+
+@pytest.mark.parametrize("change", ["shorter", "other content", "gone"])
+def test_files_that_change_between_opening_and_reading_are_refused(tmp_path, change):
+    path = weights(tmp_path / "x.safetensors")
+    found = open_weights(path)
+    match change:
+        case "shorter":
+            path.write_bytes(path.read_bytes()[:-1])
+        case "other content":
+            os.utime(path, ns=(1, 1))
+        case "gone":
+            path.unlink()
+    with pytest.raises(ConfigError, match=r"x\.safetensors (changed|cannot be read)"):
+        list(found.read("a"))
+
+
+# Any file
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "x.ckpt", "x.bin", "x.weights"])
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        (b"", "is empty"),
+        (LFS, "Git LFS pointer.*git lfs pull"),
+        ("<!DOCTYPE html><p>Où</p>".encode(), r"is text \(a web page\?\)"),
+        (b"cposix\nsystem\n(S'touch x'\ntR.", "is text"),
+        (bytes(range(256)), "neither safetensors nor|no safetensors file"),
+    ],
+    ids=["empty", "lfs", "html", "pickle in text", "noise"],
+)
+def test_files_without_weights_are_refused(tmp_path, name, content, says):
+    path = tmp_path / name
+    path.write_bytes(content)
+    refused(path, says)
+
+
+def test_content_counts_not_the_name(tmp_path):
+    assert open_weights(weights(tmp_path / "x.ckpt")).tensors
+    assert open_weights(weights(tmp_path / "x")).tensors
+    # A header of 0x0280 bytes, so that the file begins like a pickle.
+    text = json.dumps({"a": entry(0, 8)}).encode().ljust(0x0280)
+    assert open_weights(write(tmp_path / "y", text, bytes(8))).tensors
+
+
+def test_paths_that_cannot_be_read_are_refused(tmp_path):
+    refused(tmp_path / "none.safetensors", "does not exist; accepted are")
+    os.mkfifo(tmp_path / "pipe.bin")
+    refused(tmp_path / "pipe.bin", "neither a file nor a folder")
+    refused(tmp_path / ("x" * 300), "cannot be read: File name too long")
+
+
+@pytest.mark.skipif(not hasattr(os, "getuid") or os.getuid() == 0, reason="root reads everything")
+def test_a_file_without_permission_is_refused(tmp_path):
+    path = weights(tmp_path / "x.safetensors")
+    path.chmod(0)
+    refused(path, "cannot be read: Permission denied")
+
+
+# Folders
+
+PREFERENCE = [
+    "diffusion_pytorch_model.safetensors",
+    "diffusion_pytorch_model.safetensors.index.json",
+    "diffusion_pytorch_model.fp16.safetensors",
+    "diffusion_pytorch_model.bin",
+    "other.safetensors",
+]
+
+
+@pytest.mark.parametrize("best", range(len(PREFERENCE)))
+def test_diffusers_folders_are_read_with_their_config(tmp_path, best, monkeypatch):
+    monkeypatch.setattr(files, "open_pickle", files.open_safetensors)
+    for name in PREFERENCE[best:]:
+        weights(tmp_path / name)
+    index = tmp_path / PREFERENCE[1]
+    if best <= 1:
+        shard = weights(tmp_path / "diffusion_pytorch_model-00001-of-00001.safetensors")
+        index.write_text(json.dumps({"weight_map": {"a": shard.name}}))
+    (tmp_path / "config.json").write_text('{"block_out_channels": [8]}')
+    found = open_weights(str(tmp_path))
+    assert found.path == tmp_path and found.config == {"block_out_channels": [8]}
+    assert found.files == ((shard,) if best == 1 else (tmp_path / PREFERENCE[best],))
+
+
+@pytest.mark.parametrize("name", ["x.safetensors", "v1.5.fp16.safetensors", "x.ckpt", "x.pth"])
+def test_any_single_weight_file_of_a_folder_is_read(tmp_path, name):
+    weights(tmp_path / "folder" / name)
+    (tmp_path / "folder" / "vocabulary.index.json").write_text("[]")
+    assert open_weights(tmp_path / "folder").files == (tmp_path / "folder" / name,)
+
+
+def test_the_folder_inside_is_found(tmp_path):
+    weights(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
+    weights(tmp_path / ".cache" / "x.safetensors")
+    assert open_weights(tmp_path).path == tmp_path / "unet"
+    weights(tmp_path / "vae" / "diffusion_pytorch_model.safetensors")
+    (tmp_path / "vae" / "config.json").write_text("{}")
+    found = open_weights(tmp_path)
+    assert found.path == tmp_path / "vae" and found.config == {}
+
+
+def test_folders_without_a_choice_are_refused_with_the_candidates(tmp_path):
+    refused(tmp_path, "holds no weights; accepted are")
+    (tmp_path / "x.safetensors").mkdir()
+    refused(tmp_path / "x.safetensors", "holds no weights")
+    for name in ("vae3d", "vae3d_v1-1"):
+        weights(tmp_path / name / "x.safetensors")
+    refused(tmp_path, "several folders with weights; name one of .*vae3d, .*vae3d_v1-1")
+    weights(tmp_path / "vae3d" / "y.safetensors")
+    refused(tmp_path / "vae3d", r"several weight files; name one of .*x\.saf.*, .*y\.saf")
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [
+        (b"{", "config.json is not valid JSON"),
+        (b"[1]", "config.json must be a JSON object, not a list"),
+        (b'{"a": 1, "a": 2}', "names 'a' twice"),
+        (b"\xff\xfe", "config.json is not valid JSON"),
+        (b"[" * 100_000, "config.json is not valid JSON"),
+        (LFS, "config.json is a Git LFS pointer"),
+    ],
+)
+def test_a_bad_config_is_refused(tmp_path, text, says):
+    weights(tmp_path / "x.safetensors")
+    (tmp_path / "config.json").write_bytes(text)
+    with pytest.raises(ConfigError, match=says):
+        open_weights(tmp_path)
+
+
+# Shards
+
+
+def sharded(folder: Path, weight_map: object, **shards: str) -> Path:
+    """An index beside files whose tensors are the letters of the given words."""
+    folder.mkdir(exist_ok=True)
+    for name, tensors in shards.items():
+        weights(folder / f"{name}.safetensors", *tensors)
+    index = folder / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": weight_map}))
+    return index
+
+
+S1, S2 = "s1.safetensors", "s2.safetensors"
+
+
+def test_shards_are_read_as_one(tmp_path):
+    index = sharded(tmp_path, {"a": S1, "c": S2, "b": S1}, s1="ab", s2="c")
+    found = open_weights(index)
+    assert found.path == index and found.files == (tmp_path / S1, tmp_path / S2)
+    assert [name for name, _ in found.read("cab")] == ["a", "b", "c"]
+
+
+def test_shards_may_be_links_as_in_the_hub_cache(tmp_path):
+    weights(tmp_path / "blobs" / "4d7a")
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / S1).symlink_to("../blobs/4d7a")
+    assert open_weights(sharded(tmp_path / "model", {"a": S1})).tensors
+
+
+def test_files_that_the_index_does_not_name_are_passed_over(tmp_path):
+    assert list(open_weights(sharded(tmp_path, {"a": S1}, s1="a", s2="b")).tensors) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "weight_map, says",
+    [
+        ({"a": S1, "b": S2, "d": "s3.safetensors"}, r"not beside it: s3\.safetensors"),
+        ({"a": S1, "b": S1, "c": S2, "d": S2}, r"disagree: d is not in s2\.safetensors\."),
+        ({"a": S1, "c": S2}, r"disagree: b is in s1\.safetensors, but the index"),
+        ({"a": S1, "b": S2, "c": S2}, r"disagree: b is in s1\.safetensors, but the index"),
+        ({"a": "../s1.safetensors"}, "plain names"),
+        ({"a": "/etc/passwd"}, "plain names"),
+        ({"a": "..\\s1.safetensors"}, "plain names"),
+        ({"a": ".."}, "plain names"),
+        ({"a": ""}, "plain names"),
+        ({"a": 1}, "plain names"),
+        ({}, "weight_map"),
+        ([S1], "weight_map"),
+    ],
+)
+def test_an_index_that_its_files_belie_is_refused(tmp_path, weight_map, says):
+    refused(sharded(tmp_path / "m", weight_map, s1="ab", s2="c"), says)
+
+
+def test_a_tensor_in_two_shards_is_refused(tmp_path):
+    index = sharded(tmp_path, {"a": S1, "b": S1, "c": S2}, s1="ab", s2="cb")
+    refused(index, r"disagree: b is in both s1\.safetensors and s2\.safetensors\.")
+
+
+def test_a_damaged_shard_is_refused_by_its_own_name(tmp_path):
+    index = sharded(tmp_path, {"a": S1}, s1="a")
+    (tmp_path / S1).write_bytes(LFS)
+    with pytest.raises(ConfigError, match=r"s1\.safetensors is a Git LFS pointer"):
+        open_weights(index)
+
+
+@pytest.mark.parametrize(
+    "text, says",
+    [(b"{", "not valid JSON"), (b"[]", "must be a JSON object"), (LFS, "Git LFS pointer")],
+)
+def test_a_bad_index_is_refused(tmp_path, text, says):
+    path = tmp_path / "x.safetensors.index.json"
+    path.write_bytes(text)
+    refused(path, says)

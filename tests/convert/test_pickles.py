@@ -1,0 +1,245 @@
+"""PyTorch's pickles: what is read, what is refused, and that nothing in them runs."""
+
+import os
+import pickle
+import sys
+import zipfile
+from collections import OrderedDict
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.convert import pickles
+from cvvae_jax.convert.files import TensorInfo, open_weights
+
+ZIP, OLD = True, False
+NOT_IN_OLD = ("uint64", "uint32", "uint16")  # torch saves them, but cannot load them again
+
+
+@pytest.fixture
+def torch():
+    return pytest.importorskip("torch")
+
+
+def save(torch, path: Path, state, zipped: bool = ZIP) -> Path:
+    torch.save(state, path, _use_new_zipfile_serialization=zipped)
+    return path
+
+
+def refused(path: Path, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as error:
+        list((found := open_weights(path)).read(found.tensors))
+    message = str(error.value)
+    assert path.name in message and message.endswith(".") and "\n" not in message
+
+
+@pytest.mark.parametrize("zipped", [ZIP, OLD])
+def test_every_type_is_read_as_it_is(tmp_path, torch, zipped):
+    values = torch.arange(6).reshape(2, 3)
+    names = [name for name in pickles._DTYPES if zipped or name not in NOT_IN_OLD]
+    plain = {name: values.to(getattr(torch, name)) for name in names}
+    state = plain | {"bfloat16": values.to(torch.bfloat16)}
+    state["parameter"] = torch.nn.Parameter(torch.tensor(3.0))
+    state["transposed"] = plain["float32"].T
+    state["alias"] = plain["float32"]
+    state["row"] = plain["float32"][1]
+    state["bfloat16_column"] = state["bfloat16"][:, 1]
+    state["none"] = torch.zeros(0, 3)
+    found = open_weights(save(torch, tmp_path / "x.ckpt", OrderedDict(state), zipped))
+    read = dict(found.read(found.tensors))
+    assert read.keys() == state.keys() and found.metadata == {}
+    for name, tensor in state.items():
+        assert found.tensors[name] == TensorInfo(tuple(tensor.shape), read[name].dtype)
+        assert str(read[name].dtype) == str(tensor.dtype).removeprefix("torch.")
+        np.testing.assert_array_equal(read[name].astype("f8"), tensor.detach().double().numpy())
+    read["float32"][:] = 7  # no array is a view of another one
+    assert read["alias"][0, 0] == 0 and read["row"][0] == 3
+
+
+def test_large_files_are_mapped_anew_on_the_way(tmp_path, torch, monkeypatch):
+    """What has been read would stay in memory as long as its mapping."""
+    monkeypatch.setattr(pickles, "_REMAP_BYTES", 100)
+    loads, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *args, **kw: loads.append(kw) or load(*args, **kw))
+    state = {f"{i:02d}": torch.full((10,), i) for i in range(10)}
+    found = open_weights(save(torch, tmp_path / "x.ckpt", state))
+    read = dict(found.read(found.tensors))
+    assert [array[9] for _, array in sorted(read.items())] == list(range(10))
+    assert len(loads) == 6 and all(kw["mmap"] and kw["weights_only"] for kw in loads)
+
+
+def test_weights_are_found_in_training_states(tmp_path, torch):
+    w = {"w": torch.ones(2)}
+    counters = {"epoch": 3, "lr": 0.1, "name": "a", "none": None, "step": torch.tensor(5)}
+    optimizer = {"optimizer": {"state": {0: {"m": torch.ones(2)}}, "param_groups": [{}]}}
+    for state in (
+        w | {"epoch": 3, "none": None} | optimizer,
+        {"state_dict": w, "ema": w} | counters | optimizer,
+        {"model": w} | counters,
+        {"module": w} | counters | optimizer,
+    ):
+        found = open_weights(save(torch, tmp_path / "x.ckpt", state))
+        assert list(found.tensors) == ["w"]
+        ((name, array),) = found.read(["w"])
+        assert name == "w" and array.tolist() == [1, 1]
+
+
+def test_unclear_states_are_refused(tmp_path, torch):
+    w, path = {"w": torch.ones(2)}, tmp_path / "x.ckpt"
+    for state, says in (
+        ({"model": w, "ema": w}, r"several sets of tensors \(model, ema"),
+        ({"model": w, "w": torch.ones(2)}, "several sets of tensors"),
+        ({"state_dict": w | {"epoch": 3}, "model": w}, r"state_dict\['epoch'\] of type int"),
+        ({"epoch": 3, "state_dict": {}}, "no dict of tensors; it has epoch, state_dict"),
+        ({}, "no dict of tensors; it has nothing at all"),
+        ({0: torch.ones(2)}, "names a tensor 0"),
+        ([torch.ones(2)], "holds a list"),
+        (torch.ones(2), "holds a Tensor"),
+        (None, "holds a NoneType"),
+    ):
+        refused(save(torch, path, state), says)
+
+
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("zipped", [ZIP, OLD])
+def test_strange_tensors_are_refused_by_name(tmp_path, torch, zipped):
+    for tensor, says in (
+        (torch.eye(2).to_sparse(), "w as torch.sparse_coo"),
+        (torch.eye(2).to_sparse_csr(), "w as torch.sparse_csr"),
+        (torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8), "w as .*qint8"),
+        (torch.ones(2, dtype=torch.complex64), "w as torch.complex64"),
+        (torch.ones(2).to(torch.float8_e4m3fn), "w as torch.float8_e4m3fn|sound file.*storage"),
+        (torch.ones(2, device="meta"), "w as .*on meta"),
+        (torch.ones(1).expand(10**12), "w as a view .*larger than the file"),
+    ):
+        refused(save(torch, tmp_path / "x.pt", {"w": tensor}, zipped), says)
+
+
+class Payload:
+    """Touches a file when it is unpickled."""
+
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return os.system, (f"touch '{self.marker}'",)
+
+
+@pytest.mark.parametrize("form", ["zip", "old", "plain pickle"])
+def test_code_in_a_pickle_does_not_run(tmp_path, torch, form):
+    path, marker = tmp_path / "x.ckpt", tmp_path / "marker"
+    state = {"w": torch.ones(2), "x": Payload(marker)}
+    if form == "plain pickle":
+        path.write_bytes(pickle.dumps(Payload(marker), protocol=2))
+    else:
+        save(torch, path, state, form == "zip")
+    refused(path, r"holds code or Python objects \(\w+\.system\) and was not loaded")
+    assert not marker.exists()
+    pickle.loads(pickle.dumps(Payload(marker)))
+    assert marker.exists()  # the payload is a real one
+
+
+@pytest.mark.parametrize("zipped", [ZIP, OLD])
+@pytest.mark.parametrize("keep", [0.02, 0.3, 0.6, 0.999])
+def test_truncated_files_are_refused(tmp_path, torch, zipped, keep):
+    path = save(torch, tmp_path / "x.ckpt", {"w": torch.ones(1000), "v": torch.ones(9)}, zipped)
+    path.write_bytes(path.read_bytes()[: int(keep * path.stat().st_size)])
+    refused(path, "damaged or cut short|no sound file of PyTorch weights")
+
+
+def rezip(source: Path, target: Path, method: int = zipfile.ZIP_STORED, **more: bytes) -> Path:
+    with zipfile.ZipFile(source) as old, zipfile.ZipFile(target, "w", method) as new:
+        for item in old.infolist():
+            new.writestr(item.filename, old.read(item))
+        for name, content in more.items():
+            new.writestr(f"x/{name}", content)
+    return target
+
+
+def test_archives_that_unpack_to_more_than_they_are_do_not_reach_torch(
+    tmp_path, torch, monkeypatch
+):
+    good = save(torch, tmp_path / "x.ckpt", {"w": torch.zeros(1000)})
+    monkeypatch.setattr(torch, "load", None)
+    refused(rezip(good, tmp_path / "y.ckpt", zipfile.ZIP_DEFLATED), "compressed or oversized")
+    # The directory at the end says that the tensor is larger than the file.
+    data = good.read_bytes().replace((4000).to_bytes(4, "little"), (10**9).to_bytes(4, "little"))
+    good.write_bytes(data)
+    refused(good, "compressed or oversized|damaged")
+
+
+def test_entries_that_overlap_do_not_reach_torch(tmp_path, torch, monkeypatch):
+    path = save(torch, tmp_path / "x.ckpt", {"w": torch.zeros(9000)})
+    monkeypatch.setattr(torch, "load", None)
+    infolist = zipfile.ZipFile.infolist
+    monkeypatch.setattr(
+        zipfile.ZipFile, "infolist", lambda self: 2 * infolist(self)[1:] + infolist(self)[:1]
+    )
+    refused(path, "compressed or oversized")
+
+
+def test_other_archives_are_refused(tmp_path, torch):
+    path = tmp_path / "x.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("weights.safetensors", b"1")
+    refused(path, "not PyTorch's")
+    good = save(torch, tmp_path / "x.pt", {"w": torch.ones(2)})
+    refused(rezip(good, path, **{"constants.pkl": b""}), "TorchScript")
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("x/data.pkl", b"\x80\x02")
+    refused(path, "no sound file")
+
+
+def test_old_files_that_lie_about_sizes_are_refused(tmp_path, torch):
+    path = save(torch, tmp_path / "x.pt", {"w": torch.zeros(1000)}, OLD)
+    good = path.read_bytes()
+    size = b"M\xe8\x03"  # 1000, first of the storage and then of the tensor
+    assert good.count(size) == 2
+    for count in (1, 2):
+        path.write_bytes(good.replace(size, b"J\xff\xff\xff\x3f", count))
+        refused(path, "no sound file|larger than the file")
+    path.write_bytes(
+        good[: good.rindex(size)] + b"J\xff\xff\xff\x3f" + good[good.rindex(size) + 3 :]
+    )
+    refused(path, "no sound file|larger than the file")
+
+
+@pytest.mark.parametrize("zipped", [ZIP, OLD])
+def test_files_that_change_between_opening_and_reading_are_refused(tmp_path, torch, zipped):
+    path = save(torch, tmp_path / "x.pt", {"w": torch.ones(2)}, zipped)
+    found = open_weights(path)
+    os.utime(path, ns=(1, 1))
+    with pytest.raises(ConfigError, match=r"x\.pt changed"):
+        list(found.read("w"))
+    path.unlink()
+    with pytest.raises(ConfigError, match=r"x\.pt cannot be read"):
+        list(found.read("w"))
+
+
+def test_without_torch_the_message_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch", None)
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(pickle.dumps({"w": 1}))
+    refused(path, "takes PyTorch: run `pip install torch`, or name a .safetensors file")
+
+
+def test_versions_of_torch_that_can_be_exploited_are_refused(tmp_path, torch, monkeypatch):
+    path = save(torch, tmp_path / "x.ckpt", {"w": torch.ones(2)})
+    monkeypatch.setattr(torch, "__version__", "2.9.1+cpu")
+    refused(path, r"PyTorch 2\.9\.1\+cpu cannot read .* safely: run `pip install 'torch>=2\.10'`")
+
+
+def test_a_pickle_named_safetensors_is_refused(tmp_path, torch):
+    """Torch would go by the name."""
+    path = save(torch, tmp_path / "x.pt", {"w": torch.ones(2)}).rename(tmp_path / "x.safetensors")
+    refused(path, "is a PyTorch pickle, not safetensors: rename it to x.pt")
+
+
+def test_shards_may_be_pickles(tmp_path, torch):
+    for name in "ab":
+        save(torch, tmp_path / f"{name}.bin", {name: torch.ones(2)})
+    index = tmp_path / "pytorch_model.bin.index.json"
+    index.write_text('{"weight_map": {"a": "a.bin", "b": "b.bin"}}')
+    assert [name for name, _ in open_weights(index).read("ab")] == ["a", "b"]
