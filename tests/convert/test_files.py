@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert import files
+from cvvae_jax.convert import files, sources
 from cvvae_jax.convert.files import TensorInfo, open_weights
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -158,6 +158,15 @@ def test_files_that_change_between_opening_and_reading_are_refused(tmp_path, cha
         case "gone":
             path.unlink()
     with pytest.raises(ConfigError, match=r"x\.safetensors (changed|cannot be read)"):
+        list(found.read("a"))
+
+
+def test_a_read_that_ends_early_is_refused(tmp_path, monkeypatch):
+    path = weights(tmp_path / "x.safetensors")
+    found = open_weights(path)
+    path.write_bytes(path.read_bytes()[:-1])
+    monkeypatch.setattr(sources.Stamp, "check", lambda *_: None)
+    with pytest.raises(ConfigError, match=r"x\.safetensors ended in the middle"):
         list(found.read("a"))
 
 
