@@ -6,6 +6,8 @@ import sys
 from cvvae_jax.config import ConfigError
 
 COMMANDS = {
+    "convert": "Convert weights from PyTorch to JAX or back, and compare the two.",
+    "inspect": "Describe a checkpoint, ours or PyTorch's, without loading it.",
     "reconstruct": "Send a video or an image through a VAE and write what comes back.",
 }
 """Every command and what it does; it is `main(arguments)` in the module `cvvae_jax.cli.NAME`."""

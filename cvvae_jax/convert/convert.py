@@ -1,44 +1,144 @@
-"""Official tensors into our models."""
+"""Official tensors into our models, and our models as official tensors."""
 
-from collections.abc import Mapping
-from typing import TypeVar
+import dataclasses
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any, TypeVar
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 
 from cvvae_jax import paths
 from cvvae_jax.config import ConfigError
 from cvvae_jax.convert import tensors
-from cvvae_jax.convert.names import Row, our_path
+from cvvae_jax.convert.names import Row, official_name, our_path
 
 Model = TypeVar("Model")
 
 
-def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[Row]) -> Model:
-    """The model `target` (real, or abstract from `jax.eval_shape`) filled with official tensors.
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where an official tensor goes."""
 
-    Parameters take the target's type. Names are translated by `rows`, a table of `convert.names`.
+    path: str
+    """Flat path of our parameter."""
+
+    shape: tuple[int, ...]
+    """The official shape that this parameter has."""
+
+    unit_axes: int
+    """See `names.Row`."""
+
+
+def places(shapes: Mapping[str, tuple[int, ...]], target: Any, rows: list[Row]) -> dict[str, Place]:
+    """The place of every official tensor in the model `target`, which may be abstract.
+
+    Args:
+        shapes: the official tensors' shapes by name. Axes of size one at the end of a kernel don't
+            count: attention layers were 1x1 convolutions once and are linear layers now.
+        target: a model, or its shapes from `jax.eval_shape`.
+        rows: the table of names, from `convert.names`.
 
     Raises:
-        ConfigError: tensors that no parameter takes, parameters that no tensor fills, or shapes
-            that differ;
-            the message lists all of them.
+        ConfigError: tensors are missing, unexpected or misshapen; all of them are listed.
     """
-    wanted = paths.flatten(target)
-    found, problems = {}, []
-    for name in official:
+    wanted = official_shapes(target, rows)
+    found, unexpected, misshapen = {}, [], []
+    for name, shape in shapes.items():
         match our_path(rows, name):
             case (path, row) if path in wanted:
-                array = tensors.to_ours(np.asarray(official[name]), unit_axes=row.unit_axes)
-                if array.shape != wanted[path].shape:
-                    problems.append(
-                        f"{name} has shape {array.shape}, the model's {path} {wanted[path].shape}"
-                    )
-                found[path] = array
+                expected = wanted[path][1]
+                if _without_unit_axes(shape) != _without_unit_axes(expected):
+                    misshapen.append(f"{name} is {shape}, must be {expected}")
+                found[name] = Place(path, expected, row.unit_axes)
             case _:
-                problems.append(f"{name} has no place in the model")
-    problems += [f"{path} is in no tensor" for path in sorted(set(wanted) - set(found))]
-    if problems:
-        raise ConfigError(f"the weights don't fit the model: {'; '.join(problems)}.")
-    leaves = {path: jnp.asarray(array, wanted[path].dtype) for path, array in found.items()}
+                unexpected.append(name)
+    taken = {place.path for place in found.values()}
+    missing = [name for path, (name, _) in wanted.items() if path not in taken]
+    _refuse(missing=missing, unexpected=unexpected, misshapen=misshapen)
+    return found
+
+
+def official_shapes(target: Any, rows: list[Row]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """Official name and shape of every parameter of a model, by our path."""
+    named = {}
+    for path, leaf in paths.flatten(target).items():
+        name, row = official_name(rows, path)
+        named[path] = name, tensors.official_shape(leaf.shape, unit_axes=row.unit_axes)
+    return named
+
+
+def fill(
+    target: Model,
+    official: Iterable[tuple[str, np.ndarray]],
+    where: Mapping[str, Place],
+    *,
+    shardings: Any = None,
+) -> Model:
+    """The model `target` (real or abstract) with its parameters taken from official tensors.
+
+    Tensors are put on the devices one at a time, in the target's types.
+
+    Args:
+        target: the model, or its shapes and types.
+        official: every tensor of `where` once.
+        where: what `places` returned.
+        shardings: a tree like the target that says where parameters lie; default: one device.
+    """
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    layout = paths.flatten(shardings) if shardings is not None else {}
+    wanted, leaves = paths.flatten(target), {}
+    for name, tensor in official:
+        place = where[name]
+        array = tensors.to_ours(tensor.reshape(place.shape), unit_axes=place.unit_axes)
+        array = array.astype(wanted[place.path].dtype, copy=False)
+        leaves[place.path] = _put(array, layout.get(place.path, device))
     return paths.unflatten(target, leaves)
+
+
+def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[Row]) -> Model:
+    """The model `target` (real or abstract) filled with official tensors, on one device.
+
+    Parameters take the target's types.
+
+    Raises:
+        ConfigError: tensors are missing, unexpected or misshapen; all of them are listed.
+    """
+    shapes = {name: tensor.shape for name, tensor in official.items()}
+    return fill(target, official.items(), places(shapes, target, rows))
+
+
+def to_official(model: Any, rows: list[Row]) -> Iterator[tuple[str, np.ndarray]]:
+    """The parameters of a model as official tensors, by name and one at a time, contiguous, in
+    their own types."""
+    for path, leaf in paths.flatten(model).items():
+        name, row = official_name(rows, path)
+        tensor = tensors.to_official(np.asarray(leaf), unit_axes=row.unit_axes)
+        yield name, _contiguous(tensor)
+
+
+def _put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
+    if isinstance(sharding, jax.sharding.SingleDeviceSharding):
+        return jax.device_put(array, sharding)
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
+
+
+def _contiguous(tensor: np.ndarray) -> np.ndarray:
+    """The same numbers in the order of their axes; jax transposes several times faster than numpy,
+    and its arrays on a CPU are numpy's without a copy."""
+    if tensor.flags.c_contiguous:
+        return tensor
+    return np.asarray(jax.device_put(tensor, jax.local_devices(backend="cpu")[0]))
+
+
+def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:
+    while len(shape) > 2 and shape[-1] == 1:
+        shape = shape[:-1]
+    return shape
+
+
+def _refuse(**problems: list[str]) -> None:
+    lines = [
+        f"  {kind} ({len(names)}): " + ", ".join(names) for kind, names in problems.items() if names
+    ]
+    if lines:
+        raise ConfigError("\n".join(["the tensors don't fit the model.", *lines]))

@@ -1,0 +1,123 @@
+"""`python -m cvvae_jax convert SRC DST`: weights from PyTorch to JAX and back."""
+
+import dataclasses
+import importlib.util
+import os
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import tyro
+
+from cvvae_jax.cli.description import describe, print_rows
+from cvvae_jax.config import ConfigError, DType
+
+# Largest error of a stage that rounding explains, relative to its largest value: some sixty layers
+# of sums of up to 13824 products in float32; half precision rounds the weights to 8 or 11 bits.
+_TOLERANCE = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
+
+
+@dataclasses.dataclass(frozen=True)
+class Convert:
+    """Convert weights from PyTorch to JAX or back.
+
+    SRC is anything that `cvvae_jax.load` reads. DST is a folder: a checkpoint of ours, or, for
+    PyTorch, safetensors and config.json as the official classes read them. Both get a model card.
+    """
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="SRC")]
+    """Weight file, or folder with one; run folder, checkpoint or saved model."""
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
+    """Folder to write."""
+    to: Literal["jax", "torch"] | None = None
+    """What to write; unset: PyTorch weights become ours and ours PyTorch's."""
+    dtype: DType | None = None
+    """Type of the weights; unset: the source's."""
+    prefix: str | None = None
+    """What stands before the model's names in a file that holds several, such as
+    loss.discriminator. in CV-VAE's training states."""
+    config: Path | None = None
+    """An official config.json, where it does not lie beside the weights."""
+    raw: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Of a run, take the parameters as the optimizer left them; else their average."""
+    verify: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Run PyTorch and JAX side by side on a small clip and compare them stage by stage (needs
+    torch)."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace a model at DST."""
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: an argument or a file cannot be used.
+        SystemExit: the arguments are malformed, or help was asked for.
+    """
+    options = tyro.cli(Convert, args=arguments, prog="python -m cvvae_jax convert")
+    # Weights go from disk to disk, so an accelerator would only be a detour.
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Imported here, so that help is answered without starting jax.
+    from cvvae_jax.convert import card, export, official
+    from cvvae_jax.loading import open_model
+
+    source = open_model(
+        options.source,
+        dtype=options.dtype,
+        prefix=options.prefix,
+        config=options.config,
+        raw=options.raw,
+    )
+    to = options.to or ("torch" if source.is_ours else "jax")
+    _check_verify(options, source.is_ours, to)
+    abstract, not_finite = source.abstract(), {}
+    family = official.exportable(abstract)[0] if to == "torch" else source.family
+    size = export.size_of(abstract)
+    with (
+        export.new_folder(options.target, size=size, overwrite=options.overwrite) as folder,
+        ThreadPoolExecutor(1) as pool,
+    ):
+        # The source is read a second time for its hash, beside the first.
+        digest = pool.submit(card.sha256, source.weight_files)
+        model = source.load(not_finite=not_finite)
+        origin = card.Origin(options.source.name, digest.result(), source.license, source.title)
+        write = export.write_ours if to == "jax" else export.write_official
+        write(model, folder, card=card.model_card(origin, model, family, name=options.target.name))
+        if options.verify:
+            _verify(source, model, folder)
+    print_rows([*describe(source), ("sha256", origin.sha256), ("written", str(options.target))])
+    _warn(not_finite)
+
+
+def _check_verify(options: Convert, is_ours: bool, to: str) -> None:
+    if not options.verify:
+        return
+    if is_ours and to == "jax":
+        raise ConfigError("--verify compares with PyTorch, and neither SRC nor DST is PyTorch's.")
+    if importlib.util.find_spec("torch") is None:
+        raise ConfigError("--verify needs torch: pip install torch.")
+
+
+def _verify(source: Any, model: Any, folder: Path) -> None:
+    """Compares what was written with PyTorch's own computation, and refuses what is too far off."""
+    from cvvae_jax.convert.source import open_official
+    from cvvae_jax.convert.verify import verify
+    from cvvae_jax.loading import load
+
+    if source.is_ours:
+        errors = verify(model, open_official(folder))
+    else:
+        errors = verify(load(folder), source)
+    print_rows([(stage, f"{error:.1e}") for stage, error in errors], title="relative error")
+    worst, limit = max(error for _, error in errors), _TOLERANCE[source.config.param_dtype]
+    if not worst <= limit:
+        raise ConfigError(
+            f"PyTorch and JAX differ by {worst:.1e}, more than {limit:.0e}; nothing was written."
+        )
+
+
+def _warn(not_finite: dict[str, str]) -> None:
+    if not_finite:
+        listed = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
+        print(f"warning: weights that are no numbers: {listed}.", file=sys.stderr)

@@ -1,0 +1,57 @@
+"""`python -m cvvae_jax inspect PATH`: which model is this?"""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cvvae_jax.cli.description import describe, print_rows
+
+
+@dataclasses.dataclass(frozen=True)
+class Inspect:
+    """Describe a checkpoint, ours or PyTorch's, without loading its arrays.
+
+    Family, sizes and settings, whether any tensor is missing, unexpected or misshapen, and which
+    other models the file holds.
+    """
+
+    path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
+    """Weight file, or folder with one; run folder, checkpoint or saved model."""
+    prefix: str | None = None
+    """What stands before the model's names in a file that holds several."""
+    config: Path | None = None
+    """An official config.json, where it does not lie beside the weights."""
+    tensors: tyro.conf.FlagCreatePairsOff[bool] = False
+    """List every tensor: its name, shape and type."""
+    sha256: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Hash the weights too, which reads the whole file."""
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: there is no whole known model.
+        SystemExit: the arguments are malformed, or help was asked for.
+    """
+    options = tyro.cli(Inspect, args=arguments, prog="python -m cvvae_jax inspect")
+    os.environ.setdefault("JAX_PLATFORMS", "cpu")
+    # Imported here, so that help is answered without starting jax.
+    from cvvae_jax.convert.card import sha256
+    from cvvae_jax.loading import open_model
+
+    model = open_model(options.path, prefix=options.prefix, config=options.config)
+    rows = describe(model)
+    if options.sha256:
+        rows.append(("sha256", sha256(model.weight_files)))
+    rows += [("part", what) for what in model.other_parts]
+    print_rows(rows)
+    print("\nconfiguration")
+    print_rows([(f"  {name}", str(value)) for name, value in vars(model.config).items()])
+    if options.tensors:
+        print("\ntensors")
+        stored = model.stored_tensors.items()
+        print_rows([(f"  {name}", f"{tensor.shape} {tensor.dtype}") for name, tensor in stored])

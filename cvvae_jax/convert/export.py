@@ -1,0 +1,105 @@
+"""Models written to disk, whole or not at all: as official weights, or as ours."""
+
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+from safetensors import SafetensorError
+from safetensors.numpy import save_file
+
+from cvvae_jax import checkpoint
+from cvvae_jax.config import ConfigError
+from cvvae_jax.convert.convert import to_official
+from cvvae_jax.convert.official import exportable
+
+WEIGHTS = "diffusion_pytorch_model.safetensors"
+
+
+@contextlib.contextmanager
+def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
+    """A place to write a folder, which is moved to `path` at the end, or removed after an error.
+
+    Args:
+        path: the folder to be.
+        size: bytes that will be written, at least.
+        overwrite: whether a model that is there already is replaced, once the new one is whole.
+
+    Raises:
+        ConfigError: something is there that may not be replaced, or the disk is full or not
+            writable.
+    """
+    path = path.absolute()
+    partial, replaced = (path.with_name(f".{path.name}.{what}") for what in ("partial", "replaced"))
+    _check_target(path, size=size, overwrite=overwrite)
+    try:
+        if replaced.exists() and not path.exists():
+            replaced.rename(path)  # a run that was killed between its two renames
+        for left_behind in (partial, replaced):
+            shutil.rmtree(left_behind, ignore_errors=True)
+        partial.mkdir()
+        yield partial / path.name
+        if path.exists():
+            path.rename(replaced)
+        (partial / path.name).rename(path)
+    except (OSError, SafetensorError) as error:
+        raise ConfigError(f"{path} cannot be written: {error}.") from error
+    finally:
+        for left_behind in (partial, replaced):
+            shutil.rmtree(left_behind, ignore_errors=True)
+
+
+def write_ours(model: Any, path: Path, *, card: str) -> None:
+    """Writes a model as a checkpoint of ours, with its model card."""
+    try:
+        checkpoint.save_model(path, model)
+    except ValueError as error:  # how Orbax reports a full disk
+        raise OSError(str(error).splitlines()[0]) from error
+    (path / "README.md").write_text(card)
+
+
+def write_official(model: Any, path: Path, *, card: str) -> None:
+    """Writes official tensors, config.json and model card, as `from_pretrained` reads them.
+
+    Raises:
+        ConfigError: no official class can hold the model.
+    """
+    family, config = exportable(model)
+    tensors = dict(to_official(model, family.rows(model.config)))
+    path.mkdir()
+    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
+    (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    (path / "README.md").write_text(card)
+
+
+def size_of(model: Any) -> int:
+    """Bytes of a model's parameters."""
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(model))
+
+
+def _check_target(path: Path, *, size: int, overwrite: bool) -> None:
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path} cannot be written: there is no folder {path.parent}.")
+    if path.exists():
+        if not overwrite:
+            raise ConfigError(f"{path} exists; --overwrite replaces it.")
+        if not _is_model(path):
+            raise ConfigError(f"{path} is not a model, so it is not overwritten.")
+    if not os.access(path.parent, os.W_OK):
+        raise ConfigError(f"{path} cannot be written: {path.parent} is not writable.")
+    free = shutil.disk_usage(path.parent).free
+    if free < size:
+        raise ConfigError(
+            f"{path} cannot be written: it takes {size / 1e6:.0f} MB, and {path.parent} has "
+            f"{free / 1e6:.0f} MB left."
+        )
+
+
+def _is_model(path: Path) -> bool:
+    """Whether this is a folder that `convert` may have written."""
+    ours = (path / "weights").is_dir() and (path / "model").is_dir()
+    return ours or ((path / WEIGHTS).is_file() and (path / "config.json").is_file())

@@ -1,0 +1,237 @@
+"""The kinds of official weights, and which one a set of tensors is: read from names and shapes."""
+
+import dataclasses
+import re
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from cvvae_jax.config import (
+    ConfigError,
+    DiscriminatorConfig,
+    ImageVAEConfig,
+    LPIPSConfig,
+    SVDVAEConfig,
+    VideoVAEConfig,
+)
+from cvvae_jax.convert import names
+from cvvae_jax.convert.names import Row, our_path
+from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.svd_vae import SVDVAE
+from cvvae_jax.models.vgg import LPIPS
+from cvvae_jax.models.video_vae import PRESETS, VideoVAE
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """A kind of official weights."""
+
+    title: str
+    """What people call it."""
+
+    model_class: type
+    """Our model."""
+
+    config_class: type
+    """Our model's configuration."""
+
+    official_class: str
+    """The PyTorch class that loads it."""
+
+    rows: Callable[[Any], list[Row]]
+    """The table of names for a configuration."""
+
+    exported: bool = True
+    """Whether models are written with these names; older ones are only read."""
+
+
+SD21 = Family(
+    "CV-VAE SD2.1",
+    VideoVAE,
+    VideoVAEConfig,
+    "CVVAEModel",
+    lambda config: names.ldm_rows(len(config.block_channels), image=False),
+)
+SD3 = Family(
+    "CV-VAE SD3", VideoVAE, VideoVAEConfig, "CVVAESD3Model", lambda _: names.diffusers_rows()
+)
+IMAGE = Family(
+    "image VAE", ImageVAE, ImageVAEConfig, "AutoencoderKL", lambda _: names.diffusers_rows()
+)
+IMAGE_LDM = Family(
+    "image VAE, latent-diffusion names",
+    ImageVAE,
+    ImageVAEConfig,
+    "AutoencoderKL",
+    lambda config: names.ldm_rows(len(config.block_channels), image=True),
+    exported=False,
+)
+SVD = Family(
+    "SVD VAE", SVDVAE, SVDVAEConfig, "AutoencoderKLTemporalDecoder", lambda _: names.svd_rows()
+)
+DISCRIMINATOR = Family(
+    "3-D discriminator",
+    Discriminator,
+    DiscriminatorConfig,
+    "NLayerDiscriminator3D",
+    lambda config: names.discriminator_rows(config.layers),
+)
+PERCEPTUAL = Family("LPIPS", LPIPS, LPIPSConfig, "LPIPS", lambda _: names.lpips_rows())
+
+FAMILIES = (SD21, SD3, IMAGE, IMAGE_LDM, SVD, DISCRIMINATOR, PERCEPTUAL)
+MODELS = {
+    family.model_class.__name__: (family.model_class, family.config_class) for family in FAMILIES
+}
+"""Class and configuration of every model of ours, by the class's name."""
+
+
+def recognize(shapes: Shapes, *, source: str) -> tuple[Family, Any]:
+    """Family and configuration of official tensors.
+
+    Sizes are read from most of the tensors that show them, so that single missing or misshapen ones
+    can be named afterwards. What no tensor shows (groups of the norms, scaling factors, causality)
+    has the family's default.
+
+    Args:
+        shapes: official tensors by name, without a prefix (see `parts`).
+        source: what to call them in messages.
+
+    Raises:
+        ConfigError: they belong to no family, or to several.
+    """
+    if _any(shapes, r"main\.\d+\..*"):
+        return DISCRIMINATOR, _discriminator_config(shapes)
+    if _any(shapes, r"(net\.slice\d|lin\d\.).*"):
+        return PERCEPTUAL, LPIPSConfig()
+    ldm = [name for name in shapes if re.match(r"(en|de)coder\.(down|up|mid)\.", name)]
+    diffusers = [name for name in shapes if re.match(r"(en|de)coder\.(down|up|mid)_block", name)]
+    if ldm and diffusers:
+        raise ConfigError(
+            f"{source} mixes two families: {len(ldm)} tensors have latent-diffusion names "
+            f"({ldm[0]}, ..), {len(diffusers)} diffusers names ({diffusers[0]}, ..)."
+        )
+    if not ldm and not diffusers:
+        raise ConfigError(
+            f"{source} holds no known model: a CV-VAE, an AutoencoderKL, an "
+            "AutoencoderKLTemporalDecoder, CV-VAE's discriminator or LPIPS are read; "
+            f"its tensors are called {', '.join(list(shapes)[:3]) or 'nothing'}, .."
+        )
+    return _autoencoder(shapes, ldm=bool(ldm), source=source)
+
+
+def _autoencoder(shapes: Shapes, *, ldm: bool, source: str) -> tuple[Family, Any]:
+    if _any(shapes, r"decoder\..*(spatial_res_block|temporal_res_block|time_mixer).*"):
+        ours = _by_path(shapes, names.svd_rows())
+        sizes = _sizes(ours, source=source)
+        return SVD, SVDVAEConfig(**sizes)
+    rows = names.ldm_rows(_levels(shapes), image=True) if ldm else names.diffusers_rows()
+    ours = _by_path(shapes, rows)
+    ranks = Counter(len(shape) for path, shape in ours.items() if path.endswith("conv1/kernel"))
+    if len(ranks) > 1 and min(ranks.values()) > 1:
+        raise ConfigError(
+            f"{source} mixes two families: {ranks[4]} first convolutions of residual blocks are "
+            f"2-D, an image VAE's, and {ranks[5]} are 3-D, a video VAE's."
+        )
+    sizes = _sizes(ours, source=source)
+    attention = any("mid_block/attentions" in path for path in ours)
+    if _most(len(shape) for path, shape in ours.items() if path.endswith("conv1/kernel")) == 4:
+        quant = any("quant_conv/" in path for path in ours)
+        config = ImageVAEConfig(**sizes, mid_attention=attention, quant_conv=quant)
+        return (IMAGE_LDM if ldm else IMAGE), _with_default_scale(config)
+    half = _most(len(shape) for path, shape in ours.items() if path.endswith("conv2/kernel")) == 4
+    temporal = any(path.endswith("attentions/00/q_t/kernel") for path in ours)
+    config = dataclasses.replace(
+        PRESETS["sd21" if ldm else "sd3"],
+        **sizes,
+        half_3d=half,
+        mid_attention=attention,
+        temporal_strides=alternating_strides(len(sizes["block_channels"])),
+        decoder_attention="spatial_temporal" if temporal else "spatial",
+    )
+    return (SD21 if ldm else SD3), config
+
+
+def alternating_strides(levels: int) -> tuple[int, ...]:
+    """The official strides in time: every other downsampling, the first one included, halves it."""
+    return tuple(2 if level % 2 == 0 else 1 for level in range(levels - 1))
+
+
+def _sizes(ours: Shapes, *, source: str) -> dict[str, Any]:
+    """Widths, depth and latent channels, from the shapes of official tensors by our paths."""
+    levels = 1 + max(_numbers(ours, r"encoder/down_blocks/(\d+)/.*"), default=-1)
+    blocks = 1 + max(_numbers(ours, r"encoder/down_blocks/\d+/resnets/(\d+)/.*"), default=-1)
+    channels = [
+        _most(
+            shape[0]
+            for path, shape in ours.items()
+            if len(shape) == 1
+            and re.fullmatch(
+                rf"(encoder/down_blocks/{i:02d}|decoder/up_blocks/{levels - 1 - i:02d})/"
+                r"resnets/\d+/(spatial_res_block/)?(conv1/bias|norm2/scale|norm2/bias|conv2/bias)",
+                path,
+            )
+        )
+        for i in range(levels)
+    ]
+    latents = _most(_latent_channels(ours))
+    if not levels or not blocks or not latents or not all(channels):
+        raise ConfigError(f"{source} holds no whole autoencoder: its levels can't be made out.")
+    return {
+        "block_channels": tuple(channels),
+        "blocks_per_level": blocks,
+        "latent_channels": latents,
+    }
+
+
+def _latent_channels(ours: Shapes) -> Iterable[int]:
+    for path, shape in ours.items():
+        match path:
+            case "encoder/conv_out/kernel" | "encoder/conv_out/bias" | "quant_conv/bias":
+                yield shape[0] // 2
+            case "decoder/conv_in/kernel":
+                yield shape[1]
+            case "post_quant_conv/bias":
+                yield shape[0]
+
+
+def _with_default_scale(config: ImageVAEConfig) -> ImageVAEConfig:
+    """SD 1.x/2.x's factor for 4 channels, SD3's for 16; only a config.json can tell SDXL and
+    FLUX."""
+    if config.latent_channels == 16:
+        return dataclasses.replace(config, scaling_factor=1.5305, shift_factor=0.0609)
+    return config
+
+
+def _discriminator_config(shapes: Shapes) -> DiscriminatorConfig:
+    layers = (max(_numbers(shapes, r"main\.(\d+)\..*")) - 2) // 3
+    ranks = (len(shape) for name, shape in shapes.items() if name.endswith("conv2.weight"))
+    base = _most(shapes[name][0] for name in ("main.0.weight", "main.0.bias") if name in shapes)
+    return DiscriminatorConfig(
+        base_channels=base or 64, layers=max(layers, 2), half_3d=_most(ranks) == 4
+    )
+
+
+def _by_path(shapes: Shapes, rows: list[Row]) -> dict[str, tuple[int, ...]]:
+    found = {name: our_path(rows, name) for name in shapes}
+    return {place[0]: shapes[name] for name, place in found.items() if place}
+
+
+def _levels(shapes: Shapes) -> int:
+    return 1 + max(_numbers(shapes, r"(?:en|de)coder\.(?:down|up)\.(\d+)\..*"), default=0)
+
+
+def _numbers(shapes: Shapes, pattern: str) -> list[int]:
+    return [int(match[1]) for name in shapes if (match := re.fullmatch(pattern, name))]
+
+
+def _any(shapes: Shapes, pattern: str) -> bool:
+    return any(re.fullmatch(pattern, name) for name in shapes)
+
+
+def _most(values: Iterable[int]) -> int:
+    """The value seen most often, 0 where there is none."""
+    common = Counter(values).most_common(1)
+    return common[0][0] if common else 0

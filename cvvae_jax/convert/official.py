@@ -1,0 +1,254 @@
+"""The official classes' config.json, read and written."""
+
+import dataclasses
+from typing import Any
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.convert import families
+from cvvae_jax.convert.convert import official_shapes
+from cvvae_jax.convert.families import Family
+
+# The release whose classes the exports were tried with.
+_DIFFUSERS_VERSION = "0.42.1"
+
+# Settings that no tensor shows: their official names and ours.
+_UNSEEN = {
+    families.SD21.title: {
+        "scaling_factor": "scaling_factor",
+        "causal_encoder": "causal_encoder",
+        "causal_decoder": "causal_decoder",
+    },
+    families.SD3.title: {
+        "norm_num_groups": "norm_groups",
+        "causal_encoder": "causal_encoder",
+        "causal_decoder": "causal_decoder",
+    },
+    families.IMAGE.title: {
+        "norm_num_groups": "norm_groups",
+        "scaling_factor": "scaling_factor",
+        "shift_factor": "shift_factor",
+    },
+    families.SVD.title: {"scaling_factor": "scaling_factor"},
+}
+_UNSEEN[families.IMAGE_LDM.title] = _UNSEEN[families.IMAGE.title]
+
+# What a class does not write down does not keep a model from being exported.
+_NOT_OFFICIAL = {
+    families.SD21.title: {"shift_factor"},
+    families.SD3.title: {"scaling_factor", "shift_factor"},
+}
+
+# How a model is run or tiled, which has no influence on what it computes.
+_FREE = {
+    "sample_size",
+    "force_upcast",
+    "dropout",
+    "en_de_n_frames_a_time",
+    "tile_spatial_size",
+    "tile_overlap_ratio",
+    "num_video_frames",
+    "reshape_z_dim_to_4",
+    "reshape_x_dim_to_4",
+}
+_SAME = {"vanilla": "vanilla-xformers"}
+
+
+def with_official_config(family: Family, config: Any, given: dict[str, Any], *, source: str) -> Any:
+    """The configuration read from tensors, with what only a config.json knows.
+
+    Args:
+        family: what the tensors are.
+        config: our configuration, as the tensors show it.
+        given: the official config.json.
+        source: what to call it in messages.
+
+    Raises:
+        ConfigError: it contradicts the tensors; all contradictions are listed.
+    """
+    config = _with_unseen(family, config, given)
+    expected = official_config(family, config)
+    wrong = [
+        f"{name} is {value!r}, the tensors have {expected[name]!r}"
+        for name, value in given.items()
+        if name in expected.keys() - _FREE - {"_diffusers_version"}
+        and not _equal(value, expected[name])
+    ]
+    if wrong:
+        raise ConfigError(f"{source} contradicts the tensors: {'; '.join(wrong)}.")
+    return config
+
+
+def _with_unseen(family: Family, config: Any, given: dict[str, Any]) -> Any:
+    unseen = _UNSEEN.get(family.title, {})
+    taken = {ours: given[name] for name, ours in unseen.items() if given.get(name) is not None}
+    if family is families.SD3 and "causal_decoder" in taken:
+        taken["causal_upsampling"] = taken["causal_decoder"]
+    return dataclasses.replace(config, **taken)
+
+
+def official_config(family: Family, config: Any) -> dict[str, Any]:
+    """The config.json of the official class."""
+    fields = {
+        families.SD21.title: _sd21_config,
+        families.SD3.title: _sd3_config,
+        families.IMAGE.title: _image_config,
+        families.IMAGE_LDM.title: _image_config,
+        families.SVD.title: _svd_config,
+        families.DISCRIMINATOR.title: _discriminator_config,
+    }.get(family.title, lambda _: {})(config)
+    head = {"_class_name": family.official_class, "_diffusers_version": _DIFFUSERS_VERSION}
+    return {**head, **fields}
+
+
+def exportable(model: Any) -> tuple[Family, dict[str, Any]]:
+    """The official class that can hold a model of ours, and its config.json.
+
+    Raises:
+        ConfigError: no official class computes the same; what keeps the nearest one from it is
+            listed.
+    """
+    candidates = [f for f in families.FAMILIES if isinstance(model, f.model_class) and f.exported]
+    tried = {family.title: _differences(model, family) for family in candidates}
+    nearest = min(candidates, key=lambda family: len(tried[family.title]))
+    if tried[nearest.title]:
+        raise ConfigError(
+            "no official class can hold this model; the nearest, "
+            f"{nearest.official_class}, needs {'; '.join(tried[nearest.title])}."
+        )
+    return nearest, official_config(nearest, model.config)
+
+
+def _differences(model: Any, family: Family) -> list[str]:
+    """What would be read back otherwise from an export as this family."""
+    config = model.config
+    channels = getattr(config, "block_channels", ())
+    if family is families.SD21 and any(width % channels[0] for width in channels):
+        return [f"block_channels that are multiples of the first (they are {channels})"]
+    shapes = dict(official_shapes(model, family.rows(config)).values())
+    _, read = families.recognize(shapes, source="the export")
+    read = _with_unseen(family, read, official_config(family, config))
+    ignored = {"dtype", "param_dtype"} | _NOT_OFFICIAL.get(family.title, set())
+    if not getattr(config, "mid_attention", True):
+        ignored.add("decoder_attention")
+    return [
+        f"{name} {getattr(read, name)!r} (it is {getattr(config, name)!r})"
+        for name in (field.name for field in dataclasses.fields(config))
+        if name not in ignored and getattr(read, name) != getattr(config, name)
+    ]
+
+
+def _sd21_config(config: Any) -> dict[str, Any]:
+    spatial = "vanilla-xformers" if config.mid_attention else "none"
+    temporal = config.mid_attention and config.decoder_attention == "spatial_temporal"
+    width = config.block_channels[0]
+    return {
+        "double_z": True,
+        "z_channels": config.latent_channels,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": width,
+        "ch_mult": [channels // width for channels in config.block_channels],
+        "num_res_blocks": config.blocks_per_level,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+        "use_3d_conv": True,
+        "half_3d": config.half_3d,
+        "causal_encoder": config.causal_encoder,
+        "causal_decoder": config.causal_decoder,
+        "encoder_attn_type": spatial,
+        "decoder_attn_type": "spatial-temporal-xformer" if temporal else spatial,
+        "scaling_factor": config.scaling_factor,
+        "force_upcast": True,
+        **_chunking(config),
+    }
+
+
+def _sd3_config(config: Any) -> dict[str, Any]:
+    levels = len(config.block_channels)
+    return {
+        "in_channels": 3,
+        "out_channels": config.latent_channels,
+        "down_block_types": ["DownEncoderBlock3D"] * levels,
+        "up_block_types": ["UpDecoderBlock3D"] * levels,
+        "block_out_channels": list(config.block_channels),
+        "layers_per_block": config.blocks_per_level,
+        "norm_num_groups": config.norm_groups,
+        "act_fn": "silu",
+        "double_z": True,
+        "mid_block_add_attention": config.mid_attention,
+        "causal_encoder": config.causal_encoder,
+        "causal_decoder": config.causal_decoder,
+        "half_3d": config.half_3d,
+        **_chunking(config),
+    }
+
+
+def _chunking(config: Any) -> dict[str, Any]:
+    """How the official classes cut long and large videos: their own defaults."""
+    return {
+        "en_de_n_frames_a_time": 16,
+        "time_n_compress": config.temporal_compression,
+        "spatial_n_compress": config.spatial_compression,
+        "tile_spatial_size": 576,
+        "num_video_frames": None,
+        "tile_overlap_ratio": 0.2222,
+        "reshape_z_dim_to_4": False,
+        "reshape_x_dim_to_4": False,
+    }
+
+
+def _image_config(config: Any) -> dict[str, Any]:
+    levels = len(config.block_channels)
+    return {
+        "act_fn": "silu",
+        "block_out_channels": list(config.block_channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "force_upcast": True,
+        "in_channels": 3,
+        "latent_channels": config.latent_channels,
+        "latents_mean": None,
+        "latents_std": None,
+        "layers_per_block": config.blocks_per_level,
+        "mid_block_add_attention": config.mid_attention,
+        "norm_num_groups": config.norm_groups,
+        "out_channels": 3,
+        "sample_size": 512 if config.latent_channels == 4 else 1024,
+        "scaling_factor": config.scaling_factor,
+        "shift_factor": config.shift_factor or None,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "use_post_quant_conv": config.quant_conv,
+        "use_quant_conv": config.quant_conv,
+    }
+
+
+def _svd_config(config: Any) -> dict[str, Any]:
+    return {
+        "block_out_channels": list(config.block_channels),
+        "down_block_types": ["DownEncoderBlock2D"] * len(config.block_channels),
+        "force_upcast": True,
+        "in_channels": 3,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.blocks_per_level,
+        "out_channels": 3,
+        "sample_size": 768,
+        "scaling_factor": config.scaling_factor,
+    }
+
+
+def _discriminator_config(config: Any) -> dict[str, Any]:
+    return {
+        "input_nc": 3,
+        "ndf": config.base_channels,
+        "n_layers": config.layers,
+        "use_actnorm": False,
+        "half_3d": config.half_3d,
+        "causal": False,
+    }
+
+
+def _equal(given: Any, expected: Any) -> bool:
+    """Equal once lists are lists and names are one; null stands for no shift."""
+    given = list(given) if isinstance(given, tuple) else given
+    if isinstance(given, str):
+        given = _SAME.get(given, given)
+    return given == expected or (given in (None, 0.0) and expected in (None, 0.0))

@@ -1,0 +1,88 @@
+"""Models are found among the other tensors of training states and pipelines."""
+
+import pytest
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.convert.parts import list_parts, select
+
+VAE = ["encoder.conv_in.weight", "decoder.up.0.block.0.conv1.weight", "quant_conv.weight"]
+LOSS = [
+    "loss.logvar",
+    "loss.discriminator.main.0.weight",
+    "loss.discriminator.main.2.temb_proj.weight",
+    "loss.perceptual_loss.net.slice1.0.weight",
+    "loss.perceptual_loss.lin0.model.1.weight",
+    "loss.perceptual_loss.scaling_layer.shift",
+]
+
+
+def prefixed(prefix: str, names: list[str] = VAE) -> list[str]:
+    return [prefix + name for name in names]
+
+
+@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae.", "module.", "a.b-c._orig_mod."])
+def test_a_prefix_is_taken_off(prefix):
+    part = select(prefixed(prefix), prefix=None, source="x")
+    assert part.prefix == prefix
+    assert part.names == dict(zip(VAE, prefixed(prefix), strict=True))
+    assert part.left_alone == ()
+
+
+def test_a_training_state_gives_the_autoencoder_and_on_demand_the_others():
+    names = [*VAE, *LOSS, "constraint_decoder.conv_in.weight"]
+    part = select(names, prefix=None, source="x")
+    assert list(part.names) == VAE
+    assert part.left_alone == (*LOSS, "constraint_decoder.conv_in.weight")
+    part = select(names, prefix="loss.discriminator.", source="x")
+    assert list(part.names) == ["main.0.weight", "main.2.temb_proj.weight"]
+    part = select(names, prefix="loss.perceptual_loss.", source="x")
+    assert list(part.names) == ["net.slice1.0.weight", "lin0.model.1.weight"]
+
+
+def test_a_pipeline_gives_its_autoencoder():
+    others = [
+        "model.diffusion_model.middle_block.0.in_layers.0.weight",
+        "cond_stage_model.transformer.text_model.encoder.layers.0.mlp.fc1.weight",
+        "betas",
+    ]
+    part = select([*prefixed("first_stage_model."), *others], prefix=None, source="x")
+    assert list(part.names) == VAE
+    assert part.left_alone == tuple(others)
+
+
+def test_unknown_tensors_beside_an_unprefixed_model_are_its_own():
+    """They are then reported as unexpected: a misspelled name must not go unnoticed."""
+    part = select([*VAE, "encoder.conv_inn.bias"], prefix=None, source="x")
+    assert "encoder.conv_inn.bias" in part.names
+
+
+def test_old_attention_names_are_read_as_todays():
+    name = "encoder.mid_block.attentions.0.proj_attn.weight"
+    part = select([*VAE, name], prefix=None, source="x")
+    assert part.names["encoder.mid_block.attentions.0.to_out.0.weight"] == name
+
+
+def test_the_same_tensor_under_an_old_and_a_new_name_is_refused():
+    names = [f"encoder.mid_block.attentions.0.{part}.weight" for part in ("query", "to_q")]
+    with pytest.raises(ConfigError, match=r"query\.weight and .*to_q\.weight, which are the same"):
+        select([*VAE, *names], prefix=None, source="x")
+
+
+def test_several_models_ask_for_a_choice():
+    names = [*prefixed("a."), *prefixed("b.")]
+    with pytest.raises(ConfigError, match=r"x holds several models; .*'a\.'.*'b\.'"):
+        select(names, prefix=None, source="x")
+    assert select(names, prefix="b.", source="x").left_alone == tuple(prefixed("a."))
+
+
+def test_an_unknown_prefix_lists_those_there_are():
+    with pytest.raises(ConfigError, match=r"no model with the prefix 'c\.'; it has: 'a\.' \(auto"):
+        select(prefixed("a."), prefix="c.", source="x")
+
+
+def test_parts_are_counted():
+    assert list_parts([*VAE, *LOSS]) == {
+        "": ("autoencoder", 3),
+        "loss.discriminator.": ("discriminator", 2),
+        "loss.perceptual_loss.": ("LPIPS", 2),
+    }
