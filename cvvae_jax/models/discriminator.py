@@ -1,7 +1,6 @@
 """The 3-D discriminator that judges patches of videos: `NLayerDiscriminator3D` in the official
 code."""
 
-
 import jax
 from flax import nnx
 from jaxtyping import Array, Float

@@ -66,7 +66,7 @@ def pool(
 ) -> Float[Array, "b t2 h2 w2 c"]:
     """One value for every (time, height, width) window; what doesn't fill a window is left out.
 
-    As a reduction over split axes, whose gradient takes a quarter of the time of the one of XLA's
+    A reduction over split axes: on a CPU its gradient takes a quarter of the time of that of XLA's
     reduction over windows.
     """
     t, h, w = (size // n * n for size, n in zip(video.shape[1:4], window, strict=True))

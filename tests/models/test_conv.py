@@ -50,3 +50,13 @@ def test_padding_is_what_the_kind_says(mode):
     padded = np.pad(video, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)), mode=names[mode])
     expected = conv_3d_direct(padded, conv.kernel[...], strides=(1, 1, 1), pads=(0, 0))
     assert jnp.abs(conv(video) - expected).max() <= TOLERANCE * jnp.abs(expected).max()
+
+
+def test_convolution_along_time_sees_one_position():
+    conv = build(ConvKind("centered", spatial_taps=1))
+    assert conv.kernel.shape == (3, 1, 1, 2, 3)
+    video = jax.random.normal(jax.random.key(0), (1, 5, 4, 6, 2))
+    grads = jax.grad(lambda v: conv(v)[:, 2, 1, 3].sum())(video)
+    seen = {tuple(int(i) for i in place[1:4]) for place in np.argwhere(grads)}
+    assert seen == {(1, 1, 3), (2, 1, 3), (3, 1, 3)}
+    assert conv(video).shape == (1, 5, 4, 6, 3)

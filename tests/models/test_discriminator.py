@@ -12,22 +12,30 @@ TINY = {"base_channels": 4, "norm_groups": 4}
 
 
 def tiny(**changes) -> Discriminator:
-    return Discriminator(DiscriminatorConfig(**TINY | changes), rngs=nnx.Rngs(0))
+    config = DiscriminatorConfig(**TINY | changes)
+    return jax.jit(lambda key: Discriminator(config, rngs=nnx.Rngs(key)))(jax.random.key(0))
+
+
+@pytest.fixture(scope="module")
+def network() -> Discriminator:
+    return tiny()
 
 
 @pytest.mark.parametrize(
     ("frames", "logit_frames"), [(1, 1), (2, 1), (5, 1), (9, 2), (16, 2), (17, 3)]
 )
-def test_logits_are_eight_times_fewer_in_every_direction_rounded_up_in_time(frames, logit_frames):
+def test_logits_are_eight_times_fewer_in_every_direction_rounded_up_in_time(
+    network, frames, logit_frames
+):
     video = jnp.zeros((2, frames, 16, 24, 3))
-    logits = jax.eval_shape(lambda video: tiny()(video), video)
+    logits = jax.eval_shape(lambda video: network(video), video)
     assert logits.shape == (2, logit_frames, 2, 3, 1)
 
 
-def test_odd_frame_counts_repeat_the_first_frame_before_pooling():
+def test_odd_frame_counts_repeat_the_first_frame_before_pooling(network):
     """Averages of frames (0, 0), (1, 2), (3, 4)."""
     video = jnp.broadcast_to(jnp.arange(5.0).reshape(1, 5, 1, 1, 1), (1, 5, 2, 2, 4))
-    pooled = DiscriminatorBlock._pool(tiny().blocks[0], video)
+    pooled = DiscriminatorBlock._pool(network.blocks[0], video)
     np.testing.assert_array_equal(pooled[0, :, 0, 0, 0], [0.0, 1.5, 3.5])
 
 
@@ -52,11 +60,11 @@ def test_kernels_start_small_and_biases_at_zero():
             assert float(leaf.std()) == pytest.approx(0.02, rel=0.12), path
 
 
-def test_the_first_convolutions_see_both_ways_in_time():
-    """The first logit of a video depends on its last frame, unlike in a causal network."""
+def test_convolutions_see_both_ways_in_time(network):
+    """The first one strides by two frames, so its first output sees the first frame and the second,
+    and black in front."""
     video = jax.random.normal(jax.random.key(0), (1, 3, 8, 8, 3))
-    conv = tiny().conv_in
-    grads = jax.grad(lambda v: jnp.abs(conv(v)[:, 0]).sum())(video)
+    grads = jax.grad(lambda v: jnp.abs(network.conv_in(v)[:, 0]).sum())(video)
     np.testing.assert_array_equal(jnp.any(grads != 0, axis=(0, 2, 3, 4)), [True, True, False])
 
 

@@ -13,7 +13,12 @@ TINY = {"block_channels": (8, 16), "blocks_per_level": 1, "norm_groups": 4}
 
 @pytest.fixture(scope="module")
 def vae() -> SVDVAE:
-    return SVDVAE(SVDVAEConfig(**TINY), rngs=nnx.Rngs(0))
+    config = SVDVAEConfig(**TINY)
+    return jax.jit(lambda key: SVDVAE(config, rngs=nnx.Rngs(key)))(jax.random.key(0))
+
+
+encode = jax.jit(lambda vae, video: vae.moments(video))
+decode = jax.jit(lambda vae, latents: vae.decode(latents))
 
 
 def random_video(*shape: int) -> jax.Array:
@@ -22,22 +27,22 @@ def random_video(*shape: int) -> jax.Array:
 
 def test_every_frame_has_a_latent(vae):
     video = random_video(2, 3, 8, 12, 3)
-    latents = vae.encode(video).mode()
+    latents = jax.eval_shape(lambda video: vae.encode(video).mode(), video)
     assert latents.shape == (2, 3, 4, 6, 4)
-    assert vae.decode(latents).shape == video.shape
+    assert jax.eval_shape(vae.decode, latents).shape == video.shape
 
 
 def test_frames_are_encoded_alone(vae):
     """The same numbers in another batch: only the order of float32 sums may differ."""
     video = random_video(1, 3, 8, 8, 3)
     np.testing.assert_allclose(
-        vae.moments(video)[:, 1:2], vae.moments(video[:, 1:2]), rtol=1e-5, atol=1e-5
+        encode(vae, video)[:, 1:2], encode(vae, video[:, 1:2]), rtol=1e-5, atol=1e-5
     )
 
 
 def test_decoder_sees_other_frames_of_the_video_but_not_of_the_batch(vae):
     latents = random_video(2, 5, 4, 4, 4)
-    first = jax.grad(lambda z: jnp.abs(vae.decode(z)[0, 0]).sum())(latents)
+    first = jax.jit(jax.grad(lambda z: jnp.abs(vae.decode(z)[0, 0]).sum()))(latents)
     reached = np.asarray(jnp.any(first != 0, axis=(2, 3, 4)))
     np.testing.assert_array_equal(reached, [[True] * 5, [False] * 5])
 
@@ -54,7 +59,7 @@ def test_without_the_temporal_share_frames_are_decoded_alone(vae):
     alone = paths.unflatten(vae, leaves)
     latents = random_video(1, 3, 4, 4, 4)
     np.testing.assert_allclose(
-        alone.decode(latents)[:, 1:2], alone.decode(latents[:, 1:2]), rtol=1e-5, atol=1e-5
+        decode(alone, latents)[:, 1:2], decode(alone, latents[:, 1:2]), rtol=1e-5, atol=1e-5
     )
 
 
