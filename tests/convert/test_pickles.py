@@ -141,6 +141,15 @@ def test_code_in_a_pickle_does_not_run(tmp_path, torch, form):
     assert marker.exists()  # the payload is a real one
 
 
+@pytest.mark.parametrize("protocol", [2, 4])
+def test_pickles_of_other_programs_are_refused(tmp_path, torch, protocol):
+    path = tmp_path / "x.ckpt"
+    path.write_bytes(pickle.dumps({"w": [1.0]}, protocol=protocol))
+    refused(path, "no sound file of PyTorch weights")
+    path.write_bytes(pickle.dumps({"w": np.ones(2)}, protocol=protocol))
+    refused(path, "no sound file of PyTorch weights|Python objects .*numpy")
+
+
 @pytest.mark.parametrize("zipped", [ZIP, OLD])
 @pytest.mark.parametrize("keep", [0.02, 0.3, 0.6, 0.999])
 def test_truncated_files_are_refused(tmp_path, torch, zipped, keep):
@@ -162,8 +171,10 @@ def test_archives_that_unpack_to_more_than_they_are_do_not_reach_torch(
     tmp_path, torch, monkeypatch
 ):
     good = save(torch, tmp_path / "x.ckpt", {"w": torch.zeros(1000)})
+    noise = save(torch, tmp_path / "noise.ckpt", {"w": torch.rand(1000)})  # no smaller when packed
     monkeypatch.setattr(torch, "load", None)
-    refused(rezip(good, tmp_path / "y.ckpt", zipfile.ZIP_DEFLATED), "compressed or oversized")
+    for path in (good, noise):
+        refused(rezip(path, tmp_path / "y.ckpt", zipfile.ZIP_DEFLATED), "compressed or oversized")
     # The directory at the end says that the tensor is larger than the file.
     data = good.read_bytes().replace((4000).to_bytes(4, "little"), (10**9).to_bytes(4, "little"))
     good.write_bytes(data)
@@ -186,7 +197,7 @@ def test_other_archives_are_refused(tmp_path, torch):
         archive.writestr("weights.safetensors", b"1")
     refused(path, "not PyTorch's")
     good = save(torch, tmp_path / "x.pt", {"w": torch.ones(2)})
-    refused(rezip(good, path, **{"constants.pkl": b""}), "TorchScript")
+    refused(rezip(good, path, **{"constants.pkl": b""}), "is a TorchScript program")
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("x/data.pkl", b"\x80\x02")
     refused(path, "no sound file")
