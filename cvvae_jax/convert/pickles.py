@@ -2,6 +2,7 @@
 
 import functools
 import re
+import warnings
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,10 +79,11 @@ def _load(path: Path, *, mapped: bool) -> dict[str, Any]:
     """The torch tensors in the file, by name."""
     torch = _import_torch(path)
     try:
-        state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
+        with warnings.catch_warnings(action="ignore"):  # of files that are refused a line later
+            state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can raise nearly any type
         # Torch's own message advises to load the file without this protection.
-        raise ConfigError(_explain(path, str(error))) from None
+        raise ConfigError(_explain(path, error)) from None
     return _tensors_of(path, state)
 
 
@@ -100,15 +102,16 @@ def _import_torch(path: Path) -> ModuleType:
     return torch
 
 
-def _explain(path: Path, message: str) -> str:
+def _explain(path: Path, error: Exception) -> str:
+    message = str(error).strip() or type(error).__name__
     if refused := re.search(r"GLOBAL ([\w.]+)", message):
         return (
             f"{path} holds code or Python objects ({refused[1].rstrip('.')}) and was not loaded; "
             "only files of plain tensors are read."
         )
     reason = message.partition("WeightsUnpickler error: ")[2] or message
-    reason = reason.strip().partition("\n")[0].rstrip(". ") or "no reason given"
-    return f"{path} is no sound file of PyTorch weights and was not loaded: torch says {reason}."
+    reason = reason.partition("\n")[0].rstrip(". ")
+    return f"{path} is no sound file of PyTorch weights and was not loaded (torch: {reason})."
 
 
 def _tensors_of(path: Path, state: Any) -> dict[str, Any]:
