@@ -110,7 +110,7 @@ def _explain(path: Path, error: Exception) -> str:
             "only files of plain tensors are read."
         )
     reason = message.partition("WeightsUnpickler error: ")[2] or message
-    reason = reason.partition("\n")[0].rstrip(". ")
+    reason = reason.strip().partition("\n")[0].rstrip(". ")
     return f"{path} is no sound file of PyTorch weights and was not loaded (torch: {reason})."
 
 
@@ -170,7 +170,7 @@ def _info(path: Path, name: str, tensor: Any, size: int) -> TensorInfo:
     kind = None
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         kind = f"a {type(tensor).__name__}"
-    elif tensor.layout != torch.strided or tensor.is_quantized or tensor.device.type != "cpu":
+    elif tensor.layout != torch.strided or tensor.device.type != "cpu":
         kind = f"{tensor.layout}, {tensor.dtype} on {tensor.device}"
     elif tensor.dtype not in dtypes:
         kind = str(tensor.dtype)

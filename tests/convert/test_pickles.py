@@ -117,6 +117,15 @@ def test_strange_tensors_are_refused_by_name(tmp_path, torch, zipped):
         refused(save(torch, tmp_path / "x.pt", {"w": tensor}, zipped), says)
 
 
+def test_subclasses_of_tensors_are_refused_by_name(tmp_path, torch, monkeypatch):
+    """Torch loads those that the program around us has declared safe."""
+    odd = type("Odd", (torch.Tensor,), {"__module__": __name__})
+    monkeypatch.setattr(sys.modules[__name__], "Odd", odd, raising=False)
+    path = save(torch, tmp_path / "x.pt", {"w": torch.ones(2).as_subclass(odd)})
+    with torch.serialization.safe_globals([odd]):
+        refused(path, "w as a Odd")
+
+
 class Payload:
     """Touches a file when it is unpickled."""
 
@@ -145,7 +154,7 @@ def test_code_in_a_pickle_does_not_run(tmp_path, torch, form):
 def test_pickles_of_other_programs_are_refused(tmp_path, torch, protocol):
     path = tmp_path / "x.ckpt"
     path.write_bytes(pickle.dumps({"w": [1.0]}, protocol=protocol))
-    refused(path, "no sound file of PyTorch weights")
+    refused(path, r"no sound file of PyTorch weights and was not loaded \(torch: \w.*\)")
     path.write_bytes(pickle.dumps({"w": np.ones(2)}, protocol=protocol))
     refused(path, "no sound file of PyTorch weights|Python objects .*numpy")
 
