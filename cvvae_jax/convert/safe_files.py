@@ -11,7 +11,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert.sources import Source, Stamp, TensorInfo, parse_object, readable
+from cvvae_jax.convert.sources import JSON_LIMIT, Source, Stamp, TensorInfo, parse_object, readable
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -62,10 +62,10 @@ def _header(path: Path, file: BinaryIO, *, size: int) -> tuple[dict[str, Any], i
     Safetensors parses it too, but takes the last of two tensors of one name without a word.
     """
     length = int.from_bytes(file.read(8), "little")
-    if size < 8 or length > size - 8:
+    if size < 8 or length > min(size - 8, JSON_LIMIT):
         raise ConfigError(
-            f"{path} is no safetensors file, or cut short: its header has {length:,} bytes by its "
-            f"own account, the whole file {size:,}; download it again."
+            f"{path} is no safetensors file, or cut short: by its own account its header has "
+            f"{length:,} bytes ({JSON_LIMIT:,} at most are read), and the whole file has {size:,}."
         )
     return parse_object(file.read(length), f"the header of {path}"), 8 + length
 

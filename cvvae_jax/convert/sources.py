@@ -12,7 +12,8 @@ import numpy as np
 
 from cvvae_jax.config import ConfigError
 
-_JSON_LIMIT = 100_000_000  # bytes; what safetensors allows its headers
+JSON_LIMIT = 100_000_000
+"""Bytes of JSON that are parsed at most; what safetensors allows its headers."""
 _LFS = b"version https://git-lfs"
 
 
@@ -83,10 +84,10 @@ def read_json(path: Path) -> dict[str, Any]:
         ConfigError: the file cannot be read or holds anything but one object without duplicates.
     """
     with readable(path), path.open("rb") as file:
-        text = file.read(_JSON_LIMIT + 1)
+        text = file.read(JSON_LIMIT + 1)
     check_not_lfs(path, text)
-    if len(text) > _JSON_LIMIT:
-        raise ConfigError(f"{path} is larger than {_JSON_LIMIT // 10**6} MB; no JSON file here is.")
+    if len(text) > JSON_LIMIT:
+        raise ConfigError(f"{path} is larger than {JSON_LIMIT // 10**6} MB; no JSON file here is.")
     return parse_object(text, str(path))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert import files, sources
+from cvvae_jax.convert import files, safe_files, sources
 from cvvae_jax.convert.files import TensorInfo, open_weights
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
@@ -92,8 +92,8 @@ HEADER = json.dumps({"a": entry(0, 16, (4,))}).encode()
 @pytest.mark.parametrize(
     "size, says",
     [
-        (5, "cut short: its header"),
-        (8 + len(HEADER) // 2, "cut short: its header"),
+        (5, "cut short: by its own account its header"),
+        (8 + len(HEADER) // 2, "cut short: by its own account its header"),
         (8 + len(HEADER), "cut short: it has 0 of 16 bytes"),
         (8 + len(HEADER) + 7, "cut short: it has 7 of 16 bytes"),
         (8 + len(HEADER) + 15, "cut short: it has 15 of 16 bytes"),
@@ -140,6 +140,15 @@ def test_bad_headers_are_refused(tmp_path, header, says):
 @pytest.mark.parametrize("length", [10_000, 2**62])
 def test_a_header_larger_than_the_file_is_refused(tmp_path, length):
     refused(write(tmp_path / "x.safetensors", HEADER, length=length), f"has {length:,} bytes")
+
+
+def test_an_enormous_header_is_not_parsed(tmp_path, monkeypatch):
+    monkeypatch.setattr(safe_files, "JSON_LIMIT", len(HEADER) - 1)
+    refused(write(tmp_path / "x.safetensors", HEADER), f"{len(HEADER) - 1} at most are read")
+    monkeypatch.setattr(sources, "JSON_LIMIT", 9)
+    path = tmp_path / "x.safetensors.index.json"
+    path.write_text('{"weight_map": {}}')
+    refused(path, "larger than")
 
 
 def test_a_file_without_tensors_is_refused(tmp_path):
