@@ -6,7 +6,7 @@ from flax import nnx
 
 from cvvae_jax import paths
 from cvvae_jax.config import LPIPSConfig
-from cvvae_jax.losses.lpips import lpips
+from cvvae_jax.losses.lpips import _normalized, lpips
 from cvvae_jax.models import vgg
 from cvvae_jax.models.vgg import LPIPS
 
@@ -57,6 +57,19 @@ def test_gradient_is_finite_where_features_are_zero(network, value):
     flat = jnp.broadcast_to(jnp.asarray(value).reshape(1, 1, 1, 1, 3), (1, 1, 16, 16, 3))
     for other in (flat, random_video(0, 1, 1, 16, 16)):
         assert jnp.isfinite(gradient(flat, network, other)).all()
+
+
+def test_features_without_length_have_a_finite_gradient():
+    """ReLU's gradient would hide one that isn't, so this looks at the features themselves."""
+    zero = jnp.zeros((1, 1, 2, 2, 4))
+    assert not _normalized(zero).any()
+    assert jnp.isfinite(jax.grad(lambda features: _normalized(features).sum())(zero)).all()
+
+
+def test_features_of_hundreds_dont_overflow_in_half_precision():
+    """VGG's features are that large; the square of 300 is beyond float16."""
+    features = jnp.full((1, 1, 2, 2, 4), 300.0, jnp.float16)
+    np.testing.assert_allclose(_normalized(features), 0.5, rtol=1e-6)
 
 
 def test_half_precision_stays_near_and_is_measured_in_float32(network):
