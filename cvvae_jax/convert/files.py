@@ -106,7 +106,7 @@ def _find(folder: Path) -> tuple[Path, Path]:
         if child.is_dir() and not child.name.startswith(".") and (found := _best_files(child))
     }
     if not inner:
-        raise ConfigError(f"{folder} holds no weights; {_ACCEPTED}.")
+        raise ConfigError(f"{folder} holds no weights, or shards without index; {_ACCEPTED}.")
     if "vae" not in inner and len(inner) > 1:
         raise ConfigError(
             f"{folder} holds several folders with weights; name one of "

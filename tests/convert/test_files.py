@@ -242,6 +242,14 @@ def test_any_single_weight_file_of_a_folder_is_read(tmp_path, name):
     assert open_weights(tmp_path / "folder").files == (tmp_path / "folder" / name,)
 
 
+def test_shards_stand_behind_their_index(tmp_path):
+    shard = weights(tmp_path / "diffusion_pytorch_model.fp16-00001-of-00001.safetensors")
+    refused(tmp_path, "shards without index")
+    index = tmp_path / "diffusion_pytorch_model.safetensors.index.fp16.json"
+    index.write_text(json.dumps({"weight_map": {"a": shard.name}}))
+    assert open_weights(tmp_path).files == (shard,)
+
+
 def test_the_folder_inside_is_found(tmp_path):
     weights(tmp_path / "unet" / "diffusion_pytorch_model.safetensors")
     weights(tmp_path / ".cache" / "x.safetensors")
@@ -253,7 +261,7 @@ def test_the_folder_inside_is_found(tmp_path):
 
 
 def test_folders_without_a_choice_are_refused_with_the_candidates(tmp_path):
-    refused(tmp_path, "holds no weights; accepted are")
+    refused(tmp_path, "holds no weights, or .*; accepted are")
     (tmp_path / "x.safetensors").mkdir()
     refused(tmp_path / "x.safetensors", "holds no weights")
     for name in ("vae3d", "vae3d_v1-1"):
