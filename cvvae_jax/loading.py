@@ -9,13 +9,12 @@ from typing import Any
 
 import jax
 import numpy as np
-from flax import nnx
 
 from cvvae_jax import checkpoint, paths, sharding
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.convert import tensors
 from cvvae_jax.convert.card import stated_license
-from cvvae_jax.convert.families import MODELS, Family
+from cvvae_jax.convert.families import MODELS, Family, abstract_model
 from cvvae_jax.convert.official import exportable
 from cvvae_jax.convert.source import OfficialModel, open_official
 from cvvae_jax.recipe import from_json
@@ -30,6 +29,9 @@ class SavedModel:
 
     model_class: type
     config: Any
+    abstract: Any
+    """The model's shapes and types."""
+
     raw: bool
     """Whether the weights are the optimizer's, not their average."""
 
@@ -44,15 +46,17 @@ class SavedModel:
 
     @property
     def title(self) -> str:
-        """The official family, where one can hold the model, and which weights these are."""
-        family = self.family.title if self.family else "no official family"
-        return f"{family}, {'as the optimizer left it' if self.raw else 'averaged if trained here'}"
+        """The official family where one can hold the model; of a run, which weights these are."""
+        family = self.family.title if self.family else "none of the official ones"
+        if not (self.folder / "state").is_dir():
+            return family
+        return f"{family}; {'raw' if self.raw else 'averaged'} weights of step {self.folder.name}"
 
     @functools.cached_property
     def family(self) -> Family | None:
         """The official family that can hold the model, None without one."""
         try:
-            return exportable(self.abstract())[0]
+            return exportable(self.abstract)[0]
         except ConfigError:
             return None
 
@@ -72,11 +76,6 @@ class SavedModel:
         """Its parameters as they are stored, by flat path."""
         return checkpoint.read_shapes(self.folder)
 
-    def abstract(self) -> Any:
-        """The model's shapes and types."""
-        build = lambda key: self.model_class(self.config, rngs=nnx.Rngs(key))  # noqa: E731
-        return jax.eval_shape(build, jax.random.key(0))
-
     def load(self, *, shardings: Any = None, not_finite: dict[str, str] | None = None) -> Any:
         """The model, straight onto its devices.
 
@@ -84,7 +83,7 @@ class SavedModel:
             shardings: where every parameter lies, a tree like the model; default: one device.
             not_finite: takes the paths of parameters that hold NaN or Inf, and which of them.
         """
-        target = self.abstract()
+        target = self.abstract
         model = checkpoint.restore_model(self.folder, target, shardings=shardings, raw=self.raw)
         if not_finite is not None:
             found = {p: tensors.not_finite(np.asarray(v)) for p, v in paths.flatten(model).items()}
@@ -124,7 +123,7 @@ def load(
         ConfigError: there is no whole known model at `path`.
     """
     model = open_model(path, dtype=dtype, prefix=prefix, config=config, raw=raw)
-    shardings = _shardings(model.abstract(), mesh) if mesh is not None else None
+    shardings = _shardings(model.abstract, mesh) if mesh is not None else None
     if isinstance(model, SavedModel):
         return model.load(shardings=shardings)
     not_finite = {}
@@ -165,7 +164,8 @@ def open_model(
     settings = from_json(config_class, json.dumps(description["config"]))
     if dtype is not None:
         settings = dataclasses.replace(settings, dtype=dtype, param_dtype=dtype)
-    return SavedModel(folder, model_class, settings, raw)
+    model = abstract_model(model_class, settings)
+    return SavedModel(folder, model_class, settings, model, raw)
 
 
 def _shardings(model: Any, mesh: jax.sharding.Mesh) -> Any:

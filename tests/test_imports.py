@@ -18,7 +18,7 @@ ALLOWED = {
     "metrics": {"losses.lpips", "models.i3d"},
     "data": {"config"},
     "convert": {"models", "checkpoint", "paths", "config"},
-    "loading": {"convert", "checkpoint", "models", "config", "recipe"},
+    "loading": {"convert", "checkpoint", "sharding", "paths", "config", "recipe"},
     "codec": {"models", "data.video", "sharding", "paths", "config"},
     "training": {
         "models",

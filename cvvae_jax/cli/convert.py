@@ -71,9 +71,9 @@ def main(arguments: list[str]) -> None:
     )
     to = options.to or ("torch" if source.is_ours else "jax")
     _check_verify(options, source.is_ours, to)
-    abstract, not_finite = source.abstract(), {}
-    family = official.exportable(abstract)[0] if to == "torch" else source.family
-    size = export.size_of(abstract)
+    not_finite = {}
+    family = official.exportable(source.abstract)[0] if to == "torch" else source.family
+    size = export.size_of(source.abstract)
     with (
         export.new_folder(options.target, size=size, overwrite=options.overwrite) as folder,
         ThreadPoolExecutor(1) as pool,
@@ -81,7 +81,8 @@ def main(arguments: list[str]) -> None:
         # The source is read a second time for its hash, beside the first.
         digest = pool.submit(card.sha256, source.weight_files)
         model = source.load(not_finite=not_finite)
-        origin = card.Origin(options.source.name, digest.result(), source.license, source.title)
+        name = options.source.resolve().name
+        origin = card.Origin(name, digest.result(), source.license, source.title, to)
         write = export.write_ours if to == "jax" else export.write_official
         write(model, folder, card=card.model_card(origin, model, family, name=options.target.name))
         if options.verify:

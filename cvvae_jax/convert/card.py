@@ -4,7 +4,7 @@ import dataclasses
 import hashlib
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cvvae_jax import paths
 from cvvae_jax.convert.families import Family
@@ -32,6 +32,9 @@ class Origin:
 
     weights: str
     """Which weights these are, in words."""
+
+    to: Literal["jax", "torch"]
+    """What they were converted to."""
 
 
 def sha256(files: tuple[Path, ...]) -> str:
@@ -95,11 +98,11 @@ import cvvae_jax
 model = cvvae_jax.load("{name}")
 ```
 
-In PyTorch: {_in_pytorch(family, name)}
+In PyTorch: {_in_pytorch(family, name, origin.to)}
 """
 
 
-def _in_pytorch(family: Family | None, name: str) -> str:
+def _in_pytorch(family: Family | None, name: str, to: str) -> str:
     if family is None:
         return "no official class computes the same, so the model can't be exported."
     statement = _OFFICIAL_IMPORTS.get(family.official_class)
@@ -108,10 +111,11 @@ def _in_pytorch(family: Family | None, name: str) -> str:
             f"the tensors have the names of `{family.official_class}` in CV-VAE's training code "
             "(`load_state_dict`)."
         )
-    return f"""if this folder holds `weights/` and `model/`, write one for PyTorch first with
-`python -m cvvae_jax convert {name} {name}-torch`; then
+    folder = name if to == "torch" else f"{name}-torch"
+    first = "" if to == "torch" else f"after `python -m cvvae_jax convert {name} {folder}`,"
+    return f"""{first}
 
 ```python
 {statement}
-model = {family.official_class}.from_pretrained("{name}")
+model = {family.official_class}.from_pretrained("{folder}")
 ```"""

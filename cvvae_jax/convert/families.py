@@ -6,6 +6,9 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import jax
+from flax import nnx
+
 from cvvae_jax.config import (
     ConfigError,
     DiscriminatorConfig,
@@ -86,6 +89,12 @@ MODELS = {
     family.model_class.__name__: (family.model_class, family.config_class) for family in FAMILIES
 }
 """Class and configuration of every model of ours, by the class's name."""
+
+
+def abstract_model(model_class: type, config: Any) -> Any:
+    """The shapes and types of a model of ours."""
+    build = lambda key: model_class(config, rngs=nnx.Rngs(key))  # noqa: E731
+    return jax.eval_shape(build, jax.random.key(0))
 
 
 def recognize(shapes: Shapes, *, source: str) -> tuple[Family, Any]:

@@ -9,9 +9,10 @@ from collections.abc import Iterable
 from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.names import modern_name
 
+AUTOENCODER = "autoencoder"
 _PREFIX = r"((?:[\w-]+\.)*?)"
 _PATTERNS = {
-    "autoencoder": re.compile(
+    AUTOENCODER: re.compile(
         _PREFIX
         + r"(?:(?:encoder|decoder)\.(?:conv_in|conv_out|conv_norm_out|norm_out|mid|mid_block"
         r"|down|up|down_blocks|up_blocks|time_conv_out)|(?:post_)?quant_conv)\."
@@ -72,7 +73,7 @@ def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
 
 
 def _only(parts: dict[str, tuple[str, int]], source: str) -> str:
-    candidates = [prefix for prefix, (kind, _) in parts.items() if kind == "autoencoder"]
+    candidates = [prefix for prefix, (kind, _) in parts.items() if kind == AUTOENCODER]
     candidates = candidates or list(parts)
     if len(candidates) > 1:
         raise ConfigError(

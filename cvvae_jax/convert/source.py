@@ -7,19 +7,17 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import nnx
 
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.convert import families, tensors
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.convert import Place, fill, places
-from cvvae_jax.convert.families import Family
+from cvvae_jax.convert.families import Family, abstract_model
 from cvvae_jax.convert.files import TensorInfo, WeightFiles, open_weights
 from cvvae_jax.convert.official import with_official_config
-from cvvae_jax.convert.parts import Part, list_parts, select
+from cvvae_jax.convert.parts import AUTOENCODER, Part, list_parts, select
 
 _FLOATS = ("float32", "bfloat16", "float16")
 
@@ -33,6 +31,9 @@ class OfficialModel:
     family: Family
     config: Any
     """Our configuration."""
+
+    abstract: Any
+    """Our model's shapes and types."""
 
     places: dict[str, Place]
     """Where every tensor goes, by its name in the file."""
@@ -93,11 +94,6 @@ class OfficialModel:
             if prefix != self.part.prefix
         )
 
-    def abstract(self) -> Any:
-        """The model's shapes and types."""
-        build = lambda key: self.family.model_class(self.config, rngs=nnx.Rngs(key))  # noqa: E731
-        return jax.eval_shape(build, jax.random.key(0))
-
     def load(self, *, shardings: Any = None, not_finite: dict[str, str] | None = None) -> Any:
         """The model, read one tensor at a time straight onto its devices.
 
@@ -108,7 +104,7 @@ class OfficialModel:
         official = self.files.read(self.places)
         if not_finite is not None:
             official = _watched(official, not_finite)
-        return fill(self.abstract(), official, self.places, shardings=shardings)
+        return fill(self.abstract, official, self.places, shardings=shardings)
 
 
 def open_official(
@@ -133,24 +129,30 @@ def open_official(
     part = select(files.tensors, prefix=prefix, source=str(files.path))
     shapes = {name: files.tensors[stored].shape for name, stored in part.names.items()}
     family, ours = families.recognize(shapes, source=str(files.path))
-    given, source = _given_config(files, config)
+    given, source = _given_config(files, part, config)
     if given is not None:
         ours = with_official_config(family, ours, given, source=source)
     ours = dataclasses.replace(
         ours, param_dtype=_param_dtype(files, part, dtype), dtype=dtype or "float32"
     )
-    model = OfficialModel(files, part, family, ours, {}, _assumed(family, ours, given))
+    model = abstract_model(family.model_class, ours)
     try:
-        found = places(shapes, model.abstract(), family.rows(ours))
+        found = places(shapes, model, family.rows(ours))
     except ConfigError as error:
         raise ConfigError(f"{files.path} is no whole {family.title}: {error}") from None
     by_stored = {part.names[name]: place for name, place in found.items()}
-    return dataclasses.replace(model, places=by_stored)
+    return OfficialModel(files, part, family, ours, model, by_stored, _assumed(family, ours, given))
 
 
-def _given_config(files: WeightFiles, config: Path | None) -> tuple[dict[str, Any] | None, str]:
+def _given_config(
+    files: WeightFiles, part: Part, config: Path | None
+) -> tuple[dict[str, Any] | None, str]:
+    """The config.json that was named, or the one beside the weights, which speaks of the
+    autoencoder where the file holds one."""
     if config is None:
-        return files.config, str(files.path / "config.json")
+        prefixes = [p for p, (kind, _) in list_parts(files.tensors).items() if kind == AUTOENCODER]
+        speaks_of_it = not prefixes or part.prefix in prefixes
+        return (files.config if speaks_of_it else None), f"{files.files[0].parent}/config.json"
     try:
         given = json.loads(config.read_text())
     except (OSError, ValueError) as error:

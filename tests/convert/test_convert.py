@@ -40,9 +40,9 @@ def test_all_misfits_are_listed_at_once(vae, official):
     with pytest.raises(ConfigError) as error:
         from_official(vae, official, diffusers_rows())
     for words in (
-        "decoder.surprise.weight has no place",
-        "decoder/conv_in/bias is in no tensor",
-        "decoder.conv_out.bias has shape (5,)",
+        "missing (1): decoder.conv_in.bias",
+        "unexpected (1): decoder.surprise.weight",
+        "misshapen (1): decoder.conv_out.bias is (5,), must be (3,)",
     ):
         assert words in str(error.value)
 

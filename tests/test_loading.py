@@ -1,0 +1,208 @@
+"""`load` reads PyTorch's weights as they are stored, in other types, and onto a mesh."""
+
+import json
+import warnings
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+import cvvae_jax
+from cvvae_jax import paths, sharding
+from cvvae_jax.checkpoint import save_model
+from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig
+from cvvae_jax.convert.convert import to_official
+from cvvae_jax.convert.names import diffusers_rows
+from cvvae_jax.loading import open_model
+from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.image_vae import ImageVAE
+
+CONFIG = ImageVAEConfig(block_channels=(32, 64), blocks_per_level=1)
+
+
+@pytest.fixture(scope="module")
+def vae() -> ImageVAE:
+    return ImageVAE(CONFIG, rngs=nnx.Rngs(0))
+
+
+@pytest.fixture
+def official(vae) -> dict[str, np.ndarray]:
+    return dict(to_official(vae, diffusers_rows()))
+
+
+def write(path, tensors, config: dict | None = None):
+    path.mkdir(exist_ok=True)
+    save_file(tensors, path / "diffusion_pytorch_model.safetensors")
+    if config is not None:
+        (path / "config.json").write_text(json.dumps(config))
+    return path
+
+
+def assert_same(ours, theirs):
+    theirs = paths.flatten(theirs)
+    for path, leaf in paths.flatten(ours).items():
+        np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
+
+
+def test_pytorch_weights_load_exactly(tmp_path, vae, official):
+    loaded = cvvae_jax.load(write(tmp_path / "x", official))
+    assert type(loaded) is ImageVAE
+    assert loaded.config == CONFIG
+    assert_same(loaded, vae)
+
+
+@pytest.mark.parametrize("stored", ["float16", "bfloat16"])
+def test_half_precision_stays_and_is_computed_in_float32(tmp_path, official, stored):
+    half = {name: tensor.astype(jnp.dtype(stored)) for name, tensor in official.items()}
+    loaded = cvvae_jax.load(write(tmp_path / "x", half))
+    assert (loaded.config.param_dtype, loaded.config.dtype) == (stored, "float32")
+    for path, leaf in paths.flatten(loaded).items():
+        assert leaf.dtype == jnp.dtype(stored), path
+    video = jnp.zeros((1, 1, 16, 16, 3))
+    assert loaded.moments(video).dtype == jnp.float32
+
+
+def test_mixed_types_are_read_in_one_that_holds_all(tmp_path, official):
+    official["decoder.conv_in.bias"] = official["decoder.conv_in.bias"].astype(np.float16)
+    official["decoder.conv_out.bias"] = official["decoder.conv_out.bias"].astype(jnp.bfloat16)
+    loaded = cvvae_jax.load(write(tmp_path / "x", official))
+    assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("float32")}
+    expected = official["decoder.conv_in.bias"].astype(np.float32)
+    np.testing.assert_array_equal(loaded.decoder.conv_in.bias[...], expected)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_dtype_is_that_of_parameters_and_computation(tmp_path, vae, official, ours):
+    if ours:
+        save_model(tmp_path / "x", vae)
+    else:
+        write(tmp_path / "x", official)
+    loaded = cvvae_jax.load(tmp_path / "x", dtype="bfloat16")
+    assert (loaded.config.param_dtype, loaded.config.dtype) == ("bfloat16", "bfloat16")
+    rounded = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), vae)
+    assert_same(loaded, rounded)
+
+
+@pytest.mark.parametrize("ours", [False, True])
+def test_parameters_are_laid_out_on_a_mesh(tmp_path, vae, official, ours, monkeypatch):
+    monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 64)
+    if ours:
+        save_model(tmp_path / "x", vae)
+    else:
+        write(tmp_path / "x", official)
+    mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=4), batches=(8,))
+    loaded = cvvae_jax.load(tmp_path / "x", mesh=mesh)
+    assert_same(loaded, vae)
+    expected = paths.flatten(sharding.shardings(vae, mesh))
+    for path, leaf in paths.flatten(loaded).items():
+        assert leaf.sharding == expected[path], path
+    kernel = loaded.decoder.conv_in.kernel[...]
+    assert len({str(shard.index) for shard in kernel.addressable_shards}) == 4
+
+
+def test_a_mesh_without_the_axis_is_refused(tmp_path, official):
+    mesh = jax.make_mesh((8,), ("data",))
+    with pytest.raises(ConfigError, match="axes data; .* called fsdp"):
+        cvvae_jax.load(write(tmp_path / "x", official), mesh=mesh)
+
+
+def test_the_config_beside_the_weights_or_named_gives_the_scale(tmp_path, official):
+    folder = write(tmp_path / "x", official, {"scaling_factor": 0.13025})
+    assert cvvae_jax.load(folder).config.scaling_factor == 0.13025
+    other = tmp_path / "other.json"
+    other.write_text('{"scaling_factor": 0.5, "shift_factor": 0.25}')
+    config = cvvae_jax.load(folder, config=other).config
+    assert (config.scaling_factor, config.shift_factor) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize("text", ["", "[1]", "{"])
+def test_a_bad_named_config_is_refused(tmp_path, official, text):
+    (tmp_path / "other.json").write_text(text)
+    with pytest.raises(ConfigError, match=r"other\.json is no"):
+        cvvae_jax.load(write(tmp_path / "x", official), config=tmp_path / "other.json")
+
+
+def test_a_contradicting_config_is_refused(tmp_path, official):
+    folder = write(tmp_path / "x", official, {"latent_channels": 16})
+    with pytest.raises(ConfigError, match=r"x/config\.json contradicts the tensors: latent_channe"):
+        cvvae_jax.load(folder)
+
+
+def test_training_states_hold_several_models(tmp_path, official, tiny_discriminator):
+    """The config.json beside them speaks of the autoencoder."""
+    parts = {f"loss.discriminator.{name}": t for name, t in tiny_discriminator.items()}
+    folder = write(tmp_path / "x", {**official, **parts}, {"latent_channels": 4})
+    assert type(cvvae_jax.load(folder)) is ImageVAE
+    loaded = cvvae_jax.load(folder, prefix="loss.discriminator.")
+    assert type(loaded) is Discriminator
+    np.testing.assert_array_equal(loaded.conv_out.bias[...], tiny_discriminator["main.11.bias"])
+
+
+@pytest.fixture
+def tiny_discriminator() -> dict[str, np.ndarray]:
+    from cvvae_jax.config import DiscriminatorConfig
+    from cvvae_jax.convert.names import discriminator_rows
+
+    model = Discriminator(DiscriminatorConfig(base_channels=32, layers=3), rngs=nnx.Rngs(0))
+    return dict(to_official(model, discriminator_rows(3)))
+
+
+def test_weights_that_are_no_numbers_are_named_in_a_warning(tmp_path, official):
+    official["decoder.conv_in.bias"] = np.full_like(official["decoder.conv_in.bias"], np.nan)
+    official["encoder.conv_in.bias"] = np.full_like(official["encoder.conv_in.bias"], -np.inf)
+    with pytest.warns(UserWarning, match="no numbers") as caught:
+        cvvae_jax.load(write(tmp_path / "x", official))
+    text = str(caught[0].message)
+    assert "decoder.conv_in.bias (NaN)" in text and "encoder.conv_in.bias (Inf)" in text
+
+
+def test_sound_weights_load_without_a_warning(tmp_path, official):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        cvvae_jax.load(write(tmp_path / "x", official))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "words"), [("int32", r"conv_in\.bias is int32"), ("float64", "ask for dtype float32")]
+)
+def test_types_that_are_not_kept_are_refused(tmp_path, official, dtype, words):
+    official["decoder.conv_in.bias"] = official["decoder.conv_in.bias"].astype(dtype)
+    with pytest.raises(ConfigError, match=words):
+        cvvae_jax.load(write(tmp_path / "x", official))
+
+
+def test_double_precision_is_rounded_on_demand(tmp_path, official, vae):
+    double = {name: tensor.astype(np.float64) for name, tensor in official.items()}
+    assert_same(cvvae_jax.load(write(tmp_path / "x", double), dtype="float32"), vae)
+
+
+def test_old_attention_layers_load_as_linear_or_convolution(tmp_path, official, vae):
+    old = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
+    for name in list(official):
+        for new, before in old.items():
+            if f".{new}." in name:
+                tensor = official.pop(name)
+                unit = (1, 1) if name.startswith("encoder") and tensor.ndim == 2 else ()
+                official[name.replace(new, before)] = tensor.reshape(*tensor.shape, *unit)
+    assert_same(cvvae_jax.load(write(tmp_path / "x", official)), vae)
+
+
+def test_arguments_for_the_other_kind_of_file_are_refused(tmp_path, official, vae):
+    save_model(tmp_path / "ours", vae)
+    with pytest.raises(ConfigError, match="prefix and config are for PyTorch's"):
+        cvvae_jax.load(tmp_path / "ours", prefix="vae.")
+    with pytest.raises(ConfigError, match="no train state"):
+        cvvae_jax.load(tmp_path / "ours", raw=True)
+    with pytest.raises(ConfigError, match="no run of ours"):
+        cvvae_jax.load(write(tmp_path / "x", official), raw=True)
+
+
+def test_opening_reads_no_numbers(tmp_path, official):
+    """A file whose numbers are gone is described all the same."""
+    folder = write(tmp_path / "x", official)
+    opened = open_model(folder)
+    assert opened.stored_tensors["decoder.conv_in.bias"].shape == (64,)
+    assert opened.config == CONFIG
