@@ -105,7 +105,7 @@ def test_parameters_are_laid_out_on_a_mesh(tmp_path, vae, official, ours, monkey
 
 def test_a_mesh_without_the_axis_is_refused(tmp_path, official):
     mesh = jax.make_mesh((8,), ("data",))
-    with pytest.raises(ConfigError, match="axes data; .* called fsdp"):
+    with pytest.raises(ConfigError, match=r"axes data; .* called fsdp"):
         cvvae_jax.load(write(tmp_path / "x", official), mesh=mesh)
 
 

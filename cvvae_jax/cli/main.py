@@ -1,6 +1,7 @@
 """Finds the command, and turns what goes wrong into one line and an exit status."""
 
 import importlib
+import logging
 import sys
 
 from cvvae_jax.config import ConfigError
@@ -35,6 +36,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
+    _quiet_orbax()
     try:
         # Imported here, so that one command does not wait for what another one needs.
         importlib.import_module(f"cvvae_jax.cli.{name}").main(arguments)
@@ -44,6 +46,17 @@ def _run(name: str, arguments: list[str]) -> int:
         print("\nInterrupted; nothing was written.", file=sys.stderr)
         return 130
     return 0
+
+
+def _quiet_orbax() -> None:
+    """A failed read or write of Orbax's also prints pages of tracebacks from its threads; the error
+    that it raises is reported in one sentence."""
+    for library in ("absl", "asyncio"):
+        logging.getLogger(library).setLevel(logging.CRITICAL)
+    report = sys.unraisablehook
+    sys.unraisablehook = lambda args: (
+        None if str(args.exc_value) == "Event loop is closed" else report(args)
+    )
 
 
 def _fail(message: str) -> int:

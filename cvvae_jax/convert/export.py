@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,7 +48,7 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
             path.rename(replaced)
         (partial / path.name).rename(path)
     except (OSError, SafetensorError) as error:
-        raise ConfigError(f"{path} cannot be written: {error}.") from error
+        raise ConfigError(f"{path} cannot be written: {_reason(error)}.") from error
     finally:
         for left_behind in (partial, replaced):
             shutil.rmtree(left_behind, ignore_errors=True)
@@ -57,8 +58,8 @@ def write_ours(model: Any, path: Path, *, card: str) -> None:
     """Writes a model as a checkpoint of ours, with its model card."""
     try:
         checkpoint.save_model(path, model)
-    except ValueError as error:  # how Orbax reports a full disk
-        raise OSError(str(error).splitlines()[0]) from error
+    except ValueError as error:  # TensorStore's
+        raise OSError(_reason(error)) from error
     (path / "README.md").write_text(card)
 
 
@@ -97,6 +98,12 @@ def _check_target(path: Path, *, size: int, overwrite: bool) -> None:
             f"{path} cannot be written: it takes {size / 1e6:.0f} MB, and {path.parent} has "
             f"{free / 1e6:.0f} MB left."
         )
+
+
+def _reason(error: Exception) -> str:
+    """What the system said; the libraries wrap its number in a text of their own."""
+    number = re.search(r"os[ _]error(?:_code=')? ?(\d+)", str(error))
+    return os.strerror(int(number[1])) if number else str(error).splitlines()[0]
 
 
 def _is_model(path: Path) -> bool:

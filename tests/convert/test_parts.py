@@ -20,7 +20,10 @@ def prefixed(prefix: str, names: list[str] = VAE) -> list[str]:
     return [prefix + name for name in names]
 
 
-@pytest.mark.parametrize("prefix", ["", "first_stage_model.", "vae.", "module.", "a.b-c._orig_mod."])
+PREFIXES = ["", "first_stage_model.", "vae.", "module.", "a.b-c._orig_mod."]
+
+
+@pytest.mark.parametrize("prefix", PREFIXES)
 def test_a_prefix_is_taken_off(prefix):
     part = select(prefixed(prefix), prefix=None, source="x")
     assert part.prefix == prefix

@@ -1,0 +1,341 @@
+"""`convert`: round trips are exact, and a failure leaves everything as it was."""
+
+import collections
+import contextlib
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+
+import cvvae_jax
+from cvvae_jax import paths
+from cvvae_jax.cli.main import main
+from cvvae_jax.convert import export
+from cvvae_jax.convert.export import WEIGHTS
+
+ROOT = Path(__file__).parents[2]
+IMAGE_VAE = "autoencoderkl_sd_tiny"
+
+
+@pytest.fixture(scope="module")
+def shapes() -> dict:
+    """Names and shapes of a small AutoencoderKL."""
+    return json.loads((ROOT / f"tests/golden/{IMAGE_VAE}.json").read_text())["state_dict"]
+
+
+@pytest.fixture
+def tensors(shapes) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(0)
+    return {name: rng.random(shape, np.float32) - 0.5 for name, shape in shapes.items()}
+
+
+@pytest.fixture
+def source(tmp_path, tensors) -> Path:
+    return write(tmp_path / "source", tensors)
+
+
+def write(folder: Path, tensors: dict, **config) -> Path:
+    folder.mkdir(exist_ok=True)
+    save_file(tensors, folder / WEIGHTS)
+    (folder / "config.json").write_text(json.dumps({"scaling_factor": 0.18215, **config}))
+    return folder
+
+
+def run(*arguments) -> int:
+    return main(["convert", *map(str, arguments)])
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    """Every file below a folder, hidden ones included."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    return {str(path.relative_to(folder)): path.read_bytes() for path in files}
+
+
+def assert_refused(capsys, folder: Path, *arguments, says: str) -> None:
+    """One error, exit status 2, and no file written, changed or lost."""
+    before = snapshot(folder)
+    capsys.readouterr()
+    assert run(*arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.err.count("error:") == 1 and "Traceback" not in captured.err
+    assert says in captured.err
+    assert snapshot(folder) == before
+
+
+def assert_same(read: dict, tensors: dict) -> None:
+    assert read.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        assert read[name].dtype == tensor.dtype, name
+        np.testing.assert_array_equal(read[name], tensor, err_msg=name)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_a_round_trip_is_exact(tmp_path, tensors, dtype):
+    tensors = {name: t.astype(np.dtype(dtype)) for name, t in tensors.items()}
+    write(tmp_path / "source", tensors)
+    assert run(tmp_path / "source", tmp_path / "ours") == 0
+    assert run(tmp_path / "ours", tmp_path / "back") == 0
+    with safe_open(tmp_path / "back" / WEIGHTS, "np") as file:
+        assert file.metadata() == {"format": "pt"}
+        assert_same({name: file.get_tensor(name) for name in file.keys()}, tensors)  # noqa: SIM118
+
+
+def test_the_table_names_what_was_converted(tmp_path, source, capsys):
+    assert run(source, tmp_path / "ours") == 0
+    lines = dict(line.split(None, 1) for line in capsys.readouterr().out.splitlines())
+    digest = subprocess.check_output(["sha256sum", source / WEIGHTS], text=True).split()[0]
+    assert lines["family"] == "image VAE"
+    assert lines["tensors"] == "180"
+    assert lines["parameters"] == "1,250,759"
+    assert lines["dtype"] == "float32, computed in float32"
+    assert lines["sha256"] == digest
+    assert digest in (tmp_path / "ours" / "README.md").read_text()
+
+
+def test_the_card_passes_the_license_on(tmp_path, source):
+    (tmp_path / "README.md").write_text("---\nlicense: openrail++\n---\n")
+    assert run(source, tmp_path / "ours") == 0
+    assert run(tmp_path / "ours", tmp_path / "back") == 0
+    for folder in ("ours", "back"):
+        card = (tmp_path / folder / "README.md").read_text()
+        assert card.startswith("---\nlicense: openrail++\n")
+        assert f'cvvae_jax.load("{folder}")' in card
+        assert "AutoencoderKL.from_pretrained(" in card
+
+
+def test_a_source_without_a_license_gets_none(tmp_path, source):
+    assert run(source, tmp_path / "ours") == 0
+    assert "license | not stated by the source" in (tmp_path / "ours/README.md").read_text()
+
+
+def test_types_change_only_on_demand(tmp_path, source, tensors):
+    assert run(source, tmp_path / "half", "--to", "torch", "--dtype", "float16") == 0
+    halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    assert_same(load_file(tmp_path / "half" / WEIGHTS), halves)
+
+
+def test_an_export_keeps_the_settings(tmp_path, tensors):
+    source = write(tmp_path / "source", tensors, scaling_factor=0.13025)
+    assert run(source, tmp_path / "ours") == 0
+    assert run(tmp_path / "ours", tmp_path / "back") == 0
+    settings = json.loads((tmp_path / "back/config.json").read_text())
+    assert settings["_class_name"] == "AutoencoderKL"
+    assert settings["scaling_factor"] == 0.13025
+    assert settings["block_out_channels"] == [32, 64, 64, 64]
+
+
+def test_weights_that_are_no_numbers_are_named_and_converted(tmp_path, tensors, capsys):
+    tensors["decoder.conv_in.bias"][3] = np.nan
+    tensors["decoder.conv_out.bias"][1] = np.inf
+    source = write(tmp_path / "source", tensors)
+    for target in ("ours", "back"):
+        assert run(source, tmp_path / target) == 0
+        warning = capsys.readouterr().err
+        assert "warning" in warning and "(NaN)" in warning and "(Inf)" in warning
+        source = tmp_path / target
+    assert_same(load_file(tmp_path / "back" / WEIGHTS), tensors)
+
+
+def test_nothing_is_overwritten_unasked(tmp_path, source, capsys):
+    (tmp_path / "ours").mkdir()
+    (tmp_path / "ours/notes.txt").write_text("precious")
+    assert_refused(capsys, tmp_path, source, tmp_path / "ours", says="--overwrite replaces it")
+    assert_refused(
+        capsys, tmp_path, source, tmp_path / "ours", "--overwrite", says="is not a model"
+    )
+
+
+def test_a_model_is_overwritten_on_demand(tmp_path, source, tensors):
+    assert run(source, tmp_path / "ours") == 0
+    other = write(tmp_path / "other", {name: t + 1 for name, t in tensors.items()})
+    assert run(other, tmp_path / "ours", "--overwrite") == 0
+    bias = cvvae_jax.load(tmp_path / "ours").decoder.conv_in.bias[...]
+    np.testing.assert_array_equal(bias, tensors["decoder.conv_in.bias"] + 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "ours", "source"]
+
+
+def test_a_model_may_replace_itself(tmp_path, source, tensors):
+    assert run(source, source, "--to", "torch", "--dtype", "bfloat16", "--overwrite") == 0
+    with safe_open(source / WEIGHTS, "np") as file:
+        bias = file.get_tensor("decoder.conv_in.bias")
+    np.testing.assert_array_equal(bias, tensors["decoder.conv_in.bias"].astype(ml_dtypes.bfloat16))
+
+
+def test_what_a_killed_run_left_is_cleared_away(tmp_path, source):
+    assert run(source, tmp_path / "ours") == 0
+    # Killed between the two renames: the old model waits under its other name.
+    (tmp_path / "ours").rename(tmp_path / ".ours.replaced")
+    (tmp_path / ".ours.partial").mkdir()
+    assert run(source, tmp_path / "ours", "--overwrite") == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "source"]
+
+
+def swap_axes(tensors):
+    tensors["decoder.conv_in.weight"] = np.ascontiguousarray(
+        np.swapaxes(tensors["decoder.conv_in.weight"], 0, 1)
+    )
+
+
+def drop(tensors):
+    del tensors["decoder.mid_block.resnets.1.conv2.bias"]
+
+
+def rename(tensors):
+    tensors["decoder.mid_block.resnet.1.conv2.bias"] = tensors.pop(
+        "decoder.mid_block.resnets.1.conv2.bias"
+    )
+
+
+def mix(tensors):
+    names = [name for name in tensors if "resnets" in name and "conv1.weight" in name]
+    for name in names[:4]:
+        tensors[name] = tensors[name][:, :, None].repeat(3, axis=2)
+
+
+def mix_names(tensors):
+    tensors["encoder.mid.block_1.norm1.weight"] = np.zeros(64, np.float32)
+
+
+def integers(tensors):
+    tensors["decoder.conv_in.bias"] = np.zeros(64, np.int32)
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        (swap_axes, "misshapen (1): decoder.conv_in.weight is (4, 64, 3, 3), must be (64, 4, 3"),
+        (drop, "missing (1): decoder.mid_block.resnets.1.conv2.bias"),
+        (rename, "unexpected (1): decoder.mid_block.resnet.1.conv2.bias"),
+        (mix, "mixes two families"),
+        (mix_names, "mixes two families"),
+        (integers, "decoder.conv_in.bias is int32"),
+    ],
+)
+def test_tensors_that_are_no_whole_model_are_refused(tmp_path, tensors, capsys, damage, says):
+    damage(tensors)
+    source = write(tmp_path / "source", tensors)
+    assert_refused(capsys, tmp_path, source, tmp_path / "ours", says=says)
+
+
+def test_all_misfits_are_listed(tmp_path, tensors, capsys):
+    swap_axes(tensors)
+    rename(tensors)
+    source = write(tmp_path / "source", tensors)
+    assert run(source, tmp_path / "ours") == 2
+    message = capsys.readouterr().err
+    assert "missing (1)" in message and "unexpected (1)" in message and "misshapen (1)" in message
+
+
+def test_the_config_of_another_model_is_refused(tmp_path, tensors, capsys):
+    source = write(tmp_path / "source", tensors, block_out_channels=[128, 256, 512, 512])
+    says = "contradicts the tensors: block_out_channels is [128, 256, 512, 512]"
+    assert_refused(capsys, tmp_path, source, tmp_path / "ours", says=says)
+
+
+def test_a_damaged_file_is_refused_before_anything_is_written(tmp_path, source, capsys):
+    whole = (source / WEIGHTS).read_bytes()
+    for size in (3, 500, len(whole) // 2, len(whole) - 1):
+        (source / WEIGHTS).write_bytes(whole[:size])
+        assert_refused(capsys, tmp_path, source, tmp_path / "ours", says="cut short")
+
+
+def test_a_file_that_fails_half_way_leaves_nothing(tmp_path, source, capsys, monkeypatch):
+    """The header was sound, and the disk was not."""
+
+    def broken(*_, **__):
+        raise OSError("Input/output error")
+
+    monkeypatch.setattr(export, "write_ours", broken)
+    assert_refused(capsys, tmp_path, source, tmp_path / "ours", says="Input/output error")
+
+
+@pytest.mark.parametrize("target", ["missing/ours", "source/config.json/ours"])
+def test_a_target_without_a_folder_is_refused(tmp_path, source, capsys, target):
+    assert_refused(capsys, tmp_path, source, tmp_path / target, says="there is no folder")
+
+
+def test_a_target_that_is_a_file_is_refused(tmp_path, source, capsys):
+    (tmp_path / "ours").write_text("precious")
+    for flags in ([], ["--overwrite"]):
+        assert_refused(capsys, tmp_path, source, tmp_path / "ours", *flags, says="ours")
+
+
+def test_a_folder_that_is_not_writable_is_refused(tmp_path, source, capsys, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *_: False)
+    assert_refused(capsys, tmp_path, source, tmp_path / "ours", says="is not writable")
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, megabytes: int):
+    """A file system of its own, for those who may mount one."""
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(folder)]
+    if os.name != "posix" or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("mounting a small disk needs more rights")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("to", ["jax", "torch"])
+@pytest.mark.parametrize("surprise", [False, True])
+def test_a_full_disk_is_refused(tmp_path, source, capsys, monkeypatch, to, surprise):
+    """Before anything is written, or, where something else fills it meanwhile, by the write."""
+    if surprise:
+        usage = collections.namedtuple("usage", "total used free")
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(10**12, 0, 10**12))
+    says = "No space left on device" if surprise else "it takes 5 MB"
+    with small_disk(tmp_path / "disk", megabytes=3) as disk:
+        assert_refused(capsys, tmp_path, source, disk / "ours", "--to", to, says=says)
+        assert not list(disk.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_killed_conversion_loses_nothing(tmp_path, source, tensors, overwrite):
+    """At twenty random moments: the source is whole, and the target is the old, the new or none."""
+    command = [sys.executable, "-m", "cvvae_jax", "convert", str(source), str(tmp_path / "ours")]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    start = time.monotonic()
+    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    seconds = time.monotonic() - start
+    new = paths.flatten(cvvae_jax.load(tmp_path / "ours"))
+    old = write(tmp_path / "old", {name: t + 1 for name, t in tensors.items()})
+    before, rng, outcomes = snapshot(source), np.random.default_rng(0), collections.Counter()
+    for _ in range(10):
+        shutil.rmtree(tmp_path / "ours", ignore_errors=True)
+        if overwrite:
+            assert run(old, tmp_path / "ours") == 0
+        process = subprocess.Popen(
+            [*command, "--overwrite"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
+        )
+        # Most of the time goes into starting; the writing is at the end.
+        time.sleep(seconds * rng.uniform(0.5, 1.05))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        assert snapshot(source) == before
+        outcomes[_outcome(tmp_path / "ours", new)] += 1
+    print(outcomes)
+    assert outcomes.keys() <= ({"old", "new"} if overwrite else {"none", "new"})
+    assert run(source, tmp_path / "ours", "--overwrite") == 0
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def _outcome(target: Path, new: dict) -> str:
+    if not target.exists():
+        return "none"
+    found = paths.flatten(cvvae_jax.load(target))
+    shift = {float(np.round(np.max(found[path] - new[path]))) for path in new}
+    assert shift in ({0.0}, {1.0})
+    return "new" if shift == {0.0} else "old"

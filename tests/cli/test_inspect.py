@@ -1,0 +1,67 @@
+"""`inspect`: which model a checkpoint holds, without its numbers."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from flax import nnx
+from safetensors.numpy import save_file
+
+from cvvae_jax.checkpoint import save_model
+from cvvae_jax.cli.main import main
+from cvvae_jax.config import VideoVAEConfig
+from cvvae_jax.models.image_vae import PRESETS
+from cvvae_jax.models.video_vae import VideoVAE, function_preserving
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def tensors(name: str, prefix: str = "") -> dict[str, np.ndarray]:
+    shapes = json.loads((GOLDEN / f"{name}.json").read_text())["state_dict"]
+    return {prefix + key: np.zeros(shape, np.float16) for key, shape in shapes.items()}
+
+
+def lines(capsys) -> dict[str, str]:
+    text = capsys.readouterr().out.splitlines()
+    return dict(line.split(None, 1) for line in text if line.split()[1:])
+
+
+def test_a_training_state_is_described_with_its_parts(tmp_path, capsys):
+    save_file(
+        {**tensors("cvvae_sd3_tiny"), **tensors("disc3d_tiny", "loss.discriminator.")},
+        tmp_path / "x.safetensors",
+    )
+    assert main(["inspect", str(tmp_path / "x.safetensors")]) == 0
+    found = lines(capsys)
+    assert found["family"] == "CV-VAE SD3"
+    assert found["stored"] == "as   float16 (180 tensors)"
+    assert found["left"] == "alone  44 other tensors of the file"
+    assert found["part"] == "discriminator (44 tensors): --prefix loss.discriminator."
+    assert found["block_channels"] == "(32, 64, 128, 128)"
+    assert "sha256" not in found
+    arguments = ["--prefix", "loss.discriminator.", "--sha256", "--tensors"]
+    assert main(["inspect", str(tmp_path / "x.safetensors"), *arguments]) == 0
+    found = lines(capsys)
+    assert found["family"] == "3-D discriminator"
+    assert found["loss.discriminator.main.0.bias"] == "(32,) float16"
+    assert len(found["sha256"]) == 64
+
+
+@pytest.mark.parametrize("exportable", [True, False])
+def test_a_model_of_ours_is_described(tmp_path, capsys, exportable):
+    config = VideoVAEConfig(block_channels=(32, 32), blocks_per_level=1, temporal_strides=(2,))
+    if not exportable:
+        config = function_preserving(config, PRESETS["sd"])
+    save_model(tmp_path / "x", VideoVAE(config, rngs=nnx.Rngs(0)))
+    assert main(["inspect", str(tmp_path / "x"), "--tensors"]) == 0
+    found = lines(capsys)
+    assert found["family"] == ("CV-VAE SD2.1" if exportable else "none of the official ones")
+    assert found["model"] == "VideoVAE"
+    assert found["encoder/conv_in/bias"] == "(32,) float32"
+
+
+def test_what_is_no_model_is_one_error(tmp_path, capsys):
+    (tmp_path / "x.safetensors").write_text("<html>")
+    assert main(["inspect", str(tmp_path / "x.safetensors")]) == 2
+    assert capsys.readouterr().err.count("error:") == 1
