@@ -304,32 +304,42 @@ def test_a_full_disk_is_refused(tmp_path, source, capsys, monkeypatch, to, surpr
 @pytest.mark.slow
 @pytest.mark.parametrize("overwrite", [False, True])
 def test_a_killed_conversion_loses_nothing(tmp_path, source, tensors, overwrite):
-    """At twenty random moments: the source is whole, and the target is the old, the new or none."""
-    command = [sys.executable, "-m", "cvvae_jax", "convert", str(source), str(tmp_path / "ours")]
-    environment = {**os.environ, "XLA_FLAGS": ""}
+    """At ten random moments while it writes: the source is whole, and the target is the old, the
+    new or none."""
+    partial = tmp_path / ".ours.partial"
+    process = _start(source, tmp_path / "ours", until=partial)
     start = time.monotonic()
-    subprocess.run(command, cwd=ROOT, env=environment, check=True, capture_output=True)
+    assert process.wait() == 0
     seconds = time.monotonic() - start
     new = paths.flatten(cvvae_jax.load(tmp_path / "ours"))
     old = write(tmp_path / "old", {name: t + 1 for name, t in tensors.items()})
     before, rng, outcomes = snapshot(source), np.random.default_rng(0), collections.Counter()
     for _ in range(10):
         shutil.rmtree(tmp_path / "ours", ignore_errors=True)
+        shutil.rmtree(partial, ignore_errors=True)
         if overwrite:
             assert run(old, tmp_path / "ours") == 0
-        process = subprocess.Popen(
-            [*command, "--overwrite"], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL
-        )
-        # Most of the time goes into starting; the writing is at the end.
-        time.sleep(seconds * rng.uniform(0.5, 1.05))
+        process = _start(source, tmp_path / "ours", until=partial)
+        time.sleep(seconds * rng.uniform(0, 1))
         process.send_signal(signal.SIGKILL)
         process.wait()
         assert snapshot(source) == before
         outcomes[_outcome(tmp_path / "ours", new)] += 1
-    print(outcomes)
     assert outcomes.keys() <= ({"old", "new"} if overwrite else {"none", "new"})
+    assert outcomes["new"] < 10, "no kill came in time"
     assert run(source, tmp_path / "ours", "--overwrite") == 0
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def _start(source: Path, target: Path, *, until: Path) -> subprocess.Popen:
+    """A conversion in a process of its own that has begun to write."""
+    command = [sys.executable, "-m", "cvvae_jax", "convert", source, target, "--overwrite"]
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    while not until.exists():
+        assert process.poll() is None
+        time.sleep(0.001)
+    return process
 
 
 def _outcome(target: Path, new: dict) -> str:
