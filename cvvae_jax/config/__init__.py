@@ -1,0 +1,42 @@
+"""Every number a user may set, as frozen dataclasses with a sentence for every field.
+
+These files import neither jax nor flax, so that `--help` is quick.
+"""
+
+from cvvae_jax.config.checks import ConfigError
+from cvvae_jax.config.networks import (
+    DiscriminatorConfig,
+    DType,
+    ImageVAEConfig,
+    LPIPSConfig,
+    SVDVAEConfig,
+    VideoVAEConfig,
+)
+from cvvae_jax.config.training import (
+    Bucket,
+    DataConfig,
+    LossConfig,
+    Mapping,
+    MeshConfig,
+    OptimizerConfig,
+    StageConfig,
+    TrainConfig,
+)
+
+__all__ = [
+    "Bucket",
+    "ConfigError",
+    "DType",
+    "DataConfig",
+    "DiscriminatorConfig",
+    "ImageVAEConfig",
+    "LPIPSConfig",
+    "LossConfig",
+    "Mapping",
+    "MeshConfig",
+    "OptimizerConfig",
+    "SVDVAEConfig",
+    "StageConfig",
+    "TrainConfig",
+    "VideoVAEConfig",
+]
