@@ -15,8 +15,8 @@ from cvvae_jax.cli.description import describe, print_rows
 from cvvae_jax.config import ConfigError, DType
 
 # Largest error of a stage that rounding explains, relative to its largest value. Some sixty layers
-# of sums of up to 13824 products in float32 reach a few 1e-6. Weights that --dtype rounds to 11 or 8
-# bits cost 1e-3 or 1e-2 (measured on random weights of every family; trained ones are less even).
+# of sums of up to 13824 products in float32 reach a few 1e-6. Weights that --dtype rounds to 11 or
+# 8 bits cost 1e-3 or 1e-2, measured on random weights; trained ones are less even.
 _EXACT = 1e-4
 _ROUNDED = {"float32": 1e-4, "float16": 1e-2, "bfloat16": 5e-2}
 

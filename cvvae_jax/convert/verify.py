@@ -197,7 +197,7 @@ def _from_torch(tensor: Any) -> Float[Array, "b *sizes"]:
     return jnp.asarray(np.moveaxis(array, 1, -1) if array.ndim == 5 else array)
 
 
-def _levels(prefix: str, levels: nnx.List) -> list[tuple[str, Callable, Any]]:
+def _levels(prefix: str, levels: Iterable[nnx.Module]) -> list[tuple[str, Callable, Any]]:
     return [(f"{prefix}/{i:02d}", _call, level) for i, level in enumerate(levels)]
 
 
