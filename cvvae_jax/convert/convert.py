@@ -1,7 +1,9 @@
 """Official tensors into our models, and our models as official tensors."""
 
 import dataclasses
-from collections.abc import Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
@@ -13,6 +15,11 @@ from cvvae_jax.convert import tensors
 from cvvae_jax.convert.names import Row, official_name, our_path
 
 Model = TypeVar("Model")
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+# Reordering axes is most of the work. Every thread holds a tensor, of up to 8 % of a whole model.
+_THREADS = 2
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,13 +93,16 @@ def fill(
     """
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     layout = paths.flatten(shardings) if shardings is not None else {}
-    wanted, leaves = paths.flatten(target), {}
-    for name, tensor in official:
+    wanted = paths.flatten(target)
+
+    def put(named: tuple[str, np.ndarray]) -> tuple[str, jax.Array]:
+        name, tensor = named
         place = where[name]
         array = tensors.to_ours(tensor.reshape(place.shape), unit_axes=place.unit_axes)
         array = array.astype(wanted[place.path].dtype, copy=False)
-        leaves[place.path] = _put(array, layout.get(place.path, device))
-    return paths.unflatten(target, leaves)
+        return place.path, _put(array, layout.get(place.path, device))
+
+    return paths.unflatten(target, dict(_in_parallel(put, official)))
 
 
 def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[Row]) -> Model:
@@ -110,10 +120,25 @@ def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[
 def to_official(model: Any, rows: list[Row]) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters of a model as official tensors, by name and one at a time, contiguous, in
     their own types."""
-    for path, leaf in paths.flatten(model).items():
-        name, row = official_name(rows, path)
-        tensor = tensors.to_official(np.asarray(leaf), unit_axes=row.unit_axes)
-        yield name, _contiguous(tensor)
+
+    def convert(parameter: tuple[str, jax.Array]) -> tuple[str, np.ndarray]:
+        name, row = official_name(rows, parameter[0])
+        tensor = tensors.to_official(np.asarray(parameter[1]), unit_axes=row.unit_axes)
+        return name, _contiguous(tensor)
+
+    return _in_parallel(convert, paths.flatten(model).items())
+
+
+def _in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
+    """`map` on a few threads, with no more items at a time in memory than there are threads."""
+    with ThreadPoolExecutor(_THREADS) as pool:
+        running = deque()
+        for item in items:
+            if len(running) == _THREADS:
+                yield running.popleft().result()
+            running.append(pool.submit(function, item))
+        while running:
+            yield running.popleft().result()
 
 
 def _put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:

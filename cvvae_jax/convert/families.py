@@ -91,9 +91,22 @@ MODELS = {
 """Class and configuration of every model of ours, by the class's name."""
 
 
+class _OneKey(nnx.RngStream):
+    """Draws the same key every time: shapes don't depend on it, and counting the draws would take
+    most of the time of tracing a model."""
+
+    def __call__(self) -> jax.Array:
+        return self.key[...]
+
+
 def abstract_model(model_class: type, config: Any) -> Any:
     """The shapes and types of a model of ours."""
-    build = lambda key: model_class(config, rngs=nnx.Rngs(key))  # noqa: E731
+
+    def build(key: jax.Array) -> Any:
+        rngs = nnx.Rngs(key)
+        rngs.default = _OneKey(key, tag="default")
+        return model_class(config, rngs=rngs)
+
     return jax.eval_shape(build, jax.random.key(0))
 
 
