@@ -169,7 +169,7 @@ def test_every_stage_equals_pytorch(name, opened):
 
 
 @pytest.mark.parametrize(
-    "name", ["cvvae_sd21_tiny", "latent_diffusion", "autoencoderkl_temporal_tiny"]
+    "name", ["cvvae_sd21_tiny", "latent_diffusion", "autoencoderkl_temporal_two_layers"]
 )
 def test_stages_of_a_vae_end_in_what_the_model_computes(name, opened):
     vae = opened(name).load()
