@@ -9,7 +9,7 @@ import pytest
 LAYOUTS = json.loads((Path(__file__).parent / "official_layouts.json").read_text())
 
 
-def random_tensors(shapes: dict[str, list[int]], dtype: str = "float32") -> dict[str, np.ndarray]:
+def random_tensors(shapes: dict[str, list[int]], dtype: np.dtype) -> dict[str, np.ndarray]:
     """Tensors of these shapes, different in every number."""
     rng = np.random.default_rng(0)
     return {
