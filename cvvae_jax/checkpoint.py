@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import jax
+import numpy as np
 import orbax.checkpoint as ocp
 
 from cvvae_jax import paths
@@ -75,7 +76,8 @@ def save_model(path: Path | str, model: Any) -> None:
     if path.exists():
         raise ConfigError(f"{path} exists; a model is never written over another.")
     # Trained weights are noise to a compressor: it takes longer than the disk and saves 7 percent.
-    weights = ocp.PyTreeCheckpointHandler(use_compression=False)
+    # Zarr 3 is written twice as fast as Orbax's default, zarr 2.
+    weights = ocp.PyTreeCheckpointHandler(use_compression=False, use_zarr3=True)
     handler = ocp.CompositeCheckpointHandler(weights=weights, model=ocp.JsonCheckpointHandler())
     items = {
         "weights": ocp.args.PyTreeSave(paths.flatten(model)),
@@ -116,29 +118,32 @@ def restore_model(folder: Path, target: Tree, *, shardings: Any = None, raw: boo
     Args:
         folder: what `find_model` returned.
         target: the model's shapes and types.
-        shardings: where every parameter lies, a tree like the target; default: one device.
+        shardings: where every parameter lies, a tree like the target; None: numpy arrays.
         raw: the parameters as the optimizer left them, not their average; only runs have them.
 
     Raises:
         ConfigError: they can't be read, or don't fit.
     """
-    if shardings is None:
-        device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
-        shardings = jax.tree.map(lambda _: device, target)
-    leaves = paths.flatten(_abstract(target, shardings))
-    if not raw:
-        restored = _restore_item(folder, "weights", ocp.args.StandardRestore(leaves))
-        return paths.unflatten(target, restored)
-    if not (folder / "state").is_dir():
+    if raw and not (folder / "state").is_dir():
         raise ConfigError(f"{folder} has no train state, so only its averaged weights are there.")
-    leaves = {f"model/{path}": leaf for path, leaf in leaves.items()}
-    how = ocp.args.PyTreeRestore(
-        item=leaves,
-        restore_args=ocp.checkpoint_utils.construct_restore_args(leaves),
-        partial_restore=True,
-    )
-    restored = _restore_item(folder, "state", how)
-    return paths.unflatten(target, {p.removeprefix("model/"): v for p, v in restored.items()})
+    item, prefix = ("state", "model/") if raw else ("weights", "")
+    abstract = target if shardings is None else _abstract(target, shardings)
+    leaves = {prefix + path: leaf for path, leaf in paths.flatten(abstract).items()}
+    if shardings is None:
+        arguments = {
+            path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
+            for path, leaf in leaves.items()
+        }
+    else:
+        arguments = ocp.checkpoint_utils.construct_restore_args(leaves)
+    how = ocp.args.PyTreeRestore(item=leaves, restore_args=arguments, partial_restore=raw)
+    restored = _restore_item(folder, item, how)
+    for path, leaf in leaves.items():
+        if restored[path].shape != leaf.shape:
+            raise ConfigError(
+                f"{folder}: {path} is {restored[path].shape}, its config makes it {leaf.shape}."
+            )
+    return paths.unflatten(target, {p.removeprefix(prefix): v for p, v in restored.items()})
 
 
 def read_shapes(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:

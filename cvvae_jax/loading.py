@@ -15,8 +15,8 @@ from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.convert import tensors
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.families import MODELS, Family, abstract_model
-from cvvae_jax.convert.official import exportable
-from cvvae_jax.convert.source import OfficialModel, open_official
+from cvvae_jax.convert.official_config import exportable
+from cvvae_jax.convert.official_model import OfficialModel, open_official
 from cvvae_jax.recipe import from_json
 
 
@@ -76,11 +76,12 @@ class SavedModel:
         """Its parameters as they are stored, by flat path."""
         return checkpoint.read_shapes(self.folder)
 
-    def load(self, *, shardings: Any = None, not_finite: dict[str, str] | None = None) -> Any:
+    def load(self, shardings: Any, *, not_finite: dict[str, str] | None = None) -> Any:
         """The model, straight onto its devices.
 
         Args:
-            shardings: where every parameter lies, a tree like the model; default: one device.
+            shardings: where every parameter lies, a tree like the model; None: numpy arrays, which
+                can be written but not computed with.
             not_finite: takes the paths of parameters that hold NaN or Inf, and which of them.
         """
         target = self.abstract
@@ -123,11 +124,11 @@ def load(
         ConfigError: there is no whole known model at `path`.
     """
     model = open_model(path, dtype=dtype, prefix=prefix, config=config, raw=raw)
-    shardings = _shardings(model.abstract, mesh) if mesh is not None else None
+    shardings = _shardings(model.abstract, mesh)
     if isinstance(model, SavedModel):
-        return model.load(shardings=shardings)
+        return model.load(shardings)
     not_finite = {}
-    loaded = model.load(shardings=shardings, not_finite=not_finite)
+    loaded = model.load(shardings, not_finite=not_finite)
     if not_finite:
         listed = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
         warnings.warn(f"{path} holds weights that are no numbers: {listed}.", stacklevel=2)
@@ -168,7 +169,9 @@ def open_model(
     return SavedModel(folder, model_class, settings, model, raw)
 
 
-def _shardings(model: Any, mesh: jax.sharding.Mesh) -> Any:
+def _shardings(model: Any, mesh: jax.sharding.Mesh | None) -> Any:
+    if mesh is None:
+        return sharding.one_device(model)
     if "fsdp" not in mesh.axis_names:
         raise ConfigError(
             f"the mesh has the axes {', '.join(mesh.axis_names)}; parameters lie along one that is "

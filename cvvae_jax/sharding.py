@@ -87,6 +87,12 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
     return jax.tree_util.tree_map_with_path(of_leaf, tree)
 
 
+def one_device(tree: Any) -> Any:
+    """A tree of shardings that keeps everything on this process's first device."""
+    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
+    return jax.tree.map(lambda _: device, tree)
+
+
 def batch_sharding(mesh: Mesh) -> NamedSharding:
     """The first axis split over all devices of the mesh."""
     return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))

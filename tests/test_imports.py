@@ -17,7 +17,7 @@ ALLOWED = {
     "losses": {"config", "models.vgg"},
     "metrics": {"losses.lpips", "models.i3d"},
     "data": {"config"},
-    "convert": {"models", "checkpoint", "paths", "config"},
+    "convert": {"models", "losses.lpips", "checkpoint", "paths", "config"},
     "loading": {"convert", "checkpoint", "sharding", "paths", "config", "recipe"},
     "codec": {"models", "data.video", "sharding", "paths", "config"},
     "training": {

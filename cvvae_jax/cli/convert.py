@@ -62,7 +62,9 @@ def main(arguments: list[str]) -> None:
     # Weights go from disk to disk, so an accelerator would only be a detour.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Imported here, so that help is answered without starting jax.
-    from cvvae_jax.convert import card, export, official
+    from cvvae_jax import sharding
+    from cvvae_jax.convert import card, export
+    from cvvae_jax.convert.official_config import exportable
     from cvvae_jax.loading import open_model
 
     source = open_model(
@@ -75,7 +77,7 @@ def main(arguments: list[str]) -> None:
     to = options.to or ("torch" if source.is_ours else "jax")
     _check_verify(options, source.is_ours, to)
     not_finite = {}
-    family = official.exportable(source.abstract)[0] if to == "torch" else source.family
+    family = exportable(source.abstract)[0] if to == "torch" else source.family
     size = export.size_of(source.abstract)
     with (
         export.new_folder(options.target, size=size, overwrite=options.overwrite) as folder,
@@ -83,15 +85,18 @@ def main(arguments: list[str]) -> None:
     ):
         # The source is read a second time for its hash, beside the first.
         digest = pool.submit(card.sha256, source.weight_files)
-        model = source.load(not_finite=not_finite)
-        name = options.source.resolve().name
-        origin = card.Origin(name, digest.result(), source.license, source.title, to)
-        write = export.write_ours if to == "jax" else export.write_official
-        write(model, folder, card=card.model_card(origin, model, family, name=options.target.name))
+        # Orbax writes jax's arrays faster than numpy's; safetensors takes numpy's as they are.
+        shardings = sharding.one_device(source.abstract) if to == "jax" else None
+        model = source.load(shardings, not_finite=not_finite)
+        _warn(not_finite)
+        (export.write_ours if to == "jax" else export.write_official)(model, folder)
         if options.verify:
             _verify(source, model, folder)
+        name = options.source.resolve().name
+        origin = card.Origin(name, digest.result(), source.license, source.title, to)
+        text = card.model_card(origin, model, family, name=options.target.name)
+        (folder / "README.md").write_text(text)
     print_rows([*describe(source), ("sha256", origin.sha256), ("written", str(options.target))])
-    _warn(not_finite)
 
 
 def _check_verify(options: Convert, is_ours: bool, to: str) -> None:
@@ -105,7 +110,7 @@ def _check_verify(options: Convert, is_ours: bool, to: str) -> None:
 
 def _verify(source: Any, model: Any, folder: Path) -> None:
     """Compares what was written with PyTorch's own computation, and refuses what is too far off."""
-    from cvvae_jax.convert.source import open_official
+    from cvvae_jax.convert.official_model import open_official
     from cvvae_jax.convert.verify import verify
     from cvvae_jax.loading import load
 

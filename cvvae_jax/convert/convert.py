@@ -7,6 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from cvvae_jax import paths
@@ -89,24 +90,23 @@ def fill(
         target: the model, or its shapes and types.
         official: every tensor of `where` once.
         where: what `places` returned.
-        shardings: a tree like the target that says where parameters lie; default: one device.
+        shardings: where every parameter lies, a tree like the target; None: numpy arrays.
     """
-    device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     layout = paths.flatten(shardings) if shardings is not None else {}
     wanted = paths.flatten(target)
 
-    def put(named: tuple[str, np.ndarray]) -> tuple[str, jax.Array]:
+    def put(named: tuple[str, np.ndarray]) -> tuple[str, np.ndarray | jax.Array]:
         name, tensor = named
         place = where[name]
         array = tensors.to_ours(tensor.reshape(place.shape), unit_axes=place.unit_axes)
         array = array.astype(wanted[place.path].dtype, copy=False)
-        return place.path, _put(array, layout.get(place.path, device))
+        return place.path, _put(array, layout.get(place.path))
 
     return paths.unflatten(target, dict(_in_parallel(put, official)))
 
 
 def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[Row]) -> Model:
-    """The model `target` (real or abstract) filled with official tensors, on one device.
+    """The model `target` (real or abstract) filled with official tensors, on jax's first device.
 
     Parameters take the target's types.
 
@@ -114,17 +114,17 @@ def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[
         ConfigError: tensors are missing, unexpected or misshapen; all of them are listed.
     """
     shapes = {name: tensor.shape for name, tensor in official.items()}
-    return fill(target, official.items(), places(shapes, target, rows))
+    model = fill(target, official.items(), places(shapes, target, rows))
+    return jax.tree.map(jnp.asarray, model)
 
 
 def to_official(model: Any, rows: list[Row]) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters of a model as official tensors, by name and one at a time, contiguous, in
     their own types."""
 
-    def convert(parameter: tuple[str, jax.Array]) -> tuple[str, np.ndarray]:
+    def convert(parameter: tuple[str, np.ndarray | jax.Array]) -> tuple[str, np.ndarray]:
         name, row = official_name(rows, parameter[0])
-        tensor = tensors.to_official(np.asarray(parameter[1]), unit_axes=row.unit_axes)
-        return name, _contiguous(tensor)
+        return name, tensors.to_official(np.asarray(parameter[1]), unit_axes=row.unit_axes)
 
     return _in_parallel(convert, paths.flatten(model).items())
 
@@ -141,18 +141,14 @@ def _in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> I
             yield running.popleft().result()
 
 
-def _put(array: np.ndarray, sharding: jax.sharding.Sharding) -> jax.Array:
-    if isinstance(sharding, jax.sharding.SingleDeviceSharding):
-        return jax.device_put(array, sharding)
-    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
-
-
-def _contiguous(tensor: np.ndarray) -> np.ndarray:
-    """The same numbers in the order of their axes; jax transposes several times faster than numpy,
-    and its arrays on a CPU are numpy's without a copy."""
-    if tensor.flags.c_contiguous:
-        return tensor
-    return np.asarray(jax.device_put(tensor, jax.local_devices(backend="cpu")[0]))
+def _put(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> np.ndarray | jax.Array:
+    match sharding:
+        case None:
+            return array
+        case jax.sharding.SingleDeviceSharding():
+            return jax.device_put(array, sharding)
+        case _:
+            return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _without_unit_axes(shape: tuple[int, ...]) -> tuple[int, ...]:

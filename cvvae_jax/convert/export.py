@@ -5,19 +5,21 @@ import json
 import os
 import re
 import shutil
+import struct
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax
-from safetensors import SafetensorError
-from safetensors.numpy import save_file
+import numpy as np
 
-from cvvae_jax import checkpoint
+from cvvae_jax import checkpoint, paths
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert.convert import to_official
-from cvvae_jax.convert.official import exportable
+from cvvae_jax.convert.convert import official_shapes, to_official
+from cvvae_jax.convert.names import Row
+from cvvae_jax.convert.official_config import exportable
 
+_TAGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 
@@ -47,34 +49,49 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
         if path.exists():
             path.rename(replaced)
         (partial / path.name).rename(path)
-    except (OSError, SafetensorError) as error:
+    except OSError as error:
         raise ConfigError(f"{path} cannot be written: {_reason(error)}.") from error
     finally:
         for left_behind in (partial, replaced):
             shutil.rmtree(left_behind, ignore_errors=True)
 
 
-def write_ours(model: Any, path: Path, *, card: str) -> None:
-    """Writes a model as a checkpoint of ours, with its model card."""
+def write_ours(model: Any, path: Path) -> None:
+    """Writes a model as a checkpoint of ours."""
     try:
         checkpoint.save_model(path, model)
     except ValueError as error:  # TensorStore's
         raise OSError(_reason(error)) from error
-    (path / "README.md").write_text(card)
 
 
-def write_official(model: Any, path: Path, *, card: str) -> None:
-    """Writes official tensors, config.json and model card, as `from_pretrained` reads them.
+def write_official(model: Any, path: Path) -> None:
+    """Writes official tensors and config.json, as `from_pretrained` reads them.
 
     Raises:
         ConfigError: no official class can hold the model.
     """
     family, config = exportable(model)
-    tensors = dict(to_official(model, family.rows(model.config)))
+    rows = family.rows(model.config)
     path.mkdir()
-    save_file(tensors, path / WEIGHTS, metadata={"format": "pt"})
+    with (path / WEIGHTS).open("wb") as file:
+        file.write(_header(model, rows))
+        for _, tensor in to_official(model, rows):
+            file.write(tensor.view(np.uint8).data)
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    (path / "README.md").write_text(card)
+
+
+def _header(model: Any, rows: list[Row]) -> bytes:
+    """The head of a safetensors file. The library takes whole models only, so that a model would be
+    in memory twice; a test holds that it reads what is written here."""
+    entries, end = {"__metadata__": {"format": "pt"}}, 0
+    leaves = paths.flatten(model)
+    for path, (name, shape) in official_shapes(model, rows).items():
+        start, end = end, end + leaves[path].nbytes
+        tag = _TAGS[leaves[path].dtype.name]
+        entries[name] = {"dtype": tag, "shape": shape, "data_offsets": [start, end]}
+    text = json.dumps(entries).encode()
+    text += b" " * (-len(text) % 8)  # so that tensors are aligned
+    return struct.pack("<Q", len(text)) + text
 
 
 def size_of(model: Any) -> int:
@@ -101,8 +118,10 @@ def _check_target(path: Path, *, size: int, overwrite: bool) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """What the system said; the libraries wrap its number in a text of their own."""
-    number = re.search(r"os[ _]error(?:_code=')? ?(\d+)", str(error))
+    """What the system said; TensorStore wraps its number in a text of its own."""
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    number = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(number[1])) if number else str(error).splitlines()[0]
 
 

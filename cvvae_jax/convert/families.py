@@ -107,7 +107,8 @@ def abstract_model(model_class: type, config: Any) -> Any:
         rngs.default = _OneKey(key, tag="default")
         return model_class(config, rngs=rngs)
 
-    return jax.eval_shape(build, jax.random.key(0))
+    # A real key would be compiled first.
+    return jax.eval_shape(build, jax.eval_shape(jax.random.key, 0))
 
 
 def recognize(shapes: Shapes, *, source: str) -> tuple[Family, Any]:

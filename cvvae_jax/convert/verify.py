@@ -12,7 +12,9 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax import paths
-from cvvae_jax.convert.source import OfficialModel
+from cvvae_jax.convert.families import abstract_model
+from cvvae_jax.convert.official_model import OfficialModel
+from cvvae_jax.losses.lpips import lpips
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.blocks import per_frame
 from cvvae_jax.models.discriminator import Discriminator
@@ -105,9 +107,9 @@ def lpips_stages(
     network: LPIPS, video: Float[Array, "b t h w 3"], other: Float[Array, "b t h w 3"]
 ) -> Iterator[Stage]:
     """The features of a video, then its LPIPS distance from another one, (b, t)."""
-    features, distance = _lpips(network, video, other)
+    features = jax.jit(LPIPS.features)(network, video)
     yield from ((f"levels/{i:02d}", level) for i, level in enumerate(features))
-    yield "distance", distance
+    yield "distance", jax.jit(lpips)(network, video, other)
 
 
 def _verify_vae(vae: VAE, tensors: dict[str, Any]) -> Errors:
@@ -164,9 +166,8 @@ def _error(ours: np.ndarray, theirs: np.ndarray) -> float:
 def _in_float32(model: Any) -> Any:
     """The same parameters in a model that computes in float32."""
     config = dataclasses.replace(model.config, dtype="float32", param_dtype="float32")
-    build = lambda key: type(model)(config, rngs=nnx.Rngs(key))  # noqa: E731
-    leaves = {path: leaf.astype(jnp.float32) for path, leaf in paths.flatten(model).items()}
-    return paths.unflatten(jax.eval_shape(build, jax.random.key(0)), leaves)
+    leaves = {path: jnp.asarray(leaf, jnp.float32) for path, leaf in paths.flatten(model).items()}
+    return paths.unflatten(abstract_model(type(model), config), leaves)
 
 
 def _torch_tensors(official: OfficialModel) -> Iterator[tuple[str, Any]]:
@@ -240,14 +241,3 @@ def _conv_and_leaky(conv, video):
 def _block_and_leaky(layers, video):
     block, norm = layers
     return jax.nn.leaky_relu(norm(block(video)), 0.2)
-
-
-@jax.jit
-def _lpips(network, video, other):
-    """Written out again, since `convert` is below the losses."""
-    features = network.features(video)
-    distance = 0.0
-    for head, *pair in zip(network.heads, features, network.features(other), strict=True):
-        a, b = (x / (jnp.linalg.norm(x, axis=-1, keepdims=True) + 1e-10) for x in pair)
-        distance += head(jnp.square(a - b)).mean(axis=(2, 3, 4))
-    return features, distance

@@ -31,7 +31,8 @@ class TimeMixer(nnx.Module):
         self, spatial: Float[Array, "b t h w c"], temporal: Float[Array, "b t h w c"]
     ) -> Float[Array, "b t h w c"]:
         # In this decoder, unlike in SVD's U-Net, the sigmoid is the share of the temporal part.
-        share = jax.nn.sigmoid(self.mix_factor[...]).astype(self.dtype).reshape(1, 1, 1, 1, 1)
+        share = jax.nn.sigmoid(self.mix_factor[...].astype(jnp.float32))
+        share = share.astype(self.dtype).reshape(1, 1, 1, 1, 1)
         return (1 - share) * spatial + share * temporal
 
 

@@ -51,3 +51,15 @@ def test_parameters_take_the_models_type(vae, official):
     half = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), vae)
     filled = from_official(half, official, diffusers_rows())
     assert {leaf.dtype for leaf in jax.tree.leaves(filled)} == {jnp.dtype("bfloat16")}
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
+def test_what_is_no_number_is_found(dtype):
+    dtype = jnp.dtype(dtype)
+    largest = jnp.finfo(dtype).max
+    sound = np.array([[0.0, -0.0], [largest, -largest]], dtype)
+    assert tensors.not_finite(sound) is None
+    assert tensors.not_finite(sound[:0]) is None
+    for values, what in (([np.inf], "Inf"), ([-np.inf], "Inf"), ([-np.nan, np.inf], "NaN")):
+        for array in (np.array([1.0, *values], dtype), np.array(values[0], dtype)):
+            assert tensors.not_finite(array) == what

@@ -135,7 +135,7 @@ def check_both(tmp_path, theirs, ours, official_class, *, frames: int) -> None:
 )
 def test_models_made_here_are_loaded_by_diffusers(tmp_path, model_class, config, official_class):
     ours, video = model_class(config, rngs=nnx.Rngs(0)), clip(2)
-    export.write_official(ours, tmp_path / "export", card="")
+    export.write_official(ours, tmp_path / "export")
     official = getattr(diffusers, official_class)
     theirs, info = official.from_pretrained(tmp_path / "export", output_loading_info=True)
     assert not any(info.values()), info

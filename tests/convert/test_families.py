@@ -13,7 +13,7 @@ from cvvae_jax.config import (
     SVDVAEConfig,
     VideoVAEConfig,
 )
-from cvvae_jax.convert import families, official
+from cvvae_jax.convert import families, official_config
 from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.models import image_vae, video_vae
 from cvvae_jax.models.video_vae import VideoVAE
@@ -52,7 +52,7 @@ def test_family_and_sizes_are_read_from_names_and_shapes(layouts, name):
 def test_export_has_exactly_the_official_names_shapes_and_settings(layouts, name):
     family, config = EXPECTED[name]
     model = abstract(family, config)
-    exported, settings = official.exportable(model)
+    exported, settings = official_config.exportable(model)
     assert exported is family
     named = dict(official_shapes(model, family.rows(config)).values())
     assert named == {key: tuple(shape) for key, shape in layouts[name]["tensors"].items()}
@@ -112,7 +112,7 @@ def test_unknown_tensors_are_refused_by_their_names():
 )
 def test_models_that_no_official_class_computes_are_not_exported(changes, words):
     with pytest.raises(ConfigError) as error:
-        official.exportable(small(**changes))
+        official_config.exportable(small(**changes))
     assert "CVVAEModel" in str(error.value)
     assert words in str(error.value)
 
@@ -128,7 +128,7 @@ def test_models_that_no_official_class_computes_are_not_exported(changes, words)
     ],
 )
 def test_variants_that_official_classes_know_are_exported(changes, settings):
-    family, written = official.exportable(small(**changes))
+    family, written = official_config.exportable(small(**changes))
     assert family is families.SD21
     assert {name: written[name] for name in settings} == settings
 
@@ -136,7 +136,9 @@ def test_variants_that_official_classes_know_are_exported(changes, settings):
 def test_config_json_adds_what_tensors_do_not_show(layouts):
     config = EXPECTED["autoencoderkl_sd3"][1]
     given = {"scaling_factor": 0.3611, "shift_factor": 0.1159, "norm_num_groups": 16}
-    found = official.with_official_config(families.IMAGE, config, given, source="config.json")
+    found = official_config.with_official_config(
+        families.IMAGE, config, given, source="config.json"
+    )
     assert found == dataclasses.replace(
         config, scaling_factor=0.3611, shift_factor=0.1159, norm_groups=16
     )
@@ -156,6 +158,6 @@ def test_config_json_adds_what_tensors_do_not_show(layouts):
 def test_config_json_that_contradicts_the_tensors_is_refused(layouts, field, value):
     given = {**layouts["autoencoderkl_sd"]["config"], field: value}
     with pytest.raises(ConfigError, match=f"x.json contradicts the tensors: {field} is"):
-        official.with_official_config(
+        official_config.with_official_config(
             families.IMAGE, EXPECTED["autoencoderkl_sd"][1], given, source="x.json"
         )

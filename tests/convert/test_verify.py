@@ -13,11 +13,11 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cvvae_jax import paths
+from cvvae_jax import paths, sharding
 from cvvae_jax.cli.main import main
 from cvvae_jax.convert import tensors as convert_tensors
 from cvvae_jax.convert import verify as verifying
-from cvvae_jax.convert.source import open_official
+from cvvae_jax.convert.official_model import OfficialModel, open_official
 from cvvae_jax.convert.verify import verify
 from cvvae_jax.losses.lpips import lpips
 
@@ -38,6 +38,10 @@ ALL = (*VAES, "disc3d_tiny", "lpips")
 # Sums in another order leave up to 8e-6 here; a norm's epsilon of 1e-5 for 1e-6 makes 4e-5, and
 # whatever else was tried (paddings, swapped tensors) more than 1e-2.
 FLOAT32_TOLERANCE = 2e-5
+
+
+def load(official: OfficialModel):
+    return official.load(sharding.one_device(official.abstract))
 
 
 def random_state(text: str) -> np.random.RandomState:
@@ -163,7 +167,7 @@ def test_reference_of_lpips_equals_the_official_code():
 @pytest.mark.parametrize("name", ALL)
 def test_every_stage_equals_pytorch(name, opened):
     official = opened(name)
-    errors = verify(official.load(), official)
+    errors = verify(load(official), official)
     assert len(dict(errors)) == len(errors) > 4
     assert max(error for _, error in errors) < FLOAT32_TOLERANCE
 
@@ -172,7 +176,7 @@ def test_every_stage_equals_pytorch(name, opened):
     "name", ["cvvae_sd21_tiny", "latent_diffusion", "autoencoderkl_temporal_two_layers"]
 )
 def test_stages_of_a_vae_end_in_what_the_model_computes(name, opened):
-    vae = opened(name).load()
+    vae = load(opened(name))
     frames = 4 if "temporal" in name else 1 + vae.config.temporal_compression
     video = golden_input("stages", [1, frames, 32, 40, 3])
     *_, (_, moments) = verifying.encoder_stages(vae, jnp.asarray(video))
@@ -185,10 +189,10 @@ def test_stages_of_a_vae_end_in_what_the_model_computes(name, opened):
 
 def test_stages_of_the_losses_networks_end_in_what_they_compute(opened):
     video, other = jnp.asarray(golden_input("stages", [2, 1, 5, 32, 40, 3]))
-    network = opened("disc3d_tiny").load()
+    network = load(opened("disc3d_tiny"))
     *_, (_, logits) = verifying.discriminator_stages(network, video)
     assert_equal(logits, jax.jit(lambda network, video: network(video))(network, video), 1e-5)
-    network = opened("lpips").load()
+    network = load(opened("lpips"))
     *_, (_, distance) = verifying.lpips_stages(network, video, other)
     assert_equal(distance, jax.jit(lpips)(network, video, other), 1e-5)
 
@@ -215,7 +219,7 @@ def test_stages_of_the_losses_networks_end_in_what_they_compute(opened):
 )
 def test_swapped_tensors_are_found_at_their_stage(first, second, stage, opened):
     official = opened("cvvae_sd21_tiny")
-    model = official.load()
+    model = load(official)
     leaves = paths.flatten(model)
     leaves[first], leaves[second] = leaves[second], leaves[first]
     errors = verify(paths.unflatten(model, leaves), official)
@@ -230,13 +234,13 @@ def test_weights_in_half_precision_are_compared_as_exactly(tmp_path):
     arrays = golden("autoencoderkl_sd_tiny")[1].items()
     save_file({key: x.astype(ml_dtypes.bfloat16) for key, x in arrays}, file)
     official = open_official(file)
-    errors = verify(official.load(), official)
+    errors = verify(load(official), official)
     assert max(error for _, error in errors) < FLOAT32_TOLERANCE
 
 
 def test_values_that_are_no_numbers_never_pass(opened):
     official = opened("disc3d_tiny")
-    model = official.load()
+    model = load(official)
     leaves = paths.flatten(model)
     leaves["norms/01/bias"] = leaves["norms/01/bias"].at[3].set(jnp.nan)
     errors = dict(verify(paths.unflatten(model, leaves), official))

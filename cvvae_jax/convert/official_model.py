@@ -16,7 +16,7 @@ from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.convert import Place, fill, places
 from cvvae_jax.convert.families import Family, abstract_model
 from cvvae_jax.convert.files import TensorInfo, WeightFiles, open_weights
-from cvvae_jax.convert.official import with_official_config
+from cvvae_jax.convert.official_config import with_official_config
 from cvvae_jax.convert.parts import AUTOENCODER, Part, list_parts, select
 
 _FLOATS = ("float32", "bfloat16", "float16")
@@ -94,11 +94,12 @@ class OfficialModel:
             if prefix != self.part.prefix
         )
 
-    def load(self, *, shardings: Any = None, not_finite: dict[str, str] | None = None) -> Any:
+    def load(self, shardings: Any, *, not_finite: dict[str, str] | None = None) -> Any:
         """The model, read one tensor at a time straight onto its devices.
 
         Args:
-            shardings: where every parameter lies, a tree like the model; default: one device.
+            shardings: where every parameter lies, a tree like the model; None: numpy arrays, which
+                can be written but not computed with.
             not_finite: takes the names of tensors that hold NaN or Inf, and which of them.
         """
         official = self.files.read(self.places)
