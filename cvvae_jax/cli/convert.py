@@ -83,12 +83,12 @@ def main(arguments: list[str]) -> None:
         export.new_folder(options.target, size=size, overwrite=options.overwrite) as folder,
         ThreadPoolExecutor(1) as pool,
     ):
-        # The source is read a second time for its hash, beside the first.
-        digest = pool.submit(card.sha256, source.weight_files)
         # Orbax writes jax's arrays faster than numpy's; safetensors takes numpy's as they are.
         shardings = sharding.one_device(source.abstract) if to == "jax" else None
         model = source.load(shardings, not_finite=not_finite)
         _warn(not_finite)
+        # Beside the writing, which waits for the disk; reading keeps all cores busy.
+        digest = pool.submit(card.sha256, source.weight_files)
         (export.write_ours if to == "jax" else export.write_official)(model, folder)
         if options.verify:
             _verify(source, model, folder)

@@ -191,7 +191,7 @@ def _assumed(family: Family, config: Any, given: dict[str, Any] | None) -> tuple
         scale, shift = config.scaling_factor, config.shift_factor
         other = "SDXL's is 0.13025" if config.latent_channels == 4 else "FLUX's are 0.3611, 0.1159"
         assumed.append(f"scaling factor {scale}, shift {shift} ({other})")
-    if hasattr(config, "norm_groups"):
+    if family in (families.SD3, families.IMAGE, families.IMAGE_LDM):
         assumed.append(f"{config.norm_groups} groups in every norm")
     return tuple(assumed)
 

@@ -35,6 +35,7 @@ def test_a_training_state_is_described_with_its_parts(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "x.safetensors")]) == 0
     found = lines(capsys)
     assert found["family"] == "CV-VAE SD3"
+    assert found["assumed"] == "32 groups in every norm"
     assert found["stored"] == "as   float16 (180 tensors)"
     assert found["left"] == "alone  44 other tensors of the file"
     assert found["part"] == "discriminator (44 tensors): --prefix loss.discriminator."

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 from pathlib import Path
 
 import ml_dtypes
@@ -105,6 +106,7 @@ def _check_round_trip(make_tensors, folder: Path, shapes: dict, kind: str, confi
 def test_full_size(tmp_path, layouts, check_round_trip, layout, kind):
     config = layouts[layout]["config"] if not layout.startswith("disc") else None
     check_round_trip(tmp_path, layouts[layout]["tensors"], kind, config)
+    shutil.rmtree(tmp_path)  # pytest would keep some hundred GB
 
 
 @pytest.mark.parametrize("kind", FORMATS)
