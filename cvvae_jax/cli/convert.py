@@ -94,7 +94,7 @@ def main(arguments: list[str]) -> None:
             _verify(source, model, folder)
         name = options.source.resolve().name
         origin = card.Origin(name, digest.result(), source.license, source.title, to)
-        text = card.model_card(origin, model, family, name=options.target.name)
+        text = card.model_card(origin, model, family, name=options.target.resolve().name)
         (folder / "README.md").write_text(text)
     print_rows([*describe(source), ("sha256", origin.sha256), ("written", str(options.target))])
 

@@ -36,14 +36,11 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
         ConfigError: something is there that may not be replaced, or the disk is full or not
             writable.
     """
-    path = path.absolute()
+    path = path.resolve()
     partial, replaced = (path.with_name(f".{path.name}.{what}") for what in ("partial", "replaced"))
     _check_target(path, size=size, overwrite=overwrite)
     try:
-        if replaced.exists() and not path.exists():
-            replaced.rename(path)  # a run that was killed between its two renames
-        for left_behind in (partial, replaced):
-            shutil.rmtree(left_behind, ignore_errors=True)
+        _clear_up(path, partial, replaced)
         partial.mkdir()
         yield partial / path.name
         if path.exists():
@@ -52,8 +49,16 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {_reason(error)}.") from error
     finally:
-        for left_behind in (partial, replaced):
-            shutil.rmtree(left_behind, ignore_errors=True)
+        _clear_up(path, partial, replaced)
+
+
+def _clear_up(path: Path, partial: Path, replaced: Path) -> None:
+    """Removes what this run, or one that was killed, left behind; an old model without a successor
+    comes back."""
+    if replaced.exists() and not path.exists():
+        replaced.rename(path)
+    for left_behind in (partial, replaced):
+        shutil.rmtree(left_behind, ignore_errors=True)
 
 
 def write_ours(model: Any, path: Path) -> None:

@@ -197,6 +197,31 @@ def test_a_file_that_fails_half_way_leaves_nothing(tmp_path, source, capsys, mon
     assert_refused(capsys, tmp_path, source, tmp_path / "ours", says="Input/output error")
 
 
+def test_the_old_model_stays_if_the_new_one_cannot_take_its_place(
+    tmp_path, source, capsys, monkeypatch
+):
+    assert run(source, tmp_path / "ours") == 0
+    rename = Path.rename
+
+    def broken(path, target):
+        if path.parent.name == ".ours.partial":
+            raise OSError(5, "Input/output error")
+        return rename(path, target)
+
+    monkeypatch.setattr(Path, "rename", broken)
+    assert_refused(
+        capsys, tmp_path, source, tmp_path / "ours", "--overwrite", says="Input/output error"
+    )
+
+
+def test_a_link_is_followed(tmp_path, source):
+    assert run(source, tmp_path / "ours") == 0
+    (tmp_path / "link").symlink_to(tmp_path / "ours")
+    assert run(source, tmp_path / "link", "--overwrite", "--dtype", "float16") == 0
+    assert (tmp_path / "link").is_symlink()
+    assert cvvae_jax.load(tmp_path / "ours").config.param_dtype == "float16"
+
+
 @pytest.mark.parametrize("target", ["missing/ours", "source/config.json/ours"])
 def test_a_target_without_a_folder_is_refused(tmp_path, source, capsys, target):
     assert_refused(capsys, tmp_path, source, tmp_path / target, says="there is no folder")
