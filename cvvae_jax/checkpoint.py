@@ -127,23 +127,36 @@ def restore_model(folder: Path, target: Tree, *, shardings: Any = None, raw: boo
     if raw and not (folder / "state").is_dir():
         raise ConfigError(f"{folder} has no train state, so only its averaged weights are there.")
     item, prefix = ("state", "model/") if raw else ("weights", "")
-    abstract = target if shardings is None else _abstract(target, shardings)
-    leaves = {prefix + path: leaf for path, leaf in paths.flatten(abstract).items()}
-    if shardings is None:
-        arguments = {
-            path: ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
-            for path, leaf in leaves.items()
-        }
-    else:
-        arguments = ocp.checkpoint_utils.construct_restore_args(leaves)
+    layout = paths.flatten(shardings) if shardings is not None else {}
+    wanted = paths.flatten(target)
+    _check_fit(folder, wanted, _stored(folder, item), prefix)
+    leaves = {prefix + path: leaf for path, leaf in wanted.items()}
+    arguments = {
+        prefix + path: _restore_args(leaf, layout.get(path)) for path, leaf in wanted.items()
+    }
     how = ocp.args.PyTreeRestore(item=leaves, restore_args=arguments, partial_restore=raw)
     restored = _restore_item(folder, item, how)
-    for path, leaf in leaves.items():
-        if restored[path].shape != leaf.shape:
-            raise ConfigError(
-                f"{folder}: {path} is {restored[path].shape}, its config makes it {leaf.shape}."
-            )
     return paths.unflatten(target, {p.removeprefix(prefix): v for p, v in restored.items()})
+
+
+def _restore_args(leaf: Any, sharding: jax.sharding.Sharding | None) -> ocp.RestoreArgs:
+    if sharding is None:
+        return ocp.RestoreArgs(restore_type=np.ndarray, dtype=leaf.dtype)
+    return ocp.ArrayRestoreArgs(sharding=sharding, dtype=leaf.dtype)
+
+
+def _check_fit(folder: Path, wanted: dict[str, Any], stored: dict[str, Any], prefix: str) -> None:
+    """Refuses weights of other names or shapes than the config's; Orbax would pass over some."""
+    own = {path.removeprefix(prefix) for path in stored if path.startswith(prefix)}
+    problems = [f"{path} is missing" for path in wanted if path not in own]
+    problems += [f"{path} has no place" for path in own if path not in wanted]
+    problems += [
+        f"{path} is {stored[prefix + path].shape}, not {leaf.shape}"
+        for path, leaf in wanted.items()
+        if path in own and stored[prefix + path].shape != leaf.shape
+    ]
+    if problems:
+        raise ConfigError(f"{folder}: the weights don't fit their config: {'; '.join(problems)}.")
 
 
 def read_shapes(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
@@ -152,11 +165,15 @@ def read_shapes(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     Raises:
         ConfigError: they can't be read.
     """
+    return _stored(folder, "weights")
+
+
+def _stored(folder: Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:
     try:
-        metadata = ocp.PyTreeCheckpointHandler().metadata(folder / "weights")
+        metadata = ocp.PyTreeCheckpointHandler().metadata(folder / item)
     except Exception as error:  # Orbax raises bare ones for damaged files
         reason = _first_line(error)
-        raise ConfigError(f"{folder}: the item weights can't be read: {reason}") from error
+        raise ConfigError(f"{folder}: the item {item} can't be read: {reason}") from error
     return {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in metadata.tree.items()
     }

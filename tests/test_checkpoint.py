@@ -121,3 +121,27 @@ def test_average_of_half_precision_parameters_is_kept_in_float32(tmp_path):
     save_model(tmp_path / "model", state.ema)
     loaded = cvvae_jax.load(tmp_path / "model")
     assert {leaf.dtype for leaf in jax.tree.leaves(loaded)} == {jnp.dtype("bfloat16")}
+
+
+def test_weights_of_another_config_are_refused(tmp_path):
+    """Every name and shape that differs is listed."""
+    save_model(tmp_path / "model", tiny_video_vae())
+    description = tmp_path / "model/model/metadata"
+    text = json.loads(description.read_text())
+    text["config"]["blocks_per_level"] = 2
+    text["config"]["latent_channels"] = 8
+    description.write_text(json.dumps(text))
+    with pytest.raises(ConfigError) as error:
+        cvvae_jax.load(tmp_path / "model")
+    assert "encoder/down_blocks/00/resnets/01/conv1/bias is missing" in str(error.value)
+    assert "encoder/conv_out/bias is (8,), not (16,)" in str(error.value)
+
+
+def test_raw_weights_of_a_run_are_the_optimizers(tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    state = TrainState.create(tiny_video_vae(), optax.sgd(1e-3))
+    averaged = jax.tree.map(lambda x: x + 1, state.ema)
+    checkpoints.save(3, state=state, weights=averaged, config={})
+    checkpoints.close()
+    assert_same(cvvae_jax.load(tmp_path, raw=True), state.model)
+    assert_same(cvvae_jax.load(tmp_path), averaged)
