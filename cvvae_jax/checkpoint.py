@@ -96,11 +96,16 @@ def find_model(path: Path | str) -> Path | None:
             [step for step in folder.iterdir() if step.name.isdigit()] if folder.is_dir() else []
         )
         for step in sorted(steps, key=lambda step: int(step.name), reverse=True):
-            if (step / "weights").is_dir():
+            if holds_model(step):
                 return step
-        if (folder / "weights").is_dir():
+        if holds_model(folder):
             return folder
     return None
+
+
+def holds_model(folder: Path) -> bool:
+    """Whether a folder has the items of a model."""
+    return (folder / "weights").is_dir() and (folder / "model").is_dir()
 
 
 def read_description(folder: Path) -> dict:

@@ -132,5 +132,5 @@ def _reason(error: Exception) -> str:
 
 def _is_model(path: Path) -> bool:
     """Whether this is a folder that `convert` may have written."""
-    ours = (path / "weights").is_dir() and (path / "model").is_dir()
-    return ours or ((path / WEIGHTS).is_file() and (path / "config.json").is_file())
+    official = (path / WEIGHTS).is_file() and (path / "config.json").is_file()
+    return official or checkpoint.holds_model(path)
