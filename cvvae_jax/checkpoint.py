@@ -93,7 +93,7 @@ def find_model(path: Path | str) -> Path | None:
     path = Path(path).absolute()
     for folder in (path, path / "checkpoints"):
         steps = (
-            [step for step in folder.iterdir() if step.name.isdigit()] if folder.is_dir() else []
+            [step for step in folder.iterdir() if step.name.isdecimal()] if folder.is_dir() else []
         )
         for step in sorted(steps, key=lambda step: int(step.name), reverse=True):
             if holds_model(step):

@@ -5,10 +5,11 @@ import functools
 import json
 import warnings
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import numpy as np
+from jax.sharding import AxisType
 
 from cvvae_jax import checkpoint, paths, sharding
 from cvvae_jax.config import ConfigError, DType
@@ -17,6 +18,7 @@ from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.families import MODELS, Family, abstract_model
 from cvvae_jax.convert.official_config import exportable
 from cvvae_jax.convert.official_model import OfficialModel, open_official
+from cvvae_jax.convert.sources import readable
 from cvvae_jax.recipe import from_json
 
 
@@ -67,7 +69,7 @@ class SavedModel:
         return tuple(sorted(path for path in item.rglob("*") if path.is_file()))
 
     @property
-    def license(self) -> str | None:
+    def license(self) -> dict[str, str]:
         """As its model card states it."""
         return stated_license(self.folder, {})
 
@@ -117,18 +119,20 @@ def load(
         raw: of a run, the parameters as the optimizer left them rather than their average.
 
     Returns:
-        A VideoVAE, ImageVAE, SVDVAE, Discriminator or LPIPS. Weights that hold NaN or Inf are
-        named in a warning.
+        A VideoVAE, ImageVAE, SVDVAE, Discriminator or LPIPS. A warning names PyTorch weights that
+        hold NaN or Inf, and settings that had to be assumed for want of a config.json.
 
     Raises:
         ConfigError: there is no whole known model at `path`.
     """
-    model = open_model(path, dtype=dtype, prefix=prefix, config=config, raw=raw)
+    model = open_model(path, dtype=dtype, param_dtype=dtype, prefix=prefix, config=config, raw=raw)
     shardings = _shardings(model.abstract, mesh)
     if isinstance(model, SavedModel):
         return model.load(shardings)
     not_finite = {}
     loaded = model.load(shardings, not_finite=not_finite)
+    for assumed in model.assumed:
+        warnings.warn(f"{path} has no config.json; assumed: {assumed}.", stacklevel=2)
     if not_finite:
         listed = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
         warnings.warn(f"{path} holds weights that are no numbers: {listed}.", stacklevel=2)
@@ -139,34 +143,52 @@ def open_model(
     path: Path | str,
     *,
     dtype: DType | None = None,
+    param_dtype: DType | None = None,
     prefix: str | None = None,
     config: Path | str | None = None,
     raw: bool = False,
 ) -> SavedModel | OfficialModel:
     """What `load` would load, checked as far as that goes without reading parameters.
 
+    Args:
+        path, prefix, config, raw: as in `load`.
+        dtype: type of the computation; default: the checkpoint's, of PyTorch weights float32.
+        param_dtype: type of the parameters; default: as stored.
+
     Raises:
         ConfigError: there is no whole known model at `path`, or an argument does not go with it.
     """
-    folder = checkpoint.find_model(path)
+    for wanted in (dtype, param_dtype):
+        if wanted not in (None, *get_args(DType)):
+            raise ConfigError(f"dtype must be one of {', '.join(get_args(DType))}, not {wanted!r}.")
+    with readable(Path(path)):
+        folder = checkpoint.find_model(path)
     if folder is None:
         if raw:
             raise ConfigError(f"{path} is no run of ours, so it has no raw weights.")
         config = Path(config) if config is not None else None
-        return open_official(path, prefix=prefix, config=config, dtype=dtype)
+        return open_official(
+            path, prefix=prefix, config=config, dtype=dtype, param_dtype=param_dtype
+        )
     if prefix is not None or config is not None:
         raise ConfigError(f"{path} is a checkpoint of ours; prefix and config are for PyTorch's.")
+    model_class, settings = _described(folder)
+    types = {"dtype": dtype, "param_dtype": param_dtype}
+    settings = dataclasses.replace(settings, **{k: v for k, v in types.items() if v is not None})
+    return SavedModel(folder, model_class, settings, abstract_model(model_class, settings), raw)
+
+
+def _described(folder: Path) -> tuple[type, Any]:
+    """Class and configuration of the model in a folder of items."""
     description = checkpoint.read_description(folder)
-    if description["model"] not in MODELS:
-        raise ConfigError(
-            f"{folder} holds a {description['model']}; {', '.join(MODELS)} can be loaded."
-        )
-    model_class, config_class = MODELS[description["model"]]
-    settings = from_json(config_class, json.dumps(description["config"]))
-    if dtype is not None:
-        settings = dataclasses.replace(settings, dtype=dtype, param_dtype=dtype)
-    model = abstract_model(model_class, settings)
-    return SavedModel(folder, model_class, settings, model, raw)
+    try:
+        name, settings = description["model"], json.dumps(description["config"])
+        if name not in MODELS:
+            raise ConfigError(f"{folder} holds a {name}; {', '.join(MODELS)} can be loaded.")
+        model_class, config_class = MODELS[name]
+        return model_class, from_json(config_class, settings)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ConfigError(f"{folder}: the description of the model is damaged: {error}.") from error
 
 
 def _shardings(model: Any, mesh: jax.sharding.Mesh | None) -> Any:
@@ -175,6 +197,11 @@ def _shardings(model: Any, mesh: jax.sharding.Mesh | None) -> Any:
     if "fsdp" not in mesh.axis_names:
         raise ConfigError(
             f"the mesh has the axes {', '.join(mesh.axis_names)}; parameters lie along one that is "
-            "called fsdp (see cvvae_jax.sharding.make_mesh)."
+            "called fsdp."
+        )
+    if set(mesh.axis_types) != {AxisType.Auto}:
+        raise ConfigError(
+            "the mesh must leave it to the compiler where arrays lie: jax.make_mesh((8,), "
+            "('fsdp',), axis_types=(jax.sharding.AxisType.Auto,))."
         )
     return sharding.shardings(model, mesh)

@@ -1,5 +1,7 @@
 """`load` reads PyTorch's weights as they are stored, in other types, and onto a mesh."""
 
+import dataclasses
+import inspect
 import json
 import warnings
 
@@ -15,6 +17,7 @@ from cvvae_jax import paths, sharding
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig
 from cvvae_jax.convert.convert import to_official
+from cvvae_jax.convert.export import write_official
 from cvvae_jax.convert.names import diffusers_rows
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.discriminator import Discriminator
@@ -103,10 +106,80 @@ def test_parameters_are_laid_out_on_a_mesh(tmp_path, vae, official, ours, monkey
     assert len({str(shard.index) for shard in kernel.addressable_shards}) == 4
 
 
-def test_a_mesh_without_the_axis_is_refused(tmp_path, official):
-    mesh = jax.make_mesh((8,), ("data",))
-    with pytest.raises(ConfigError, match=r"axes data; .* called fsdp"):
-        cvvae_jax.load(write(tmp_path / "x", official), mesh=mesh)
+def test_meshes_that_do_not_serve_are_refused(tmp_path, official):
+    folder = write(tmp_path / "x", official, {})
+    for mesh, says in (
+        (jax.make_mesh((8,), ("data",)), "axes data; .* called fsdp"),
+        (jax.make_mesh((8,), ("fsdp",)), r"AxisType\.Auto"),
+    ):
+        with pytest.raises(ConfigError, match=says):
+            cvvae_jax.load(folder, mesh=mesh)
+
+
+@pytest.mark.parametrize("dtype", ["fp16", "float64", jnp.bfloat16])
+def test_unknown_types_are_refused(dtype):
+    unchecked = inspect.unwrap(open_model)  # outside of tests nothing checks annotations
+    with pytest.raises(ConfigError, match="dtype must be one of float32, bfloat16, float16"):
+        unchecked("x", dtype=dtype)
+
+
+def test_a_scale_that_has_to_be_assumed_is_said(tmp_path, official):
+    with pytest.warns(UserWarning, match=r"no config.json; assumed: scaling factor 0\.18215"):
+        cvvae_jax.load(write(tmp_path / "x", official))
+
+
+@pytest.mark.parametrize("given", [{}, {"scaling_factor": 0.18215, "shift_factor": None}])
+def test_a_config_without_a_scale_means_the_official_default(tmp_path, given):
+    vae = ImageVAE(dataclasses.replace(CONFIG, latent_channels=16), rngs=nnx.Rngs(0))
+    folder = write(tmp_path / "x", dict(to_official(vae, diffusers_rows())), given)
+    assert cvvae_jax.load(folder).config == vae.config
+
+
+def test_norms_of_other_groups_are_read_and_exported(tmp_path):
+    config = dataclasses.replace(CONFIG, block_channels=(16, 32), norm_groups=8)
+    vae = ImageVAE(config, rngs=nnx.Rngs(0))
+    write_official(vae, tmp_path / "x")
+    assert cvvae_jax.load(tmp_path / "x").config == config
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"norm_num_groups": "32"},
+        {"norm_num_groups": 32.0},
+        {"scaling_factor": "0.18"},
+        {"scaling_factor": 0},
+        {"scaling_factor": float("nan")},
+        {"shift_factor": [1]},
+    ],
+)
+def test_settings_of_another_type_are_refused(tmp_path, official, given):
+    with pytest.raises(ConfigError, match=rf"x/config\.json: {next(iter(given))} must be"):
+        cvvae_jax.load(write(tmp_path / "x", official, given))
+
+
+@pytest.mark.parametrize(
+    "description",
+    [
+        {},
+        {"model": "ImageVAE"},
+        {"model": "ImageVAE", "config": {"norm_groups": "x"}},
+        {"model": []},
+    ],
+)
+def test_a_damaged_description_is_refused(tmp_path, vae, description):
+    save_model(tmp_path / "x", vae)
+    (tmp_path / "x/model/metadata").write_text(json.dumps(description))
+    with pytest.raises(ConfigError, match="x"):
+        cvvae_jax.load(tmp_path / "x")
+
+
+def test_a_second_name_for_a_tensor_is_refused(tmp_path, official):
+    official["encoder.down_blocks.00.resnets.0.conv1.bias"] = official[
+        "encoder.down_blocks.0.resnets.0.conv1.bias"
+    ]
+    with pytest.raises(ConfigError, match=r"unexpected \(1\): encoder\.down_blocks\.00"):
+        cvvae_jax.load(write(tmp_path / "x", official))
 
 
 def test_the_config_beside_the_weights_or_named_gives_the_scale(tmp_path, official):
@@ -118,10 +191,10 @@ def test_the_config_beside_the_weights_or_named_gives_the_scale(tmp_path, offici
     assert (config.scaling_factor, config.shift_factor) == (0.5, 0.25)
 
 
-@pytest.mark.parametrize("text", ["", "[1]", "{"])
+@pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '{"a": 1, "a": 2}'])
 def test_a_bad_named_config_is_refused(tmp_path, official, text):
     (tmp_path / "other.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"other\.json is no"):
+    with pytest.raises(ConfigError, match=r"other\.json (is not|must be)"):
         cvvae_jax.load(write(tmp_path / "x", official), config=tmp_path / "other.json")
 
 
@@ -154,7 +227,7 @@ def test_weights_that_are_no_numbers_are_named_in_a_warning(tmp_path, official):
     official["decoder.conv_in.bias"] = np.full_like(official["decoder.conv_in.bias"], np.nan)
     official["encoder.conv_in.bias"] = np.full_like(official["encoder.conv_in.bias"], -np.inf)
     with pytest.warns(UserWarning, match="no numbers") as caught:
-        cvvae_jax.load(write(tmp_path / "x", official))
+        cvvae_jax.load(write(tmp_path / "x", official, {}))
     text = str(caught[0].message)
     assert "decoder.conv_in.bias (NaN)" in text and "encoder.conv_in.bias (Inf)" in text
 
@@ -162,7 +235,7 @@ def test_weights_that_are_no_numbers_are_named_in_a_warning(tmp_path, official):
 def test_sound_weights_load_without_a_warning(tmp_path, official):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cvvae_jax.load(write(tmp_path / "x", official))
+        cvvae_jax.load(write(tmp_path / "x", official, {}))
 
 
 @pytest.mark.parametrize(

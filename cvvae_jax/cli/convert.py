@@ -1,7 +1,7 @@
 """`python -m cvvae_jax convert SRC DST`: weights from PyTorch to JAX and back."""
 
 import dataclasses
-import importlib.util
+import importlib
 import math
 import os
 import sys
@@ -36,7 +36,7 @@ class Convert:
     to: Literal["jax", "torch"] | None = None
     """What to write; unset: PyTorch weights become ours and ours PyTorch's."""
     dtype: DType | None = None
-    """Type of the weights; unset: the source's."""
+    """Type of the weights, which are computed with in float32 all the same; unset: the source's."""
     prefix: str | None = None
     """What stands before the model's names in a file that holds several, such as
     loss.discriminator. in CV-VAE's training states."""
@@ -48,7 +48,7 @@ class Convert:
     """Run PyTorch and JAX side by side on a small clip and compare them stage by stage (needs
     torch)."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Replace a model at DST."""
+    """Replace a model at DST; never a folder that holds anything else."""
 
 
 def main(arguments: list[str]) -> None:
@@ -62,23 +62,31 @@ def main(arguments: list[str]) -> None:
     # Weights go from disk to disk, so an accelerator would only be a detour.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Imported here, so that help is answered without starting jax.
-    from cvvae_jax import sharding
-    from cvvae_jax.convert import card, export
     from cvvae_jax.convert.official_config import exportable
     from cvvae_jax.loading import open_model
 
     source = open_model(
         options.source,
-        dtype=options.dtype,
+        param_dtype=options.dtype,
         prefix=options.prefix,
         config=options.config,
         raw=options.raw,
     )
     to = options.to or ("torch" if source.is_ours else "jax")
-    _check_verify(options, source.is_ours, to)
-    not_finite = {}
     family = exportable(source.abstract)[0] if to == "torch" else source.family
-    size = export.size_of(source.abstract)
+    _check_apart(options, source)
+    _check_verify(options, source.is_ours, to)
+    rows = describe(source)
+    digest = _convert(options, source, family, to)
+    print_rows([*rows, ("sha256", digest), ("written", str(options.target))])
+
+
+def _convert(options: Convert, source: Any, family: Any, to: Literal["jax", "torch"]) -> str:
+    """Reads, writes, compares; the hash of the source."""
+    from cvvae_jax import sharding
+    from cvvae_jax.convert import card, export
+
+    size, not_finite = export.size_of(source.abstract), {}
     with (
         export.new_folder(options.target, size=size, overwrite=options.overwrite) as folder,
         ThreadPoolExecutor(1) as pool,
@@ -92,11 +100,25 @@ def main(arguments: list[str]) -> None:
         (export.write_ours if to == "jax" else export.write_official)(model, folder)
         if options.verify:
             _verify(source, model, folder)
-        name = options.source.resolve().name
-        origin = card.Origin(name, digest.result(), source.license, source.title, to)
-        text = card.model_card(origin, model, family, name=options.target.resolve().name)
+        origin = card.Origin(
+            _name(options.source, source.path), digest.result(), source.license, source.title, to
+        )
+        text = card.model_card(origin, model, family, name=folder.name)
         (folder / "README.md").write_text(text)
-    print_rows([*describe(source), ("sha256", origin.sha256), ("written", str(options.target))])
+    return origin.sha256
+
+
+def _name(given: Path, found: Path) -> str:
+    """What was converted, without the folders above it; with the folder that was found inside."""
+    given, found = (Path(os.path.abspath(path)) for path in (given, found))
+    return str(found.relative_to(given.parent)) if found.is_relative_to(given) else given.name
+
+
+def _check_apart(options: Convert, source: Any) -> None:
+    """DST is replaced as a whole, so the source may not lie in it."""
+    target = options.target.resolve()
+    if any(file.resolve().is_relative_to(target) for file in source.weight_files):
+        raise ConfigError(f"{options.target} holds what is to be converted; name another folder.")
 
 
 def _check_verify(options: Convert, is_ours: bool, to: str) -> None:
@@ -104,8 +126,10 @@ def _check_verify(options: Convert, is_ours: bool, to: str) -> None:
         return
     if is_ours and to == "jax":
         raise ConfigError("--verify compares with PyTorch, and neither SRC nor DST is PyTorch's.")
-    if importlib.util.find_spec("torch") is None:
-        raise ConfigError("--verify needs torch: pip install torch.")
+    try:
+        importlib.import_module("torch")
+    except ImportError:
+        raise ConfigError("--verify needs torch: pip install torch.") from None
 
 
 def _verify(source: Any, model: Any, folder: Path) -> None:
@@ -118,10 +142,10 @@ def _verify(source: Any, model: Any, folder: Path) -> None:
         errors = verify(model, open_official(folder))
     else:
         errors = verify(load(folder), source)
-    print("PyTorch beside JAX, largest relative error")
+    limit = _limit(source)
+    print(f"PyTorch beside JAX, largest relative error (limit {limit:.0e})")
     print_rows([(f"  {stage}", f"{error:.1e}") for stage, error in errors])
     print()
-    limit = _limit(source)
     for stage, error in errors:
         if error > limit:
             amount = f"{error:.1e}" if math.isfinite(error) else "values that are no numbers"

@@ -6,6 +6,8 @@ from typing import Any
 
 def describe(source: Any) -> list[tuple[str, str]]:
     """Names and values that say which model a `SavedModel` or `OfficialModel` is."""
+    from cvvae_jax.convert.card import license_name  # starts jax
+
     tensors = source.stored_tensors
     types = Counter(str(tensor.dtype) for tensor in tensors.values())
     rows = [
@@ -17,7 +19,7 @@ def describe(source: Any) -> list[tuple[str, str]]:
         ("parameters", f"{sum(_size(tensor.shape) for tensor in tensors.values()):,}"),
         ("stored as", ", ".join(f"{name} ({n} tensors)" for name, n in types.items())),
         ("dtype", f"{source.config.param_dtype}, computed in {source.config.dtype}"),
-        ("license", source.license or "not stated"),
+        ("license", license_name(source.license)),
     ]
     rows += [("assumed", what) for what in source.assumed]
     if source.left_alone:

@@ -2,6 +2,7 @@
 
 import importlib
 import logging
+import os
 import sys
 
 from cvvae_jax.config import ConfigError
@@ -40,8 +41,11 @@ def _run(name: str, arguments: list[str]) -> int:
     try:
         # Imported here, so that one command does not wait for what another one needs.
         importlib.import_module(f"cvvae_jax.cli.{name}").main(arguments)
+        sys.stdout.flush()
     except ConfigError as error:
         return _fail(str(error))
+    except BrokenPipeError:  # the reader, `head` for one, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt:
         print("\nInterrupted; nothing was written.", file=sys.stderr)
         return 130

@@ -42,7 +42,7 @@ class Reconstruct:
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """File to write: .mp4, .mkv or .mov for a video, .png, .jpg, .jpeg or .webp for an image."""
     weights: Path
-    """Run folder, checkpoint or saved model of a video VAE or an image VAE."""
+    """Run folder, checkpoint, saved model or PyTorch weights of a video VAE or an image VAE."""
     side_by_side: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write input and reconstruction next to each other, which doubles the width."""
     sample: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -69,8 +69,14 @@ def main(arguments: list[str]) -> None:
     # Imported here, so that help and a wrong name are answered without starting jax.
     from cvvae_jax.codec.codec import Codec
     from cvvae_jax.loading import load
+    from cvvae_jax.models.autoencoder import VAE
 
-    codec = Codec(load(options.weights), chunk_frames=options.chunk_frames, tile=options.tile)
+    vae = load(options.weights)
+    if not isinstance(vae, VAE):
+        raise ConfigError(
+            f"{options.weights} holds a {type(vae).__name__}; a video or image VAE is wanted."
+        )
+    codec = Codec(vae, chunk_frames=options.chunk_frames, tile=options.tile)
     _check_size(info, smallest=codec.vae.config.spatial_compression)
     with _writer(options, info) as write:
         _reconstruct(options, info, codec, write)

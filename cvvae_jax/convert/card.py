@@ -2,12 +2,14 @@
 
 import dataclasses
 import hashlib
+import json
 import re
 from pathlib import Path
 from typing import Any, Literal
 
 from cvvae_jax import paths
 from cvvae_jax.convert.families import Family
+from cvvae_jax.convert.sources import readable
 
 _OFFICIAL_IMPORTS = {
     "CVVAEModel": "from models.modeling_vae import CVVAEModel  # github.com/AILab-CVC/CV-VAE",
@@ -27,8 +29,8 @@ class Origin:
     sha256: str
     """Of its weights, from `sha256`."""
 
-    license: str | None
-    """As the source states it."""
+    license: dict[str, str]
+    """What the source states, from `stated_license`."""
 
     weights: str
     """Which weights these are, in words."""
@@ -50,18 +52,33 @@ def sha256(files: tuple[Path, ...]) -> str:
     return hashlib.sha256(listing.encode()).hexdigest()
 
 
-def stated_license(folder: Path, metadata: dict[str, str]) -> str | None:
-    """The license that the weights' own metadata or the model card beside them, or one folder above
-    (as in the official repository), states."""
+def stated_license(folder: Path, metadata: dict[str, str]) -> dict[str, str]:
+    """The license that the weights' own metadata or the model card beside them state, by the names
+    that model hubs use: `license`, and where that is `other`, `license_name` and `license_link`.
+
+    Without a card beside them, the one a folder above counts, as in the official repository.
+
+    Raises:
+        ConfigError: the card can't be read.
+    """
     for key in ("license", "modelspec.license"):
-        if key in metadata:
-            return metadata[key]
+        if metadata.get(key, "").strip():
+            return {"license": " ".join(metadata[key].split())}
     for card in (folder / "README.md", folder.parent / "README.md"):
-        if card.is_file():
-            head = re.match(r"---\n(.*?)\n---", card.read_text(errors="replace"), re.DOTALL)
-            if head and (stated := re.search(r"^license: *(\S+)", head[1], re.MULTILINE)):
-                return stated[1]
-    return None
+        with readable(card):
+            if card.is_file():
+                text = card.read_text("utf-8-sig", errors="replace")
+                head = re.match(r"---\n(.*?)\n---", text, re.DOTALL)
+                stated = r"^(license(?:_name|_link)?): *(\S.*?) *$"
+                return dict(re.findall(stated, head[1], re.MULTILINE)) if head else {}
+    return {}
+
+
+def license_name(stated: dict[str, str]) -> str:
+    """A stated license in a few words."""
+    if not stated:
+        return "not stated"
+    return ", ".join(value.strip("\"'") for value in stated.values())
 
 
 def model_card(origin: Origin, model: Any, family: Family | None, *, name: str) -> str:
@@ -73,8 +90,8 @@ def model_card(origin: Origin, model: Any, family: Family | None, *, name: str) 
         family: the official family that can hold it, None without one.
         name: of the folder that is written.
     """
-    license = origin.license or "not stated by the source"
-    head = f"license: {origin.license}\n" if origin.license else ""
+    license = license_name(origin.license).replace("|", "\\|")
+    head = "".join(f"{key}: {_yaml(value)}\n" for key, value in origin.license.items())
     return f"""---
 {head}tags:
 - video
@@ -98,22 +115,28 @@ import cvvae_jax
 model = cvvae_jax.load("{name}")
 ```
 
-In PyTorch: {_in_pytorch(family, name, origin.to)}
+{_in_pytorch(family, name, origin.to)}
 """
+
+
+def _yaml(value: str) -> str:
+    """A value as YAML takes it: plain where that is safe, else in quotes."""
+    plain = re.fullmatch(r"[\w./:+-]+(?<!:)", value) or value[0] in "\"'"
+    return value if plain else json.dumps(value)
 
 
 def _in_pytorch(family: Family | None, name: str, to: str) -> str:
     if family is None:
-        return "no official class computes the same, so the model can't be exported."
+        return "No official PyTorch class computes the same, so the model can't be exported."
+    folder = name if to == "torch" else f"{name}-torch"
+    first = f"after `python -m cvvae_jax convert {name} {folder}`" if to == "jax" else "as it is"
     statement = _OFFICIAL_IMPORTS.get(family.official_class)
     if statement is None:
         return (
-            f"the tensors have the names of `{family.official_class}` in CV-VAE's training code "
-            "(`load_state_dict`)."
+            f"In PyTorch, {first}: the tensors have the names of `{family.official_class}` in "
+            "CV-VAE's training code (`load_state_dict`)."
         )
-    folder = name if to == "torch" else f"{name}-torch"
-    first = "" if to == "torch" else f"after `python -m cvvae_jax convert {name} {folder}`,"
-    return f"""{first}
+    return f"""In PyTorch, {first}:
 
 ```python
 {statement}

@@ -53,7 +53,8 @@ def places(shapes: Mapping[str, tuple[int, ...]], target: Any, rows: list[Row]) 
     found, unexpected, misshapen = {}, [], []
     for name, shape in shapes.items():
         match our_path(rows, name):
-            case (path, row) if path in wanted:
+            # A name that only resembles the official one could fill a parameter a second time.
+            case (path, row) if path in wanted and wanted[path][0] == name:
                 expected = wanted[path][1]
                 if _without_unit_axes(shape) != _without_unit_axes(expected):
                     misshapen.append(f"{name} is {shape}, must be {expected}")
@@ -81,6 +82,7 @@ def fill(
     where: Mapping[str, Place],
     *,
     shardings: Any = None,
+    not_finite: dict[str, str] | None = None,
 ) -> Model:
     """The model `target` (real or abstract) with its parameters taken from official tensors.
 
@@ -91,6 +93,8 @@ def fill(
         official: every tensor of `where` once.
         where: what `places` returned.
         shardings: where every parameter lies, a tree like the target; None: numpy arrays.
+        not_finite: takes the names of tensors that hold NaN or Inf in the target's type, and which
+            of them.
     """
     layout = paths.flatten(shardings) if shardings is not None else {}
     wanted = paths.flatten(target)
@@ -99,7 +103,10 @@ def fill(
         name, tensor = named
         place = where[name]
         array = tensors.to_ours(tensor.reshape(place.shape), unit_axes=place.unit_axes)
-        array = array.astype(wanted[place.path].dtype, copy=False)
+        with np.errstate(over="ignore"):  # found below, and reported by name
+            array = array.astype(wanted[place.path].dtype, copy=False)
+        if not_finite is not None and (problem := tensors.not_finite(array)):
+            not_finite[name] = problem
         return place.path, _put(array, layout.get(place.path))
 
     return paths.unflatten(target, dict(_in_parallel(put, official)))

@@ -1,6 +1,7 @@
 """Models written to disk, whole or not at all: as official weights, or as ours."""
 
 import contextlib
+import fcntl
 import json
 import os
 import re
@@ -22,6 +23,10 @@ from cvvae_jax.convert.official_config import exportable
 _TAGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
+# What the two kinds of folder consist of.
+_OFFICIAL = {WEIGHTS, "config.json", "README.md"}
+_OURS = {"weights", "model", "README.md", "_CHECKPOINT_METADATA", "commit_success.txt"}
+
 
 @contextlib.contextmanager
 def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
@@ -33,23 +38,42 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
         overwrite: whether a model that is there already is replaced, once the new one is whole.
 
     Raises:
-        ConfigError: something is there that may not be replaced, or the disk is full or not
-            writable.
+        ConfigError: something is there that may not be replaced, somebody else writes it at the
+            moment, or the disk is full or not writable.
     """
-    path = path.resolve()
-    partial, replaced = (path.with_name(f".{path.name}.{what}") for what in ("partial", "replaced"))
-    _check_target(path, size=size, overwrite=overwrite)
     try:
-        _clear_up(path, partial, replaced)
-        partial.mkdir()
-        yield partial / path.name
-        if path.exists():
-            path.rename(replaced)
-        (partial / path.name).rename(path)
+        path = path.resolve()
+        partial, replaced = (path.with_name(f".{path.name}.convert-{w}") for w in ("new", "old"))
+        _check_parent(path, size=size)
+        with _locked(partial, path):
+            try:
+                _clear_up(path, partial, replaced)
+                _check_vacant(path, overwrite=overwrite)
+                yield partial / path.name
+                _check_vacant(path, overwrite=overwrite)  # it may have come meanwhile
+                if path.exists():
+                    path.rename(replaced)
+                (partial / path.name).rename(path)
+            finally:
+                _clear_up(path, partial, replaced)
+                partial.rmdir()
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {_reason(error)}.") from error
+
+
+@contextlib.contextmanager
+def _locked(partial: Path, path: Path) -> Iterator[None]:
+    """The folder `partial`, for this process alone. A killed one leaves it, but not its lock."""
+    partial.mkdir(exist_ok=True)
+    descriptor = os.open(partial, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"{path} is being written by another process.") from None
+    else:
+        yield
     finally:
-        _clear_up(path, partial, replaced)
+        os.close(descriptor)
 
 
 def _clear_up(path: Path, partial: Path, replaced: Path) -> None:
@@ -57,8 +81,9 @@ def _clear_up(path: Path, partial: Path, replaced: Path) -> None:
     comes back."""
     if replaced.exists() and not path.exists():
         replaced.rename(path)
-    for left_behind in (partial, replaced):
-        shutil.rmtree(left_behind, ignore_errors=True)
+    shutil.rmtree(replaced, ignore_errors=True)
+    for left_behind in partial.iterdir():
+        shutil.rmtree(left_behind)
 
 
 def write_ours(model: Any, path: Path) -> None:
@@ -104,14 +129,11 @@ def size_of(model: Any) -> int:
     return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(model))
 
 
-def _check_target(path: Path, *, size: int, overwrite: bool) -> None:
+def _check_parent(path: Path, *, size: int) -> None:
+    if path.suffix in (".safetensors", ".ckpt", ".bin", ".pt", ".pth"):
+        raise ConfigError(f"{path} looks like a file; a model is written as a folder.")
     if not path.parent.is_dir():
         raise ConfigError(f"{path} cannot be written: there is no folder {path.parent}.")
-    if path.exists():
-        if not overwrite:
-            raise ConfigError(f"{path} exists; --overwrite replaces it.")
-        if not _is_model(path):
-            raise ConfigError(f"{path} is not a model, so it is not overwritten.")
     if not os.access(path.parent, os.W_OK):
         raise ConfigError(f"{path} cannot be written: {path.parent} is not writable.")
     free = shutil.disk_usage(path.parent).free
@@ -122,15 +144,26 @@ def _check_target(path: Path, *, size: int, overwrite: bool) -> None:
         )
 
 
+def _check_vacant(path: Path, *, overwrite: bool) -> None:
+    """Refuses to replace anything that `convert` would not have written."""
+    if not path.exists() or (path.is_dir() and not any(path.iterdir())):
+        return
+    others = [] if path.is_dir() else [path.name]
+    if path.is_dir():
+        ours = _OURS if checkpoint.holds_model(path) else _OFFICIAL
+        others = sorted({entry.name for entry in path.iterdir()} - ours)
+    if others:
+        raise ConfigError(
+            f"{path} exists and holds more than a model ({', '.join(others[:5])}), which "
+            "overwriting would lose; name another folder."
+        )
+    if not overwrite:
+        raise ConfigError(f"{path} exists; --overwrite replaces it.")
+
+
 def _reason(error: Exception) -> str:
     """What the system said; TensorStore wraps its number in a text of its own."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     number = re.search(r"os_error_code='(\d+)'", str(error))
     return os.strerror(int(number[1])) if number else str(error).splitlines()[0]
-
-
-def _is_model(path: Path) -> bool:
-    """Whether this is a folder that `convert` may have written."""
-    official = (path / WEIGHTS).is_file() and (path / "config.json").is_file()
-    return official or checkpoint.holds_model(path)

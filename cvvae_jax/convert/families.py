@@ -111,7 +111,7 @@ def abstract_model(model_class: type, config: Any) -> Any:
     return jax.eval_shape(build, jax.eval_shape(jax.random.key, 0))
 
 
-def recognize(shapes: Shapes, *, source: str) -> tuple[Family, Any]:
+def recognize(shapes: Shapes, *, groups: int = 32, source: str) -> tuple[Family, Any]:
     """Family and configuration of official tensors.
 
     Sizes are read from most of the tensors that show them, so that single missing or misshapen ones
@@ -120,6 +120,7 @@ def recognize(shapes: Shapes, *, source: str) -> tuple[Family, Any]:
 
     Args:
         shapes: official tensors by name, without a prefix (see `parts`).
+        groups: groups of the norms, which no tensor shows.
         source: what to call them in messages.
 
     Raises:
@@ -142,13 +143,13 @@ def recognize(shapes: Shapes, *, source: str) -> tuple[Family, Any]:
             "AutoencoderKLTemporalDecoder, CV-VAE's discriminator or LPIPS are read; "
             f"its tensors are called {', '.join(list(shapes)[:3]) or 'nothing'}, .."
         )
-    return _autoencoder(shapes, ldm=bool(ldm), source=source)
+    return _autoencoder(shapes, ldm=bool(ldm), groups=groups, source=source)
 
 
-def _autoencoder(shapes: Shapes, *, ldm: bool, source: str) -> tuple[Family, Any]:
+def _autoencoder(shapes: Shapes, *, ldm: bool, groups: int, source: str) -> tuple[Family, Any]:
     if _any(shapes, r"decoder\..*(spatial_res_block|temporal_res_block|time_mixer).*"):
         ours = _by_path(shapes, names.svd_rows())
-        sizes = _sizes(ours, source=source)
+        sizes = _sizes(ours, groups=groups, source=source)
         return SVD, SVDVAEConfig(**sizes)
     rows = names.ldm_rows(_levels(shapes), image=True) if ldm else names.diffusers_rows()
     ours = _by_path(shapes, rows)
@@ -158,12 +159,12 @@ def _autoencoder(shapes: Shapes, *, ldm: bool, source: str) -> tuple[Family, Any
             f"{source} mixes two families: {ranks[4]} first convolutions of residual blocks are "
             f"2-D, an image VAE's, and {ranks[5]} are 3-D, a video VAE's."
         )
-    sizes = _sizes(ours, source=source)
+    sizes = _sizes(ours, groups=groups, source=source)
     attention = any("mid_block/attentions" in path for path in ours)
     if _most(len(shape) for path, shape in ours.items() if path.endswith("conv1/kernel")) == 4:
         quant = any("quant_conv/" in path for path in ours)
         config = ImageVAEConfig(**sizes, mid_attention=attention, quant_conv=quant)
-        return (IMAGE_LDM if ldm else IMAGE), _with_default_scale(config)
+        return (IMAGE_LDM if ldm else IMAGE), config
     half = _most(len(shape) for path, shape in ours.items() if path.endswith("conv2/kernel")) == 4
     temporal = any(path.endswith("attentions/00/q_t/kernel") for path in ours)
     config = dataclasses.replace(
@@ -182,7 +183,7 @@ def alternating_strides(levels: int) -> tuple[int, ...]:
     return tuple(2 if level % 2 == 0 else 1 for level in range(levels - 1))
 
 
-def _sizes(ours: Shapes, *, source: str) -> dict[str, Any]:
+def _sizes(ours: Shapes, *, groups: int, source: str) -> dict[str, Any]:
     """Widths, depth and latent channels, from the shapes of official tensors by our paths."""
     levels = 1 + max(_numbers(ours, r"encoder/down_blocks/(\d+)/.*"), default=-1)
     blocks = 1 + max(_numbers(ours, r"encoder/down_blocks/\d+/resnets/(\d+)/.*"), default=-1)
@@ -206,6 +207,7 @@ def _sizes(ours: Shapes, *, source: str) -> dict[str, Any]:
         "block_channels": tuple(channels),
         "blocks_per_level": blocks,
         "latent_channels": latents,
+        "norm_groups": groups,
     }
 
 
@@ -220,7 +222,7 @@ def _latent_channels(ours: Shapes) -> Iterable[int]:
                 yield shape[0]
 
 
-def _with_default_scale(config: ImageVAEConfig) -> ImageVAEConfig:
+def with_usual_scale(config: ImageVAEConfig) -> ImageVAEConfig:
     """SD 1.x/2.x's factor for 4 channels, SD3's for 16; only a config.json can tell SDXL and
     FLUX."""
     if config.latent_channels == 16:

@@ -1,6 +1,7 @@
 """The official classes' config.json, read and written."""
 
 import dataclasses
+import math
 from typing import Any
 
 from cvvae_jax.config import ConfigError
@@ -10,6 +11,9 @@ from cvvae_jax.convert.families import Family
 
 # The release whose classes the exports were tried with.
 _DIFFUSERS_VERSION = "0.42.1"
+
+# Where a class has no setting for it.
+_GROUPS = 32
 
 # Settings that no tensor shows: their official names and ours.
 _UNSEEN = {
@@ -38,7 +42,7 @@ _NOT_OFFICIAL = {
     families.SD3.title: {"scaling_factor", "shift_factor"},
 }
 
-# How a model is run or tiled, which has no influence on what it computes.
+# How long and large videos are cut, which is `Codec`'s part here, and what only training uses.
 _FREE = {
     "sample_size",
     "force_upcast",
@@ -65,6 +69,7 @@ def with_official_config(family: Family, config: Any, given: dict[str, Any], *, 
     Raises:
         ConfigError: it contradicts the tensors; all contradictions are listed.
     """
+    _check_types(family, config, given, source)
     config = _with_unseen(family, config, given)
     expected = official_config(family, config)
     wrong = [
@@ -78,9 +83,37 @@ def with_official_config(family: Family, config: Any, given: dict[str, Any], *, 
     return config
 
 
+def norm_groups(given: dict[str, Any], *, source: str) -> int:
+    """The groups of the norms that a config.json names, else every official model's.
+
+    Raises:
+        ConfigError: they are no number of groups.
+    """
+    groups = given.get("norm_num_groups", _GROUPS)
+    if type(groups) is not int or groups < 1:
+        raise ConfigError(f"{source}: norm_num_groups must be a number above 0, not {groups!r}.")
+    return groups
+
+
+def _check_types(family: Family, config: Any, given: dict[str, Any], source: str) -> None:
+    """Refuses settings of another type than ours, which would be taken as they are."""
+    for name, ours in _UNSEEN.get(family.title, {}).items():
+        value, kind = given.get(name), type(getattr(config, ours))
+        if value is None:
+            continue
+        number = isinstance(value, int | float) and not isinstance(value, bool)
+        sound = number and math.isfinite(value) if kind is float else type(value) is kind
+        if not sound or (name == "scaling_factor" and value == 0):
+            raise ConfigError(f"{source}: {name} must be a sound {kind.__name__}, not {value!r}.")
+
+
 def _with_unseen(family: Family, config: Any, given: dict[str, Any]) -> Any:
     unseen = _UNSEEN.get(family.title, {})
-    taken = {ours: given[name] for name, ours in unseen.items() if given.get(name) is not None}
+    taken = {
+        ours: type(getattr(config, ours))(given[name])
+        for name, ours in unseen.items()
+        if given.get(name) is not None
+    }
     if family is families.SD3 and "causal_decoder" in taken:
         taken["causal_upsampling"] = taken["causal_decoder"]
     return dataclasses.replace(config, **taken)
@@ -124,8 +157,11 @@ def _differences(model: Any, family: Family) -> list[str]:
     channels = getattr(config, "block_channels", ())
     if family is families.SD21 and any(width % channels[0] for width in channels):
         return [f"block_channels that are multiples of the first (they are {channels})"]
+    groups = getattr(config, "norm_groups", _GROUPS)
+    if groups != _GROUPS and "norm_num_groups" not in _UNSEEN.get(family.title, {}):
+        return [f"norm_groups {_GROUPS} (it is {groups})"]
     shapes = dict(official_shapes(model, family.rows(config)).values())
-    _, read = families.recognize(shapes, source="the export")
+    _, read = families.recognize(shapes, groups=groups, source="the export")
     read = _with_unseen(family, read, official_config(family, config))
     ignored = {"dtype", "param_dtype"} | _NOT_OFFICIAL.get(family.title, set())
     if not getattr(config, "mid_attention", True):

@@ -2,22 +2,20 @@
 read, then its parameters, one tensor at a time."""
 
 import dataclasses
-import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
-import numpy as np
 
 from cvvae_jax.config import ConfigError, DType
-from cvvae_jax.convert import families, tensors
+from cvvae_jax.convert import families
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.convert import Place, fill, places
 from cvvae_jax.convert.families import Family, abstract_model
 from cvvae_jax.convert.files import TensorInfo, WeightFiles, open_weights
-from cvvae_jax.convert.official_config import with_official_config
+from cvvae_jax.convert.official_config import norm_groups, with_official_config
 from cvvae_jax.convert.parts import AUTOENCODER, Part, list_parts, select
+from cvvae_jax.convert.sources import read_json
 
 _FLOATS = ("float32", "bfloat16", "float16")
 
@@ -70,7 +68,7 @@ class OfficialModel:
         return self.files.files
 
     @property
-    def license(self) -> str | None:
+    def license(self) -> dict[str, str]:
         """As the source states it."""
         return stated_license(self.files.files[0].parent, self.files.metadata)
 
@@ -103,9 +101,9 @@ class OfficialModel:
             not_finite: takes the names of tensors that hold NaN or Inf, and which of them.
         """
         official = self.files.read(self.places)
-        if not_finite is not None:
-            official = _watched(official, not_finite)
-        return fill(self.abstract, official, self.places, shardings=shardings)
+        return fill(
+            self.abstract, official, self.places, shardings=shardings, not_finite=not_finite
+        )
 
 
 def open_official(
@@ -114,6 +112,7 @@ def open_official(
     prefix: str | None = None,
     config: Path | None = None,
     dtype: DType | None = None,
+    param_dtype: DType | None = None,
 ) -> OfficialModel:
     """The model of a weight file or of a folder with one; only headers are read.
 
@@ -121,7 +120,8 @@ def open_official(
         path: what `files.open_weights` takes.
         prefix: what stands before the model's names, where a file holds several.
         config: a config.json; default: the one beside the weights, if there is one.
-        dtype: type of parameters and computation; default: the file's, computed in float32.
+        dtype: type of the computation; default: float32.
+        param_dtype: type of the parameters; default: the file's.
 
     Raises:
         ConfigError: it can't be read, or is not one whole known model.
@@ -129,13 +129,15 @@ def open_official(
     files = open_weights(path)
     part = select(files.tensors, prefix=prefix, source=str(files.path))
     shapes = {name: files.tensors[stored].shape for name, stored in part.names.items()}
-    family, ours = families.recognize(shapes, source=str(files.path))
     given, source = _given_config(files, part, config)
+    groups = norm_groups(given or {}, source=source)
+    family, ours = families.recognize(shapes, groups=groups, source=str(files.path))
     if given is not None:
         ours = with_official_config(family, ours, given, source=source)
-    ours = dataclasses.replace(
-        ours, param_dtype=_param_dtype(files, part, dtype), dtype=dtype or "float32"
-    )
+    elif family.model_class is families.IMAGE.model_class:
+        ours = families.with_usual_scale(ours)
+    param_dtype = _param_dtype(files, part, param_dtype)
+    ours = dataclasses.replace(ours, param_dtype=param_dtype, dtype=dtype or "float32")
     model = abstract_model(family.model_class, ours)
     try:
         found = places(shapes, model, family.rows(ours))
@@ -154,13 +156,7 @@ def _given_config(
         prefixes = [p for p, (kind, _) in list_parts(files.tensors).items() if kind == AUTOENCODER]
         speaks_of_it = not prefixes or part.prefix in prefixes
         return (files.config if speaks_of_it else None), f"{files.files[0].parent}/config.json"
-    try:
-        given = json.loads(config.read_text())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"{config} is no readable config.json: {error}.") from None
-    if not isinstance(given, dict):
-        raise ConfigError(f"{config} is no config.json: it holds no settings.")
-    return given, str(config)
+    return read_json(config), str(config)
 
 
 def _param_dtype(files: WeightFiles, part: Part, wanted: DType | None) -> DType:
@@ -193,13 +189,6 @@ def _assumed(family: Family, config: Any, given: dict[str, Any] | None) -> tuple
         assumed.append(f"scaling factor {scale}, shift {shift} ({other})")
     if family in (families.SD3, families.IMAGE, families.IMAGE_LDM):
         assumed.append(f"{config.norm_groups} groups in every norm")
+    if family in (families.SD21, families.SD3):
+        assumed.append("the encoder is causal, the decoder is not")
     return tuple(assumed)
-
-
-def _watched(
-    official: Iterable[tuple[str, np.ndarray]], not_finite: dict[str, str]
-) -> Iterator[tuple[str, np.ndarray]]:
-    for name, tensor in official:
-        if problem := tensors.not_finite(tensor):
-            not_finite[name] = problem
-        yield name, tensor

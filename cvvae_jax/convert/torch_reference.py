@@ -242,7 +242,8 @@ def _vgg_features(tensors: Tensors, video: Tensor) -> Iterator[Tensor]:
 
 
 def _unit_length(features: Tensor) -> Tensor:
-    return features / (features.square().sum(1, keepdim=True).sqrt() + 1e-10)
+    length = (features.square().sum(1, keepdim=True) + 1e-10).sqrt()
+    return features / (length + 1e-10)
 
 
 def _levels(layers: Layers) -> int:

@@ -25,8 +25,8 @@ def lpips(
 def _normalized(features: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
     """Length 1 over channels, in float32.
 
-    The first epsilon keeps the gradient finite where all features are zero; the second is the
-    official formula's.
+    Both epsilons are the official code's; the first keeps the gradient finite where all features
+    are zero.
     """
     features = features.astype(jnp.float32)
     squares = jnp.square(features).sum(axis=-1, keepdims=True)

@@ -68,7 +68,8 @@ def plan_jobs(config: TrainConfig) -> tuple[ImageVAE | Job, Job]:
 def _load_image_vae(path: str) -> ImageVAE:
     image_vae = load(path)
     if not isinstance(image_vae, ImageVAE):
-        raise ConfigError(f"--image-vae {path} holds a video VAE; an image VAE is wanted.")
+        kind = type(image_vae).__name__
+        raise ConfigError(f"--image-vae {path} holds a {kind}; an image VAE is wanted.")
     return image_vae
 
 

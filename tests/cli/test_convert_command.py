@@ -11,7 +11,6 @@ import sys
 import time
 from pathlib import Path
 
-import ml_dtypes
 import numpy as np
 import pytest
 from safetensors import safe_open
@@ -20,6 +19,7 @@ from safetensors.numpy import load_file, save_file
 import cvvae_jax
 from cvvae_jax import paths
 from cvvae_jax.cli.main import main
+from cvvae_jax.config import ConfigError
 from cvvae_jax.convert import export
 from cvvae_jax.convert.export import WEIGHTS
 
@@ -113,9 +113,34 @@ def test_the_card_passes_the_license_on(tmp_path, source):
         assert "AutoencoderKL.from_pretrained(" in card
 
 
+def test_all_that_a_card_says_of_its_license_is_passed_on(tmp_path, source):
+    head = "license: other\nlicense_name: flux-1-dev\nlicense_link: https://x.org/a"
+    (source / "README.md").write_text(f"---\n{head}\n---\n", encoding="utf-8-sig")
+    assert run(source, tmp_path / "ours") == 0
+    assert (tmp_path / "ours/README.md").read_text().startswith(f"---\n{head}\ntags:")
+
+
+def test_a_license_is_not_taken_from_elsewhere(tmp_path, source):
+    """A card beside the weights that states none counts more than one a folder above."""
+    (source / "README.md").write_text("# Mine\n")
+    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
+    assert run(source, tmp_path / "ours") == 0
+    assert "license | not stated" in (tmp_path / "ours/README.md").read_text()
+
+
+def test_a_strange_license_does_not_break_the_card(tmp_path, tensors):
+    (tmp_path / "source").mkdir()
+    stated = {"license": "CreativeML: see | below\nfoo: bar"}
+    save_file(tensors, tmp_path / "source" / WEIGHTS, metadata=stated)
+    assert run(tmp_path / "source", tmp_path / "ours") == 0
+    card = (tmp_path / "ours/README.md").read_text()
+    assert card.startswith('---\nlicense: "CreativeML: see | below foo: bar"\ntags:')
+    assert "| license | CreativeML: see \\| below foo: bar |" in card
+
+
 def test_a_source_without_a_license_gets_none(tmp_path, source):
     assert run(source, tmp_path / "ours") == 0
-    assert "license | not stated by the source" in (tmp_path / "ours/README.md").read_text()
+    assert "license | not stated" in (tmp_path / "ours/README.md").read_text()
 
 
 def test_types_change_only_on_demand(tmp_path, source, tensors):
@@ -134,6 +159,15 @@ def test_an_export_keeps_the_settings(tmp_path, tensors):
     assert settings["block_out_channels"] == [32, 64, 64, 64]
 
 
+def test_weights_that_a_type_cannot_hold_are_named(tmp_path, tensors, capsys):
+    tensors["decoder.conv_in.bias"][3] = 1e6
+    source = write(tmp_path / "source", tensors)
+    assert run(source, tmp_path / "ours", "--dtype", "float16") == 0
+    assert "decoder.conv_in.bias (Inf)" in capsys.readouterr().err
+    config = cvvae_jax.load(tmp_path / "ours").config
+    assert (config.param_dtype, config.dtype) == ("float16", "float32")
+
+
 def test_weights_that_are_no_numbers_are_named_and_converted(tmp_path, tensors, capsys):
     tensors["decoder.conv_in.bias"][3] = np.nan
     tensors["decoder.conv_out.bias"][1] = np.inf
@@ -147,12 +181,60 @@ def test_weights_that_are_no_numbers_are_named_and_converted(tmp_path, tensors, 
 
 
 def test_nothing_is_overwritten_unasked(tmp_path, source, capsys):
-    (tmp_path / "ours").mkdir()
-    (tmp_path / "ours/notes.txt").write_text("precious")
+    assert run(source, tmp_path / "ours") == 0
     assert_refused(capsys, tmp_path, source, tmp_path / "ours", says="--overwrite replaces it")
-    assert_refused(
-        capsys, tmp_path, source, tmp_path / "ours", "--overwrite", says="is not a model"
-    )
+
+
+@pytest.mark.parametrize("model", [False, True])
+def test_what_is_no_part_of_a_model_is_never_overwritten(tmp_path, source, capsys, model):
+    if model:
+        assert run(source, tmp_path / "ours") == 0
+    (tmp_path / "ours").mkdir(exist_ok=True)
+    (tmp_path / "ours/notes.txt").write_text("precious")
+    for flags in ([], ["--overwrite"]):
+        assert_refused(capsys, tmp_path, source, tmp_path / "ours", *flags, says="(notes.txt)")
+
+
+def test_a_checkpoint_of_a_run_is_never_overwritten(tmp_path, source, capsys):
+    """It holds the train state too."""
+    assert run(source, tmp_path / "5") == 0
+    (tmp_path / "5/state").mkdir()
+    (tmp_path / "5/state/data").write_text("precious")
+    assert_refused(capsys, tmp_path, source, tmp_path / "5", "--overwrite", says="(state)")
+
+
+def test_the_source_is_never_overwritten(tmp_path, source, capsys):
+    assert run(source, tmp_path / "ours") == 0
+    for folder in (source, tmp_path / "ours"):
+        assert_refused(capsys, tmp_path, folder, folder, "--overwrite", says="to be converted")
+    inner = write(source / "inner", {"main.0.weight": np.zeros(1, np.float32)})
+    shutil.copy(source / WEIGHTS, inner / WEIGHTS)
+    assert_refused(capsys, tmp_path, inner, source, "--overwrite", says="to be converted")
+
+
+def test_an_empty_folder_is_filled(tmp_path, source):
+    (tmp_path / "ours").mkdir()
+    assert run(source, tmp_path / "ours") == 0
+    assert cvvae_jax.load(tmp_path / "ours").config.latent_channels == 4
+
+
+def test_two_conversions_to_one_folder_do_not_meet(tmp_path, source, capsys):
+    with export.new_folder(tmp_path / "ours", size=1, overwrite=False) as folder:
+        folder.mkdir()
+        says = "being written by another process"
+        assert_refused(capsys, tmp_path, source, tmp_path / "ours", says=says)
+    assert (tmp_path / "ours").is_dir()
+
+
+def test_what_came_meanwhile_is_not_replaced(tmp_path):
+    with (
+        pytest.raises(ConfigError, match=r"precious\.txt"),
+        export.new_folder(tmp_path / "ours", size=1, overwrite=False) as folder,
+    ):
+        folder.mkdir()
+        (tmp_path / "ours").mkdir()
+        (tmp_path / "ours/precious.txt").write_text("precious")
+    assert list(snapshot(tmp_path)) == ["ours/precious.txt"]
 
 
 def test_a_model_is_overwritten_on_demand(tmp_path, source, tensors):
@@ -164,18 +246,13 @@ def test_a_model_is_overwritten_on_demand(tmp_path, source, tensors):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "ours", "source"]
 
 
-def test_a_model_may_replace_itself(tmp_path, source, tensors):
-    assert run(source, source, "--to", "torch", "--dtype", "bfloat16", "--overwrite") == 0
-    with safe_open(source / WEIGHTS, "np") as file:
-        bias = file.get_tensor("decoder.conv_in.bias")
-    np.testing.assert_array_equal(bias, tensors["decoder.conv_in.bias"].astype(ml_dtypes.bfloat16))
-
-
 def test_what_a_killed_run_left_is_cleared_away(tmp_path, source):
     assert run(source, tmp_path / "ours") == 0
     # Killed between the two renames: the old model waits under its other name.
-    (tmp_path / "ours").rename(tmp_path / ".ours.replaced")
-    (tmp_path / ".ours.partial").mkdir()
+    (tmp_path / "ours").rename(tmp_path / ".ours.convert-old")
+    (tmp_path / ".ours.convert-new/ours").mkdir(parents=True)
+    assert run(source, tmp_path / "ours") == 2
+    assert cvvae_jax.load(tmp_path / "ours").config.latent_channels == 4
     assert run(source, tmp_path / "ours", "--overwrite") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "source"]
 
@@ -204,7 +281,7 @@ def test_the_old_model_stays_if_the_new_one_cannot_take_its_place(
     rename = Path.rename
 
     def broken(path, target):
-        if path.parent.name == ".ours.partial":
+        if path.parent.name == ".ours.convert-new":
             raise OSError(5, "Input/output error")
         return rename(path, target)
 
@@ -220,6 +297,11 @@ def test_a_link_is_followed(tmp_path, source):
     assert run(source, tmp_path / "link", "--overwrite", "--dtype", "float16") == 0
     assert (tmp_path / "link").is_symlink()
     assert cvvae_jax.load(tmp_path / "ours").config.param_dtype == "float16"
+
+
+@pytest.mark.parametrize("target", ["x" * 300, "ours.safetensors"])
+def test_names_that_cannot_be_are_refused(tmp_path, source, capsys, target):
+    assert_refused(capsys, tmp_path, source, tmp_path / target, says=target[:20])
 
 
 @pytest.mark.parametrize("target", ["missing/ours", "source/config.json/ours"])
@@ -269,7 +351,7 @@ def test_a_full_disk_is_refused(tmp_path, source, capsys, monkeypatch, to, surpr
 def test_a_killed_conversion_loses_nothing(tmp_path, source, tensors, overwrite):
     """At ten random moments while it writes: the source is whole, and the target is the old, the
     new or none."""
-    partial = tmp_path / ".ours.partial"
+    partial = tmp_path / ".ours.convert-new"
     process = _start(source, tmp_path / "ours", until=partial)
     start = time.monotonic()
     assert process.wait() == 0

@@ -35,7 +35,7 @@ def test_a_training_state_is_described_with_its_parts(tmp_path, capsys):
     assert main(["inspect", str(tmp_path / "x.safetensors")]) == 0
     found = lines(capsys)
     assert found["family"] == "CV-VAE SD3"
-    assert found["assumed"] == "32 groups in every norm"
+    assert found["assumed"] == "the encoder is causal, the decoder is not"
     assert found["stored"] == "as   float16 (180 tensors)"
     assert found["left"] == "alone  44 other tensors of the file"
     assert found["part"] == "discriminator (44 tensors): --prefix loss.discriminator."
@@ -60,6 +60,11 @@ def test_a_model_of_ours_is_described(tmp_path, capsys, exportable):
     assert found["family"] == ("CV-VAE SD2.1" if exportable else "none of the official ones")
     assert found["model"] == "VideoVAE"
     assert found["encoder/conv_in/bias"] == "(32,) float32"
+
+
+def test_a_name_that_cannot_be_is_one_error(capsys):
+    assert main(["inspect", "x" * 300]) == 2
+    assert capsys.readouterr().err.count("error:") == 1
 
 
 def test_what_is_no_model_is_one_error(tmp_path, capsys):

@@ -45,7 +45,10 @@ def small(**changes) -> VideoVAE:
 
 @pytest.mark.parametrize("name", EXPECTED)
 def test_family_and_sizes_are_read_from_names_and_shapes(layouts, name):
-    assert recognize(layouts[name]["tensors"]) == EXPECTED[name]
+    family, config = recognize(layouts[name]["tensors"])
+    if family is families.IMAGE:
+        config = families.with_usual_scale(config)
+    assert (family, config) == EXPECTED[name]
 
 
 @pytest.mark.parametrize("name", EXPECTED)
@@ -104,6 +107,7 @@ def test_unknown_tensors_are_refused_by_their_names():
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
+        ({"norm_groups": 16}, "norm_groups 32 (it is 16)"),
         ({"norm_eps": 1e-6}, "norm_eps 1e-05 (it is 1e-06)"),
         ({"temporal_padding": "edge"}, "temporal_padding 'zero' (it is 'edge')"),
         ({"temporal_strides": (1, 1, 2)}, "temporal_strides (2, 1, 2) (it is (1, 1, 2))"),
