@@ -23,6 +23,7 @@ from pathlib import Path
 
 import tyro
 
+WEIGHTS = "diffusion_pytorch_model.safetensors"
 KINDS = ("plain read and write", "torch to jax", "jax to torch", "cvvae_jax.load of torch")
 
 
@@ -68,21 +69,20 @@ def main(options: Benchmark) -> None:
 
 
 def prepare(folder: str) -> float:
-    """Writes the PyTorch file and our checkpoint of the same model; the file's megabytes."""
+    """Writes the PyTorch files and our checkpoint of the same model; the weights' megabytes."""
+    import jax
     import numpy as np
-    from safetensors.numpy import save_file
 
-    from cvvae_jax.convert.convert import official_shapes
-    from cvvae_jax.convert.families import SD21, abstract_model
+    from cvvae_jax.convert.export import write_official
+    from cvvae_jax.convert.families import abstract_model
     from cvvae_jax.models.video_vae import PRESETS, VideoVAE
 
-    config = PRESETS["sd21"]
-    shapes = official_shapes(abstract_model(VideoVAE, config), SD21.rows(config)).values()
     rng = np.random.default_rng(0)
-    tensors = {name: rng.random(shape, np.float32) - 0.5 for name, shape in shapes}
-    save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
-    convert(Path(folder) / "model.safetensors", Path(folder) / "ours")
-    return (Path(folder) / "model.safetensors").stat().st_size / 1e6
+    abstract = abstract_model(VideoVAE, PRESETS["sd21"])
+    model = jax.tree.map(lambda leaf: rng.random(leaf.shape, np.float32) - 0.5, abstract)
+    write_official(model, Path(folder) / "torch")
+    convert(Path(folder) / "torch", Path(folder) / "ours")
+    return (Path(folder) / "torch" / WEIGHTS).stat().st_size / 1e6
 
 
 def measure(kind: str, folder: str) -> tuple[float, float, float]:
@@ -94,11 +94,11 @@ def measure(kind: str, folder: str) -> tuple[float, float, float]:
 
     jax.config.update("jax_platforms", "cpu")
     jax.device_put(0.0).block_until_ready()
-    torch, ours, target = (Path(folder) / name for name in ("model.safetensors", "ours", "target"))
+    torch, ours, target = (Path(folder) / name for name in ("torch", "ours", "target"))
     before, start = peak_megabytes(), time.perf_counter()
     match kind:
         case "plain read and write":
-            save_file(load_file(torch), target, metadata={"format": "pt"})
+            save_file(load_file(torch / WEIGHTS), target, metadata={"format": "pt"})
         case "torch to jax":
             convert(torch, target)
         case "jax to torch":
@@ -108,7 +108,8 @@ def measure(kind: str, folder: str) -> tuple[float, float, float]:
     seconds, peak = time.perf_counter() - start, peak_megabytes()
     if target.is_dir():
         shutil.rmtree(target)
-    target.unlink(missing_ok=True)
+    else:
+        target.unlink(missing_ok=True)
     return seconds, peak, before
 
 
