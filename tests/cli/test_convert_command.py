@@ -113,31 +113,6 @@ def test_the_card_passes_the_license_on(tmp_path, source):
         assert "AutoencoderKL.from_pretrained(" in card
 
 
-def test_all_that_a_card_says_of_its_license_is_passed_on(tmp_path, source):
-    head = "license: other\nlicense_name: flux-1-dev\nlicense_link: https://x.org/a"
-    (source / "README.md").write_text(f"---\n{head}\n---\n", encoding="utf-8-sig")
-    assert run(source, tmp_path / "ours") == 0
-    assert (tmp_path / "ours/README.md").read_text().startswith(f"---\n{head}\ntags:")
-
-
-def test_a_license_is_not_taken_from_elsewhere(tmp_path, source):
-    """A card beside the weights that states none counts more than one a folder above."""
-    (source / "README.md").write_text("# Mine\n")
-    (tmp_path / "README.md").write_text("---\nlicense: mit\n---\n")
-    assert run(source, tmp_path / "ours") == 0
-    assert "license | not stated" in (tmp_path / "ours/README.md").read_text()
-
-
-def test_a_strange_license_does_not_break_the_card(tmp_path, tensors):
-    (tmp_path / "source").mkdir()
-    stated = {"license": "CreativeML: see | below\nfoo: bar"}
-    save_file(tensors, tmp_path / "source" / WEIGHTS, metadata=stated)
-    assert run(tmp_path / "source", tmp_path / "ours") == 0
-    card = (tmp_path / "ours/README.md").read_text()
-    assert card.startswith('---\nlicense: "CreativeML: see | below foo: bar"\ntags:')
-    assert "| license | CreativeML: see \\| below foo: bar |" in card
-
-
 def test_a_source_without_a_license_gets_none(tmp_path, source):
     assert run(source, tmp_path / "ours") == 0
     assert "license | not stated" in (tmp_path / "ours/README.md").read_text()

@@ -1,0 +1,68 @@
+"""Model cards say where a model comes from, and under which license."""
+
+import json
+
+import pytest
+from flax import nnx
+
+from cvvae_jax.config import DiscriminatorConfig, ImageVAEConfig
+from cvvae_jax.convert import families
+from cvvae_jax.convert.card import Origin, license_name, model_card, stated_license
+from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.image_vae import ImageVAE
+
+
+def readme(folder, text: str, encoding: str = "utf-8"):
+    folder.mkdir(exist_ok=True)
+    (folder / "README.md").write_text(text, encoding=encoding)
+
+
+def card(license: dict[str, str], *, to: str = "jax", discriminator: bool = False) -> str:
+    origin = Origin("CV-VAE/vae3d", "ab12", license, "CV-VAE SD2.1", to)
+    if discriminator:
+        model = Discriminator(DiscriminatorConfig(base_channels=32, layers=2), rngs=nnx.Rngs(0))
+        return model_card(origin, model, families.DISCRIMINATOR, name="mine")
+    model = ImageVAE(ImageVAEConfig(block_channels=(32,), blocks_per_level=1), rngs=nnx.Rngs(0))
+    return model_card(origin, model, families.IMAGE, name="mine")
+
+
+@pytest.mark.parametrize("where", [".", "vae3d"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_the_license_of_the_card_beside_or_above_is_read(tmp_path, where, encoding):
+    head = "license: other\nlicense_name: flux-1-dev\nlicense_link: https://x.org/a"
+    readme(tmp_path, f"---\n{head}\ntags: [a]\n---\n", encoding)
+    (tmp_path / where).mkdir(exist_ok=True)
+    stated = stated_license(tmp_path / where, {})
+    assert card(stated).startswith(f"---\n{head}\ntags:")
+
+
+def test_a_card_beside_the_weights_counts_more_than_one_above(tmp_path):
+    readme(tmp_path, "---\nlicense: mit\n---\n")
+    readme(tmp_path / "mine", "# No license here\n")
+    assert stated_license(tmp_path / "mine", {}) == {}
+    assert "license | not stated" in card({})
+
+
+def test_the_weights_own_metadata_counts_most(tmp_path):
+    readme(tmp_path, "---\nlicense: mit\n---\n")
+    stated = stated_license(tmp_path, {"license": "CreativeML: see | below\nfoo: bar"})
+    assert license_name(stated) == "CreativeML: see | below foo: bar"
+    text = card(stated)
+    assert text.startswith('---\nlicense: "CreativeML: see | below foo: bar"\ntags:')
+    assert "| license | CreativeML: see \\| below foo: bar |" in text
+
+
+def test_cards_say_how_to_load_on_both_sides():
+    assert 'cvvae_jax.load("mine")' in card({})
+    assert "after `python -m cvvae_jax convert mine mine-torch`" in card({})
+    assert 'AutoencoderKL.from_pretrained("mine-torch")' in card({})
+    assert 'AutoencoderKL.from_pretrained("mine")' in card({}, to="torch")
+    assert "convert mine mine-torch" in card({}, discriminator=True)
+    assert "convert mine" not in card({}, to="torch", discriminator=True)
+
+
+def test_cards_name_their_source():
+    text = card({"license": "mit"})
+    for words in ("CV-VAE/vae3d (CV-VAE SD2.1)", "ab12", "ImageVAE", "| license | mit |"):
+        assert words in text
+    assert json.dumps("mit") not in text
