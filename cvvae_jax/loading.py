@@ -16,9 +16,9 @@ from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.convert import tensors
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.families import MODELS, Family, abstract_model
+from cvvae_jax.convert.files.source import readable
 from cvvae_jax.convert.official_config import exportable
 from cvvae_jax.convert.official_model import OfficialModel, open_official
-from cvvae_jax.convert.sources import readable
 from cvvae_jax.recipe import from_json
 
 

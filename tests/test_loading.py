@@ -39,8 +39,7 @@ def official(vae) -> dict[str, np.ndarray]:
 def write(path, tensors, config: dict | None = None):
     path.mkdir(exist_ok=True)
     save_file(tensors, path / "diffusion_pytorch_model.safetensors")
-    if config is not None:
-        (path / "config.json").write_text(json.dumps(config))
+    (path / "config.json").write_text(json.dumps(config or {}))
     return path
 
 
@@ -107,7 +106,7 @@ def test_parameters_are_laid_out_on_a_mesh(tmp_path, vae, official, ours, monkey
 
 
 def test_meshes_that_do_not_serve_are_refused(tmp_path, official):
-    folder = write(tmp_path / "x", official, {})
+    folder = write(tmp_path / "x", official)
     for mesh, says in (
         (jax.make_mesh((8,), ("data",)), "axes data; .* called fsdp"),
         (jax.make_mesh((8,), ("fsdp",)), r"AxisType\.Auto"),
@@ -124,8 +123,10 @@ def test_unknown_types_are_refused(dtype):
 
 
 def test_a_scale_that_has_to_be_assumed_is_said(tmp_path, official):
+    folder = write(tmp_path / "x", official)
+    (folder / "config.json").unlink()
     with pytest.warns(UserWarning, match=r"no config.json; assumed: scaling factor 0\.18215"):
-        cvvae_jax.load(write(tmp_path / "x", official))
+        cvvae_jax.load(folder)
 
 
 @pytest.mark.parametrize("given", [{}, {"scaling_factor": 0.18215, "shift_factor": None}])
@@ -227,7 +228,7 @@ def test_weights_that_are_no_numbers_are_named_in_a_warning(tmp_path, official):
     official["decoder.conv_in.bias"] = np.full_like(official["decoder.conv_in.bias"], np.nan)
     official["encoder.conv_in.bias"] = np.full_like(official["encoder.conv_in.bias"], -np.inf)
     with pytest.warns(UserWarning, match="no numbers") as caught:
-        cvvae_jax.load(write(tmp_path / "x", official, {}))
+        cvvae_jax.load(write(tmp_path / "x", official))
     text = str(caught[0].message)
     assert "decoder.conv_in.bias (NaN)" in text and "encoder.conv_in.bias (Inf)" in text
 
@@ -235,7 +236,7 @@ def test_weights_that_are_no_numbers_are_named_in_a_warning(tmp_path, official):
 def test_sound_weights_load_without_a_warning(tmp_path, official):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        cvvae_jax.load(write(tmp_path / "x", official, {}))
+        cvvae_jax.load(write(tmp_path / "x", official))
 
 
 @pytest.mark.parametrize(

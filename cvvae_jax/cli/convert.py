@@ -135,7 +135,7 @@ def _check_verify(options: Convert, is_ours: bool, to: str) -> None:
 def _verify(source: Any, model: Any, folder: Path) -> None:
     """Compares what was written with PyTorch's own computation, and refuses what is too far off."""
     from cvvae_jax.convert.official_model import open_official
-    from cvvae_jax.convert.verify import verify
+    from cvvae_jax.convert.verification import verify
     from cvvae_jax.loading import load
 
     if source.is_ours:

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 from cvvae_jax import paths
 from cvvae_jax.convert.families import Family
-from cvvae_jax.convert.sources import readable
+from cvvae_jax.convert.files.source import readable
 
 _OFFICIAL_IMPORTS = {
     "CVVAEModel": "from models.modeling_vae import CVVAEModel  # github.com/AILab-CVC/CV-VAE",

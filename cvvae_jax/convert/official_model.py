@@ -13,9 +13,9 @@ from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.convert import Place, fill, places
 from cvvae_jax.convert.families import Family, abstract_model
 from cvvae_jax.convert.files import TensorInfo, WeightFiles, open_weights
+from cvvae_jax.convert.files.source import read_json
 from cvvae_jax.convert.official_config import norm_groups, with_official_config
 from cvvae_jax.convert.parts import AUTOENCODER, Part, list_parts, select
-from cvvae_jax.convert.sources import read_json
 
 _FLOATS = ("float32", "bfloat16", "float16")
 

@@ -10,8 +10,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert import files, safe_files, sources
-from cvvae_jax.convert.files import TensorInfo, open_weights
+from cvvae_jax.convert.files import TensorInfo, open_weights, safe_files, source
+from cvvae_jax.convert.files import weights as weights_module
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
@@ -135,7 +135,7 @@ def test_a_header_larger_than_the_file_is_refused(tmp_path, length):
 def test_an_enormous_header_is_not_parsed(tmp_path, monkeypatch):
     monkeypatch.setattr(safe_files, "JSON_LIMIT", len(HEADER) - 1)
     refused(write(tmp_path / "x.safetensors", HEADER), f"{len(HEADER) - 1} at most are read")
-    monkeypatch.setattr(sources, "JSON_LIMIT", 9)
+    monkeypatch.setattr(source, "JSON_LIMIT", 9)
     path = tmp_path / "x.safetensors.index.json"
     path.write_text('{"weight_map": {}}')
     refused(path, "larger than")
@@ -161,7 +161,7 @@ def test_a_read_that_ends_early_is_refused(tmp_path, monkeypatch):
     path = weights(tmp_path / "x.safetensors")
     found = open_weights(path)
     path.write_bytes(path.read_bytes()[:-1])
-    monkeypatch.setattr(sources.Stamp, "check", lambda *_: None)
+    monkeypatch.setattr(source.Stamp, "check", lambda *_: None)
     with pytest.raises(ConfigError, match=r"x\.safetensors ended in the middle"):
         list(found.read("a"))
 
@@ -222,7 +222,7 @@ PREFERENCE = [
 
 @pytest.mark.parametrize("best", range(len(PREFERENCE)))
 def test_diffusers_folders_are_read_with_their_config(tmp_path, best, monkeypatch):
-    monkeypatch.setattr(files, "open_pickle", files.open_safetensors)
+    monkeypatch.setattr(weights_module, "open_pickle", weights_module.open_safetensors)
     for name in PREFERENCE[best:]:
         weights(tmp_path / name)
     index = tmp_path / PREFERENCE[1]

@@ -11,8 +11,7 @@ import numpy as np
 import pytest
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert import pickles
-from cvvae_jax.convert.files import TensorInfo, open_weights
+from cvvae_jax.convert.files import TensorInfo, open_weights, pickles
 
 ZIP, OLD = True, False
 NOT_IN_OLD = ("uint64", "uint32", "uint16")  # torch saves them, but cannot load them again

@@ -113,7 +113,7 @@ def lpips_stages(
 
 
 def _verify_vae(vae: VAE, tensors: dict[str, Any]) -> Errors:
-    from cvvae_jax.convert import torch_reference
+    from cvvae_jax.convert.verification import torch_reference
 
     config = vae.config
     settings = {"groups": config.norm_groups}
@@ -132,7 +132,7 @@ def _verify_vae(vae: VAE, tensors: dict[str, Any]) -> Errors:
 
 
 def _verify_discriminator(network: Discriminator, tensors: dict[str, Any]) -> Errors:
-    from cvvae_jax.convert import torch_reference
+    from cvvae_jax.convert.verification import torch_reference
 
     clip = _clip(5, 2 ** (network.config.layers - 1))
     theirs = torch_reference.discriminator_stages(
@@ -142,7 +142,7 @@ def _verify_discriminator(network: Discriminator, tensors: dict[str, Any]) -> Er
 
 
 def _verify_lpips(network: LPIPS, tensors: dict[str, Any]) -> Errors:
-    from cvvae_jax.convert import torch_reference
+    from cvvae_jax.convert.verification import torch_reference
 
     clips = _clip(2, 16), _clip(2, 16, seed=1)
     theirs = torch_reference.lpips_stages(tensors, *map(_to_torch, clips))

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert.sources import Source, Stamp, TensorInfo, readable
+from cvvae_jax.convert.files.source import Source, Stamp, TensorInfo, readable
 
 ZIP_MAGIC = b"PK\x03\x04"
 # `weights_only` could be made to run code before 2.6 (CVE-2025-32434) and to corrupt memory before

@@ -11,7 +11,14 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert.sources import JSON_LIMIT, Source, Stamp, TensorInfo, parse_object, readable
+from cvvae_jax.convert.files.source import (
+    JSON_LIMIT,
+    Source,
+    Stamp,
+    TensorInfo,
+    parse_object,
+    readable,
+)
 
 DTYPES = {
     "F64": np.dtype(np.float64),

@@ -10,17 +10,15 @@ from typing import Any
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert.pickles import ZIP_MAGIC, open_pickle
-from cvvae_jax.convert.safe_files import open_safetensors
-from cvvae_jax.convert.sources import (
+from cvvae_jax.convert.files.pickles import ZIP_MAGIC, open_pickle
+from cvvae_jax.convert.files.safe_files import open_safetensors
+from cvvae_jax.convert.files.source import (
     Source,
     TensorInfo,
     check_not_lfs,
     read_json,
     readable,
 )
-
-__all__ = ["TensorInfo", "WeightFiles", "open_weights"]
 
 _ACCEPTED = (
     "accepted are a .safetensors file, the index of a sharded one (.safetensors.index.json), a "

@@ -18,7 +18,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional
 
-from cvvae_jax.convert.torch_reference_layers import (
+from cvvae_jax.convert.verification.torch_layers import (
     DIFFUSERS,
     LATENT_DIFFUSION,
     Layers,

@@ -1,0 +1,5 @@
+"""PyTorch beside JAX, stage by stage; the only part that computes with torch."""
+
+from cvvae_jax.convert.verification.compare import verify
+
+__all__ = ["verify"]
