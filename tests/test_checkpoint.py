@@ -9,8 +9,9 @@ from flax import nnx
 
 import cvvae_jax
 from cvvae_jax import paths, sharding
-from cvvae_jax.checkpoint import Checkpoints, save_model
+from cvvae_jax.checkpoint import Checkpoints, find_model, save_model
 from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig, VideoVAEConfig
+from cvvae_jax.loading import open_model
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.state import TrainState
@@ -129,12 +130,14 @@ def test_weights_of_another_config_are_refused(tmp_path):
     description = tmp_path / "model/model/metadata"
     text = json.loads(description.read_text())
     text["config"]["blocks_per_level"] = 2
+    text["config"]["mid_attention"] = False
     text["config"]["latent_channels"] = 8
     description.write_text(json.dumps(text))
     with pytest.raises(ConfigError) as error:
         cvvae_jax.load(tmp_path / "model")
     assert "encoder/down_blocks/00/resnets/01/conv1/bias is missing" in str(error.value)
     assert "encoder/conv_out/bias is (8,), not (16,)" in str(error.value)
+    assert "encoder/mid_block/attentions/00/to_q/bias has no place" in str(error.value)
 
 
 def test_raw_weights_of_a_run_are_the_optimizers(tmp_path):
@@ -145,3 +148,15 @@ def test_raw_weights_of_a_run_are_the_optimizers(tmp_path):
     checkpoints.close()
     assert_same(cvvae_jax.load(tmp_path, raw=True), state.model)
     assert_same(cvvae_jax.load(tmp_path), averaged)
+    for raw, item, words in ((True, "state", "raw"), (False, "weights", "averaged")):
+        opened = open_model(tmp_path, raw=raw)
+        assert f"{words} weights of step 3" in opened.title
+        assert {file.relative_to(opened.folder).parts[0] for file in opened.weight_files} == {item}
+
+
+def test_what_is_no_whole_checkpoint_is_passed_over(tmp_path):
+    save_model(tmp_path / "checkpoints/3", tiny_video_vae())
+    for name in ("4", "10.orbax-checkpoint-tmp", "²"):
+        (tmp_path / "checkpoints" / name / "weights").mkdir(parents=True)
+    assert find_model(tmp_path) == tmp_path / "checkpoints/3"
+    assert find_model(tmp_path / "checkpoints/4") is None

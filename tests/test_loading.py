@@ -129,6 +129,41 @@ def test_a_scale_that_has_to_be_assumed_is_said(tmp_path, official):
         cvvae_jax.load(folder)
 
 
+def test_sixteen_channels_without_a_config_are_taken_for_sd3s(tmp_path):
+    vae = ImageVAE(dataclasses.replace(CONFIG, latent_channels=16), rngs=nnx.Rngs(0))
+    folder = write(tmp_path / "x", dict(to_official(vae, diffusers_rows())))
+    (folder / "config.json").unlink()
+    opened = open_model(folder)
+    assert (opened.config.scaling_factor, opened.config.shift_factor) == (1.5305, 0.0609)
+    assert "FLUX's are 0.3611" in opened.assumed[0]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"force_upcast": False},
+        {"_diffusers_version": "0.6.0"},
+        {"sample_size": 64},
+        {"shift_factor": 0.0},
+        {"something_new": [1]},
+    ],
+)
+def test_settings_that_change_nothing_here_are_passed_over(tmp_path, official, given):
+    assert cvvae_jax.load(write(tmp_path / "x", official, given)).config == CONFIG
+
+
+def test_a_config_of_another_class_is_refused_for_a_lone_discriminator(
+    tmp_path, tiny_discriminator
+):
+    with pytest.raises(ConfigError, match="contradicts the tensors: ndf is 64"):
+        cvvae_jax.load(write(tmp_path / "x", tiny_discriminator, {"ndf": 64}))
+
+
+def test_the_license_in_the_metadata_is_read(tmp_path, official):
+    save_file(official, tmp_path / "x.safetensors", metadata={"modelspec.license": "mit"})
+    assert open_model(tmp_path / "x.safetensors").license == {"license": "mit"}
+
+
 @pytest.mark.parametrize("given", [{}, {"scaling_factor": 0.18215, "shift_factor": None}])
 def test_a_config_without_a_scale_means_the_official_default(tmp_path, given):
     vae = ImageVAE(dataclasses.replace(CONFIG, latent_channels=16), rngs=nnx.Rngs(0))
@@ -148,6 +183,9 @@ def test_norms_of_other_groups_are_read_and_exported(tmp_path):
     [
         {"norm_num_groups": "32"},
         {"norm_num_groups": 32.0},
+        {"norm_num_groups": 0},
+        {"norm_num_groups": -1},
+        {"scaling_factor": True},
         {"scaling_factor": "0.18"},
         {"scaling_factor": 0},
         {"scaling_factor": float("nan")},
@@ -166,6 +204,7 @@ def test_settings_of_another_type_are_refused(tmp_path, official, given):
         {"model": "ImageVAE"},
         {"model": "ImageVAE", "config": {"norm_groups": "x"}},
         {"model": []},
+        {"model": "Foo", "config": {}},
     ],
 )
 def test_a_damaged_description_is_refused(tmp_path, vae, description):
@@ -208,7 +247,8 @@ def test_a_contradicting_config_is_refused(tmp_path, official):
 def test_training_states_hold_several_models(tmp_path, official, tiny_discriminator):
     """The config.json beside them speaks of the autoencoder."""
     parts = {f"loss.discriminator.{name}": t for name, t in tiny_discriminator.items()}
-    folder = write(tmp_path / "x", {**official, **parts}, {"latent_channels": 4})
+    settings = {"_class_name": "AutoencoderKL", "latent_channels": 4}
+    folder = write(tmp_path / "x", {**official, **parts}, settings)
     assert type(cvvae_jax.load(folder)) is ImageVAE
     loaded = cvvae_jax.load(folder, prefix="loss.discriminator.")
     assert type(loaded) is Discriminator
@@ -266,8 +306,9 @@ def test_old_attention_layers_load_as_linear_or_convolution(tmp_path, official, 
 
 def test_arguments_for_the_other_kind_of_file_are_refused(tmp_path, official, vae):
     save_model(tmp_path / "ours", vae)
-    with pytest.raises(ConfigError, match="prefix and config are for PyTorch's"):
-        cvvae_jax.load(tmp_path / "ours", prefix="vae.")
+    for option in ({"prefix": "vae."}, {"config": tmp_path / "x.json"}):
+        with pytest.raises(ConfigError, match="prefix and config are for PyTorch's"):
+            cvvae_jax.load(tmp_path / "ours", **option)
     with pytest.raises(ConfigError, match="no train state"):
         cvvae_jax.load(tmp_path / "ours", raw=True)
     with pytest.raises(ConfigError, match="no run of ours"):

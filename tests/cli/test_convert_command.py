@@ -124,6 +124,41 @@ def test_types_change_only_on_demand(tmp_path, source, tensors):
     assert_same(load_file(tmp_path / "half" / WEIGHTS), halves)
 
 
+def test_our_weights_change_their_type_on_demand(tmp_path, source, tensors):
+    assert run(source, tmp_path / "ours") == 0
+    assert run(tmp_path / "ours", tmp_path / "half", "--dtype", "float16") == 0
+    halves = {name: tensor.astype(np.float16) for name, tensor in tensors.items()}
+    assert_same(load_file(tmp_path / "half" / WEIGHTS), halves)
+
+
+def test_options_reach_the_reader(tmp_path, tensors, capsys):
+    """A prefix, a config.json of another name, and (refused here) raw weights."""
+    named = {f"{part}.{name}": tensor for part in "ab" for name, tensor in tensors.items()}
+    source = write(tmp_path / "source", named)
+    (tmp_path / "other.json").write_text('{"scaling_factor": 0.5}')
+    options = ["--prefix", "b.", "--config", tmp_path / "other.json"]
+    assert_refused(capsys, tmp_path, source, tmp_path / "ours", says="several models")
+    assert_refused(capsys, tmp_path, source, tmp_path / "ours", *options, "--raw", says="no run")
+    assert run(source, tmp_path / "ours", *options) == 0
+    assert cvvae_jax.load(tmp_path / "ours").config.scaling_factor == 0.5
+
+
+def test_the_card_names_the_folder_that_was_found(tmp_path, tensors):
+    (tmp_path / "pipeline").mkdir()
+    write(tmp_path / "pipeline/vae", tensors)
+    assert run(tmp_path / "pipeline", tmp_path / "ours") == 0
+    assert "converted from | pipeline/vae (" in (tmp_path / "ours/README.md").read_text()
+
+
+def test_verification_that_cannot_be_is_refused(tmp_path, source, capsys, monkeypatch):
+    assert run(source, tmp_path / "ours") == 0
+    arguments = [tmp_path / "ours", tmp_path / "again", "--to", "jax", "--verify"]
+    assert_refused(capsys, tmp_path, *arguments, says="neither SRC nor DST is PyTorch's")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    arguments = [source, tmp_path / "again", "--verify"]
+    assert_refused(capsys, tmp_path, *arguments, says="--verify needs torch: pip install torch")
+
+
 def test_an_export_keeps_the_settings(tmp_path, tensors):
     source = write(tmp_path / "source", tensors, scaling_factor=0.13025)
     assert run(source, tmp_path / "ours") == 0
@@ -182,6 +217,10 @@ def test_the_source_is_never_overwritten(tmp_path, source, capsys):
     assert run(source, tmp_path / "ours") == 0
     for folder in (source, tmp_path / "ours"):
         assert_refused(capsys, tmp_path, folder, folder, "--overwrite", says="to be converted")
+    linked = tmp_path / "linked"
+    linked.mkdir()
+    (linked / WEIGHTS).symlink_to(source / WEIGHTS)
+    assert_refused(capsys, tmp_path, linked, source, "--overwrite", says="to be converted")
     inner = write(source / "inner", {"main.0.weight": np.zeros(1, np.float32)})
     shutil.copy(source / WEIGHTS, inner / WEIGHTS)
     assert_refused(capsys, tmp_path, inner, source, "--overwrite", says="to be converted")
@@ -221,12 +260,13 @@ def test_a_model_is_overwritten_on_demand(tmp_path, source, tensors):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other", "ours", "source"]
 
 
-def test_what_a_killed_run_left_is_cleared_away(tmp_path, source):
+def test_what_a_killed_run_left_is_cleared_away(tmp_path, source, capsys):
     assert run(source, tmp_path / "ours") == 0
     # Killed between the two renames: the old model waits under its other name.
     (tmp_path / "ours").rename(tmp_path / ".ours.convert-old")
     (tmp_path / ".ours.convert-new/ours").mkdir(parents=True)
     assert run(source, tmp_path / "ours") == 2
+    assert "--overwrite replaces it" in capsys.readouterr().err
     assert cvvae_jax.load(tmp_path / "ours").config.latent_channels == 4
     assert run(source, tmp_path / "ours", "--overwrite") == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "source"]

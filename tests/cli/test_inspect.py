@@ -1,6 +1,8 @@
 """`inspect`: which model a checkpoint holds, without its numbers."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +16,7 @@ from cvvae_jax.config import VideoVAEConfig
 from cvvae_jax.models.image_vae import PRESETS
 from cvvae_jax.models.video_vae import VideoVAE, function_preserving
 
+ROOT = Path(__file__).parents[2]
 GOLDEN = Path(__file__).parents[1] / "golden"
 
 
@@ -34,6 +37,9 @@ def test_a_training_state_is_described_with_its_parts(tmp_path, capsys):
     )
     assert main(["inspect", str(tmp_path / "x.safetensors")]) == 0
     found = lines(capsys)
+    assert found["format"] == "safetensors, 1 file"
+    assert found["source"] == str(tmp_path / "x.safetensors")
+    assert found["license"] == "not stated"
     assert found["family"] == "CV-VAE SD3"
     assert found["assumed"] == "the encoder is causal, the decoder is not"
     assert found["stored"] == "as   float16 (180 tensors)"
@@ -71,3 +77,35 @@ def test_what_is_no_model_is_one_error(tmp_path, capsys):
     (tmp_path / "x.safetensors").write_text("<html>")
     assert main(["inspect", str(tmp_path / "x.safetensors")]) == 2
     assert capsys.readouterr().err.count("error:") == 1
+
+
+def test_a_named_config_is_read(tmp_path, capsys):
+    save_file(tensors("autoencoderkl_sd_tiny"), tmp_path / "x.safetensors")
+    (tmp_path / "other.json").write_text('{"scaling_factor": 0.5}')
+    path, config = str(tmp_path / "x.safetensors"), str(tmp_path / "other.json")
+    assert main(["inspect", path, "--config", config]) == 0
+    assert lines(capsys)["scaling_factor"] == "0.5"
+
+
+def run(*arguments: str, **options) -> subprocess.CompletedProcess:
+    command = [sys.executable, "-m", "cvvae_jax", "inspect", *arguments]
+    return subprocess.run(command, cwd=ROOT, text=True, capture_output=True, **options)
+
+
+def test_damaged_weights_of_ours_are_one_line(tmp_path):
+    """Orbax's threads print nothing beside it."""
+    config = VideoVAEConfig(block_channels=(32, 32), blocks_per_level=1, temporal_strides=(2,))
+    save_model(tmp_path / "x", VideoVAE(config, rngs=nnx.Rngs(0)))
+    for file in (tmp_path / "x/weights").iterdir():
+        if file.name == "_METADATA":
+            file.write_text("{")
+    done = run(str(tmp_path / "x"))
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ") and done.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
+    save_file(tensors("disc3d_tiny"), tmp_path / "x.safetensors")
+    command = f"{sys.executable} -m cvvae_jax inspect {tmp_path}/x.safetensors --tensors | true"
+    done = subprocess.run(["bash", "-c", command], cwd=ROOT, text=True, capture_output=True)
+    assert (done.returncode, done.stderr) == (0, "")

@@ -165,3 +165,40 @@ def test_config_json_that_contradicts_the_tensors_is_refused(layouts, field, val
         official_config.with_official_config(
             families.IMAGE, EXPECTED["autoencoderkl_sd"][1], given, source="x.json"
         )
+
+
+def test_sd3_keeps_its_groups_causality_and_export_without_a_scale():
+    config = dataclasses.replace(
+        video_vae.PRESETS["sd3"],
+        block_channels=(16, 32, 32, 32),
+        norm_groups=16,
+        causal_decoder=True,
+        causal_upsampling=True,
+        scaling_factor=0.3611,
+    )
+    family, settings = official_config.exportable(abstract(families.SD3, config))
+    assert family is families.SD3
+    shapes = official_shapes(abstract(family, config), family.rows(config)).values()
+    _, read = families.recognize(dict(shapes), groups=16, source="x")
+    read = official_config.with_official_config(family, read, settings, source="x.json")
+    assert dataclasses.replace(read, scaling_factor=0.3611) == config
+
+
+def test_another_name_for_the_same_attention_is_no_contradiction(layouts):
+    given = {**layouts["cvvae_v1"]["config"], "encoder_attn_type": "vanilla"}
+    config = EXPECTED["cvvae_v1"][1]
+    assert config == official_config.with_official_config(
+        families.SD21, config, given, source="config.json"
+    )
+
+
+def test_half_an_autoencoder_is_refused(layouts):
+    tensors = layouts["cvvae_sd3"]["tensors"]
+    decoder = {name: shape for name, shape in tensors.items() if name.startswith("decoder")}
+    with pytest.raises(ConfigError, match="no whole autoencoder"):
+        recognize(decoder)
+
+
+def test_exports_without_a_shift_say_null():
+    model = abstract(families.IMAGE, ImageVAEConfig(block_channels=(32,)))
+    assert official_config.exportable(model)[1]["shift_factor"] is None

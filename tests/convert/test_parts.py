@@ -32,10 +32,11 @@ def test_a_prefix_is_taken_off(prefix):
 
 
 def test_a_training_state_gives_the_autoencoder_and_on_demand_the_others():
-    names = [*VAE, *LOSS, "constraint_decoder.conv_in.weight"]
+    others = ["constraint_decoder.conv_in.weight", "model_ema.decay"]
+    names = [*VAE, *LOSS, *others]
     part = select(names, prefix=None, source="x")
     assert list(part.names) == VAE
-    assert part.left_alone == (*LOSS, "constraint_decoder.conv_in.weight")
+    assert part.left_alone == (*LOSS, *others)
     part = select(names, prefix="loss.discriminator.", source="x")
     assert list(part.names) == ["main.0.weight", "main.2.temb_proj.weight"]
     part = select(names, prefix="loss.perceptual_loss.", source="x")
@@ -81,6 +82,11 @@ def test_several_models_ask_for_a_choice():
 def test_an_unknown_prefix_lists_those_there_are():
     with pytest.raises(ConfigError, match=r"no model with the prefix 'c\.'; it has: 'a\.' \(auto"):
         select(prefixed("a."), prefix="c.", source="x")
+
+
+def test_a_prefix_of_a_file_without_models_is_refused():
+    with pytest.raises(ConfigError, match="it has: none that is known"):
+        select(["layers.0.weight"], prefix="a.", source="x")
 
 
 def test_parts_are_counted():
