@@ -1,9 +1,11 @@
 """Finds the command, and turns what goes wrong into one line and an exit status."""
 
+import _thread
 import importlib
 import logging
 import os
 import sys
+import threading
 
 from cvvae_jax.config import ConfigError
 
@@ -37,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 def _run(name: str, arguments: list[str]) -> int:
-    _quiet_orbax()
+    _set_hooks()
     try:
         # Imported here, so that one command does not wait for what another one needs.
         importlib.import_module(f"cvvae_jax.cli.{name}").main(arguments)
@@ -52,15 +54,25 @@ def _run(name: str, arguments: list[str]) -> int:
     return 0
 
 
-def _quiet_orbax() -> None:
-    """A failed read or write of Orbax's also prints pages of tracebacks from its threads; the error
-    that it raises is reported in one sentence."""
+def _set_hooks() -> None:
+    """Keeps Orbax quiet, and Ctrl-C working.
+
+    A failed read or write of Orbax's also prints pages of tracebacks from its threads; the error
+    that it raises is reported in one sentence.
+    """
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
     report = sys.unraisablehook
-    sys.unraisablehook = lambda args: (
-        None if str(args.exc_value) == "Event loop is closed" else report(args)
-    )
+
+    def hook(args):
+        if args.exc_type is KeyboardInterrupt:
+            # It came while jax's callback of the garbage collector ran, where Python drops it, and
+            # would drop it here too.
+            threading.Timer(0.1, _thread.interrupt_main).start()
+        elif str(args.exc_value) != "Event loop is closed":
+            report(args)
+
+    sys.unraisablehook = hook
 
 
 def _fail(message: str) -> int:

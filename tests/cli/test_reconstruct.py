@@ -172,6 +172,26 @@ def test_interrupted_process_exits_with_130_while_the_device_works(tmp_path, wei
     assert names(tmp_path) == {"in.mp4"}
 
 
+def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost():
+    """Python drops exceptions there, and jax has such a callback."""
+    program = """
+import gc, os, signal, sys, time
+from cvvae_jax.cli import main
+def work(arguments):
+    def callback(*_):
+        gc.callbacks.remove(callback)
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.1)
+    gc.callbacks.append(callback)
+    gc.collect()
+    time.sleep(5)
+main.importlib.import_module = lambda name: type("command", (), {"main": staticmethod(work)})
+sys.exit(main.main(["inspect"]))
+"""
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 130, done.stderr
+
+
 def test_interrupt_leaves_nothing(tmp_path, monkeypatch, weights, capsys):
     def interrupted(codec, frames, *, key):
         yield next(frames)
