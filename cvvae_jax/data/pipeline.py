@@ -3,6 +3,9 @@
 Record r of a bucket is the same whatever the number of processes, of workers, and of restarts: its
 generator is Grain's for (seed, r). Batch k of a bucket has the `batch` records from k * batch on,
 and each process every n-th of them. So there is no iterator to save: resuming is slicing.
+
+Two networks that are trained in turns need `pairs`: with a bucket drawn per step, weights of 1 : 1
+would give one network all batches of one bucket, and the other network those of the other.
 """
 
 import itertools
@@ -28,6 +31,7 @@ def batches(
     *,
     seed: int,
     start_step: int,
+    pairs: bool = False,
     process_index: int = 0,
     process_count: int = 1,
 ) -> Iterator[dict[str, np.ndarray]]:
@@ -38,6 +42,7 @@ def batches(
         data: where clips come from, and how they are cut.
         seed: of the order of files and of all that is random about a clip.
         start_step: position in the stream; what follows it does not depend on where one starts.
+        pairs: draw a bucket for every two steps: 2k and 2k + 1 get two batches of the same one.
         process_index: number of this process.
         process_count: number of processes, each of which gets its share of every batch.
 
@@ -60,7 +65,7 @@ def batches(
         )
         for bucket, bucket_seed in zip(stage.buckets, seeds, strict=True)
     ]
-    mixed = grain.MapDataset.mix(parts, weights=[bucket.weight for bucket in stage.buckets])
+    mixed = _mix(parts, [bucket.weight for bucket in stage.buckets], pairs=pairs)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=2 * data.threads)
     stream = mixed[start_step:].to_iter_dataset(options)
     if data.workers:
@@ -91,6 +96,15 @@ def eval_clips(stage: StageConfig, data: DataConfig) -> np.ndarray:
         return np.stack([source[i] for i in range(len(source))])
     files = _eval_files(bucket, data)
     return np.stack([_eval_clip(files, i, bucket, data) for i in range(data.eval_clips)])
+
+
+def _mix(parts: list[grain.MapDataset], weights: list[float], *, pairs: bool) -> grain.MapDataset:
+    """Batches of several buckets as one dataset."""
+    if not pairs:
+        return grain.MapDataset.mix(parts, weights)
+    # Both mixes follow the same pattern of buckets, and a mix of two alike takes turns strictly.
+    turns = [grain.MapDataset.mix([part[turn::2] for part in parts], weights) for turn in (0, 1)]
+    return grain.MapDataset.mix(turns)
 
 
 def _records(bucket: Bucket, data: DataConfig, *, seed: int) -> grain.MapDataset:

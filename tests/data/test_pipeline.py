@@ -48,19 +48,22 @@ def assert_same(ours, theirs):
             np.testing.assert_array_equal(one[name], other[name])
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("files", [False, True])
-def test_stream_resumes_at_any_step(folders, files):
+def test_stream_resumes_at_any_step(folders, files, pairs):
     data = DataConfig(**folders) if files else DataConfig()
-    whole = take(8, MIXED, data)
-    for start in (1, 5):
-        assert_same(take(8 - start, MIXED, data, start_step=start), whole[start:])
+    whole = take(8, MIXED, data, pairs=pairs)
+    for start in (1, 4, 5):
+        rest = take(8 - start, MIXED, data, start_step=start, pairs=pairs)
+        assert_same(rest, whole[start:])
 
 
+@pytest.mark.parametrize("pairs", [False, True])
 @pytest.mark.parametrize("files", [False, True])
-def test_processes_share_each_global_batch(folders, files):
+def test_processes_share_each_global_batch(folders, files, pairs):
     data = DataConfig(**folders) if files else DataConfig()
-    alone = take(5, MIXED, data)
-    parts = [take(5, MIXED, data, process_index=p, process_count=2) for p in range(2)]
+    alone = take(5, MIXED, data, pairs=pairs)
+    parts = [take(5, MIXED, data, pairs=pairs, process_index=p, process_count=2) for p in range(2)]
     for whole, *shares in zip(alone, *parts, strict=True):
         assert {len(share["seed"]) for share in shares} == {len(whole["seed"]) // 2}
         # The records are the same ones; process p has every second of them, from the p-th on.
@@ -73,6 +76,8 @@ def test_workers_do_not_change_the_stream(folders):
     for workers in (1, 2):
         with_workers = take(4, MIXED, DataConfig(**folders, workers=workers), start_step=3)
         assert_same(with_workers, take(4, MIXED, DataConfig(**folders), start_step=3))
+    with_workers = take(6, MIXED, DataConfig(**folders, workers=2), start_step=3, pairs=True)
+    assert_same(with_workers, take(6, MIXED, DataConfig(**folders), start_step=3, pairs=True))
 
 
 def test_threads_do_not_change_the_stream(folders):
@@ -88,6 +93,33 @@ def test_shapes_types_and_weights_are_those_of_the_buckets():
     first = take(1, MIXED, DataConfig())[0]
     assert first["video"].dtype == np.uint8
     assert first["seed"].dtype == np.uint32 and first["seed"].shape == (4,)
+
+
+WEIGHTS = [(1.0,), (1.0, 1.0), (0.75, 0.25), (1.0, 3.0, 0.1), (0.3, 1 / 3, 7.0, 2.5)]
+
+
+@pytest.mark.parametrize("weights", WEIGHTS, ids=str)
+def test_both_steps_of_a_pair_have_the_same_bucket_in_the_same_shares(weights):
+    buckets = tuple(Bucket(1, 1, i + 1, weight=weight) for i, weight in enumerate(weights))
+    stage = StageConfig(steps=1, buckets=buckets)
+    single = [len(batch["seed"]) for batch in take(60, stage, DataConfig())]
+    paired = [len(batch["seed"]) for batch in take(120, stage, DataConfig(), pairs=True)]
+    assert paired[0::2] == paired[1::2] == single
+    for i, weight in enumerate(weights):
+        assert single.count(i + 1) == pytest.approx(60 * weight / sum(weights), abs=1)
+
+
+def test_pairs_keep_every_record_of_a_bucket_in_its_order():
+    """So a record is seen once an epoch, and the two batches of a pair share none."""
+    single, paired = (take(16, MIXED, DataConfig(), pairs=pairs) for pairs in (False, True))
+    for shape in {batch["video"].shape for batch in single}:
+        seeds = [
+            np.concatenate([b["seed"] for b in stream if b["video"].shape == shape])
+            for stream in (single, paired)
+        ]
+        count = min(map(len, seeds))
+        assert count >= 16 and len(np.unique(seeds[1])) == len(seeds[1])
+        np.testing.assert_array_equal(seeds[0][:count], seeds[1][:count])
 
 
 def test_seed_changes_the_stream_and_records_differ():
