@@ -14,7 +14,7 @@ ALLOWED = {
     "sharding": {"config", "paths"},
     "checkpoint": {"config", "paths"},
     "models": {"config", "paths"},
-    "losses": {"config", "models.vgg"},
+    "losses": {"config", "models.remat", "models.vgg"},
     "metrics": {"losses.lpips", "models.i3d"},
     "data": {"config"},
     "convert": {"models", "losses.lpips", "checkpoint", "paths", "config"},

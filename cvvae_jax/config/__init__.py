@@ -9,6 +9,7 @@ from cvvae_jax.config.networks import (
     DType,
     ImageVAEConfig,
     LPIPSConfig,
+    Remat,
     SVDVAEConfig,
     VideoVAEConfig,
 )
@@ -35,6 +36,7 @@ __all__ = [
     "Mapping",
     "MeshConfig",
     "OptimizerConfig",
+    "Remat",
     "SVDVAEConfig",
     "StageConfig",
     "TrainConfig",

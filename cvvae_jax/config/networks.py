@@ -7,6 +7,12 @@ from cvvae_jax.config.checks import ConfigError, at_least
 
 DType = Literal["float32", "bfloat16", "float16"]
 
+Remat = Literal["none", "blocks", "full"]
+"""What a forward pass keeps for the backward pass: everything it needs (`none`); the inputs of
+residual blocks, attention layers, resamplings and single layers, whose insides are computed again
+(`blocks`); or the inputs of resolution levels, inside which it is again one block at a time
+(`full`)."""
+
 
 def _check_networks(config: "ImageVAEConfig | VideoVAEConfig | SVDVAEConfig") -> None:
     at_least(config, 1, "blocks_per_level", "latent_channels", "norm_groups")

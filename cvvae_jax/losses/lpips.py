@@ -3,23 +3,32 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cvvae_jax.config import Remat
+from cvvae_jax.models.remat import run
 from cvvae_jax.models.vgg import LPIPS
 
 
 def lpips(
-    network: LPIPS, video: Float[Array, "b t h w 3"], other: Float[Array, "b t h w 3"]
+    network: LPIPS,
+    video: Float[Array, "b t h w 3"],
+    other: Float[Array, "b t h w 3"],
+    *,
+    remat: Remat = "none",
 ) -> Float[Array, "b t"]:
     """LPIPS of every frame of two videos in [-1, 1]; 0 for equal ones, without an upper limit.
 
     Features of every layer are brought to length 1 over channels; their squared difference is
     weighted by the layer's head, averaged over the frame and summed over layers (Zhang et al. 2018,
     "The Unreasonable Effectiveness of Deep Features"). No dropout, in training neither.
+    Unless `remat` is `none`, only the features are kept for a backward pass.
     """
-    pairs = zip(network.heads, network.features(video), network.features(other), strict=True)
-    return sum(
-        head(jnp.square(_normalized(a) - _normalized(b))).mean(axis=(2, 3, 4))
-        for head, a, b in pairs
-    )
+    features = (network.features(x, remat=remat) for x in (video, other))
+    levels = zip(network.heads, *features, strict=True)
+    return sum(run(_distance, *level, remat=remat) for level in levels)
+
+
+def _distance(head, a, b):
+    return head(jnp.square(_normalized(a) - _normalized(b))).mean(axis=(2, 3, 4))
 
 
 def _normalized(features: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:

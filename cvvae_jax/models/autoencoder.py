@@ -5,14 +5,22 @@ import itertools
 import math
 from typing import Literal
 
-import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cvvae_jax.models.blocks import GroupNorm, MidBlock, ResBlock, SpatialAttention, Style
+from cvvae_jax.config import Remat
+from cvvae_jax.models.blocks import (
+    GroupNorm,
+    MidBlock,
+    ResBlock,
+    SpatialAttention,
+    Style,
+    norm_silu,
+)
 from cvvae_jax.models.conv import Conv
 from cvvae_jax.models.gaussian import DiagonalGaussian
+from cvvae_jax.models.remat import run, run_block, run_level
 from cvvae_jax.models.resample import Downsample, Upsample
 
 
@@ -39,11 +47,12 @@ class Level(nnx.Module):
         if up:
             self.upsamplers = nnx.List([up])
 
-    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 d"]:
-        for block in self.resnets:
-            video = block(video)
-        for resample in (*getattr(self, "downsamplers", ()), *getattr(self, "upsamplers", ())):
-            video = resample(video)
+    def __call__(
+        self, video: Float[Array, "b t h w c"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t2 h2 w2 d"]:
+        resamplers = (*getattr(self, "downsamplers", ()), *getattr(self, "upsamplers", ()))
+        for block in (*self.resnets, *resamplers):
+            video = run_block(block, video, remat=remat)
         return video
 
 
@@ -83,12 +92,14 @@ class Encoder(nnx.Module):
             channels[-1], 2 * latent_channels, kind=style.conv, **style.dtypes, rngs=rngs
         )
 
-    def __call__(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b n y x zz"]:
-        hidden = self.conv_in(video)
-        for level in self.down_blocks:
-            hidden = level(hidden)
-        hidden = self.mid_block(hidden)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(hidden)))
+    def __call__(
+        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
+    ) -> Float[Array, "b n y x zz"]:
+        hidden = run_block(self.conv_in, video, remat=remat)
+        for level in (*self.down_blocks, self.mid_block):
+            hidden = run_level(level, hidden, remat=remat)
+        hidden = run(norm_silu, self.conv_norm_out, hidden, remat=remat)
+        return run_block(self.conv_out, hidden, remat=remat)
 
 
 class Decoder(nnx.Module):
@@ -121,17 +132,21 @@ class Decoder(nnx.Module):
         self.conv_norm_out = GroupNorm(channels[-1], style=style)
         self.conv_out = Conv(channels[-1], 3, kind=style.conv, **style.dtypes, rngs=rngs)
 
-    def __call__(self, latents: Float[Array, "b n y x z"]) -> Float[Array, "b t h w 3"]:
-        hidden = self.mid_block(self.conv_in(latents))
-        for level in self.up_blocks:
-            hidden = level(hidden)
-        return self.conv_out(jax.nn.silu(self.conv_norm_out(hidden)))
+    def hidden(
+        self, latents: Float[Array, "b n y x z"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t h w c"]:
+        """What `conv_out` sees: losses look at the last layer's gradient and need its input."""
+        hidden = run_block(self.conv_in, latents, remat=remat)
+        for level in (self.mid_block, *self.up_blocks):
+            hidden = run_level(level, hidden, remat=remat)
+        return run(norm_silu, self.conv_norm_out, hidden, remat=remat)
 
 
 class VAE(nnx.Module):
     """What image and video VAEs share: encode, decode, and the scale that diffusion models see.
 
-    A subclass sets `encoder`, `decoder`, `config` and the conversions next to the latents.
+    A subclass sets `encoder`, `decoder`, `config` and the conversions next to the latents. `remat`
+    is what is kept for a backward pass; results don't depend on it.
     """
 
     @property
@@ -139,22 +154,36 @@ class VAE(nnx.Module):
         """Frames of one latent frame, the first one aside."""
         return self.config.temporal_compression
 
-    def encode(self, video: Float[Array, "b t h w 3"]) -> DiagonalGaussian:
+    def encode(
+        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
+    ) -> DiagonalGaussian:
         """The posterior over the latents of a video in [-1, 1]; an image is a video of one frame.
 
         Raises:
             ValueError: the frame count or the size is not one that the strides divide.
         """
         self._check(video)
-        return DiagonalGaussian.from_moments(self.moments(video))
+        return DiagonalGaussian.from_moments(self.moments(video, remat=remat))
 
-    def moments(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b n y x zz"]:
+    def moments(
+        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
+    ) -> Float[Array, "b n y x zz"]:
         """Encoder output: means, then log-variances before clamping."""
-        return self.encoder(video)
+        return self.encoder(video, remat=remat)
 
-    def decode(self, latents: Float[Array, "b n y x z"]) -> Float[Array, "b t h w 3"]:
+    def decode(
+        self, latents: Float[Array, "b n y x z"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t h w 3"]:
         """The video of unscaled latents, about [-1, 1], not clipped."""
-        return self.decoder(latents)
+        return run_block(
+            self.decoder.conv_out, self.decode_hidden(latents, remat=remat), remat=remat
+        )
+
+    def decode_hidden(
+        self, latents: Float[Array, "b n y x z"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t h w c"]:
+        """What `decoder.conv_out` sees: as long and large as the video, after norm and SiLU."""
+        return self.decoder.hidden(latents, remat=remat)
 
     def scale(self, latents: Float[Array, "b n y x z"]) -> Float[Array, "b n y x z"]:
         """Latents as a diffusion model sees them."""

@@ -3,6 +3,7 @@ a network."""
 
 import dataclasses
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from cvvae_jax.config import Remat
 from cvvae_jax.models.conv import Conv, ConvKind
+from cvvae_jax.models.remat import run_block
 
 # A score matrix of 4096 x 4096 float32 is 64 MB a frame; frames above that are attended to in
 # pieces, one at a time. Smaller ones go together, up to 1 GiB of scores.
@@ -184,14 +187,20 @@ class MidBlock(nnx.Module):
         layers = [attention(channels, style=style, rngs=rngs)] if attention else []
         self.attentions = nnx.List(layers)
 
-    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        video = self.resnets[0](video)
-        for layer in self.attentions:
-            video = layer(video)
-        return self.resnets[1](video)
+    def __call__(
+        self, video: Float[Array, "b t h w c"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t h w c"]:
+        for layer in (self.resnets[0], *self.attentions, self.resnets[1]):
+            video = run_block(layer, video, remat=remat)
+        return video
 
 
-def per_frame(network: nnx.Module, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 d"]:
+def norm_silu(norm: GroupNorm, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
+    """What stands before the last convolution of a network."""
+    return jax.nn.silu(norm(video))
+
+
+def per_frame(network: Callable, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 d"]:
     """A network or layer on every frame alone: frames become the batch, so that no norm sees two at
     once."""
     b, t = video.shape[:2]

@@ -5,10 +5,11 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cvvae_jax.config import DiscriminatorConfig
+from cvvae_jax.config import DiscriminatorConfig, Remat
 from cvvae_jax.models.autoencoder import style_dtypes
 from cvvae_jax.models.blocks import GroupNorm, Style
 from cvvae_jax.models.conv import Conv, ConvKind, pad_time
+from cvvae_jax.models.remat import run, run_block, run_nested
 from cvvae_jax.models.resample import pool
 
 UNUSED_INPUTS = 512  # of `temb_proj`
@@ -79,11 +80,21 @@ class Discriminator(nnx.Module):
             self.norms.append(GroupNorm(widths[i + 1], style=style))
         self.conv_out = Conv(widths[-1], 1, **conv)
 
-    def __call__(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t2 h2 w2 1"]:
-        hidden = jax.nn.leaky_relu(self.conv_in(video), 0.2)
+    def __call__(
+        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t2 h2 w2 1"]:
+        hidden = run(_activated, self.conv_in, video, remat=remat)
         for block, norm in zip(self.blocks, self.norms, strict=True):
-            hidden = jax.nn.leaky_relu(norm(block(hidden)), 0.2)
-        return self.conv_out(hidden)
+            hidden = run_nested(_level, block, norm, hidden, remat=remat)
+        return run_block(self.conv_out, hidden, remat=remat)
+
+
+def _level(block, norm, video, *, remat):
+    return run(_activated, norm, run_block(block, video, remat=remat), remat=remat)
+
+
+def _activated(layer, video):
+    return jax.nn.leaky_relu(layer(video), 0.2)
 
 
 def _widths(config: DiscriminatorConfig) -> list[int]:

@@ -1,11 +1,12 @@
 """Stable Diffusion's image VAE: `AutoencoderKL` in diffusers."""
 
 import dataclasses
+import functools
 
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cvvae_jax.config import ImageVAEConfig
+from cvvae_jax.config import ImageVAEConfig, Remat
 from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, style_dtypes
 from cvvae_jax.models.blocks import SpatialAttention, Style, per_frame
 from cvvae_jax.models.conv import ConvKind
@@ -28,6 +29,7 @@ class ImageVAE(VAE):
     """Every frame of a video encoded and decoded alone: (b, t, 8y, 8x, 3) <-> (b, t, y, x, z).
 
     Built from an `ImageVAEConfig`, with random weights; `cvvae_jax.load` reads trained ones.
+    `decode` is image mode: one frame for every latent frame.
     """
 
     def __init__(self, config: ImageVAEConfig, *, rngs: nnx.Rngs):
@@ -55,12 +57,16 @@ class ImageVAE(VAE):
             self.quant_conv = nnx.Linear(2 * z, 2 * z, **style.dtypes, rngs=rngs)
             self.post_quant_conv = nnx.Linear(z, z, **style.dtypes, rngs=rngs)
 
-    def moments(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t y x zz"]:
+    def moments(
+        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t y x zz"]:
         """Encoder output of every frame: means, then log-variances before clamping."""
-        moments = per_frame(self.encoder, video)
+        moments = per_frame(functools.partial(self.encoder, remat=remat), video)
         return self.quant_conv(moments) if self.config.quant_conv else moments
 
-    def decode(self, latents: Float[Array, "b t y x z"]) -> Float[Array, "b t h w 3"]:
-        """One frame for every latent frame, about [-1, 1], not clipped: image mode."""
+    def decode_hidden(
+        self, latents: Float[Array, "b t y x z"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t h w c"]:
+        """What `decoder.conv_out` sees of every frame, after norm and SiLU."""
         latents = self.post_quant_conv(latents) if self.config.quant_conv else latents
-        return per_frame(self.decoder, latents)
+        return per_frame(functools.partial(self.decoder.hidden, remat=remat), latents)

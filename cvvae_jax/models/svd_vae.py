@@ -4,16 +4,18 @@ Its latents are an image VAE's, one for every frame; only its decoder sees time.
 """
 
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cvvae_jax.config import SVDVAEConfig
+from cvvae_jax.config import Remat, SVDVAEConfig
 from cvvae_jax.models.autoencoder import VAE, Encoder, Level, style_dtypes
 from cvvae_jax.models.blocks import GroupNorm, ResBlock, SpatialAttention, Style, per_frame
 from cvvae_jax.models.conv import Conv, ConvKind
+from cvvae_jax.models.remat import run, run_block, run_level
 from cvvae_jax.models.resample import Upsample
 
 ALONG_TIME = ConvKind("centered", temporal_padding="zero", spatial_taps=1)
@@ -69,12 +71,15 @@ class TemporalMidBlock(nnx.Module):
         )
         self.attentions = nnx.List([SpatialAttention(channels, style=style, rngs=rngs)])
 
-    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        video = self.resnets[0](video)
+    def __call__(
+        self, video: Float[Array, "b t h w c"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t h w c"]:
+        video = run_block(self.resnets[0], video, remat=remat)
         # One attention layer and one block after it, whatever the number of blocks: with a single
         # block diffusers' attention is never reached, with three or more the others are not.
         for attention, block in zip(self.attentions, self.resnets[1:], strict=False):
-            video = block(attention(video))
+            video = run_block(attention, video, remat=remat)
+            video = run_block(block, video, remat=remat)
         return video
 
 
@@ -102,12 +107,18 @@ class TemporalDecoder(nnx.Module):
         self.conv_out = Conv(channels[-1], 3, **conv)
         self.time_conv_out = Conv(3, 3, **conv | {"kind": ALONG_TIME})
 
-    def __call__(self, latents: Float[Array, "b t y x z"]) -> Float[Array, "b t h w 3"]:
-        hidden = self.mid_block(self.conv_in(latents))
-        for level in self.up_blocks:
-            hidden = level(hidden)
-        frames = self.conv_out(jax.nn.silu(per_frame(self.conv_norm_out, hidden)))
-        return self.time_conv_out(frames)
+    def hidden(
+        self, latents: Float[Array, "b t y x z"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t h w c"]:
+        """What `conv_out` sees."""
+        hidden = run_block(self.conv_in, latents, remat=remat)
+        for level in (self.mid_block, *self.up_blocks):
+            hidden = run_level(level, hidden, remat=remat)
+        return run(_norm_silu_per_frame, self.conv_norm_out, hidden, remat=remat)
+
+
+def _norm_silu_per_frame(norm, video):
+    return jax.nn.silu(per_frame(norm, video))
 
 
 class SVDVAE(VAE):
@@ -142,6 +153,15 @@ class SVDVAE(VAE):
         z = config.latent_channels
         self.quant_conv = nnx.Linear(2 * z, 2 * z, **style.dtypes, rngs=rngs)
 
-    def moments(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t y x zz"]:
+    def moments(
+        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t y x zz"]:
         """Encoder output of every frame: means, then log-variances before clamping."""
-        return self.quant_conv(per_frame(self.encoder, video))
+        return self.quant_conv(per_frame(functools.partial(self.encoder, remat=remat), video))
+
+    def decode(
+        self, latents: Float[Array, "b t y x z"], *, remat: Remat = "none"
+    ) -> Float[Array, "b t h w 3"]:
+        """The video of unscaled latents, about [-1, 1], not clipped."""
+        frames = super().decode(latents, remat=remat)
+        return run_block(self.decoder.time_conv_out, frames, remat=remat)

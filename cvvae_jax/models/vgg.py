@@ -7,9 +7,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cvvae_jax.config import LPIPSConfig
+from cvvae_jax.config import LPIPSConfig, Remat
 from cvvae_jax.models.autoencoder import style_dtypes
 from cvvae_jax.models.conv import Conv, ConvKind
+from cvvae_jax.models.remat import run
 from cvvae_jax.models.resample import pool
 
 # Channels of the convolutions of every resolution level.
@@ -48,16 +49,26 @@ class LPIPS(nnx.Module):
                 )
             )
 
-    def features(self, video: Float[Array, "b t h w 3"]) -> list[Float[Array, "b t _ _ _"]]:
+    def features(
+        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
+    ) -> list[Float[Array, "b t _ _ _"]]:
         """relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3 of every frame of a video in [-1, 1]; each
-        has half the height and width of the one before."""
+        has half the height and width of the one before. Unless `remat` is `none`, only they are
+        kept for a backward pass."""
         shift, scale = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, 1, 3) for x in (SHIFT, SCALE))
         hidden = (video - shift) / scale
         features = []
         for i, level in enumerate(self.levels):
-            if i:
-                hidden = pool(hidden, window=(1, 2, 2), reduction="max")
-            for conv in level:
-                hidden = jax.nn.relu(conv(hidden))
+            hidden = run(_pooled_level if i else _level, level, hidden, remat=remat)
             features.append(hidden)
         return features
+
+
+def _pooled_level(level, video):
+    return _level(level, pool(video, window=(1, 2, 2), reduction="max"))
+
+
+def _level(level, video):
+    for conv in level:
+        video = jax.nn.relu(conv(video))
+    return video
