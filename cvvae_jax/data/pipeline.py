@@ -9,6 +9,10 @@ would give one network all batches of one bucket, and the other network those of
 """
 
 import itertools
+import multiprocessing
+import os
+import signal
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -49,6 +53,7 @@ def batches(
     Yields:
         {"video": uint8 (batch, frames, size, size, 3), "seed": uint32 (batch,)}, where batch is the
         bucket's over process_count. A seed is its record's own, to key what is random about it.
+        The iterator's `close()` ends its threads and workers.
 
     Raises:
         ConfigError: a bucket has no weight, or cannot be divided over the processes, or filled
@@ -71,8 +76,26 @@ def batches(
     if data.workers:
         if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, which nobody here sets
             flags.FLAGS.mark_as_parsed()
-        stream = stream.mp_prefetch(grain.MultiprocessingOptions(num_workers=data.workers))
+        options = grain.MultiprocessingOptions(num_workers=data.workers)
+        stream = stream.mp_prefetch(options, worker_init_fn=_live_with_parent)
     return iter(stream)
+
+
+def _live_with_parent(worker_index: int, worker_count: int) -> None:
+    """Ties a worker's life to the main process, and to nothing else.
+
+    Ctrl-C, `timeout` and cluster schedulers signal all processes of a run at once. The main process
+    finishes its step first, for which it needs the workers; and it may be killed, which they would
+    outlive.
+    """
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_exit_after_parent, daemon=True).start()
+
+
+def _exit_after_parent() -> None:
+    multiprocessing.parent_process().join()
+    os._exit(1)
 
 
 def eval_clips(stage: StageConfig, data: DataConfig) -> np.ndarray:

@@ -1,0 +1,38 @@
+"""Worker processes outlive signals to the whole run, but not the run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+SCRIPT = """
+import os, signal
+from cvvae_jax.config import Bucket, DataConfig, StageConfig
+from cvvae_jax.data.pipeline import batches
+
+if __name__ == "__main__":
+    seen = []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda number, frame: seen.append(number))
+    stage = StageConfig(steps=1, buckets=(Bucket(3, 16, 4),))
+    stream = batches(stage, DataConfig(workers=2), seed=0, start_step=0)
+    next(stream)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.killpg(0, number)
+    for _ in range(20):  # more than the workers can have made before
+        next(stream)
+    print(len(seen), "signals", flush=True)
+    os._exit(0)  # like a kill: nothing is cleaned up
+"""
+
+
+def test_workers_live_as_long_as_the_main_process(tmp_path):
+    (tmp_path / "main.py").write_text(SCRIPT)
+    env = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+    command = [sys.executable, str(tmp_path / "main.py")]
+    # The pipes of the output end with the last process that holds them.
+    done = subprocess.run(
+        command, capture_output=True, text=True, timeout=60, start_new_session=True, env=env
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "2 signals\n"
