@@ -8,11 +8,12 @@ import sys
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.recipe import parse_train_config
+from cvvae_jax.training.stop import Stopped
 
 
 def main() -> int:
     """Runs the recipe named on the command line; 2 after a mistake of the user's, told in one
-    sentence, 130 after Ctrl-C."""
+    sentence, 130 after Ctrl-C, 143 after SIGTERM."""
     try:
         config = parse_train_config(sys.argv[1:])
         from cvvae_jax.training.loop import train  # only now: --help must not start jax
@@ -21,6 +22,9 @@ def main() -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Stopped as stopped:
+        print(stopped, file=sys.stderr)
+        return 128 + stopped.signal_number
     except KeyboardInterrupt:
         message = "stopped; the same command goes on from the newest checkpoint, if there is one."
         print(message, file=sys.stderr)

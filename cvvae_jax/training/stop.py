@@ -1,0 +1,59 @@
+"""Ending a run on request: the step is finished and a checkpoint saved first."""
+
+import signal
+import threading
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""What asks for an end: Ctrl-C and Weights & Biases' stop button; schedulers and `timeout`."""
+
+
+class Stopped(Exception):
+    """A run has ended on request, with a checkpoint of its last step."""
+
+    def __init__(self, name: str, step: int):
+        """Say what ended the run.
+
+        Args:
+            name: of the signal, as in `StopSignals.requested`.
+            step: the last step that was done.
+        """
+        super().__init__(
+            f"stopped by {name} after step {step}; the same command goes on from there"
+        )
+        self.signal_number = int(signal.Signals[name])
+        """An exit code of 128 plus this is the custom."""
+
+
+class StopSignals:
+    """`with StopSignals() as stop:` notes SIGINT and SIGTERM in `stop.requested`.
+
+    A flag, because an exception out of a signal handler is lost where it happens to rise inside a
+    callback from C++. Impatience is heard: from the second SIGINT on, KeyboardInterrupt is raised
+    at once. Outside the main thread, where Python has no signals, nothing is ever requested.
+    """
+
+    def __init__(self):
+        self.requested: str | None = None
+        """Name of the first signal that came."""
+        self._interrupts = 0
+        self._previous = {}
+
+    def __enter__(self) -> "StopSignals":
+        """Replaces the handlers of `SIGNALS`."""
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {n: signal.signal(n, self._note) for n in SIGNALS}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Puts the handlers back."""
+        for number, handler in self._previous.items():
+            # None stands for a handler that was not set from Python, which can't be put back.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+        self._previous = {}
+
+    def _note(self, number: int, _: FrameType | None) -> None:
+        self.requested = self.requested or signal.Signals(number).name
+        self._interrupts += number == signal.SIGINT
+        if number == signal.SIGINT and self._interrupts > 1:
+            raise KeyboardInterrupt

@@ -1,0 +1,33 @@
+"""How `python train.py` ends."""
+
+import sys
+
+import pytest
+
+import train
+from cvvae_jax.config import ConfigError
+from cvvae_jax.training import loop
+from cvvae_jax.training.stop import Stopped
+
+
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        (None, 0, ""),
+        (ConfigError("no good."), 2, "error: no good.\n"),
+        (Stopped("SIGINT", 3), 130, "stopped by SIGINT after step 3;"),
+        (Stopped("SIGTERM", 3), 143, "stopped by SIGTERM after step 3;"),
+        (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
+    ],
+    ids=["done", "mistake", "ctrl-c", "sigterm", "twice-ctrl-c"],
+)
+def test_exit_code_and_sentence(monkeypatch, capsys, end, code, said):
+    def run(config):
+        if end is not None:
+            raise end
+
+    monkeypatch.setattr(loop, "train", run)
+    monkeypatch.setattr(sys, "argv", ["train.py", "configs/quickstart.py"])
+    assert train.main() == code
+    printed = capsys.readouterr().err
+    assert printed.startswith(said) and printed.count("\n") == bool(said)
