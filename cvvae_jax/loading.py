@@ -40,6 +40,7 @@ class SavedModel:
     is_ours = True
     format = "checkpoint of cvvae_jax"
     assumed = left_alone = other_parts = ()
+    heads = incomplete = None
 
     @property
     def path(self) -> Path:
@@ -101,6 +102,7 @@ def load(
     mesh: jax.sharding.Mesh | None = None,
     prefix: str | None = None,
     config: Path | str | None = None,
+    lpips_heads: Path | str | None = None,
     raw: bool = False,
 ) -> Any:
     """The model of a run folder, a checkpoint, a saved model, or of PyTorch weights.
@@ -116,6 +118,7 @@ def load(
         prefix: what stands before the model's names, for PyTorch files that hold several models,
             such as `loss.discriminator.` in CV-VAE's training states.
         config: an official config.json, where it does not lie beside PyTorch weights.
+        lpips_heads: a file with LPIPS' heads, where `path` is torchvision's VGG16.
         raw: of a run, the parameters as the optimizer left them rather than their average.
 
     Returns:
@@ -125,7 +128,15 @@ def load(
     Raises:
         ConfigError: there is no whole known model at `path`.
     """
-    model = open_model(path, dtype=dtype, param_dtype=dtype, prefix=prefix, config=config, raw=raw)
+    model = open_model(
+        path,
+        dtype=dtype,
+        param_dtype=dtype,
+        prefix=prefix,
+        config=config,
+        lpips_heads=lpips_heads,
+        raw=raw,
+    )
     shardings = _shardings(model.abstract, mesh)
     if isinstance(model, SavedModel):
         return model.load(shardings)
@@ -146,14 +157,17 @@ def open_model(
     param_dtype: DType | None = None,
     prefix: str | None = None,
     config: Path | str | None = None,
+    lpips_heads: Path | str | None = None,
     raw: bool = False,
+    whole: bool = True,
 ) -> SavedModel | OfficialModel:
     """What `load` would load, checked as far as that goes without reading parameters.
 
     Args:
-        path, prefix, config, raw: as in `load`.
+        path, prefix, config, lpips_heads, raw: as in `load`.
         dtype: type of the computation; default: the checkpoint's, of PyTorch weights float32.
         param_dtype: type of the parameters; default: as stored.
+        whole: False: half an LPIPS is taken too, which can be described but not loaded.
 
     Raises:
         ConfigError: there is no whole known model at `path`, or an argument does not go with it.
@@ -168,10 +182,18 @@ def open_model(
             raise ConfigError(f"{path} is no run of ours, so it has no raw weights.")
         config = Path(config) if config is not None else None
         return open_official(
-            path, prefix=prefix, config=config, dtype=dtype, param_dtype=param_dtype
+            path,
+            prefix=prefix,
+            config=config,
+            lpips_heads=lpips_heads,
+            dtype=dtype,
+            param_dtype=param_dtype,
+            whole=whole,
         )
-    if prefix is not None or config is not None:
-        raise ConfigError(f"{path} is a checkpoint of ours; prefix and config are for PyTorch's.")
+    if any(value is not None for value in (prefix, config, lpips_heads)):
+        raise ConfigError(
+            f"{path} is a checkpoint of ours; LPIPS' heads, prefix and config are for PyTorch's."
+        )
     model_class, settings = _described(folder)
     types = {"dtype": dtype, "param_dtype": param_dtype}
     settings = dataclasses.replace(settings, **{k: v for k, v in types.items() if v is not None})

@@ -42,6 +42,9 @@ class Convert:
     loss.discriminator. in CV-VAE's training states."""
     config: Path | None = None
     """An official config.json, where it does not lie beside the weights."""
+    lpips_heads: Path | None = None
+    """LPIPS' heads (vgg.pth of the package lpips), where SRC is torchvision's VGG16; both become
+    one model."""
     raw: tyro.conf.FlagCreatePairsOff[bool] = False
     """Of a run, take the parameters as the optimizer left them; else their average."""
     verify: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -70,6 +73,7 @@ def main(arguments: list[str]) -> None:
         param_dtype=options.dtype,
         prefix=options.prefix,
         config=options.config,
+        lpips_heads=options.lpips_heads,
         raw=options.raw,
     )
     to = options.to or ("torch" if source.is_ours else "jax")
@@ -77,12 +81,17 @@ def main(arguments: list[str]) -> None:
     _check_apart(options, source)
     _check_verify(options, source.is_ours, to)
     rows = describe(source)
-    digest = _convert(options, source, family, to)
-    print_rows([*rows, ("sha256", digest), ("written", str(options.target))])
+    origin = _convert(options, source, family, to)
+    # What is known of published files is known by their hashes.
+    rows = [(name, origin.licenses if name == "license" else value) for name, value in rows]
+    rows.append(("sha256", origin.sha256))
+    if origin.heads:
+        rows.append(("of the heads", origin.heads.sha256))
+    print_rows([*rows, ("written", str(options.target))])
 
 
-def _convert(options: Convert, source: Any, family: Any, to: Literal["jax", "torch"]) -> str:
-    """Reads, writes, compares; the hash of the source."""
+def _convert(options: Convert, source: Any, family: Any, to: Literal["jax", "torch"]) -> Any:
+    """Reads, writes, compares; where the weights come from, a `card.Origin`."""
     from cvvae_jax import sharding
     from cvvae_jax.convert import card, export
 
@@ -100,12 +109,23 @@ def _convert(options: Convert, source: Any, family: Any, to: Literal["jax", "tor
         (export.write_ours if to == "jax" else export.write_official)(model, folder)
         if options.verify:
             _verify(source, model, folder)
-        origin = card.Origin(
-            _name(options.source, source.path), digest.result(), source.license, source.title, to
-        )
+        name = _name(options.source, source.path)
+        heads = _heads_origin(options, source)
+        origin = card.Origin(name, digest.result(), source.license, source.title, to, heads)
         text = card.model_card(origin, model, family, name=folder.name)
         (folder / "README.md").write_text(text)
-    return origin.sha256
+    return origin
+
+
+def _heads_origin(options: Convert, source: Any) -> Any:
+    """A `card.HeadsOrigin` where LPIPS' heads are in a file of their own."""
+    from cvvae_jax.convert import card
+
+    if source.heads is None:
+        return None
+    files = source.heads.files
+    name = _name(options.lpips_heads, files.path)
+    return card.HeadsOrigin(name, card.sha256(files.files), source.heads.license)
 
 
 def _name(given: Path, found: Path) -> str:
@@ -117,7 +137,8 @@ def _name(given: Path, found: Path) -> str:
 def _check_apart(options: Convert, source: Any) -> None:
     """DST is replaced as a whole, so the source may not lie in it."""
     target = options.target.resolve()
-    if any(file.resolve().is_relative_to(target) for file in source.weight_files):
+    files = source.weight_files + (source.heads.files.files if source.heads else ())
+    if any(file.resolve().is_relative_to(target) for file in files):
         raise ConfigError(f"{options.target} holds what is to be converted; name another folder.")
 
 

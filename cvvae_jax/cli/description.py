@@ -12,6 +12,7 @@ def describe(source: Any) -> list[tuple[str, str]]:
     types = Counter(str(tensor.dtype) for tensor in tensors.values())
     rows = [
         ("source", str(source.path)),
+        *([("heads", str(source.heads.files.path))] if source.heads else []),
         ("format", source.format),
         ("family", source.title),
         ("model", source.model_class.__name__),
@@ -21,6 +22,8 @@ def describe(source: Any) -> list[tuple[str, str]]:
         ("dtype", f"{source.config.param_dtype}, computed in {source.config.dtype}"),
         ("license", license_name(source.license)),
     ]
+    if source.incomplete:
+        rows.append(("incomplete", source.incomplete))
     rows += [("assumed", what) for what in source.assumed]
     if source.left_alone:
         rows.append(("left alone", f"{len(source.left_alone)} other tensors of the file"))

@@ -24,6 +24,8 @@ class Inspect:
     """What stands before the model's names in a file that holds several."""
     config: Path | None = None
     """An official config.json, where it does not lie beside the weights."""
+    lpips_heads: Path | None = None
+    """LPIPS' heads, where PATH is torchvision's VGG16."""
     tensors: tyro.conf.FlagCreatePairsOff[bool] = False
     """List every tensor: its name, shape and type."""
     sha256: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -34,7 +36,7 @@ def main(arguments: list[str]) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: there is no whole known model.
+        ConfigError: there is no whole known model, nor the network or the heads of LPIPS.
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Inspect, args=arguments, prog="python -m cvvae_jax inspect")
@@ -43,10 +45,18 @@ def main(arguments: list[str]) -> None:
     from cvvae_jax.convert.card import sha256
     from cvvae_jax.loading import open_model
 
-    model = open_model(options.path, prefix=options.prefix, config=options.config)
+    model = open_model(
+        options.path,
+        prefix=options.prefix,
+        config=options.config,
+        lpips_heads=options.lpips_heads,
+        whole=False,
+    )
     rows = describe(model)
     if options.sha256:
         rows.append(("sha256", sha256(model.weight_files)))
+        if model.heads:
+            rows.append(("of the heads", sha256(model.heads.files.files)))
     rows += [("part", what) for what in model.other_parts]
     print_rows(rows)
     print("\nconfiguration")

@@ -11,12 +11,31 @@ from cvvae_jax import paths
 from cvvae_jax.convert.families import Family
 from cvvae_jax.convert.files.source import readable
 
+# Licenses of files that state none themselves, by SHA-256, as their publishers' projects word them.
+_PUBLISHED = {
+    "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0": (
+        "not stated for these weights; torchvision, which publishes them, is BSD-3-Clause and says "
+        "that pre-trained models may have terms of their own"
+    ),
+    "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868": (
+        "BSD-2-Clause, the license of the Python package lpips, which this file is part of"
+    ),
+}
 _OFFICIAL_IMPORTS = {
     "CVVAEModel": "from models.modeling_vae import CVVAEModel  # github.com/AILab-CVC/CV-VAE",
     "CVVAESD3Model": "from models.modeling_vae import CVVAESD3Model  # github.com/AILab-CVC/CV-VAE",
     "AutoencoderKL": "from diffusers import AutoencoderKL",
     "AutoencoderKLTemporalDecoder": "from diffusers import AutoencoderKLTemporalDecoder",
 }
+
+
+@dataclasses.dataclass(frozen=True)
+class HeadsOrigin:
+    """Where LPIPS' heads come from, if not from the file with its network; see `Origin`."""
+
+    name: str
+    sha256: str
+    license: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,6 +56,15 @@ class Origin:
 
     to: Literal["jax", "torch"]
     """What they were converted to."""
+
+    heads: HeadsOrigin | None = None
+    """The second source of LPIPS, where there are two."""
+
+    @property
+    def licenses(self) -> str:
+        """The licenses of all sources, in words."""
+        network = _license_of(self)
+        return f"network: {network}; heads: {_license_of(self.heads)}" if self.heads else network
 
 
 def sha256(files: tuple[Path, ...]) -> str:
@@ -81,6 +109,13 @@ def license_name(stated: dict[str, str]) -> str:
     return ", ".join(value.strip("\"'") for value in stated.values())
 
 
+def _license_of(origin: Origin | HeadsOrigin) -> str:
+    """What the source states, else what is known of a published file."""
+    if origin.license:
+        return license_name(origin.license)
+    return _PUBLISHED.get(origin.sha256, license_name({}))
+
+
 def model_card(origin: Origin, model: Any, family: Family | None, *, name: str) -> str:
     """The card as Markdown, with the head that model hubs read.
 
@@ -90,8 +125,11 @@ def model_card(origin: Origin, model: Any, family: Family | None, *, name: str) 
         family: the official family that can hold it, None without one.
         name: of the folder that is written.
     """
-    license = license_name(origin.license).replace("|", "\\|")
-    head = "".join(f"{key}: {_yaml(value)}\n" for key, value in origin.license.items())
+    license = origin.licenses.replace("|", "\\|")
+    # One license can't stand for two sources that state different ones.
+    one = origin.heads is None or origin.heads.license == origin.license
+    stated = origin.license if one else {}
+    head = "".join(f"{key}: {_yaml(value)}\n" for key, value in stated.items())
     return f"""---
 {head}tags:
 - video
@@ -106,7 +144,7 @@ def model_card(origin: Origin, model: Any, family: Family | None, *, name: str) 
 | family | {family.title if family else "none of the official ones"} |
 | converted from | {origin.name} ({origin.weights}) |
 | SHA-256 of the source | {origin.sha256} |
-| license | {license} |
+{_heads_rows(origin.heads)}| license | {license} |
 
 In JAX, with cvvae_jax:
 
@@ -117,6 +155,12 @@ model = cvvae_jax.load("{name}")
 
 {_in_pytorch(family, name, origin.to)}
 """
+
+
+def _heads_rows(heads: HeadsOrigin | None) -> str:
+    if heads is None:
+        return ""
+    return f"| heads from | {heads.name} |\n| SHA-256 of the heads | {heads.sha256} |\n"
 
 
 def _yaml(value: str) -> str:

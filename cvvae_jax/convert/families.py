@@ -83,8 +83,16 @@ DISCRIMINATOR = Family(
     lambda config: names.discriminator_rows(config.layers),
 )
 PERCEPTUAL = Family("LPIPS", LPIPS, LPIPSConfig, "LPIPS", lambda _: names.lpips_rows())
+PERCEPTUAL_VGG16 = Family(
+    "LPIPS, torchvision's names",
+    LPIPS,
+    LPIPSConfig,
+    "LPIPS",
+    lambda _: names.lpips_rows(torchvision=True),
+    exported=False,
+)
 
-FAMILIES = (SD21, SD3, IMAGE, IMAGE_LDM, SVD, DISCRIMINATOR, PERCEPTUAL)
+FAMILIES = (SD21, SD3, IMAGE, IMAGE_LDM, SVD, DISCRIMINATOR, PERCEPTUAL, PERCEPTUAL_VGG16)
 MODELS = {
     family.model_class.__name__: (family.model_class, family.config_class) for family in FAMILIES
 }
@@ -128,6 +136,8 @@ def recognize(shapes: Shapes, *, groups: int = 32, source: str) -> tuple[Family,
     """
     if _any(shapes, r"main\.\d+\..*"):
         return DISCRIMINATOR, _discriminator_config(shapes)
+    if _any(shapes, r"features\.\d+\.(weight|bias)"):
+        return PERCEPTUAL_VGG16, LPIPSConfig()
     if _any(shapes, r"(net\.slice\d|lin\d\.).*"):
         return PERCEPTUAL, LPIPSConfig()
     ldm = [name for name in shapes if re.match(r"(en|de)coder\.(down|up|mid)\.", name)]
@@ -140,7 +150,7 @@ def recognize(shapes: Shapes, *, groups: int = 32, source: str) -> tuple[Family,
     if not ldm and not diffusers:
         raise ConfigError(
             f"{source} holds no known model: a CV-VAE, an AutoencoderKL, an "
-            "AutoencoderKLTemporalDecoder, CV-VAE's discriminator or LPIPS are read; "
+            "AutoencoderKLTemporalDecoder, CV-VAE's discriminator, LPIPS or VGG16 are read; "
             f"its tensors are called {', '.join(list(shapes)[:3]) or 'nothing'}, .."
         )
     return _autoencoder(shapes, ldm=bool(ldm), groups=groups, source=source)

@@ -142,14 +142,16 @@ def discriminator_rows(layers: int) -> list[Row]:
     return [*rows, Row(f"main.{3 * layers + 2}", "conv_out")]
 
 
-def lpips_rows() -> list[Row]:
-    """LPIPS with VGG16: positions there count torchvision's layers, ReLU and pooling included."""
+def lpips_rows(*, torchvision: bool = False) -> list[Row]:
+    """LPIPS with VGG16: positions there count torchvision's layers, ReLU and pooling included.
+
+    With `torchvision` the network is called as in torchvision's own VGG16, else as in LPIPS.
+    """
     positions = ((0, 2), (5, 7), (10, 12, 14), (17, 19, 21), (24, 26, 28))
     rows = []
     for i, level in enumerate(positions):
-        rows += [
-            Row(f"net.slice{i + 1}.{p}", f"levels/{i:02d}/{j:02d}") for j, p in enumerate(level)
-        ]
+        network = "features" if torchvision else f"net.slice{i + 1}"
+        rows += [Row(f"{network}.{p}", f"levels/{i:02d}/{j:02d}") for j, p in enumerate(level)]
         rows.append(Row(f"lin{i}.model.1", f"heads/{i:02d}", 2))
     return rows
 

@@ -2,10 +2,12 @@
 read, then its parameters, one tensor at a time."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.convert import families
@@ -14,6 +16,14 @@ from cvvae_jax.convert.convert import Place, fill, places
 from cvvae_jax.convert.families import Family, abstract_model
 from cvvae_jax.convert.files import TensorInfo, WeightFiles, open_weights
 from cvvae_jax.convert.files.source import read_json
+from cvvae_jax.convert.lpips_heads import (
+    Half,
+    Heads,
+    missing_half,
+    open_heads,
+    remedy,
+    shapes_of_half,
+)
 from cvvae_jax.convert.official_config import norm_groups, with_official_config
 from cvvae_jax.convert.parts import AUTOENCODER, Part, list_parts, select
 
@@ -38,6 +48,12 @@ class OfficialModel:
 
     assumed: tuple[str, ...]
     """Settings that nothing in the files shows, in words."""
+
+    heads: Heads | None = None
+    """LPIPS' heads, where they are in a file of their own."""
+
+    incomplete: str | None = None
+    """What the model lacks that only another file has, in words; None for a whole one."""
 
     is_ours = False
 
@@ -64,7 +80,7 @@ class OfficialModel:
 
     @property
     def weight_files(self) -> tuple[Path, ...]:
-        """The files that hold the numbers."""
+        """The files that hold the numbers, but for `heads`."""
         return self.files.files
 
     @property
@@ -75,7 +91,9 @@ class OfficialModel:
     @property
     def stored_tensors(self) -> dict[str, TensorInfo]:
         """The model's tensors as they are stored, by their names in the file."""
-        return {name: self.files.tensors[name] for name in self.places}
+        heads = self.heads.files.tensors if self.heads else {}
+        own = set(self.heads.names.values()) if self.heads else set()
+        return {name: (heads if name in own else self.files.tensors)[name] for name in self.places}
 
     @property
     def left_alone(self) -> tuple[str, ...]:
@@ -99,11 +117,22 @@ class OfficialModel:
             shardings: where every parameter lies, a tree like the model; None: numpy arrays, which
                 can be written but not computed with.
             not_finite: takes the names of tensors that hold NaN or Inf, and which of them.
+
+        Raises:
+            ConfigError: the model is incomplete, or the files changed.
         """
-        official = self.files.read(self.places)
+        if self.incomplete:
+            raise ConfigError(self.incomplete)
         return fill(
-            self.abstract, official, self.places, shardings=shardings, not_finite=not_finite
+            self.abstract, self.read(), self.places, shardings=shardings, not_finite=not_finite
         )
+
+    def read(self) -> Iterator[tuple[str, np.ndarray]]:
+        """Every tensor of the model once, by its name in its file."""
+        heads = list(self.heads.names.values()) if self.heads else []
+        yield from self.files.read(name for name in self.places if name not in heads)
+        if self.heads:
+            yield from self.heads.files.read(heads)
 
 
 def open_official(
@@ -111,8 +140,10 @@ def open_official(
     *,
     prefix: str | None = None,
     config: Path | None = None,
+    lpips_heads: Path | str | None = None,
     dtype: DType | None = None,
     param_dtype: DType | None = None,
+    whole: bool = True,
 ) -> OfficialModel:
     """The model of a weight file or of a folder with one; only headers are read.
 
@@ -120,8 +151,10 @@ def open_official(
         path: what `files.open_weights` takes.
         prefix: what stands before the model's names, where a file holds several.
         config: a config.json; default: the one beside the weights, if there is one.
+        lpips_heads: a file with LPIPS' heads, where `path` holds only its network.
         dtype: type of the computation; default: float32.
         param_dtype: type of the parameters; default: the file's.
+        whole: False: half an LPIPS is taken too, which can be described but not loaded.
 
     Raises:
         ConfigError: it can't be read, or is not one whole known model.
@@ -132,19 +165,50 @@ def open_official(
     given, source = _given_config(files, part, config)
     groups = norm_groups(given or {}, source=source)
     family, ours = families.recognize(shapes, groups=groups, source=str(files.path))
+    heads, half = _heads(files, family, shapes, lpips_heads)
     if given is not None:
         ours = with_official_config(family, ours, given, source=source)
     elif family.model_class is families.IMAGE.model_class:
         ours = families.with_usual_scale(ours)
-    param_dtype = _param_dtype(files, part, param_dtype)
+    stored = {name: files.tensors[name] for name in part.names.values()}
+    source = str(files.path)
+    if heads:
+        part = dataclasses.replace(part, names=part.names | heads.names)
+        stored |= {name: heads.files.tensors[name] for name in heads.names.values()}
+        shapes |= heads.shapes
+        source += f" with the heads of {heads.files.path}"
+    param_dtype = _param_dtype(stored, param_dtype, source)
     ours = dataclasses.replace(ours, param_dtype=param_dtype, dtype=dtype or "float32")
     model = abstract_model(family.model_class, ours)
     try:
-        found = places(shapes, model, family.rows(ours))
+        # The half that is there must fit; only then is the other one worth looking for.
+        absent = shapes_of_half(half, model, family) if half else {}
+        found = places(shapes | absent, model, family.rows(ours))
     except ConfigError as error:
-        raise ConfigError(f"{files.path} is no whole {family.title}: {error}") from None
-    by_stored = {part.names[name]: place for name, place in found.items()}
-    return OfficialModel(files, part, family, ours, model, by_stored, _assumed(family, ours, given))
+        raise ConfigError(f"{source} is no whole {family.title}: {error}") from None
+    incomplete = remedy(half, files.path) if half else None
+    if incomplete and whole:
+        raise ConfigError(incomplete)
+    by_stored = {stored: found[name] for name, stored in part.names.items()}
+    assumed = _assumed(family, ours, given)
+    return OfficialModel(files, part, family, ours, model, by_stored, assumed, heads, incomplete)
+
+
+def _heads(
+    files: WeightFiles, family: Family, shapes: families.Shapes, path: Path | str | None
+) -> tuple[Heads | None, Half | None]:
+    """The heads at `path`, and the half of LPIPS that is missing all the same."""
+    half = missing_half(family, shapes)
+    if path is None:
+        return None, half
+    if half == "network":
+        raise ConfigError(remedy(half, files.path))
+    if half is None:
+        raise ConfigError(
+            f"{path} cannot be added: LPIPS' heads go with torchvision's VGG16, and {files.path} "
+            f"holds another model, whole without them ({family.title})."
+        )
+    return open_heads(path), None
 
 
 def _given_config(
@@ -159,20 +223,20 @@ def _given_config(
     return read_json(config), str(config)
 
 
-def _param_dtype(files: WeightFiles, part: Part, wanted: DType | None) -> DType:
+def _param_dtype(tensors: dict[str, TensorInfo], wanted: DType | None, source: str) -> DType:
     """The type asked for, or the narrowest that holds all tensors exactly."""
     stored = {}
-    for name in part.names.values():
-        stored.setdefault(files.tensors[name].dtype.name, name)
+    for name, tensor in tensors.items():
+        stored.setdefault(tensor.dtype.name, name)
     strange = {t: n for t, n in stored.items() if t not in (*_FLOATS, "float64")}
     if strange:
         listed = ", ".join(f"{name} is {dtype}" for dtype, name in strange.items())
-        raise ConfigError(f"{files.path}: weights must be {', '.join(_FLOATS)}; {listed}.")
+        raise ConfigError(f"{source}: weights must be {', '.join(_FLOATS)}; {listed}.")
     if wanted:
         return wanted
     if "float64" in stored:
         raise ConfigError(
-            f"{files.path} holds float64 weights ({stored['float64']}, ..), which are not kept; "
+            f"{source} holds float64 weights ({stored['float64']}, ..), which are not kept; "
             "ask for dtype float32."
         )
     return str(jnp.result_type(*stored)) if stored else "float32"

@@ -10,6 +10,7 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.names import modern_name
 
 AUTOENCODER = "autoencoder"
+VGG16 = "VGG16"
 _PREFIX = r"((?:[\w-]+\.)*?)"
 _PATTERNS = {
     AUTOENCODER: re.compile(
@@ -19,10 +20,13 @@ _PATTERNS = {
     ),
     "discriminator": re.compile(_PREFIX + r"main\.\d+\."),
     "LPIPS": re.compile(_PREFIX + r"(?:net\.slice\d|lin\d)\."),
+    VGG16: re.compile(_PREFIX + r"features\.\d+\.(?:weight|bias)$"),
 }
 # Beside a model without a prefix: CV-VAE's losses and frozen image VAE, averages of parameters, and
-# the constants of LPIPS, which are the same in every file.
-_COMPANIONS = ("loss.", "model_ema.", "constraint_", "scaling_layer.")
+# the constants of LPIPS, which are the same in every file, and its heads under a second name.
+_COMPANIONS = ("loss.", "model_ema.", "constraint_", "scaling_layer.", "lins.")
+# What only classifies images: LPIPS ends before it.
+_VGG16_COMPANIONS = ("classifier.",)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,7 +73,9 @@ def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
         raise ConfigError(
             f"{source} has no model with the prefix {prefix!r}; it has: {_listed(parts)}."
         )
-    return _cut(names, prefix, source)
+    kind, _ = parts.get(prefix, (None, 0))
+    companions = _COMPANIONS + (_VGG16_COMPANIONS if kind == VGG16 else ())
+    return _cut(names, prefix, companions, source)
 
 
 def _only(parts: dict[str, tuple[str, int]], source: str) -> str:
@@ -82,11 +88,11 @@ def _only(parts: dict[str, tuple[str, int]], source: str) -> str:
     return candidates[0] if candidates else ""
 
 
-def _cut(names: list[str], prefix: str, source: str) -> Part:
+def _cut(names: list[str], prefix: str, companions: tuple[str, ...], source: str) -> Part:
     own, left_alone = {}, []
     for name in names:
         bare = name.removeprefix(prefix)
-        if not name.startswith(prefix) or bare.startswith(_COMPANIONS):
+        if not name.startswith(prefix) or bare.startswith(companions):
             left_alone.append(name)
             continue
         if (modern := modern_name(bare)) in own:

@@ -7,7 +7,7 @@ from flax import nnx
 
 from cvvae_jax.config import DiscriminatorConfig, ImageVAEConfig
 from cvvae_jax.convert import families
-from cvvae_jax.convert.card import Origin, license_name, model_card, stated_license
+from cvvae_jax.convert.card import HeadsOrigin, Origin, license_name, model_card, stated_license
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
 
@@ -66,3 +66,33 @@ def test_cards_name_their_source():
     for words in ("CV-VAE/vae3d (CV-VAE SD2.1)", "ab12", "ImageVAE", "| license | mit |"):
         assert words in text
     assert json.dumps("mit") not in text
+
+
+VGG16 = "397923af8e79cdbb6a7127f12361acd7a2f83e06b05044ddf496e83de57a5bf0"
+HEADS = "a78928a0af1e5f0fcb1f3b9e8f8c3a2a5a3de244d830ad5c1feddc79b8432868"
+
+
+def two_sources(network: dict[str, str], heads: dict[str, str], *, digest: str = "") -> str:
+    second = HeadsOrigin("vgg.pth", digest or HEADS, heads)
+    origin = Origin("vgg16.pth", digest or VGG16, network, "LPIPS", "jax", second)
+    model = ImageVAE(ImageVAEConfig(block_channels=(32,), blocks_per_level=1), rngs=nnx.Rngs(0))
+    return model_card(origin, model, families.PERCEPTUAL, name="mine")
+
+
+def test_licenses_of_published_files_are_known_by_their_hashes():
+    text = two_sources({}, {})
+    assert text.startswith("---\ntags:")
+    assert "| license | network: not stated for these weights; torchvision, which" in text
+    assert "; heads: BSD-2-Clause, the license of the Python package lpips" in text
+    assert "network: not stated; heads: not stated |" in two_sources({}, {}, digest="ab12")
+
+
+def test_what_a_source_states_counts_more_than_its_hash():
+    text = two_sources({"license": "mit"}, {"license": "other"})
+    assert "| license | network: mit; heads: other |" in text
+
+
+def test_the_head_of_a_card_names_a_license_that_both_sources_have():
+    assert two_sources({"license": "mit"}, {"license": "mit"}).startswith("---\nlicense: mit\n")
+    assert two_sources({"license": "mit"}, {"license": "other"}).startswith("---\ntags:")
+    assert two_sources({"license": "mit"}, {}).startswith("---\ntags:")

@@ -175,7 +175,7 @@ def _torch_tensors(official: OfficialModel) -> Iterator[tuple[str, Any]]:
     import torch
 
     modern = {stored: name for name, stored in official.part.names.items()}
-    for stored, tensor in official.files.read(official.places):
+    for stored, tensor in official.read():
         yield modern[stored], torch.from_numpy(np.array(tensor, np.float32))
 
 

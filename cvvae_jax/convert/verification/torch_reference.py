@@ -232,13 +232,21 @@ def _vgg_features(tensors: Tensors, video: Tensor) -> Iterator[Tensor]:
     for level in range(1, 6):
         if level > 1:
             x = functional.max_pool2d(x, 2)
-        pattern = rf"net\.slice{level}\.(\d+)\.weight"
-        found = [match for match in (re.fullmatch(pattern, name) for name in tensors) if match]
-        for position in sorted(int(match[1]) for match in found):
-            layer = f"net.slice{level}.{position}"
+        for layer in _vgg_layers(tensors, level):
             weight, bias = tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]
             x = functional.relu(functional.conv2d(x, weight, bias, padding=1))
         yield x
+
+
+def _vgg_layers(tensors: Tensors, level: int) -> list[str]:
+    """The convolutions of a level, in order; torchvision's own names don't tell the level."""
+    if "features.0.weight" in tensors:
+        first, last = ((0, 2), (5, 7), (10, 14), (17, 21), (24, 28))[level - 1]
+        layers = (f"features.{position}" for position in range(first, last + 1))
+        return [layer for layer in layers if f"{layer}.weight" in tensors]
+    pattern = rf"net\.slice{level}\.(\d+)\.weight"
+    found = [match for match in (re.fullmatch(pattern, name) for name in tensors) if match]
+    return [f"net.slice{level}.{n}" for n in sorted(int(match[1]) for match in found)]
 
 
 def _unit_length(features: Tensor) -> Tensor:
