@@ -195,8 +195,7 @@ def open_model(
             f"{path} is a checkpoint of ours; LPIPS' heads, prefix and config are for PyTorch's."
         )
     model_class, settings = _described(folder)
-    types = {"dtype": dtype, "param_dtype": param_dtype}
-    settings = dataclasses.replace(settings, **{k: v for k, v in types.items() if v is not None})
+    settings = _with_types(settings, dtype, param_dtype)
     return SavedModel(folder, model_class, settings, abstract_model(model_class, settings), raw)
 
 
@@ -211,6 +210,14 @@ def _described(folder: Path) -> tuple[type, Any]:
         return model_class, from_json(config_class, settings)
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(f"{folder}: the description of the model is damaged: {error}.") from error
+
+
+def _with_types(settings: Any, dtype: DType | None, param_dtype: DType | None) -> Any:
+    types = {"dtype": dtype, "param_dtype": param_dtype}
+    types = {name: value for name, value in types.items() if value is not None}
+    if "dtype" in types and hasattr(settings, "decoder_dtype"):
+        types["decoder_dtype"] = None  # who asks for a type means all of the model
+    return dataclasses.replace(settings, **types)
 
 
 def _shardings(model: Any, mesh: jax.sharding.Mesh | None) -> Any:

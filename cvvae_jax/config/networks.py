@@ -52,6 +52,8 @@ class ImageVAEConfig:
     """See `scaling_factor`."""
     dtype: DType = "float32"
     """Type of the computation; norm and softmax statistics are float32 whatever is set."""
+    decoder_dtype: DType | None = None
+    """Type of the decoder's computation; unset: `dtype`."""
     param_dtype: DType = "float32"
     """Type in which parameters are kept."""
 
@@ -117,6 +119,8 @@ class VideoVAEConfig:
     """See `scaling_factor`."""
     dtype: DType = "float32"
     """Type of the computation; norm and softmax statistics are float32 whatever is set."""
+    decoder_dtype: DType | None = None
+    """Type of the decoder's computation; unset: `dtype`."""
     param_dtype: DType = "float32"
     """Type in which parameters are kept."""
 

@@ -163,7 +163,7 @@ def _differences(model: Any, family: Family) -> list[str]:
     shapes = dict(official_shapes(model, family.rows(config)).values())
     _, read = families.recognize(shapes, groups=groups, source="the export")
     read = _with_unseen(family, read, official_config(family, config))
-    ignored = {"dtype", "param_dtype"} | _NOT_OFFICIAL.get(family.title, set())
+    ignored = {"dtype", "decoder_dtype", "param_dtype"} | _NOT_OFFICIAL.get(family.title, set())
     if not getattr(config, "mid_attention", True):
         ignored.add("decoder_attention")
     return [

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cvvae_jax.config import Remat
+from cvvae_jax.config import ImageVAEConfig, Remat, VideoVAEConfig
 from cvvae_jax.models.blocks import (
     GroupNorm,
     MidBlock,
@@ -212,5 +212,10 @@ class VAE(nnx.Module):
 
 
 def style_dtypes(config) -> dict[str, jnp.dtype]:
-    """The number types of a model config as arguments of a `Style`."""
+    """The number types of a model config as arguments of a `Style`; of a VAE, the encoder's."""
     return {"dtype": jnp.dtype(config.dtype), "param_dtype": jnp.dtype(config.param_dtype)}
+
+
+def decoder_dtypes(config: ImageVAEConfig | VideoVAEConfig) -> dict[str, jnp.dtype]:
+    """`style_dtypes` of the decoder."""
+    return style_dtypes(config) | {"dtype": jnp.dtype(config.decoder_dtype or config.dtype)}

@@ -7,7 +7,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax.config import ImageVAEConfig, Remat
-from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, style_dtypes
+from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, decoder_dtypes, style_dtypes
 from cvvae_jax.models.blocks import SpatialAttention, Style, per_frame
 from cvvae_jax.models.conv import ConvKind
 
@@ -42,20 +42,20 @@ class ImageVAE(VAE):
             norm_eps=config.norm_eps,
             **style_dtypes(config),
         )
+        decoder_style = dataclasses.replace(style, **decoder_dtypes(config))
         shape = {
             "channels": config.block_channels,
             "blocks": config.blocks_per_level,
             "latent_channels": config.latent_channels,
             "temporal_strides": (1,) * (len(config.block_channels) - 1),
             "attention": SpatialAttention if config.mid_attention else None,
-            "style": style,
         }
-        self.encoder = Encoder(**shape, downsample_padding="asymmetric", rngs=rngs)
-        self.decoder = Decoder(**shape, rngs=rngs)
+        self.encoder = Encoder(**shape, downsample_padding="asymmetric", style=style, rngs=rngs)
+        self.decoder = Decoder(**shape, style=decoder_style, rngs=rngs)
         if config.quant_conv:
             z = config.latent_channels
             self.quant_conv = nnx.Linear(2 * z, 2 * z, **style.dtypes, rngs=rngs)
-            self.post_quant_conv = nnx.Linear(z, z, **style.dtypes, rngs=rngs)
+            self.post_quant_conv = nnx.Linear(z, z, **decoder_style.dtypes, rngs=rngs)
 
     def moments(
         self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"

@@ -6,7 +6,7 @@ from typing import Literal
 from flax import nnx
 
 from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
-from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, style_dtypes
+from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, decoder_dtypes, style_dtypes
 from cvvae_jax.models.blocks import SpatialAttention, SpatialTemporalAttention, Style
 from cvvae_jax.models.conv import ConvKind
 
@@ -66,7 +66,6 @@ class VideoVAE(VAE):
             "half_3d": config.half_3d,
             "norm_groups": config.norm_groups,
             "norm_eps": config.norm_eps,
-            **style_dtypes(config),
         }
         shape = {
             "channels": config.block_channels,
@@ -82,13 +81,21 @@ class VideoVAE(VAE):
             **shape,
             downsample_padding=config.downsample_padding,
             attention=SpatialAttention if config.mid_attention else None,
-            style=Style(conv=_conv_kind(config, causal=config.causal_encoder), **shared),
+            style=Style(
+                conv=_conv_kind(config, causal=config.causal_encoder),
+                **shared,
+                **style_dtypes(config),
+            ),
             rngs=rngs,
         )
         self.decoder = Decoder(
             **shape,
             attention=decoder_attention[config.decoder_attention] if config.mid_attention else None,
-            style=Style(conv=_conv_kind(config, causal=config.causal_decoder), **shared),
+            style=Style(
+                conv=_conv_kind(config, causal=config.causal_decoder),
+                **shared,
+                **decoder_dtypes(config),
+            ),
             rngs=rngs,
         )
 
