@@ -1,6 +1,7 @@
-"""Trains a video VAE: `python train.py RECIPE [--section.field VALUE ..]`.
+"""Trains a video VAE: `python train.py RECIPE [--dry-run] [--section.field VALUE ..]`.
 
-`--help` after a recipe documents every field.
+`--help` after a recipe documents every field; `--dry-run` prints what the run would be: sizes,
+operations, memory, schedule, and what is missing.
 """
 
 import os
@@ -15,8 +16,15 @@ def main() -> int:
     """Runs the recipe named on the command line; 2 after a mistake of the user's, told in one
     sentence, 130 after Ctrl-C, 143 after SIGTERM."""
     try:
-        config = parse_train_config(sys.argv[1:])
-        from cvvae_jax.training.loop import train  # only now: --help must not start jax
+        overrides = [argument for argument in sys.argv[1:] if argument != "--dry-run"]
+        config = parse_train_config(overrides)
+        # Imported only now, since --help must not start jax.
+        if len(overrides) < len(sys.argv) - 1:
+            from cvvae_jax.training.dry_run import dry_run
+
+            dry_run(config)
+            return 0
+        from cvvae_jax.training.loop import train
 
         train(config)
     except ConfigError as error:

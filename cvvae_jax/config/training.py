@@ -4,7 +4,13 @@ import dataclasses
 from typing import Literal
 
 from cvvae_jax.config.checks import ConfigError, at_least
-from cvvae_jax.config.networks import ImageVAEConfig, VideoVAEConfig
+from cvvae_jax.config.networks import (
+    DiscriminatorConfig,
+    DType,
+    ImageVAEConfig,
+    Remat,
+    VideoVAEConfig,
+)
 
 Mapping = Literal["first", "slice", "mean", "random"]
 
@@ -65,32 +71,80 @@ class DataConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weights of the training objective, per frame: sum over pixels, mean over frames."""
+    """The training objective; errors are summed over a frame's pixels and averaged over frames.
+
+    The defaults are the released official recipe's.
+    """
 
     recon: Literal["l1", "l2"] = "l1"
-    """Distance between video and reconstruction, and in the compatibility loss."""
-    kl_weight: float = 1e-2
+    """Distance between video and reconstruction."""
+    lpips_weight: float = 0.5
+    """Weight of LPIPS beside the distance of a pixel; above 0 it needs `lpips`, the network."""
+    log_scale: float = 0.0
+    """Where the learned log-scales of the reconstruction and of the compatibility loss start."""
+    kl_weight: float = 1.0
     """Weight of the KL divergence to a standard normal, summed over a clip's latents."""
-    compat_mode: Literal["none", "decoder"] = "decoder"
+    compat_mode: Literal["none", "encoder", "decoder", "both"] = "decoder"
     """The paper's latent regularization: `decoder` asks the frozen image decoder to show the
-    video's frames."""
+    video's frames, `encoder` asks the video decoder to show the video from the image encoder's
+    latents."""
     compat_weight: float = 1.0
     """Weight of the compatibility loss."""
+    compat_recon: Literal["l1", "l2"] = "l1"
+    """Distance between frames in the compatibility loss."""
+    compat_lpips_weight: float = 0.0
+    """Weight of LPIPS in the compatibility loss."""
     mapping: Mapping = "random"
     """Which frame stands for the four of a latent frame in the compatibility loss: the paper's
     psi."""
+    gan: Literal["none", "hinge", "vanilla"] = "hinge"
+    """The discriminator's loss; `none` trains without one."""
+    gan_weight: float = 0.5
+    """Weight of the GAN loss beside the rest of the objective, times the adaptive weight, which
+    makes both gradients equally long at the decoder's last layer."""
+    gan_start_step: int = 0
+    """Step at which the GAN loss and the discriminator's training begin."""
+    gan_penalty: Literal["none", "r1", "lecam"] = "none"
+    """What keeps the discriminator smooth: the squared gradient at real videos (R1), or the
+    distance of its logits to their running averages (LeCAM)."""
+    gan_penalty_weight: float = 1.0
+    """Weight of `gan_penalty`."""
+
+    def __post_init__(self):
+        at_least(
+            self,
+            0,
+            "lpips_weight",
+            "kl_weight",
+            "compat_weight",
+            "compat_lpips_weight",
+            "gan_weight",
+            "gan_start_step",
+            "gan_penalty_weight",
+        )
+
+    @property
+    def needs_lpips(self) -> bool:
+        """Whether a term of the objective is LPIPS."""
+        compat = self.compat_mode != "none" and self.compat_lpips_weight > 0
+        return self.lpips_weight > 0 or compat
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with global-norm clipping, a linear warm-up and a cosine decay."""
+    """AdamW with global-norm clipping and a schedule, for one network."""
 
     learning_rate: float = 1e-4
     """Peak learning rate."""
+    schedule: Literal["constant", "cosine", "cosine_unclamped"] = "cosine"
+    """What follows the warm-up: the peak; a cosine down to `final_fraction` at `period_steps`,
+    which stays there; or the official one, which rises again after that."""
     warmup_steps: int = 100
-    """Steps from zero to the peak."""
+    """Steps of a linear rise from zero to the peak."""
+    period_steps: int | None = None
+    """Steps until the cosine reaches its floor, warm-up included; unset: all steps of the run."""
     final_fraction: float = 0.01
-    """Learning rate of the last step as a fraction of the peak."""
+    """The cosine's floor as a fraction of the peak."""
     beta1: float = 0.9
     """Decay of AdamW's first moment."""
     beta2: float = 0.98
@@ -101,20 +155,39 @@ class OptimizerConfig:
     """AdamW's weight decay."""
     clip_norm: float = 1.0
     """Gradients are scaled down to this global norm."""
-    ema_decay: float = 0.999
-    """Decay of the averaged parameters, warmed up as min(decay, (1 + step) / (10 + step))."""
+
+    def __post_init__(self):
+        at_least(self, 0, "learning_rate", "warmup_steps", "final_fraction", "weight_decay")
+        if self.clip_norm <= 0:
+            raise ConfigError(f"clip_norm must be above 0, not {self.clip_norm}.")
 
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
-    """One training stage: its batches, its optimizer and its rhythm."""
+    """One training stage: its batches, its optimizers and its rhythm."""
 
     steps: int
-    """Optimizer steps."""
+    """Training steps, each on one batch."""
     buckets: tuple[Bucket, ...]
     """Shapes of batches, mixed by weight."""
     optimizer: OptimizerConfig = OptimizerConfig()
-    """The optimizer and its schedule."""
+    """Optimizer of the VAE and of the log-scales."""
+    gan_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-5, schedule="constant")
+    """Optimizer of the discriminator."""
+    updates: Literal["alternate", "joint"] = "alternate"
+    """With a GAN: even steps update the VAE and odd ones the discriminator, as the official code
+    does; or every step updates both, from one forward pass."""
+    accumulate: int = 1
+    """Parts that every batch is taken in, one after the other, to save memory; the step is the same
+    but for rounding."""
+    remat: Remat = "none"
+    """Activations that are computed again in the backward pass, to save memory: none; those inside
+    of blocks; or all but the inputs of resolution levels."""
+    ema_decay: float = 0.999
+    """Decay of the averaged parameters, warmed up as min(decay, (1 + updates) / (10 + updates))."""
+    max_skipped: int = 20
+    """Updates in a row that may be skipped because the loss or a gradient is not finite, before the
+    run goes back to its last checkpoint and on with other data (once; then it stops)."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 3
@@ -126,10 +199,24 @@ class StageConfig:
 
     def __post_init__(self):
         at_least(
-            self, 1, "steps", "checkpoint_every", "keep_checkpoints", "log_every", "eval_every"
+            self,
+            1,
+            "steps",
+            "accumulate",
+            "max_skipped",
+            "checkpoint_every",
+            "keep_checkpoints",
+            "log_every",
+            "eval_every",
         )
         if not self.buckets:
             raise ConfigError("buckets must hold one shape of batch at least.")
+        for bucket in self.buckets:
+            if bucket.batch % self.accumulate:
+                raise ConfigError(
+                    f"a batch of {bucket.batch} can't be taken in {self.accumulate} equal parts "
+                    "(accumulate)."
+                )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -161,13 +248,22 @@ class TrainConfig:
     train: StageConfig
     """Stage 2: training the video VAE."""
     image_vae: str | None = None
-    """Run folder or checkpoint of a trained image VAE to be compatible with."""
+    """Weights of the image VAE to be compatible with, ours or PyTorch's: anything `load` reads."""
     init: Literal["inflate", "random"] = "inflate"
     """Start the video VAE from the image VAE's weights, or from random ones."""
+    init_weights: str | None = None
+    """Weights of a video VAE to start from in place of `init`, ours or PyTorch's; its architecture
+    must be `model`'s."""
+    lpips: str | None = None
+    """Weights of the network of LPIPS; without them `loss.lpips_weight` must be 0."""
+    frozen_dtype: DType = "float32"
+    """Type of the computation of the image VAE and of the network of LPIPS."""
+    discriminator: DiscriminatorConfig = dataclasses.field(default_factory=DiscriminatorConfig)
+    """The discriminator of the GAN loss."""
     data: DataConfig = DataConfig()
     """Training and evaluation data."""
     loss: LossConfig = LossConfig()
-    """The objective."""
+    """The objective; an image VAE is trained with all of it but the compatibility loss."""
     mesh: MeshConfig = MeshConfig()
     """The devices."""
     matmul_precision: Literal["default", "high", "highest"] = "default"
@@ -176,6 +272,8 @@ class TrainConfig:
     """Seed of initialization, data order and noise."""
     workdir: str = "runs/default"
     """The run folder; one that holds a checkpoint is continued."""
+    wandb: str | None = None
+    """Project of Weights & Biases that metrics also go to; needs `pip install wandb`."""
 
     def __post_init__(self):
         at_least(self, 0, "seed")

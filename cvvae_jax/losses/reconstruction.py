@@ -1,5 +1,4 @@
-"""Distances between videos, in the units of the paper: summed over a frame, averaged over
-frames."""
+"""How far reconstructions are from videos, as a negative log-likelihood with a learned scale."""
 
 from typing import Literal
 
@@ -7,11 +6,23 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def reconstruction_loss(
-    recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"], *, kind: Literal["l1", "l2"]
-) -> Float[Array, ""]:
-    """Absolute or squared error, summed over a frame's pixels and channels, averaged over all
-    frames."""
+def pixel_error(
+    recon: Float[Array, "b t h w c"], video: Float[Array, "b t h w c"], *, kind: Literal["l1", "l2"]
+) -> Float[Array, "b t"]:
+    """Absolute or squared error, summed over a frame's pixels and channels, in float32."""
     error = recon.astype(jnp.float32) - video
     error = jnp.abs(error) if kind == "l1" else jnp.square(error)
-    return error.sum(axis=(2, 3, 4)).mean()
+    return error.sum(axis=(2, 3, 4))
+
+
+def likelihood_loss(
+    error: Float[Array, "b t"], log_scale: Float[Array, ""], *, values: int
+) -> Float[Array, ""]:
+    """error / exp(log_scale) + log_scale, summed over the `values` of a frame, averaged over
+    frames.
+
+    `error` is a frame's sum. With the best log-scale this is the logarithm of the mean error, so
+    the scale weighs the term against all others as it gets small (`nll_loss` of the official
+    `LPIPSWithDiscriminator3D`).
+    """
+    return (error * jnp.exp(-log_scale) + log_scale * values).mean()

@@ -36,6 +36,10 @@ class DiagonalGaussian:
             noise = jax.vmap(lambda k: jax.random.normal(k, shape, self.mean.dtype))(key)
         else:
             noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        return self.with_noise(noise)
+
+    def with_noise(self, noise: Float[Array, "b n y x z"]) -> Float[Array, "b n y x z"]:
+        """The latents that standard normal noise stands for."""
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
 
     def kl(self, other: "DiagonalGaussian | None" = None) -> Float[Array, " b"]:

@@ -3,20 +3,64 @@
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from cvvae_jax import sharding
-from cvvae_jax.config import ConfigError, ImageVAEConfig, StageConfig, TrainConfig, VideoVAEConfig
+from cvvae_jax import paths, sharding
+from cvvae_jax.config import (
+    ConfigError,
+    DiscriminatorConfig,
+    ImageVAEConfig,
+    LossConfig,
+    LPIPSConfig,
+    StageConfig,
+    TrainConfig,
+    VideoVAEConfig,
+)
 from cvvae_jax.data.pipeline import batches, eval_clips
-from cvvae_jax.loading import load
+from cvvae_jax.loading import open_model
 from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.inflation import inflate
+from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.training.gradients import Update
+from cvvae_jax.training.optimizer import Optimizers
+from cvvae_jax.training.state import Frozen, Streams, TrainState
+from cvvae_jax.training.weights_and_biases import require_wandb
+
+# What two configs of one architecture may differ in.
+_NOT_ARCHITECTURE = {"dtype", "decoder_dtype", "param_dtype", "scaling_factor", "shift_factor"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A trained model in a file, opened and checked but not read yet."""
+
+    path: str
+    """As the user named it."""
+    opened: Any
+    """What `open_model` returned; None where there is no such file (plans of runs to come)."""
+    abstract: Any
+    """The model's shapes and types."""
+
+    def load(self, mesh: Mesh) -> Any:
+        """The model, on the devices.
+
+        Raises:
+            ConfigError: it can't be read, or holds NaN or Inf.
+        """
+        not_finite = {}
+        model = self.opened.load(sharding.shardings(self.abstract, mesh), not_finite=not_finite)
+        if not_finite:
+            names = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
+            raise ConfigError(f"{self.path} holds weights that are no numbers: {names}.")
+        return model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,49 +72,186 @@ class Job:
     folder: Path
     """Its run folder."""
     stage: StageConfig
-    """Its batches, optimizer and rhythm."""
-    create: Callable[[jax.Array, ImageVAE | None], VAE]
-    """Makes the untrained model, from a key and the frozen image VAE."""
+    """Its batches, optimizers and rhythm."""
+    loss: LossConfig
+    """Its objective."""
+    create: Callable[[jax.Array, ImageVAE | None, VAE | None], VAE]
+    """Makes the untrained model, from a key, the frozen image VAE and weights to start from."""
+    start: Weights | None
+    """The weights to start from."""
+    discriminator: DiscriminatorConfig | None
+    """The network to train against; None without a GAN."""
     mesh: Mesh
     """The devices."""
-    clips: np.ndarray
-    """Unseen clips to evaluate on: uint8 (n, t, h, w, 3)."""
+    clips: np.ndarray | None
+    """Unseen clips to evaluate on: uint8 (n, t, h, w, 3); None in plans of runs to come."""
+
+    @property
+    def updates(self) -> tuple[Update, ...]:
+        """The kinds of steps that it has."""
+        if self.discriminator is None:
+            return ("plain",)
+        before = ("plain",) if self.loss.gan_start_step else ()
+        if self.stage.updates == "joint":
+            return (*before, "joint")
+        return (*before, "generator", "discriminator")
+
+    @property
+    def in_pairs(self) -> bool:
+        """Whether two steps in a row share a bucket, since they train one network each."""
+        return self.discriminator is not None and self.stage.updates == "alternate"
 
 
-def plan_jobs(config: TrainConfig) -> tuple[ImageVAE | Job, Job]:
-    """The image VAE to be compatible with, or the job that trains it, and the video VAE's job.
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """A whole run."""
+
+    image: Job | None
+    """Training the image VAE; None where it is loaded."""
+    video: Job
+    """Training the video VAE."""
+    image_vae: Weights | None
+    """The image VAE to load."""
+    image_config: ImageVAEConfig
+    """The image VAE's architecture."""
+    lpips: Weights | None
+    """The network of LPIPS."""
+    missing: tuple[str, ...]
+    """What isn't there yet, in words."""
+
+
+def plan_run(config: TrainConfig, *, allow_missing: bool = False) -> Plan:
+    """The jobs of a run.
+
+    Args:
+        config: the run.
+        allow_missing: weights and data that are not there are listed rather than refused; the image
+            VAE is then taken to be `config.image_model`.
 
     Raises:
-        ConfigError: models, batches, devices and data don't fit each other.
+        ConfigError: models, batches, devices, data and objective don't fit each other.
     """
-    image_vae = _load_image_vae(config.image_vae) if config.image_vae else None
-    image_config = config.image_model if image_vae is None else image_vae.config
+    require_wandb(config.wandb)
+    missing = [] if allow_missing else None
+    image_vae = _image_vae(config, missing)
+    image_config = config.image_model if image_vae is None else image_vae.abstract.config
     video_config = _in_the_space_of(image_config, config.model)
+    start = _start(config, video_config, missing)
+    lpips = _lpips(config, missing)
 
-    def create_image(key: jax.Array, _: None) -> ImageVAE:
+    def create_image(key: jax.Array, _: None, start: None) -> ImageVAE:
         return ImageVAE(image_config, rngs=nnx.Rngs(key))
 
-    def create_video(key: jax.Array, frozen: ImageVAE) -> VideoVAE:
+    def create_video(key: jax.Array, frozen: ImageVAE, start: VideoVAE | None) -> VideoVAE:
+        if start is not None:
+            target = jax.eval_shape(lambda key: VideoVAE(video_config, rngs=nnx.Rngs(key)), key)
+            return paths.unflatten(target, paths.flatten(start))
         if config.init == "inflate":
             return inflate(frozen, video_config, rngs=nnx.Rngs(key))
         return VideoVAE(video_config, rngs=nnx.Rngs(key))
 
-    key, folder = jax.random.key(0), Path(config.workdir)
-    jax.eval_shape(create_video, key, jax.eval_shape(create_image, key, None))  # raises misfits
-    video = _job("video VAE", config.train, config, folder, create_video, video_config)
-    if image_vae is not None:
-        return image_vae, video
-    folder = folder / "image_vae"
-    image = _job("image VAE", config.image_train, config, folder, create_image, image_config)
-    return image, video
+    folder = Path(config.workdir)
+    video = _job(
+        "video VAE", config.train, config.loss, config, folder, create_video, start, missing
+    )
+    _check_shapes(video, video_config)
+    _check_inflation(create_video, image_config, start)
+    image = None
+    if image_vae is None:
+        alone = dataclasses.replace(config.loss, compat_mode="none")
+        folder, stage = folder / "image_vae", config.image_train
+        image = _job("image VAE", stage, alone, config, folder, create_image, None, missing)
+        _check_shapes(image, image_config)
+    return Plan(image, video, image_vae, image_config, lpips, tuple(missing or ()))
 
 
-def _load_image_vae(path: str) -> ImageVAE:
-    image_vae = load(path)
-    if not isinstance(image_vae, ImageVAE):
-        kind = type(image_vae).__name__
-        raise ConfigError(f"--image-vae {path} holds a {kind}; an image VAE is wanted.")
-    return image_vae
+def load_frozen(plan: Plan, image_vae: ImageVAE | None) -> Frozen:
+    """The networks that training the video VAE looks at; the image VAE is the trained one where
+    there is none to load."""
+    mesh = plan.video.mesh
+    if plan.image_vae is not None:
+        image_vae = plan.image_vae.load(mesh)
+    else:
+        image_vae = jax.device_put(image_vae, sharding.shardings(image_vae, mesh))
+    return Frozen(image_vae, plan.lpips.load(mesh) if plan.lpips else None)
+
+
+def initial_state(job: Job, frozen: Frozen, start: VAE | None, *, seed: int) -> TrainState:
+    """The state before the first step; `start` are the weights of `job.start`."""
+    streams = Streams.create(seed)
+    model = job.create(streams.init, frozen.image_vae, start)
+    discriminator = None
+    if job.discriminator is not None:
+        discriminator = Discriminator(job.discriminator, rngs=nnx.Rngs(streams.discriminator))
+    optimizers = Optimizers.create(job.stage)
+    return TrainState.create(model, discriminator, optimizers, log_scale=job.loss.log_scale)
+
+
+def _open(
+    path: str, kind: type, setting: str, config: TrainConfig, missing: list[str] | None
+) -> Any:
+    """A trained model of a kind; None where it is missing and may be."""
+    if missing is not None and not Path(path).exists():
+        missing.append(f"{setting} {path}: no such file or folder")
+        return None
+    opened = open_model(path, dtype=config.frozen_dtype)
+    if not isinstance(opened.abstract, kind):
+        raise ConfigError(
+            f"{setting} {path} holds a {type(opened.abstract).__name__}; a {kind.__name__} is "
+            "wanted."
+        )
+    return opened
+
+
+def _image_vae(config: TrainConfig, missing: list[str] | None) -> Weights | None:
+    if config.image_vae is None:
+        return None
+    opened = _open(config.image_vae, ImageVAE, "--image-vae", config, missing)
+    abstract = _abstract(ImageVAE, config.image_model) if opened is None else opened.abstract
+    return Weights(config.image_vae, opened, abstract)
+
+
+def _lpips(config: TrainConfig, missing: list[str] | None) -> Weights | None:
+    if config.lpips is None:
+        if config.loss.needs_lpips:
+            raise ConfigError(
+                "the objective has LPIPS in it, but no weights are named: give them with --lpips "
+                "PATH (docs/weights.md says where they are), or leave it out with "
+                "--loss.lpips-weight 0 and --loss.compat-lpips-weight 0."
+            )
+        return None
+    if not config.loss.needs_lpips:
+        return None
+    opened = _open(config.lpips, LPIPS, "--lpips", config, missing)
+    missing_one = _abstract(LPIPS, LPIPSConfig(dtype=config.frozen_dtype))
+    return Weights(config.lpips, opened, missing_one if opened is None else opened.abstract)
+
+
+def _start(
+    config: TrainConfig, video_config: VideoVAEConfig, missing: list[str] | None
+) -> Weights | None:
+    """The video VAE to start from, of the architecture that is trained."""
+    if config.init_weights is None:
+        return None
+    opened = _open(config.init_weights, VideoVAE, "--init-weights", config, missing)
+    if opened is None:
+        return Weights(config.init_weights, None, _abstract(VideoVAE, video_config))
+    ours, theirs = (dataclasses.asdict(c) for c in (video_config, opened.config))
+    different = [
+        f"{name} is {theirs[name]} there and {value} in the recipe"
+        for name, value in ours.items()
+        if name not in _NOT_ARCHITECTURE and theirs[name] != value
+    ]
+    if different:
+        raise ConfigError(
+            f"--init-weights {config.init_weights} is of another architecture: "
+            f"{'; '.join(different)}."
+        )
+    return Weights(config.init_weights, opened, opened.abstract)
+
+
+def _abstract(kind: type, config: Any) -> Any:
+    return jax.eval_shape(lambda key: kind(config, rngs=nnx.Rngs(key)), jax.random.key(0))
 
 
 def _in_the_space_of(image: ImageVAEConfig, video: VideoVAEConfig) -> VideoVAEConfig:
@@ -90,20 +271,38 @@ def _in_the_space_of(image: ImageVAEConfig, video: VideoVAEConfig) -> VideoVAECo
 def _job(
     title: str,
     stage: StageConfig,
+    loss: LossConfig,
     config: TrainConfig,
     folder: Path,
     create: Callable,
-    model: ImageVAEConfig | VideoVAEConfig,
+    start: Weights | None,
+    missing: list[str] | None,
 ) -> Job:
+    clips = None
+    try:
+        batches(stage, config.data, seed=config.seed, start_step=0)  # raises what is wrong with it
+        clips = eval_clips(stage, config.data) if missing is None else None
+    except ConfigError as error:
+        if missing is None:
+            raise
+        missing.append(f"data of the {title}: {error}")
+    parts = tuple(bucket.batch // stage.accumulate for bucket in stage.buckets)
+    mesh = sharding.make_mesh(config.mesh, batches=parts)
+    discriminator = None if loss.gan == "none" else config.discriminator
+    return Job(title, folder, stage, loss, create, start, discriminator, mesh, clips)
+
+
+def _check_shapes(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
     space, time = model.spatial_compression, model.temporal_compression
-    for bucket in stage.buckets:
+    for bucket in job.stage.buckets:
         if bucket.size % space or (bucket.frames - 1) % time:
             raise ConfigError(
                 f"a bucket of {bucket.frames} frames of {bucket.size} x {bucket.size} doesn't fit "
-                f"the {title}: 1 + {time}k frames and multiples of {space} pixels do."
+                f"the {job.title}: 1 + {time}k frames and multiples of {space} pixels do."
             )
-    batches(
-        stage, config.data, seed=config.seed, start_step=0
-    )  # raises what is wrong with the data
-    mesh = sharding.make_mesh(config.mesh, batches=tuple(bucket.batch for bucket in stage.buckets))
-    return Job(title, folder, stage, create, mesh, eval_clips(stage, config.data))
+
+
+def _check_inflation(create: Callable, image: ImageVAEConfig, start: Weights | None) -> None:
+    """Raises what doesn't fit when the video VAE is made."""
+    start_model = start.abstract if start else None
+    jax.eval_shape(create, jax.random.key(0), _abstract(ImageVAE, image), start_model)

@@ -2,28 +2,27 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Iterator
+import itertools
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import NamedSharding, PartitionSpec
 
 from cvvae_jax import paths, sharding
 from cvvae_jax.checkpoint import Checkpoints
-from cvvae_jax.config import ConfigError, StageConfig, TrainConfig
+from cvvae_jax.config import ConfigError, TrainConfig
 from cvvae_jax.data.pipeline import batches
 from cvvae_jax.models.autoencoder import VAE
-from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.training.evaluate import Scores, evaluate
-from cvvae_jax.training.jobs import Job, plan_jobs
-from cvvae_jax.training.log import StageLog, say, write_config
-from cvvae_jax.training.optimizer import make_optimizer
-from cvvae_jax.training.pictures import before_after
+from cvvae_jax.training.evaluate import Scores
+from cvvae_jax.training.guard import Diverged, after_rollback
+from cvvae_jax.training.jobs import Job, initial_state, load_frozen, plan_run
+from cvvae_jax.training.log import say, write_config
+from cvvae_jax.training.programs import Programs
+from cvvae_jax.training.progress import Progress
 from cvvae_jax.training.report import report
-from cvvae_jax.training.state import TrainState, random_streams
-from cvvae_jax.training.step import train_step
+from cvvae_jax.training.state import Frozen, TrainState
+from cvvae_jax.training.stop import Stopped, StopSignals
 
 
 def train(config: TrainConfig) -> Scores:
@@ -33,123 +32,129 @@ def train(config: TrainConfig) -> Scores:
     the run folder.
 
     Raises:
-        ConfigError: the configuration can't be run, or the run folder belongs to another model.
+        ConfigError: the configuration can't be run, the run folder belongs to another model, or
+            training diverged twice.
+        Stopped: SIGINT or SIGTERM asked for the end; there is a checkpoint of the last step.
     """
     with jax.default_matmul_precision(config.matmul_precision):
-        image, video = plan_jobs(config)
+        plan = plan_run(config)
         write_config(Path(config.workdir), config)
-        image_vae = fit(image, None, config) if isinstance(image, Job) else image
-        image_vae = jax.device_put(image_vae, sharding.shardings(image_vae, video.mesh))
-        model = fit(video, image_vae, config)
-        return report(model, image_vae, video, config)
+        image_vae = None
+        if plan.image is not None:
+            lpips = plan.lpips.load(plan.image.mesh) if plan.lpips else None
+            image_vae = fit(plan.image, Frozen(lpips=lpips), config)
+        frozen = load_frozen(plan, image_vae)
+        model = fit(plan.video, frozen, config)
+        return report(model, frozen.image_vae, plan.video, config)
 
 
-def fit(job: Job, frozen: ImageVAE | None, config: TrainConfig) -> VAE:
+@dataclasses.dataclass(frozen=True)
+class _Run:
+    """What stays the same from the first step of a job to its last."""
+
+    job: Job
+    frozen: Frozen
+    config: TrainConfig
+    checkpoints: Checkpoints
+
+
+def fit(job: Job, frozen: Frozen, config: TrainConfig) -> VAE:
     """Trains one stage to its end, from its newest checkpoint, and returns the averaged model.
 
-    `frozen` is the image VAE of the compatibility loss, on the job's devices.
+    `frozen` lies on the job's devices. Where too many updates in a row had to be skipped, the run
+    goes back to the newest checkpoint once, and on with other data.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(job.folder / "checkpoints", keep=job.stage.keep_checkpoints)
-    state, layout = _first_state(job, frozen, config, checkpoints)
-    start = int(state.step)
-    _announce(job, state, start)
-    log = StageLog(job.folder, title=job.title, steps=job.stage.steps, start_step=start)
-    step = _compiled_step(job, frozen, config, layout)
-    pending = None
+    run = _Run(job, frozen, config, checkpoints)
     try:
-        for n, batch in enumerate(_batches(job, config, start), start + 1):
-            state, metrics = step(state, sharding.put_batch(batch, job.mesh), frozen)
-            _log_step(log, job.stage, pending)
-            pending = (n, metrics)
-            last = n == job.stage.steps
-            if last or n % job.stage.eval_every == 0:
-                _log_evaluation(log, job, n, state, frozen)
-            if last or n % job.stage.checkpoint_every == 0:
-                _log_step(log, job.stage, pending)  # a run may go on from here, without this line
-                pending = None
-                settings = dataclasses.asdict(config)
-                checkpoints.save(n, state=state, weights=state.ema, config=settings)
+        state = _first_state(run)
+        _announce(job, state)
+        programs = Programs(job, config, state, frozen)
+        while True:
+            try:
+                return _train(run, programs, state)
+            except Diverged as divergence:
+                state = None  # makes room for another
+                state = after_rollback(_first_state(run), divergence, job)
     finally:
-        log.close()
         checkpoints.close()
+
+
+def _train(run: _Run, programs: Programs, state: TrainState) -> VAE:
+    """Trains from a state to the end.
+
+    Raises:
+        Diverged: too many updates in a row were skipped.
+        Stopped: a signal asked for the end.
+    """
+    job, stage, start = run.job, run.job.stage, int(state.step)
+    progress = Progress(job, run.config, run.frozen.image_vae, start)
+    try:
+        with StopSignals() as stop:
+            stream = _batches(run, start + int(state.guard.data_offset), stage.steps - start)
+            for n, batch in enumerate(progress.throughput.timed(stream), start + 1):
+                placed = sharding.put_batch(batch, job.mesh)
+                program = progress.program(programs, n - 1, placed["video"].shape)
+                state, metrics = program.compiled(state, placed, run.frozen)
+                progress.step(n, metrics)
+                last = n == stage.steps
+                if last or n % stage.eval_every == 0:
+                    progress.evaluation(n, state.ema)
+                if last or stop.requested or n % stage.checkpoint_every == 0:
+                    progress.flush()  # a run may go on from here, without this step's line
+                    _save(run, n, state, last=last)
+                if stop.requested and not last:
+                    raise Stopped(stop.requested, n)
+    finally:
+        progress.close()
     return state.ema
 
 
-def _announce(job: Job, state: TrainState, start: int) -> None:
-    if start > job.stage.steps:
-        raise ConfigError(
-            f"{job.folder} has done {start} steps, more than the {job.stage.steps} asked for."
-        )
-    if start == job.stage.steps:
+def _save(run: _Run, step: int, state: TrainState, *, last: bool) -> None:
+    """A checkpoint, unless updates are being skipped: what it would hold may be the cause."""
+    if last or int(state.guard.in_a_row) == 0:
+        settings = dataclasses.asdict(run.config)
+        run.checkpoints.save(step, state=state, weights=state.ema, config=settings)
+
+
+def _announce(job: Job, state: TrainState) -> None:
+    start, steps = int(state.step), job.stage.steps
+    if start > steps:
+        raise ConfigError(f"{job.folder} has done {start} steps, more than the {steps} asked for.")
+    if start == steps:
         say(job.folder, f"{job.title}: all {start} steps are done already")
         return
-    size = paths.count(state.model) / 1e6
-    place = f"step {start} of {job.stage.steps}, on {sharding.describe(job.mesh)}"
-    say(job.folder, f"{job.title}: {size:.2f} M parameters, {place}; compiling the step first")
+    size = f"{paths.count(state.model) / 1e6:.2f} M parameters"
+    if state.discriminator is not None:
+        size += f", against {paths.count(state.discriminator) / 1e6:.2f} M of the discriminator"
+    where = sharding.describe(job.mesh)
+    say(job.folder, f"{job.title}: {size}; step {start} of {steps}, on {where}")
 
 
-def _first_state(
-    job: Job, frozen: ImageVAE | None, config: TrainConfig, checkpoints: Checkpoints
-) -> tuple[TrainState, Any]:
-    """The state to go on from, new or of the newest checkpoint, and how it lies on the devices."""
-    optimizer = make_optimizer(job.stage.optimizer, job.stage.steps)
-
-    def initialize(key: jax.Array, frozen: ImageVAE | None) -> TrainState:
-        return TrainState.create(job.create(key, frozen), optimizer)
-
-    key, *_ = random_streams(config.seed)
-    target = jax.eval_shape(initialize, key, frozen)
+def _first_state(run: _Run) -> TrainState:
+    """The state to go on from, new or of the newest checkpoint, on the devices."""
+    job = run.job
+    initialize = functools.partial(initial_state, job, seed=run.config.seed)
+    start = job.start.abstract if job.start else None
+    target = jax.eval_shape(initialize, run.frozen, start)
     layout = sharding.shardings(target, job.mesh)
-    newest = checkpoints.latest_step()
-    if newest is None:
-        return jax.jit(initialize, out_shardings=layout)(key, frozen), layout
-    return checkpoints.restore(newest, target, layout), layout
+    newest = run.checkpoints.latest_step()
+    if newest is not None:
+        return run.checkpoints.restore(newest, target, layout)
+    start = job.start.load(job.mesh) if job.start else None
+    return jax.jit(initialize, out_shardings=layout)(run.frozen, start)
 
 
-def _batches(job: Job, config: TrainConfig, start: int) -> Iterator[dict[str, np.ndarray]]:
-    """This process's batches of the steps that are left."""
+def _batches(run: _Run, start: int, count: int) -> Iterator[dict[str, np.ndarray]]:
+    """This process's part of so many batches of the stream, from `start` on."""
     stream = batches(
-        job.stage,
-        config.data,
-        seed=config.seed,
+        run.job.stage,
+        run.config.data,
+        seed=run.config.seed,
         start_step=start,
+        pairs=run.job.in_pairs,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    for _ in range(start, job.stage.steps):
-        yield next(stream)
-
-
-def _compiled_step(job: Job, frozen: ImageVAE | None, config: TrainConfig, layout: Any) -> Callable:
-    """The step as one compiled program a bucket, its state donated."""
-    return jax.jit(
-        functools.partial(train_step, stage=job.stage, loss=config.loss, seed=config.seed),
-        in_shardings=(
-            layout,
-            sharding.batch_sharding(job.mesh),
-            sharding.shardings(frozen, job.mesh),
-        ),
-        out_shardings=(layout, NamedSharding(job.mesh, PartitionSpec())),
-        donate_argnums=0,
-    )
-
-
-def _log_step(log: StageLog, stage: StageConfig, pending: tuple[int, dict] | None) -> None:
-    """Logs the step before the one just dispatched, so that fetching its numbers doesn't stop the
-    device."""
-    if pending is None:
-        return
-    step, metrics = pending
-    if step % stage.log_every == 0 or step == stage.steps:
-        values = {name: float(value) for name, value in metrics.items()}
-        log.scalars(step, values)
-        log.progress(step, values)
-
-
-def _log_evaluation(
-    log: StageLog, job: Job, step: int, state: TrainState, frozen: ImageVAE | None
-) -> None:
-    scores, views = evaluate(state.ema, frozen, job.clips, job.mesh)
-    log.scalars(step, {f"eval/psnr_{name}": value for name, value in scores.items()})
-    log.clip(step, "input above reconstruction", before_after(views))
+    return itertools.islice(stream, count)

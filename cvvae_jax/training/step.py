@@ -1,85 +1,204 @@
 """One training step, a pure function."""
 
+import dataclasses
+from collections.abc import Callable
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key
+from einops import rearrange
+from jaxtyping import Array, Bool, UInt8
 
 from cvvae_jax.config import LossConfig, StageConfig
-from cvvae_jax.losses.compatibility import compat_targets
-from cvvae_jax.losses.reconstruction import reconstruction_loss
-from cvvae_jax.metrics.image import psnr
-from cvvae_jax.models.autoencoder import VAE
-from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.losses.adversarial import adaptive_weight, lecam_average
 from cvvae_jax.models.pixels import to_float
-from cvvae_jax.training.optimizer import make_optimizer, make_schedule, update_average
-from cvvae_jax.training.state import TrainState, random_streams
+from cvvae_jax.training.gradients import (
+    Batch,
+    Networks,
+    Update,
+    gradients,
+    last_layer_gradients,
+)
+from cvvae_jax.training.objective import Draws, Metrics
+from cvvae_jax.training.optimizer import (
+    Optimizers,
+    count_updates,
+    learning_rate,
+    update_average,
+    updated,
+)
+from cvvae_jax.training.state import Averages, Frozen, Guard, Streams, TrainState
 
-Metrics = dict[str, Array]
+
+def update_of(step: int, stage: StageConfig, loss: LossConfig) -> Update:
+    """What a step trains, steps counted from 0."""
+    if loss.gan == "none" or step < loss.gan_start_step:
+        return "plain"
+    if stage.updates == "joint":
+        return "joint"
+    return "discriminator" if step % 2 else "generator"
 
 
 def train_step(
     state: TrainState,
     batch: dict[str, Array],
-    frozen: ImageVAE | None,
+    frozen: Frozen,
     *,
+    update: Update,
     stage: StageConfig,
     loss: LossConfig,
     seed: int,
 ) -> tuple[TrainState, Metrics]:
     """The state after one batch, and what is logged of it.
 
-    `batch` holds `video`, uint8 (b, t, h, w, 3), and `seed`, uint32 (b,), which keys the posterior
-    noise of each record, so that noise depends neither on a record's place in the batch nor on the
-    number of devices. `frozen` is the image VAE of the compatibility loss; without one there is
-    none.
+    `batch` holds `video`, uint8 (b, t, h, w, 3), and `seed`, uint32 (b,), which keys what is random
+    about a record, so that it depends neither on the record's place in the batch nor on the number
+    of devices. An update whose loss or gradient is not finite is skipped.
     """
-    _, noise_key, mapping_key = random_streams(seed)
-    noise_keys = jax.vmap(lambda record: jax.random.fold_in(noise_key, record))(batch["seed"])
-    step_key = jax.random.fold_in(mapping_key, state.step)
-    grads, metrics = jax.grad(objective, has_aux=True)(
-        state.model, to_float(batch["video"]), frozen, noise_keys, step_key, loss=loss
+    draws = Draws.create(
+        state.model,
+        Streams.create(seed),
+        batch["seed"],
+        state.step,
+        video_shape=batch["video"].shape,
     )
-    updates, opt_state = make_optimizer(stage.optimizer, stage.steps).update(
-        grads, state.opt_state, state.model
+    grads, metrics = accumulated_gradients(
+        state, batch["video"], draws, frozen, update=update, stage=stage, loss=loss
     )
-    model = optax.apply_updates(state.model, updates)
-    decay = stage.optimizer.ema_decay
-    metrics["norm/grad"] = optax.tree.norm(grads)
-    metrics["norm/update"] = optax.tree.norm(updates)
-    metrics["learning_rate"] = make_schedule(stage.optimizer, stage.steps)(state.step)
-    average = update_average(state.ema, model, state.step, decay=decay)
-    return TrainState(state.step + 1, model, average, opt_state), metrics
+    new = state
+    finite = jnp.all(jnp.stack([jnp.isfinite(value).all() for value in metrics.values()]))
+    if update != "discriminator":
+        new, parts = _updated_vae(new, grads, stage)
+        finite &= jnp.isfinite(parts["norm/generator"])
+        metrics |= parts
+    if update in ("discriminator", "joint"):
+        new, parts = _updated_discriminator(new, grads, stage)
+        finite &= jnp.isfinite(parts["norm/discriminator"])
+        new = dataclasses.replace(new, averages=_new_averages(state.averages, metrics))
+        metrics |= parts
+    new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+    guard = _new_guard(state.guard, finite)
+    metrics |= {f"guard/{f.name}": getattr(guard, f.name) for f in dataclasses.fields(guard)}
+    return dataclasses.replace(new, step=state.step + 1, guard=guard), metrics
 
 
-def objective(
-    model: VAE,
-    video: Float[Array, "b t h w 3"],
-    frozen: ImageVAE | None,
-    noise_keys: Key[Array, " b"],
-    step_key: Key[Array, ""],
+def accumulated_gradients(
+    state: TrainState,
+    video: UInt8[Array, "b t h w 3"],
+    draws: Draws,
+    frozen: Frozen,
     *,
+    update: Update,
+    stage: StageConfig,
     loss: LossConfig,
-) -> tuple[Float[Array, ""], Metrics]:
-    """The loss of a batch and its parts: reconstruction, KL and compatibility."""
-    posterior = model.encode(video)
-    latents = posterior.sample(noise_keys)
-    recon = model.decode(latents)
-    parts = {
-        "recon": reconstruction_loss(recon, video, kind=loss.recon),
-        "kl": posterior.kl().mean(),
-    }
-    total = parts["recon"] + loss.kl_weight * parts["kl"]
-    metrics = {"psnr/recon": psnr(recon, video).mean()}
-    if frozen is not None and loss.compat_mode == "decoder":
-        targets = compat_targets(
-            video,
-            mapping=loss.mapping,
-            temporal_compression=model.temporal_compression,
-            key=step_key,
+) -> tuple[Networks, Metrics]:
+    """Gradients of a batch, taken in `stage.accumulate` parts, and what is logged of it.
+
+    The adaptive weight is a ratio of the whole batch's gradients, so that parts need a forward pass
+    more: the first for the gradients at the last layer, the second for all others.
+    """
+    networks = Networks(state.model, state.log_scales, state.discriminator)
+    shared = {"loss": loss, "remat": stage.remat}
+
+    def last_layer(part: Batch):
+        return last_layer_gradients(networks, part, frozen, **shared)
+
+    def whole(part: Batch):
+        return gradients(
+            networks,
+            state.averages,
+            part,
+            frozen,
+            update=update,
+            adaptive_weight=weight,
+            **shared,
         )
-        recon_2d = frozen.decode(latents[:, : targets.shape[1]])
-        parts["compat"] = reconstruction_loss(recon_2d, targets, kind=loss.recon)
-        total += loss.compat_weight * parts["compat"]
-        metrics["psnr/compat"] = psnr(recon_2d, targets).mean()
-    metrics |= {f"loss/{name}": value for name, value in {"total": total, **parts}.items()}
-    return total, metrics
+
+    weight = None
+    if stage.accumulate == 1:
+        return whole(Batch(to_float(video), draws))
+    if update in ("generator", "joint"):
+        parts = _mean_over_parts(last_layer, video, draws, count=stage.accumulate)
+        weight = adaptive_weight(*parts)
+    return _mean_over_parts(whole, video, draws, count=stage.accumulate)
+
+
+def _mean_over_parts(
+    function: Callable[[Batch], Any], video: UInt8[Array, "b t h w 3"], draws: Draws, *, count: int
+) -> Any:
+    """The mean of a function's results for equal parts of a batch, one part at a time.
+
+    A part takes every `count`-th record, so that every device has its share of each.
+    """
+    rows = (video, draws.noise, draws.image_noise)
+    rows = tuple(rearrange(records, "(b k) ... -> k b ...", k=count) for records in rows)
+
+    def part(row):
+        video, noise, image_noise = row
+        return function(Batch(to_float(video), Draws(noise, image_noise, draws.offsets)))
+
+    def add(total, row):
+        return jax.tree.map(jnp.add, total, part(row)), None
+
+    shapes = jax.eval_shape(part, tuple(records[0] for records in rows))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+    total, _ = jax.lax.scan(add, zeros, rows)
+    return jax.tree.map(lambda x: x / count, total)
+
+
+def _updated_vae(
+    state: TrainState, grads: Networks, stage: StageConfig
+) -> tuple[TrainState, Metrics]:
+    """The VAE, its log-scales and its average after an update."""
+    rate = learning_rate(stage.optimizer, state.step, steps=stage.steps)
+    params, gradient = (state.model, state.log_scales), (grads.model, grads.log_scales)
+    optimizer = Optimizers.create(stage).vae
+    before = count_updates(state.opt_state)
+    (model, log_scales), opt_state, norm = updated(
+        optimizer, gradient, state.opt_state, params, rate
+    )
+    ema = update_average(state.ema, model, before, decay=stage.ema_decay)
+    metrics = {
+        "norm/generator": optax.tree.norm(gradient),
+        "norm/update": norm,
+        "learning_rate/generator": rate,
+        "log_scale/recon": state.log_scales.recon,
+        "log_scale/compat": state.log_scales.compat,
+    }
+    replaced = {"model": model, "log_scales": log_scales, "opt_state": opt_state, "ema": ema}
+    return dataclasses.replace(state, **replaced), metrics
+
+
+def _updated_discriminator(
+    state: TrainState, grads: Networks, stage: StageConfig
+) -> tuple[TrainState, Metrics]:
+    rate = learning_rate(stage.gan_optimizer, state.step, steps=stage.steps)
+    discriminator, opt_state, _ = updated(
+        Optimizers.create(stage).gan,
+        grads.discriminator,
+        state.gan_opt_state,
+        state.discriminator,
+        rate,
+    )
+    metrics = {
+        "norm/discriminator": optax.tree.norm(grads.discriminator),
+        "learning_rate/discriminator": rate,
+    }
+    state = dataclasses.replace(state, discriminator=discriminator, gan_opt_state=opt_state)
+    return state, metrics
+
+
+def _new_averages(averages: Averages, metrics: Metrics) -> Averages:
+    return Averages(
+        lecam_average(averages.real, metrics["gan/logits_real"]),
+        lecam_average(averages.fake, metrics["gan/logits_fake"]),
+    )
+
+
+def _new_guard(guard: Guard, finite: Bool[Array, ""]) -> Guard:
+    """One more skipped update, or none in a row any more."""
+    bad = 1 - finite.astype(jnp.int32)
+    return dataclasses.replace(
+        guard, skipped=guard.skipped + bad, in_a_row=(guard.in_a_row + 1) * bad
+    )

@@ -3,14 +3,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvvae_jax.losses.compatibility import compat_targets
+from cvvae_jax.losses.compatibility import compat_targets, draw_offsets
 
 # Every pixel of frame t is t, so a target says which frames it was made of.
 VIDEO = jnp.broadcast_to(jnp.arange(9.0).reshape(1, 9, 1, 1, 1), (2, 9, 2, 2, 3))
 
 
 def frames_of(mapping: str, key=None) -> np.ndarray:
-    targets = compat_targets(VIDEO, mapping=mapping, temporal_compression=4, key=key)
+    key = jax.random.key(0) if key is None else key
+    offsets = draw_offsets(key, groups=2, temporal_compression=4)
+    targets = compat_targets(VIDEO, mapping=mapping, temporal_compression=4, offsets=offsets)
     return np.asarray(targets[0, :, 0, 0, 0])
 
 
@@ -33,13 +35,15 @@ def test_random_mapping_draws_every_frame_of_a_group_equally_often():
     assert np.abs(np.corrcoef(draws[:, 1], draws[:, 2])[0, 1]) < 0.13
 
 
-def test_random_mapping_is_shared_by_the_batch():
-    targets = compat_targets(VIDEO, mapping="random", temporal_compression=4, key=jax.random.key(3))
-    np.testing.assert_array_equal(targets[0], targets[1])
+def test_offsets_pick_the_frames_of_the_groups():
+    offsets = jnp.array([2, 0])
+    targets = compat_targets(VIDEO, mapping="random", temporal_compression=4, offsets=offsets)
+    np.testing.assert_array_equal(targets[:, :, 0, 0, 0], [[0, 3, 5]] * 2)
 
 
 @pytest.mark.parametrize("mapping", ["first", "slice", "mean", "random"])
 def test_an_image_is_its_own_target(mapping):
     image = VIDEO[:, :1]
-    targets = compat_targets(image, mapping=mapping, temporal_compression=4, key=jax.random.key(0))
+    offsets = jnp.zeros((0,), jnp.int32)
+    targets = compat_targets(image, mapping=mapping, temporal_compression=4, offsets=offsets)
     np.testing.assert_array_equal(targets, image)

@@ -1,0 +1,153 @@
+"""What a run would be, without training: sizes, operations, memory, schedule, and what is missing.
+
+Every program of the run is compiled for the devices at hand, so that a run that doesn't fit is
+known before it is started. Nothing is written, and no weights are read.
+"""
+
+import functools
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from rich.console import Console
+from rich.table import Table
+
+from cvvae_jax import paths, sharding
+from cvvae_jax.config import OptimizerConfig, TrainConfig
+from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.training.jobs import Job, Plan, initial_state, plan_run
+from cvvae_jax.training.optimizer import learning_rate
+from cvvae_jax.training.programs import Programs, video_shape
+from cvvae_jax.training.state import Frozen, TrainState
+
+_console = Console(highlight=False)
+
+
+def dry_run(config: TrainConfig) -> None:
+    """Prints the plan of a run.
+
+    Raises:
+        ConfigError: the configuration can't be run; weights and data that are not there yet are
+            listed instead.
+    """
+    with jax.default_matmul_precision(config.matmul_precision):
+        plan = plan_run(config, allow_missing=True)
+        lpips = plan.lpips.abstract if plan.lpips else None
+        if plan.image is not None:
+            _describe(plan.image, Frozen(lpips=lpips), config)
+        _describe(plan.video, Frozen(_image_vae(plan), lpips), config)
+    for missing in plan.missing:
+        _console.print(f"missing: {missing}", markup=False, soft_wrap=True)
+
+
+def _image_vae(plan: Plan) -> ImageVAE:
+    if plan.image_vae is not None:
+        return plan.image_vae.abstract
+    return jax.eval_shape(
+        lambda key: ImageVAE(plan.image_config, rngs=nnx.Rngs(key)), jax.random.key(0)
+    )
+
+
+def _describe(job: Job, frozen: Frozen, config: TrainConfig) -> None:
+    start = job.start.abstract if job.start else None
+    state = jax.eval_shape(functools.partial(initial_state, job, seed=config.seed), frozen, start)
+    _say(f"{job.title}, {job.stage.steps} steps, on {sharding.describe(job.mesh)}")
+    _console.print(_parameters(state, frozen))
+    _console.print(_schedule(job))
+    _console.print(_state_memory(job, state, frozen))
+    _programs(job, config, state, frozen)
+
+
+def _parameters(state: TrainState, frozen: Frozen) -> Table:
+    table = _table("parameters", "encoder", "decoder", "all", "computes in")
+    networks = [("model", state.model), ("frozen image VAE", frozen.image_vae)]
+    for name, network in networks:
+        if network is not None:
+            sizes = (network.encoder, network.decoder, network)
+            table.add_row(name, *map(_millions, sizes), _types(network.config))
+    for name, network in (("discriminator", state.discriminator), ("LPIPS", frozen.lpips)):
+        if network is not None:
+            table.add_row(name, "", "", _millions(network), network.config.dtype)
+    return table
+
+
+def _schedule(job: Job) -> Table:
+    """Learning rates over the run."""
+    steps = job.stage.steps
+    marks = sorted({0, job.stage.optimizer.warmup_steps, *(steps * i // 4 for i in range(1, 5))})
+    marks = [min(step, steps - 1) for step in marks]
+    table = _table("learning rate at step", *map(str, marks))
+
+    def add(name: str, config: OptimizerConfig) -> None:
+        rates = (learning_rate(config, jnp.asarray(step), steps=steps) for step in marks)
+        table.add_row(name, *(f"{float(rate):.2g}" for rate in rates))
+
+    add("model", job.stage.optimizer)
+    if job.discriminator is not None:
+        add("discriminator", job.stage.gan_optimizer)
+    return table
+
+
+def _state_memory(job: Job, state: TrainState, frozen: Frozen) -> Table:
+    table = _table("kept on every device", "GB")
+    rows = {
+        "parameters": (state.model, state.discriminator),
+        "moments": (state.opt_state, state.gan_opt_state),
+        "averages": state.ema,
+        "frozen networks": frozen,
+    }
+    for name, tree in rows.items():
+        table.add_row(name, f"{_bytes_per_device(tree, job) / 1e9:.2f}")
+    return table
+
+
+def _programs(job: Job, config: TrainConfig, state: TrainState, frozen: Frozen) -> None:
+    """One line a program, as it gets compiled."""
+    programs = Programs(job, config, state, frozen)
+    total = sum(bucket.weight for bucket in job.stage.buckets)
+    for bucket in job.stage.buckets:
+        shape = video_shape(bucket)
+        _say(
+            f"bucket of {bucket.batch} x {bucket.frames} frames of {bucket.size} x {bucket.size}, "
+            f"{100 * bucket.weight / total:.0f} % of the steps"
+        )
+        for update in job.updates:
+            program = programs.compile(update, shape)
+            memory = program.compiled.memory_analysis()
+            _say(
+                f"  {update} step: {program.flops / 1e12:.3g} TFLOP"
+                f" ({program.executed_flops / 1e12:.3g} executed); memory per device "
+                f"{memory.argument_size_in_bytes / 1e9:.2f} GB of state and batch and "
+                f"{memory.temp_size_in_bytes / 1e9:.2f} GB at work; compiled in "
+                f"{program.seconds:.0f} s"
+            )
+
+
+def _bytes_per_device(tree: Any, job: Job) -> int:
+    leaves = zip(
+        jax.tree.leaves(tree), jax.tree.leaves(sharding.shardings(tree, job.mesh)), strict=True
+    )
+    return sum(math.prod(s.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, s in leaves)
+
+
+def _millions(tree: Any) -> str:
+    return f"{paths.count(tree) / 1e6:.2f} M"
+
+
+def _types(config: Any) -> str:
+    """Of encoder and decoder."""
+    decoder = config.decoder_dtype or config.dtype
+    return config.dtype if decoder == config.dtype else f"{config.dtype} and {decoder}"
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, pad_edge=False)
+    for i, column in enumerate(columns):
+        table.add_column(column, justify="right" if i else "left", no_wrap=True)
+    return table
+
+
+def _say(text: str) -> None:
+    _console.print(text, markup=False, soft_wrap=True)

@@ -1,0 +1,107 @@
+"""The training step as compiled programs: one for every kind of update and shape of batch."""
+
+import dataclasses
+import functools
+import time
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import NamedSharding, PartitionSpec
+
+from cvvae_jax import sharding
+from cvvae_jax.config import Bucket, StageConfig, TrainConfig
+from cvvae_jax.training.flops import count_flops
+from cvvae_jax.training.gradients import Update
+from cvvae_jax.training.jobs import Job
+from cvvae_jax.training.state import Frozen, TrainState
+from cvvae_jax.training.step import train_step, update_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled step."""
+
+    update: Update
+    """What it trains."""
+    frames: int
+    """Frames of its batch."""
+    compiled: jax.stages.Compiled
+    """Takes state, batch and frozen networks; the state's memory is used again."""
+    flops: float
+    """Operations of the model, over all devices: those done again for want of memory aside."""
+    executed_flops: float
+    """All operations that are done."""
+    seconds: float
+    """How long it took to compile."""
+
+
+class Programs:
+    """The programs of a job, compiled when they are first asked for."""
+
+    def __init__(self, job: Job, config: TrainConfig, state: TrainState, frozen: Frozen):
+        """Describe the programs.
+
+        Args:
+            job: what is trained.
+            config: its run.
+            state: the train state, or its shapes and types.
+            frozen: the frozen networks, or their shapes and types.
+        """
+        self._job, self._seed = job, config.seed
+        self._layout = sharding.shardings(state, job.mesh)
+        self._frozen_layout = sharding.shardings(frozen, job.mesh)
+        self._state, self._frozen = (jax.tree.map(_shape_of, tree) for tree in (state, frozen))
+        self._programs: dict[tuple, Program] = {}
+
+    def of(self, step: int, video_shape: tuple[int, ...]) -> tuple[Program, bool]:
+        """The program of a step, counted from 0, on a global batch of this shape; and whether it
+        was compiled just now."""
+        update = update_of(step, self._job.stage, self._job.loss)
+        key = (update, video_shape)
+        is_new = key not in self._programs
+        if is_new:
+            self._programs[key] = self.compile(update, video_shape)
+        return self._programs[key], is_new
+
+    def compile(self, update: Update, video_shape: tuple[int, ...]) -> Program:
+        """A new program."""
+        start = time.perf_counter()
+        stage = self._job.stage
+        traced = self._trace(update, video_shape, stage)
+        executed = flops = count_flops(traced.jaxpr)
+        if stage.remat != "none":
+            plain = dataclasses.replace(stage, remat="none")
+            flops = count_flops(self._trace(update, video_shape, plain).jaxpr)
+        compiled = traced.lower().compile()
+        frames = video_shape[0] * video_shape[1]
+        return Program(update, frames, compiled, flops, executed, time.perf_counter() - start)
+
+    def _trace(self, update: Update, video_shape: tuple[int, ...], stage: StageConfig) -> Any:
+        step = functools.partial(
+            train_step, update=update, stage=stage, loss=self._job.loss, seed=self._seed
+        )
+        jitted = jax.jit(
+            step,
+            in_shardings=(
+                self._layout,
+                sharding.batch_sharding(self._job.mesh),
+                self._frozen_layout,
+            ),
+            out_shardings=(self._layout, NamedSharding(self._job.mesh, PartitionSpec())),
+            donate_argnums=0,
+        )
+        batch = {
+            "video": jax.ShapeDtypeStruct(video_shape, jnp.uint8),
+            "seed": jax.ShapeDtypeStruct(video_shape[:1], jnp.uint32),
+        }
+        return jitted.trace(self._state, batch, self._frozen)
+
+
+def video_shape(bucket: Bucket) -> tuple[int, ...]:
+    """The global batch of a bucket: (b, t, h, w, 3)."""
+    return (bucket.batch, bucket.frames, bucket.size, bucket.size, 3)
+
+
+def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype)
