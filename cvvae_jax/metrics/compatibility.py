@@ -1,22 +1,17 @@
-"""How well the image decoder reads a video's latents."""
+"""How the image decoder's view of a video's latents is held against the video."""
 
-import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
-from cvvae_jax.metrics.image import psnr
 
+def in_step(
+    frames: Float[Array | np.ndarray, "b n h w c"], *, temporal_compression: int
+) -> Float[Array | np.ndarray, "b t h w c"]:
+    """Every latent frame's image for as long as the video frames it stands for, t = 1 + (n - 1) k.
 
-def compat_psnr(
-    recon_2d: Float[Array, "b n h w 3"],
-    video: Float[Array, "b t h w 3"],
-    *,
-    temporal_compression: int,
-) -> Float[Array, "b t"]:
-    """PSNR in dB of every video frame against the image that its latent frame decodes to.
-
-    The first latent frame stands for the first frame, every other one for a group of
-    `temporal_compression` frames. The mean of a group is the expectation under the mapping
-    `random`; every frame counts once, as in the PSNR of a reconstruction.
+    The first latent frame stands for the first frame, every other one for a group of k,
+    `temporal_compression`, frames. A group's mean error is then the expectation under the mapping
+    `random`, and every frame counts once, as in the error of a reconstruction.
     """
-    repeated = jnp.repeat(recon_2d[:, 1:], temporal_compression, axis=1)
-    return psnr(jnp.concatenate([recon_2d[:, :1], repeated], axis=1), video)
+    shown = -(-np.arange(1 + (frames.shape[1] - 1) * temporal_compression) // temporal_compression)
+    return frames[:, shown]

@@ -5,6 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
+from cvvae_jax.metrics.compatibility import in_step
 from cvvae_jax.models.pixels import to_uint8
 
 _LABELS = {
@@ -42,12 +43,19 @@ def contact_sheet(
     return sheet
 
 
-def before_after(views: dict[str, np.ndarray]) -> np.ndarray:
-    """Inputs above reconstructions of a few clips side by side: uint8 (t, 2h, n w, 3)."""
-    strips = [
-        np.concatenate(list(np.asarray(to_uint8(views[name]))), axis=2)
-        for name in ("input", "recon")
-    ]
+def side_by_side(views: dict[str, np.ndarray]) -> np.ndarray:
+    """A few clips beside each other: inputs, reconstructions below, and at the bottom the image
+    decoder's view, where there is one: uint8 (t, 2h or 3h, n w, 3).
+
+    An image of the last row stays for as long as the frames that its latent frame stands for, so
+    that all rows run in step.
+    """
+    rows = {name: views[name] for name in _LABELS if name in views}
+    t = rows["input"].shape[1]
+    if "compat" in rows and rows["compat"].shape[1] > 1:
+        k = (t - 1) // (rows["compat"].shape[1] - 1)
+        rows["compat"] = in_step(rows["compat"], temporal_compression=k)
+    strips = [np.concatenate(list(np.asarray(to_uint8(row))), axis=2) for row in rows.values()]
     return np.concatenate(strips, axis=1)
 
 

@@ -9,12 +9,13 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.evaluate import Scores, evaluate
 from cvvae_jax.training.jobs import Job
-from cvvae_jax.training.log import say
+from cvvae_jax.training.log import finite_or_none, say
 from cvvae_jax.training.pictures import contact_sheet
 
 _LABELS = {
     "recon": "reconstruction",
     "compat": "image decoder on the video's latents (compatibility)",
+    "image_latents": "video decoder on the image VAE's latents of one frame in {k}",
     "image_vae": "image VAE, frame by frame",
     "bicubic": "bicubic, down and up in space",
     "bicubic_time": "bicubic, down and up in space and time (the latent grid)",
@@ -32,18 +33,32 @@ def report(model: VideoVAE, image_vae: ImageVAE, job: Job, config: TrainConfig) 
         sheet.save(samples / "contact_sheet.png")
         (job.folder / "scores.json").write_text(json.dumps(_record(scores, job, config), indent=2))
     count, frames, height, width, _ = job.clips.shape
-    say(job.folder, f"PSNR on {count} unseen clips of {frames} frames of {height} x {width}:")
-    for name, label in _LABELS.items():
-        if name in scores:
-            say(job.folder, f"  {scores[name]:6.2f} dB  {label}")
+    say(job.folder, f"on {count} unseen clips of {frames} frames of {height} x {width}:")
+    for line in _table(scores, temporal_compression=model.temporal_compression):
+        say(job.folder, line)
     say(job.folder, f"contact sheet: {job.folder / 'samples' / 'contact_sheet.png'}")
     return scores
 
 
+def _table(scores: Scores, *, temporal_compression: int) -> list[str]:
+    has_ssim = "ssim_recon" in scores
+    lines = [f"{'PSNR':>11}" + f"{'SSIM':>9}" * has_ssim]
+    for name, label in _LABELS.items():
+        if f"psnr_{name}" in scores:
+            ssim = f"  {scores[f'ssim_{name}']:7.4f}" if has_ssim else ""
+            label = label.format(k=temporal_compression)
+            lines.append(f"  {scores[f'psnr_{name}']:6.2f} dB{ssim}  {label}")
+    return lines
+
+
 def _record(scores: Scores, job: Job, config: TrainConfig) -> dict:
-    """The scores with what they depend on."""
+    """The scores, by metric, with what they depend on."""
+    by_metric = {"psnr": {}, "ssim": {}}
+    for name, value in finite_or_none(scores).items():
+        metric, _, rival = name.partition("_")
+        by_metric[metric][rival] = value
     return {
-        "psnr": scores,
+        **by_metric,
         "clips": list(job.clips.shape),
         "device": job.mesh.devices.flat[0].device_kind,
         "devices": job.mesh.size,

@@ -4,7 +4,7 @@ import numpy as np
 from PIL import Image
 
 from cvvae_jax.models.pixels import to_float, to_uint8
-from cvvae_jax.training.pictures import before_after, contact_sheet, gif
+from cvvae_jax.training.pictures import contact_sheet, gif, side_by_side
 
 
 def views(clips: int = 3) -> dict[str, np.ndarray]:
@@ -31,10 +31,25 @@ def test_single_clip_fits_on_a_sheet():
     assert contact_sheet(views(clips=1), temporal_compression=4).height == 3 * (96 + 18) + 4
 
 
-def test_animation_has_every_frame():
-    frames = before_after(views())
-    assert frames.shape == (9, 96, 96, 3)
+def test_rows_of_the_animation_run_in_step():
+    shown = views()
+    frames = side_by_side(shown)
+    assert frames.shape == (9, 3 * 48, 3 * 32, 3)
+    for t, latent in enumerate([0, 1, 1, 1, 1, 2, 2, 2, 2]):
+        for row, (name, index) in enumerate([("input", t), ("recon", t), ("compat", latent)]):
+            for clip in range(3):
+                there = frames[t, row * 48 : (row + 1) * 48, clip * 32 : (clip + 1) * 32]
+                expected = to_uint8(shown[name][clip, index])
+                np.testing.assert_array_equal(there, expected, err_msg=f"{name} {t} {clip}")
     assert Image.open(io.BytesIO(gif(frames))).n_frames == 9
+
+
+def test_animation_without_an_image_vae_and_of_single_frames():
+    shown = views()
+    del shown["compat"]
+    assert side_by_side(shown).shape == (9, 2 * 48, 3 * 32, 3)
+    single = {name: view[:, :1] for name, view in views().items()}
+    assert side_by_side(single).shape == (1, 3 * 48, 3 * 32, 3)
 
 
 def test_values_outside_the_range_are_clipped():

@@ -1,0 +1,72 @@
+"""Scores of unseen clips, against the same numbers worked out by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cvvae_jax import sharding
+from cvvae_jax.config import ImageVAEConfig, MeshConfig, VideoVAEConfig
+from cvvae_jax.metrics.image import psnr, ssim
+from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.training.evaluate import evaluate
+
+WIDTHS = {
+    "block_channels": (8, 8),
+    "blocks_per_level": 1,
+    "norm_groups": 2,
+    "mid_attention": False,
+}
+MODEL = VideoVAEConfig(temporal_strides=(2,), decoder_attention="spatial", **WIDTHS)
+IMAGE = ImageVAEConfig(quant_conv=False, **WIDTHS)
+NAMES = {"recon", "compat", "image_latents", "image_vae", "bicubic", "bicubic_time"}
+
+
+def clips(size: int) -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (3, 5, size, size, 3), np.uint8)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return jax.jit(lambda: (VideoVAE(MODEL, rngs=nnx.Rngs(0)), ImageVAE(IMAGE, rngs=nnx.Rngs(1))))()
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return sharding.make_mesh(MeshConfig(data=2), batches=(2,))
+
+
+@jax.jit
+def by_hand(model: VideoVAE, image: ImageVAE, video: jax.Array) -> dict[str, jax.Array]:
+    latents = model.encode(video).mode()
+    return {
+        "views": image.decode(latents),
+        "recon": model.decode(latents),
+        "compat": image.decode(latents)[:, jnp.array([0, 1, 1, 2, 2])],
+        "image_latents": model.decode(image.encode(video[:, jnp.array([0, 2, 4])]).mode()),
+        "image_vae": image.decode(image.encode(video).mode()),
+    }
+
+
+def test_scores_and_views_are_those_of_the_models(models, mesh):
+    scores, views = evaluate(*models, clips(16), mesh)
+    assert set(scores) == {f"{metric}_{name}" for metric in ("psnr", "ssim") for name in NAMES}
+    video = jnp.asarray(clips(16), jnp.float32) / 127.5 - 1
+    expected = by_hand(*models, video)
+    shown = {"input": video, "recon": expected["recon"], "compat": expected.pop("views")}
+    for name, view in shown.items():
+        np.testing.assert_allclose(views[name], view, atol=1e-4, err_msg=name)
+    for name, rival in expected.items():
+        for metric in (psnr, ssim):
+            value, key = float(metric(rival, video).mean()), f"{metric.__name__}_{name}"
+            np.testing.assert_allclose(scores[key], value, rtol=1e-4, atol=1e-4, err_msg=key)
+
+
+def test_model_alone_has_no_compatibility_and_small_frames_no_ssim(models, mesh):
+    scores, views = evaluate(models[1], None, clips(8)[:, :1], mesh)
+    assert set(scores) == {"psnr_recon", "psnr_bicubic"}
+    assert {name: view.shape for name, view in views.items()} == dict.fromkeys(
+        ("input", "recon"), (3, 1, 8, 8, 3)
+    )
