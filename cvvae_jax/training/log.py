@@ -1,9 +1,12 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard, log.txt, and a progress bar."""
+"""What a run leaves to read: metrics.jsonl, TensorBoard, log.txt, animations, a progress bar, and
+Weights & Biases on request."""
 
 import contextlib
 import json
+import math
 import time
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -15,8 +18,12 @@ from tensorboardX.proto.summary_pb2 import Summary
 from cvvae_jax.config import ConfigError, TrainConfig
 from cvvae_jax.recipe import to_json
 from cvvae_jax.training.pictures import gif
+from cvvae_jax.training.weights_and_biases import WandbRun
 
 _console = Console(highlight=False)
+
+Metrics = dict[str, float | int]
+"""Numbers by name, such as `loss/total`."""
 
 
 def say(folder: Path, text: str) -> None:
@@ -60,15 +67,45 @@ def _settings(config: dict, prefix: str = "") -> dict:
     return found
 
 
+def finite_or_none(metrics: Metrics) -> dict[str, float | int | None]:
+    """Numbers as JSON knows them: it has neither NaN nor infinity."""
+    return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
+
+
 class StageLog:
     """The log of one training stage, from process 0 only; continues where a checkpoint left it."""
 
-    def __init__(self, folder: Path, *, title: str, steps: int, start_step: int):
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        title: str,
+        steps: int,
+        start_step: int,
+        wandb: str | None = None,
+        settings: dict[str, Any] | None = None,
+    ):
+        """Opens the logs.
+
+        Args:
+            folder: the stage's run folder.
+            title: what messages call the stage.
+            steps: how many it has.
+            start_step: how many of them are done; what was logged after that is forgotten.
+            wandb: project of Weights & Biases that metrics and animations also go to.
+            settings: the whole run's, shown there.
+
+        Raises:
+            ConfigError: Weights & Biases is not installed or does not accept the run.
+        """
         self._active = jax.process_index() == 0
         self._folder, self._title, self._steps = folder, title, steps
         self._last_step, self._last_time = start_step, time.perf_counter()
         if not self._active:
             return
+        self._wandb = None
+        if wandb is not None:
+            self._wandb = WandbRun(wandb, folder, title=title, settings=settings or {})
         _forget_after(folder / "metrics.jsonl", start_step)
         self._metrics = (folder / "metrics.jsonl").open("a")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
@@ -84,19 +121,15 @@ class StageLog:
         self._bar.start()
         self._task = self._bar.add_task(title, total=steps, completed=start_step, note="")
 
-    def progress(self, step: int, metrics: dict[str, float]) -> None:
+    def progress(self, step: int, metrics: Metrics) -> None:
         """Moves the bar; without a terminal, prints a line."""
         if not self._active:
             return
-        now = (
-            time.perf_counter()
-        )  # the rate since the last call, so that compiling counts just once
+        # The rate since the last call, so that compiling counts just once.
+        now = time.perf_counter()
         rate = (step - self._last_step) / (now - self._last_time)
         self._last_step, self._last_time = step, now
-        psnrs = ", ".join(
-            f"{k.removeprefix('psnr/')} {v:.2f} dB" for k, v in metrics.items() if "psnr/" in k
-        )
-        note = f"loss {metrics['loss/total']:.1f}, PSNR {psnrs}, {rate:.2f} steps/s"
+        note = ", ".join([*_highlights(metrics), f"{rate:.2f} steps/s"])
         if _console.is_terminal:
             self._bar.update(self._task, completed=step, note=note)
         else:
@@ -104,25 +137,35 @@ class StageLog:
                 f"{self._title} {step}/{self._steps}: {note}", markup=False, soft_wrap=True
             )
 
-    def scalars(self, step: int, metrics: dict[str, float]) -> None:
-        """One line of metrics.jsonl, and TensorBoard scalars."""
+    def scalars(self, step: int, metrics: Metrics) -> None:
+        """One line of metrics.jsonl, null for what is not finite; and TensorBoard scalars."""
         if not self._active:
             return
-        self._metrics.write(json.dumps({"step": step, **metrics}) + "\n")
+        self._metrics.write(json.dumps({"step": step, **finite_or_none(metrics)}) + "\n")
         self._metrics.flush()
         for name, value in metrics.items():
-            self._board.add_scalar(name, value, step)
+            if math.isfinite(value):  # TensorBoard's writer warns of others every time
+                self._board.add_scalar(name, value, step)
+        if self._wandb is not None:
+            self._wandb.scalars(step, metrics)
 
     def clip(self, step: int, name: str, frames: np.ndarray) -> None:
-        """Frames, uint8 (t, h, w, 3), as an animation in TensorBoard."""
+        """Frames, uint8 (t, h, w, 3), as an animation in samples/STEP.gif and in TensorBoard; one
+        a step."""
         if not self._active:
             return
+        animation = gif(frames)
+        path = self._folder / "samples" / f"{step:07d}.gif"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(animation)
         _, height, width, _ = frames.shape
         image = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=gif(frames)
+            height=height, width=width, colorspace=3, encoded_image_string=animation
         )
         summary = Summary(value=[Summary.Value(tag=name, image=image)])
         self._board.file_writer.add_summary(summary, step)
+        if self._wandb is not None:
+            self._wandb.animation(step, name, path)
 
     def close(self) -> None:
         """Writes out what is still in memory."""
@@ -130,6 +173,26 @@ class StageLog:
             self._bar.stop()
             self._metrics.close()
             self._board.close()
+            if self._wandb is not None:
+                self._wandb.close()
+
+
+def _highlights(metrics: Metrics) -> list[str]:
+    """What the progress line shows of the metrics, of which a step may have any.
+
+    The total stands for its parts; the discriminator's loss is none of them.
+    """
+    losses = {n.removeprefix("loss/"): v for n, v in metrics.items() if n.startswith("loss/")}
+    shown = []
+    if "total" in losses:
+        shown = [f"loss {losses['total']:.1f}"]
+        losses = {name: value for name, value in losses.items() if name == "gan_d"}
+    shown += [f"{name} loss {value:.3f}" for name, value in losses.items()]
+    psnrs = {n.removeprefix("psnr/"): v for n, v in metrics.items() if n.startswith("psnr/")}
+    if psnrs:
+        shown.append("PSNR " + ", ".join(f"{name} {v:.2f} dB" for name, v in psnrs.items()))
+    rate = metrics.get("throughput/frames_per_second_per_device")
+    return shown if rate is None else [*shown, f"{rate:.1f} frames/s a device"]
 
 
 def _forget_after(path: Path, step: int) -> None:
