@@ -15,6 +15,7 @@ from cvvae_jax.cli.main import main
 from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.export import WEIGHTS
 from cvvae_jax.convert.official_model import open_official
+from cvvae_jax.loading import open_model
 from cvvae_jax.losses.lpips import lpips
 from cvvae_jax.models.vgg import LPIPS
 
@@ -217,6 +218,15 @@ def test_half_a_model_is_not_loaded(network, heads):
     for added in (None, network):
         with pytest.raises(ConfigError, match=r"vgg\.safetensors holds only the heads.*--lpips-h"):
             cvvae_jax.load(heads, lpips_heads=added)
+
+
+def test_half_a_model_is_not_even_opened_unless_asked_for(network):
+    """Who opens a model before a long run finds out then, not when it is loaded."""
+    with pytest.raises(ConfigError, match="without its heads"):
+        open_model(network)
+    opened = open_model(network, whole=False)
+    with pytest.raises(ConfigError, match="without its heads"):
+        opened.load(None)
 
 
 def test_half_a_model_is_not_converted(network, tmp_path, capsys):
