@@ -14,6 +14,7 @@ import os
 import signal
 import threading
 from collections.abc import Iterator, Sequence
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import grain
@@ -77,19 +78,33 @@ def batches(
         if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, which nobody here sets
             flags.FLAGS.mark_as_parsed()
         options = grain.MultiprocessingOptions(num_workers=data.workers)
-        stream = stream.mp_prefetch(options, worker_init_fn=_live_with_parent)
+        return _from_workers(stream.mp_prefetch(options, worker_init_fn=_live_with_parent))
     return iter(stream)
 
 
-def _live_with_parent(worker_index: int, worker_count: int) -> None:
-    """Ties a worker's life to the main process, and to nothing else.
+def _from_workers(stream: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
+    """Elements made by workers that SIGINT and SIGTERM do not reach.
 
-    Ctrl-C, `timeout` and cluster schedulers signal all processes of a run at once. The main process
-    finishes its step first, for which it needs the workers; and it may be killed, which they would
-    outlive.
+    Ctrl-C, `timeout` and cluster schedulers signal all processes of a run at once, but the main
+    process finishes its step first, for which it needs the workers. They inherit what is blocked
+    here, so that not even a signal while they start ends them.
     """
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
+    resource_tracker.ensure_running()  # which unblocks signals where it is started
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        iterator = iter(stream)
+        first = next(iterator)  # starts them all
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    try:
+        yield first
+        yield from iterator
+    finally:
+        iterator.close()
+
+
+def _live_with_parent(worker_index: int, worker_count: int) -> None:
+    """Lets a worker end with the main process, however that ends: its signals are blocked."""
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 

@@ -6,20 +6,30 @@ import sys
 from pathlib import Path
 
 SCRIPT = """
-import os, signal
+import itertools, os, signal, threading
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
 from cvvae_jax.data.pipeline import batches
 
 if __name__ == "__main__":
-    seen = []
+    seen, started = set(), threading.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: seen.append(number))
+        signal.signal(number, lambda number, frame: seen.add(number))
+
+    def signal_all():
+        for number in itertools.cycle((signal.SIGINT, signal.SIGTERM)):
+            os.killpg(0, number)
+            if started.wait(0.02):
+                break
+
+    thread = threading.Thread(target=signal_all)
+    thread.start()
     stage = StageConfig(steps=1, buckets=(Bucket(3, 16, 4),))
     stream = batches(stage, DataConfig(workers=2), seed=0, start_step=0)
-    next(stream)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        os.killpg(0, number)
-    for _ in range(20):  # more than the workers can have made before
+    for _ in range(20):  # more than the workers make in advance
+        next(stream)
+    started.set()
+    thread.join()
+    for _ in range(20):
         next(stream)
     print(len(seen), "signals", flush=True)
     os._exit(0)  # like a kill: nothing is cleaned up
