@@ -24,6 +24,7 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import VideoVAE
 
+KEY = jax.random.key(0)
 TINY = {"block_channels": (4, 8), "blocks_per_level": 1, "norm_groups": 2}
 TINY_VIDEO = {**TINY, "temporal_strides": (2,)}
 
@@ -78,7 +79,7 @@ def case(request) -> Case:
 def inputs(case) -> tuple[nnx.Module, jax.Array]:
     make = jax.jit(lambda key: case.kind(case.config, rngs=nnx.Rngs(key)))
     noise = jax.random.normal(jax.random.key(1), (1, *case.input))
-    return make(jax.random.key(0)), jnp.tanh(noise)
+    return make(KEY), jnp.tanh(noise)
 
 
 def test_results_are_the_same_to_the_bit(case, inputs):
@@ -131,26 +132,47 @@ def backward_inputs(run: Callable, *inputs: Any) -> list[jax.ShapeDtypeStruct]:
     return jax.tree.leaves(jax.eval_shape(lambda *inputs: jax.vjp(run, *inputs)[1], *inputs))
 
 
-def test_kept_are_the_inputs_of_blocks_or_of_levels():
-    """A decoder of two levels: everything of five axes that is kept, as (height, channels)."""
-    config = ImageVAEConfig(**TINY, quant_conv=False)
-    vae = jax.eval_shape(lambda key: ImageVAE(config, rngs=nnx.Rngs(key)), jax.random.key(0))
-    latents = jax.ShapeDtypeStruct((1, 1, 4, 4, 4), "float32")
+# What is kept of a function with `blocks` and with `full`, as (height, channels) in the order of
+# the computation. The image VAE has two levels of one block in the encoder and two in the decoder.
+IMAGE = ImageVAEConfig(**TINY, quant_conv=False)
+SCALE = (1, 3)  # by which LPIPS divides pixels
+FEATURES = [SCALE, (16, 3), (16, 64), (8, 128), (4, 256), (2, 512), (1, 512)]
+KEPT = {
+    "encoder": (
+        Case(ImageVAE, IMAGE, ImageVAE.moments, (1, 8, 8, 3)),
+        [(8, 3), (8, 4), (8, 4), (4, 4), (4, 8), (4, 8), (4, 8), (4, 8), (4, 8)],
+        [(8, 3), (8, 4), (4, 4), (4, 8), (4, 8), (4, 8)],
+    ),
+    "decoder": (
+        Case(ImageVAE, IMAGE, decode, (1, 4, 4, 4)),
+        [(4, 4), *[(4, 8)] * 3, *[(4, 8)] * 3, (8, 8), (8, 4), (8, 4), (8, 4)],
+        [(4, 4), (4, 8), (4, 8), (8, 8), (8, 4), (8, 4)],
+    ),
+    "discriminator": (
+        CASES["discriminator"],
+        [(16, 3), (8, 4), (4, 8), (4, 8), (4, 32), (4, 32), (4, 32), (4, 32)],
+        [(16, 3), (8, 4), (4, 8), (4, 32), (4, 32)],
+    ),
+    "lpips": (CASES["lpips"], FEATURES * 2, FEATURES * 2),
+}
 
-    def kept(remat):
-        shapes = backward_inputs(functools.partial(ImageVAE.decode, remat=remat), vae, latents)
-        return sorted((x.shape[2], x.shape[4]) for x in shapes if x.ndim == 5)
 
-    conv_in, norm_out, conv_out = (4, 4), (8, 4), (8, 4)
-    middle, low, high = [(4, 8)] * 3, [(4, 8)] * 3, [(8, 8), (8, 4)]
-    assert kept("blocks") == sorted([conv_in, *middle, *low, *high, norm_out, conv_out])
-    assert kept("full") == sorted([conv_in, middle[0], low[0], high[0], norm_out, conv_out])
+@pytest.mark.parametrize("name", KEPT)
+def test_kept_are_the_inputs_of_blocks_or_of_levels(name):
+    case, blocks, full = KEPT[name]
+    network = jax.eval_shape(lambda key: case.kind(case.config, rngs=nnx.Rngs(key)), KEY)
+    video = jax.ShapeDtypeStruct((1, *case.input), "float32")
+    for remat, expected in (("blocks", blocks), ("full", full)):
+        given = backward_inputs(functools.partial(case.run, remat=remat), network, video)
+        # Kernels have five axes at most, the first of them never of one.
+        videos = [x for x in given if x.ndim == 5 and x.shape[0] == 1]
+        assert sorted((x.shape[2], x.shape[4]) for x in videos) == sorted(expected), remat
 
 
 @pytest.mark.parametrize("name", ["spatial_temporal", "image"])
 def test_decode_is_the_last_convolution_of_what_it_sees(name):
     case = CASES[name]
-    vae = jax.jit(lambda key: case.kind(case.config, rngs=nnx.Rngs(key)))(jax.random.key(0))
+    vae = jax.jit(lambda key: case.kind(case.config, rngs=nnx.Rngs(key)))(KEY)
     latents = jax.random.normal(jax.random.key(1), (1, 2, 4, 4, 4))
     hidden = jax.jit(case.kind.decode_hidden)(vae, latents)
     video = jax.jit(case.kind.decode)(vae, latents)
