@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from rich.console import Console
+from rich.filesize import decimal
 from rich.table import Table
 
 from cvvae_jax import paths, sharding
@@ -91,7 +92,7 @@ def _schedule(job: Job) -> Table:
 
 
 def _state_memory(job: Job, state: TrainState, frozen: Frozen) -> Table:
-    table = _table("kept on every device", "GB")
+    table = _table("kept on every device", "")
     rows = {
         "parameters": (state.model, state.discriminator),
         "moments": (state.opt_state, state.gan_opt_state),
@@ -99,7 +100,7 @@ def _state_memory(job: Job, state: TrainState, frozen: Frozen) -> Table:
         "frozen networks": frozen,
     }
     for name, tree in rows.items():
-        table.add_row(name, f"{_bytes_per_device(tree, job) / 1e9:.2f}")
+        table.add_row(name, decimal(_bytes_per_device(tree, job)))
     return table
 
 
@@ -118,9 +119,9 @@ def _programs(job: Job, config: TrainConfig, state: TrainState, frozen: Frozen) 
             memory = program.compiled.memory_analysis()
             _say(
                 f"  {update} step: {program.flops / 1e12:.3g} TFLOP"
-                f" ({program.executed_flops / 1e12:.3g} executed); memory per device "
-                f"{memory.argument_size_in_bytes / 1e9:.2f} GB of state and batch and "
-                f"{memory.temp_size_in_bytes / 1e9:.2f} GB at work; compiled in "
+                f" ({program.executed_flops / 1e12:.3g} executed); memory per device: "
+                f"{decimal(memory.argument_size_in_bytes)} of state and batch, "
+                f"{decimal(memory.temp_size_in_bytes)} at work; compiled in "
                 f"{program.seconds:.0f} s"
             )
 
