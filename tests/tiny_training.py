@@ -1,0 +1,109 @@
+"""The smallest networks, states and batches that training can be tested on."""
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from cvvae_jax import paths
+from cvvae_jax.config import (
+    Bucket,
+    DiscriminatorConfig,
+    ImageVAEConfig,
+    LossConfig,
+    LPIPSConfig,
+    OptimizerConfig,
+    StageConfig,
+    VideoVAEConfig,
+)
+from cvvae_jax.models import vgg
+from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.vgg import LPIPS
+from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.training.objective import Draws
+from cvvae_jax.training.optimizer import Optimizers
+from cvvae_jax.training.state import Frozen, Streams, TrainState
+from cvvae_jax.training.step import accumulated_gradients
+
+WIDTHS = {"block_channels": (8, 8), "blocks_per_level": 1, "norm_groups": 2, "mid_attention": False}
+IMAGE = ImageVAEConfig(quant_conv=False, **WIDTHS)
+VIDEO = VideoVAEConfig(temporal_strides=(2,), decoder_attention="spatial", **WIDTHS)
+DISCRIMINATOR = DiscriminatorConfig(base_channels=8, layers=2, norm_groups=2)
+STAGE = StageConfig(10, (Bucket(5, 16, 8),), OptimizerConfig(warmup_steps=0), updates="joint")
+# L2, since the gradient of L1 jumps where rounding turns an error's sign.
+SMOOTH = LossConfig(recon="l2", compat_recon="l2", lpips_weight=0.0, log_scale=0.1)
+
+
+def first_state(stage: StageConfig = STAGE, *, gan: bool = True) -> TrainState:
+    """Of random networks."""
+
+    def create(model_key, discriminator_key):
+        model = VideoVAE(VIDEO, rngs=nnx.Rngs(model_key))
+        discriminator = Discriminator(DISCRIMINATOR, rngs=nnx.Rngs(discriminator_key))
+        optimizers = Optimizers.create(stage)
+        return TrainState.create(model, discriminator if gan else None, optimizers, log_scale=0.1)
+
+    return jax.jit(create)(jax.random.key(0), jax.random.key(1))
+
+
+def frozen_networks(*, lpips: bool = False) -> Frozen:
+    """A random image VAE and, with five convolutions in place of 13, the network of LPIPS."""
+    image_vae = jax.jit(lambda key: ImageVAE(IMAGE, rngs=nnx.Rngs(key)))(jax.random.key(2))
+    if not lpips:
+        return Frozen(image_vae)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vgg, "LEVELS", ((4,),) * 5)
+        network = jax.jit(lambda key: LPIPS(LPIPSConfig(), rngs=nnx.Rngs(key)))
+        return Frozen(image_vae, network(jax.random.key(3)))
+
+
+def random_batch(count: int, *, frames: int = 5, size: int = 16) -> dict[str, np.ndarray]:
+    """Noise, with the records' seeds."""
+    rng = np.random.default_rng(0)
+    video = rng.integers(0, 256, (count, frames, size, size, 3), np.uint8)
+    return {"video": video, "seed": rng.integers(0, 2**32, count, np.uint32)}
+
+
+def batch_gradients(state: TrainState, batch: dict[str, Any], frozen: Frozen, **options: Any):
+    """`accumulated_gradients` of a batch with the draws of its seeds."""
+    video, seeds = batch["video"], batch["seed"]
+    streams = Streams.create(0)
+    draws = Draws.create(state.model, streams, seeds, state.step, video_shape=video.shape)
+    return accumulated_gradients(state, jnp.asarray(video), draws, frozen, **options)
+
+
+def compiled_gradients(
+    update: str = "joint", *, loss: LossConfig, stage: StageConfig = STAGE, **changes: Any
+):
+    """`batch_gradients` for `jax.jit`, with changes of the stage."""
+    stage = dataclasses.replace(stage, **changes)
+    return jax.jit(functools.partial(batch_gradients, update=update, stage=stage, loss=loss))
+
+
+def assert_gradients_equal(ours: Any, theirs: Any, *, tolerance: float) -> None:
+    """To a fraction of each tensor's largest value.
+
+    Gradients that are zero but for rounding (biases before a norm) are compared with 1e-6 of the
+    global norm.
+    """
+    ours, theirs = paths.flatten(ours), paths.flatten(theirs)
+    assert set(ours) == set(theirs)
+    theirs = {path: np.asarray(gradient, np.float64) for path, gradient in theirs.items()}
+    floor = 1e-6 * np.sqrt(sum(np.square(gradient).sum() for gradient in theirs.values()))
+    assert floor > 0
+    for path, gradient in theirs.items():
+        error = np.abs(np.asarray(ours[path]) - gradient).max()
+        assert error <= max(tolerance * np.abs(gradient).max(), floor), (path, error)
+
+
+def assert_metrics_equal(ours: dict, theirs: dict, *, tolerance: float) -> None:
+    """Every number, relatively."""
+    assert set(ours) == set(theirs)
+    for name, value in theirs.items():
+        np.testing.assert_allclose(ours[name], value, rtol=tolerance, err_msg=name)
