@@ -24,17 +24,9 @@ PARENT = "configs/sd21_paper.py"
 CHANGES = {
     "architecture_2d_3d": {},
     "architecture_3d": {"model.half_3d": False},
-    "compat_both": {
-        "loss.compat_mode": "both",
-        "loss.mapping": "slice",
-        "loss.compat_lpips_weight": 0.5,
-    },
+    "compat_both": {"loss.compat_mode": "both", "loss.mapping": "slice"},
     "compat_decoder": {},
-    "compat_encoder": {
-        "loss.compat_mode": "encoder",
-        "loss.mapping": "slice",
-        "loss.compat_lpips_weight": 0.5,
-    },
+    "compat_encoder": {"loss.compat_mode": "encoder", "loss.mapping": "slice"},
     "mapping_first": {"loss.mapping": "first"},
     "mapping_mean": {"loss.mapping": "mean"},
     "mapping_random": {},

@@ -3,9 +3,8 @@
     python train.py configs/ablations/compat_both.py --data.videos DIR --data.images DIR2
 
 configs/sd21_paper.py with `loss.compat_mode` `both`: the sum of decoder-based and encoder-based.
-`loss.mapping` `slice` and `loss.compat_lpips_weight` 0.5 are the encoder-based half's, as in
-configs/ablations/compat_encoder.py. The other half shares them here; in the released code it has a
-mapping of its own and no LPIPS.
+`loss.mapping` `slice` is the encoder-based half's, as in configs/ablations/compat_encoder.py. The
+other half shares it here; in the released code it has a mapping of its own.
 
 Expect what the paper states, PSNR of 27.9 dB on COCO, 27.6 dB on WebVid, or rather its distance to
 the other rows: how long and with which other settings its ablations were trained is not stated.
@@ -23,7 +22,5 @@ PARENT = Path(__file__).parents[1] / "sd21_paper.py"
 def get_config() -> TrainConfig:
     """The recipe, as the top of this file describes it."""
     config = load_recipe(str(PARENT))
-    loss = dataclasses.replace(
-        config.loss, compat_mode="both", mapping="slice", compat_lpips_weight=0.5
-    )
+    loss = dataclasses.replace(config.loss, compat_mode="both", mapping="slice")
     return dataclasses.replace(config, loss=loss, workdir="runs/ablations/compat_both")

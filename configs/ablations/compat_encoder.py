@@ -4,8 +4,7 @@
 
 configs/sd21_paper.py with `loss.compat_mode` `encoder`: the video decoder shows the video from the
 frozen image encoder's latents of every fourth frame. As in the released code, these are always the
-same frames (`loss.mapping` `slice`), and the loss is the reconstruction's, LPIPS with it
-(`loss.compat_lpips_weight` 0.5).
+same frames (`loss.mapping` `slice`).
 
 Expect what the paper states, PSNR of 26.0 dB on COCO, 26.0 dB on WebVid, or rather its distance to
 the other rows: how long and with which other settings its ablations were trained is not stated.
@@ -23,7 +22,5 @@ PARENT = Path(__file__).parents[1] / "sd21_paper.py"
 def get_config() -> TrainConfig:
     """The recipe, as the top of this file describes it."""
     config = load_recipe(str(PARENT))
-    loss = dataclasses.replace(
-        config.loss, compat_mode="encoder", mapping="slice", compat_lpips_weight=0.5
-    )
+    loss = dataclasses.replace(config.loss, compat_mode="encoder", mapping="slice")
     return dataclasses.replace(config, loss=loss, workdir="runs/ablations/compat_encoder")

@@ -91,9 +91,9 @@ class LossConfig:
     compat_weight: float = 1.0
     """Weight of the compatibility loss."""
     compat_recon: Literal["l1", "l2"] = "l1"
-    """Distance between frames in the compatibility loss."""
+    """Distance between frames in decoder-based compatibility; encoder-based takes `recon`."""
     compat_lpips_weight: float = 0.0
-    """Weight of LPIPS in the compatibility loss."""
+    """Weight of LPIPS in decoder-based compatibility; encoder-based takes `lpips_weight`."""
     mapping: Mapping = "random"
     """Which frame stands for the four of a latent frame in the compatibility loss: the paper's
     psi."""
@@ -126,7 +126,7 @@ class LossConfig:
     @property
     def needs_lpips(self) -> bool:
         """Whether a term of the objective is LPIPS."""
-        compat = self.compat_mode != "none" and self.compat_lpips_weight > 0
+        compat = self.compat_mode in ("decoder", "both") and self.compat_lpips_weight > 0
         return self.lpips_weight > 0 or compat
 
 

@@ -8,6 +8,7 @@ official code does.
 """
 
 import dataclasses
+import functools
 from typing import Any, Literal
 
 import jax
@@ -232,7 +233,9 @@ class _Judged:
             if loss.gan_penalty == "lecam":
                 penalty = adversarial.lecam_real(logits, averages.fake)
             if loss.gan_penalty == "r1":
-                penalty = adversarial.r1_penalty(discriminator, video)
+                penalty = adversarial.r1_penalty(
+                    functools.partial(discriminator, remat=remat), video
+                )
             return value + loss.gan_penalty_weight * penalty, (value, penalty, logits.mean())
 
         cotangent, (fake, fake_penalty) = jax.grad(on_fake, has_aux=True)(self.logits)

@@ -145,7 +145,8 @@ def plan_run(config: TrainConfig, *, allow_missing: bool = False) -> Plan:
     def create_video(key: jax.Array, frozen: ImageVAE, start: VideoVAE | None) -> VideoVAE:
         if start is not None:
             target = jax.eval_shape(lambda key: VideoVAE(video_config, rngs=nnx.Rngs(key)), key)
-            return paths.unflatten(target, paths.flatten(start))
+            leaves, types = paths.flatten(start), paths.flatten(target)
+            return paths.unflatten(target, {p: x.astype(types[p].dtype) for p, x in leaves.items()})
         if config.init == "inflate":
             return inflate(frozen, video_config, rngs=nnx.Rngs(key))
         return VideoVAE(video_config, rngs=nnx.Rngs(key))

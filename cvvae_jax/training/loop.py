@@ -1,8 +1,8 @@
 """A whole run: an image VAE, loaded or trained, then a video VAE compatible with it."""
 
+import contextlib
 import dataclasses
 import functools
-import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -91,9 +91,10 @@ def _train(run: _Run, programs: Programs, state: TrainState) -> VAE:
     job, stage, start = run.job, run.job.stage, int(state.step)
     progress = Progress(job, run.config, run.frozen.image_vae, start)
     try:
-        with StopSignals() as stop:
-            stream = _batches(run, start + int(state.guard.data_offset), stage.steps - start)
-            for n, batch in enumerate(progress.throughput.timed(stream), start + 1):
+        offset = int(state.guard.data_offset)
+        with StopSignals() as stop, contextlib.closing(_batches(run, start + offset)) as stream:
+            timed = progress.throughput.timed(stream)
+            for n, batch in zip(range(start + 1, stage.steps + 1), timed, strict=False):
                 placed = sharding.put_batch(batch, job.mesh)
                 program = progress.program(programs, n - 1, placed["video"].shape)
                 state, metrics = program.compiled(state, placed, run.frozen)
@@ -103,7 +104,7 @@ def _train(run: _Run, programs: Programs, state: TrainState) -> VAE:
                     progress.evaluation(n, state.ema)
                 if last or stop.requested or n % stage.checkpoint_every == 0:
                     progress.flush()  # a run may go on from here, without this step's line
-                    _save(run, n, state, last=last)
+                    _save(run, n, state, anyway=last or bool(stop.requested))
                 if stop.requested and not last:
                     raise Stopped(stop.requested, n)
     finally:
@@ -111,9 +112,9 @@ def _train(run: _Run, programs: Programs, state: TrainState) -> VAE:
     return state.ema
 
 
-def _save(run: _Run, step: int, state: TrainState, *, last: bool) -> None:
+def _save(run: _Run, step: int, state: TrainState, *, anyway: bool) -> None:
     """A checkpoint, unless updates are being skipped: what it would hold may be the cause."""
-    if last or int(state.guard.in_a_row) == 0:
+    if anyway or int(state.guard.in_a_row) == 0:
         settings = dataclasses.asdict(run.config)
         run.checkpoints.save(step, state=state, weights=state.ema, config=settings)
 
@@ -146,9 +147,9 @@ def _first_state(run: _Run) -> TrainState:
     return jax.jit(initialize, out_shardings=layout)(run.frozen, start)
 
 
-def _batches(run: _Run, start: int, count: int) -> Iterator[dict[str, np.ndarray]]:
-    """This process's part of so many batches of the stream, from `start` on."""
-    stream = batches(
+def _batches(run: _Run, start: int) -> Iterator[dict[str, np.ndarray]]:
+    """This process's part of the stream of batches, from `start` on."""
+    return batches(
         run.job.stage,
         run.config.data,
         seed=run.config.seed,
@@ -157,4 +158,3 @@ def _batches(run: _Run, start: int, count: int) -> Iterator[dict[str, np.ndarray
         process_index=jax.process_index(),
         process_count=jax.process_count(),
     )
-    return itertools.islice(stream, count)

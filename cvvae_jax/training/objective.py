@@ -125,27 +125,22 @@ def negative_elbo(
 ) -> tuple[Float[Array, ""], Metrics]:
     """The objective without its GAN term, nll + kl_weight * KL, and its parts.
 
-    nll is the reconstruction's; with decoder-based compatibility compat_weight times the image
-    decoder's is added to it; with encoder-based compatibility the reconstruction's is first
-    averaged, with weights 1 and compat_weight, with that of the image latents' reconstruction.
+    nll is the reconstruction's; with encoder-based compatibility it is averaged, with weights 1 and
+    compat_weight, with that of the image latents' reconstruction, as if those were more of the
+    batch; with decoder-based compatibility compat_weight times the image decoder's is added.
     """
     recon, *from_images = outputs.recons
-    compat = {"kind": loss.compat_recon, "lpips_weight": loss.compat_lpips_weight}
     shared = {"network": frozen.lpips, "remat": remat}
-    nll, metrics = _frame_loss(
-        recon,
-        video,
-        log_scales.recon,
-        kind=loss.recon,
-        lpips_weight=loss.lpips_weight,
-        name="recon",
+    likely = {
+        "log_scale": log_scales.recon,
+        "kind": loss.recon,
+        "lpips_weight": loss.lpips_weight,
         **shared,
-    )
+    }
+    nll, metrics = _frame_loss(recon, video, name="recon", **likely)
     for image_recon in from_images:  # the mapping `first` has one frame
         target = video[:, : image_recon.shape[1]]
-        other, parts = _frame_loss(
-            image_recon, target, log_scales.recon, name="compat_encoder", **compat, **shared
-        )
+        other, parts = _frame_loss(image_recon, target, name="compat_encoder", **likely)
         nll = (nll + loss.compat_weight * other) / (1 + loss.compat_weight)
         metrics |= parts
     if frozen.image_vae is not None and loss.compat_mode in ("decoder", "both"):
@@ -157,7 +152,13 @@ def negative_elbo(
         )
         view = frozen.image_vae.decode(outputs.latents[:, : target.shape[1]], remat=remat)
         other, parts = _frame_loss(
-            view, target, log_scales.compat, name="compat", **compat, **shared
+            view,
+            target,
+            name="compat",
+            log_scale=log_scales.compat,
+            kind=loss.compat_recon,
+            lpips_weight=loss.compat_lpips_weight,
+            **shared,
         )
         nll += loss.compat_weight * other
         metrics |= parts
@@ -168,8 +169,8 @@ def negative_elbo(
 def _frame_loss(
     recon: Float[Array, "b t h w 3"],
     video: Float[Array, "b t h w 3"],
-    log_scale: Float[Array, ""],
     *,
+    log_scale: Float[Array, ""],
     kind: Literal["l1", "l2"],
     lpips_weight: float,
     name: str,

@@ -76,8 +76,8 @@ class TrainState:
     opt_state: Any
     """The moments of both."""
 
-    discriminator: Discriminator | None
-    """The network that is trained against it, None without a GAN."""
+    discriminator: Any
+    """The Discriminator that is trained against it, None without a GAN."""
     gan_opt_state: Any
     """Its moments."""
     averages: Averages

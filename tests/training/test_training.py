@@ -77,15 +77,17 @@ def test_run_folder_holds_all_that_is_promised(finished):
         "metrics.jsonl",
         "log.txt",
         "samples/contact_sheet.png",
+        "samples/0000006.gif",
         "checkpoints/6/weights",
         "image_vae/checkpoints/2/weights",
     ):
         assert (finished / name).exists(), name
     assert list((finished / "tensorboard").iterdir())
-    scores = json.loads((finished / "scores.json").read_text())["psnr"]
+    scores = json.loads((finished / "scores.json").read_text())
     names = {"recon", "compat", "image_latents", "image_vae", "bicubic", "bicubic_time"}
-    assert set(scores) == names
-    assert all(np.isfinite(list(scores.values())))
+    for metric in ("psnr", "ssim"):
+        assert set(scores[metric]) == names
+        assert all(np.isfinite(list(scores[metric].values())))
     assert [line["step"] for line in lines(finished) if "loss/total" in line] == [1, 2, 3, 4, 5, 6]
 
 
