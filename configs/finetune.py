@@ -17,10 +17,8 @@ Nothing has been published to expect. To know what it gained, measure the weight
 the same clips: the same command with `--train.steps 1 --train.optimizer.learning-rate 0 --workdir
 runs/before`.
 
-Files (docs/weights.md): CV-VAE v1.1, which is published in float16 and has to be float32 here, the
-image VAE that it was trained against, and LPIPS.
-
-    python -m cvvae_jax convert CV-VAE/vae3d_v1-1 weights/cvvae-v1-1 --dtype float32
+Files (docs/weights.md): CV-VAE v1.1 as it is published (float16; parameters are float32 in
+training), the image VAE that it was trained against, and LPIPS.
 """
 
 import dataclasses

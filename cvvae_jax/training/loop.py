@@ -104,7 +104,8 @@ def _train(run: _Run, programs: Programs, state: TrainState) -> VAE:
                     progress.evaluation(n, state.ema)
                 if last or stop.requested or n % stage.checkpoint_every == 0:
                     progress.flush()  # a run may go on from here, without this step's line
-                    _save(run, n, state, anyway=last or bool(stop.requested))
+                    with progress.throughput.pause():
+                        _save(run, n, state, anyway=last or bool(stop.requested))
                 if stop.requested and not last:
                     raise Stopped(stop.requested, n)
     finally:
