@@ -59,6 +59,8 @@ KINDS = (
     "lpips",
     "train_step",
 )
+# Training steps take long to compile; the others are slow tests.
+QUICK_STEPS = ("train_image", "train_random")
 
 # float32 sums of up to 13824 products (27 taps of 512 channels) carry about sqrt(13824) * 6e-8 =
 # 7e-6 relative error each; some sixty layers in a row stay below 1e-4 of the largest output.
@@ -75,8 +77,10 @@ def cases(kind: str, *dtypes: str) -> list:
         golden = json.loads(path.read_text())
         if golden["kind"] == kind:
             full_width = sum(map(np.prod, golden["state_dict"].values())) > 1e8
+            long = kind == "train_step" and path.stem not in QUICK_STEPS
             for case, dtype in itertools.product(golden.get("cases", ["values"]), dtypes):
-                marks = [pytest.mark.slow] if full_width and dtype == "bfloat16" else []
+                slow = long or (full_width and dtype == "bfloat16")
+                marks = [pytest.mark.slow] if slow else []
                 found.append(pytest.param(path.stem, case, dtype, marks=marks))
     return found
 
