@@ -70,7 +70,14 @@ CASES = {
 }
 
 
-@pytest.fixture(scope="module", params=CASES)
+# Programs with a backward pass take long to compile; tests of whole steps go through all networks.
+QUICK = ("spatial_temporal", "discriminator")
+
+
+@pytest.fixture(
+    scope="module",
+    params=[pytest.param(name, marks=[] if name in QUICK else pytest.mark.slow) for name in CASES],
+)
 def case(request) -> Case:
     return CASES[request.param]
 
