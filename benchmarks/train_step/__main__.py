@@ -5,7 +5,8 @@
     python -m benchmarks.train_step --topology v5e:2x4      # compiled for TPUs that aren't there
 
 Networks are of the official shapes (video VAE, discriminator, frozen image VAE, LPIPS) with random
-weights, which speed and memory don't depend on.
+weights, which speed and memory don't depend on. Compiling takes most of the time: options choose rows, and
+JAX_COMPILATION_CACHE_DIR names a folder that keeps programs for another run.
 """
 
 import dataclasses
@@ -49,7 +50,8 @@ class Benchmark:
     repeats: int = 5
     """Timed steps; the median is printed."""
     in_turns: bool | None = None
-    """Whether rows of one batch take turns, step by step, all in memory; unset: with `tiny`."""
+    """Whether rows of one kind of batch and update take turns, step by step, all in memory; unset:
+    with `tiny`, which is for CPUs."""
     profile: Path | None = None
     """Folder for a trace by jax's profiler of three steps of every row of ours."""
     topology: str | None = None
@@ -81,7 +83,8 @@ def main(options: Benchmark) -> None:
         announced = _announce(result, announced)
         print(line(result), flush=True)
         failed |= not (result.failure or OUT_OF_MEMORY).startswith(OUT_OF_MEMORY)
-    sys.exit(1 if failed else 0)
+    if failed:
+        sys.exit(1)
 
 
 def rows(options: Benchmark):

@@ -49,6 +49,8 @@ def measure(
     so that whatever else the machine does slows all of them; else one after the other, so that each
     has the device for itself.
     """
+    if in_turns:
+        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     for group in _groups(rows) if in_turns else ([row] for row in rows):
         results = [Result(row) for row in group]
         with contextlib.ExitStack() as stack:
