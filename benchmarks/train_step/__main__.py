@@ -5,8 +5,8 @@
     python -m benchmarks.train_step --topology v5e:2x4      # compiled for TPUs that aren't there
 
 Networks are of the official shapes (video VAE, discriminator, frozen image VAE, LPIPS) with random
-weights, which speed and memory don't depend on. Compiling takes most of the time: options choose rows, and
-JAX_COMPILATION_CACHE_DIR names a folder that keeps programs for another run.
+weights, which speed and memory don't depend on. Compiling takes most of the time: options choose
+rows, and JAX_COMPILATION_CACHE_DIR names a folder that keeps programs for another run.
 """
 
 import dataclasses
@@ -66,7 +66,9 @@ def main(options: Benchmark) -> None:
         flush=True,
     )
     if options.topology is not None:
-        compile_for(options.topology, options.family, options.remats, tiny=options.tiny)
+        compile_for(
+            options.topology, options.family, options.remats, options.updates, tiny=options.tiny
+        )
         return
     in_turns = options.tiny if options.in_turns is None else options.in_turns
     results = measure(

@@ -1,12 +1,13 @@
 """Training steps compiled for TPUs that aren't there: whether they fit, and how long it takes."""
 
 import re
+from typing import get_args
 
 import jax
 from jax.experimental import topologies
 
 from benchmarks.train_step.ours import planned_bytes
-from benchmarks.train_step.setting import Family, Networks, Row, job_of
+from benchmarks.train_step.setting import Family, Networks, Row, Updates, job_of
 from cvvae_jax import sharding
 from cvvae_jax.config import MeshConfig, Remat
 from cvvae_jax.training.programs import Program, Programs, video_shape
@@ -15,9 +16,16 @@ from cvvae_jax.training.programs import Program, Programs, video_shape
 MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
 
 
-def compile_for(topology: str, family: Family, remats: tuple[Remat, ...], *, tiny: bool) -> None:
+def compile_for(
+    topology: str,
+    family: Family,
+    remats: tuple[Remat, ...],
+    updates: tuple[Updates, ...],
+    *,
+    tiny: bool,
+) -> None:
     """Prints a line for every program: a clip a chip, in bfloat16, every chip with all parameters,
-    and at last the parameters split over the chips."""
+    and at last, with the policy that keeps least, the parameters split over the chips."""
     jax.config.update("jax_platforms", "cpu")  # nothing may look for TPUs
     described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     kind, count = described.devices[0].device_kind, len(described.devices)
@@ -30,11 +38,10 @@ def compile_for(topology: str, family: Family, remats: tuple[Remat, ...], *, tin
         f"{'all':>8}  {'fits':<6}{'compile s':>10}  convolutions"
     )
     variants = [(1, remat) for remat in remats]
-    if "blocks" in remats:
-        variants.append((count, "blocks"))
+    variants.append((count, max(remats, key=get_args(Remat).index)))
     for fsdp, remat in variants:
-        for updates in ("alternate", "joint"):
-            row = Row("jax", "video", updates, "bfloat16", remat, family, tiny, count)
+        for update in updates:
+            row = Row("jax", "video", update, "bfloat16", remat, family, tiny, count)
             _compile(row, described.devices, fsdp, memory)
 
 
@@ -82,7 +89,9 @@ def _convolutions(program: Program) -> str:
 
 def _reason(error: Exception) -> str:
     """What the compiler says of memory; other errors aren't expected."""
-    found = re.search(r"Used (\S+) of (\S+) hbm", str(error))
-    if found is None:
+    text = str(error)
+    if "RESOURCE_EXHAUSTED" not in text:
         raise error
-    return f"doesn't fit: takes {found[1]} of {found[2]}"
+    found = re.search(r"(?:temporaries \(|Used )(\S+?)\)? \S* ?.*?(?:HBM \(|of )([\d.]+\w)", text)
+    sizes = f": {found[1]} of temporaries, {found[2]} of memory" if found else ""
+    return f"doesn't fit{sizes} (GiB, the compiler says)"
