@@ -2,6 +2,8 @@
 
 import dataclasses
 import functools
+import json
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,12 +15,14 @@ from flax import nnx
 from cvvae_jax import paths
 from cvvae_jax.config import (
     Bucket,
+    DataConfig,
     DiscriminatorConfig,
     ImageVAEConfig,
     LossConfig,
     LPIPSConfig,
     OptimizerConfig,
     StageConfig,
+    TrainConfig,
     VideoVAEConfig,
 )
 from cvvae_jax.models import vgg
@@ -35,7 +39,8 @@ WIDTHS = {"block_channels": (8, 8), "blocks_per_level": 1, "norm_groups": 2, "mi
 IMAGE = ImageVAEConfig(quant_conv=False, **WIDTHS)
 VIDEO = VideoVAEConfig(temporal_strides=(2,), decoder_attention="spatial", **WIDTHS)
 DISCRIMINATOR = DiscriminatorConfig(base_channels=8, layers=2, norm_groups=2)
-STAGE = StageConfig(10, (Bucket(5, 16, 8),), OptimizerConfig(warmup_steps=0), updates="joint")
+_AT_ONCE = OptimizerConfig(warmup_steps=0)
+STAGE = StageConfig(10, (Bucket(5, 16, 8),), _AT_ONCE, _AT_ONCE, updates="joint")
 # L2, since the gradient of L1 jumps where rounding turns an error's sign.
 SMOOTH = LossConfig(recon="l2", compat_recon="l2", lpips_weight=0.0, log_scale=0.1)
 
@@ -53,14 +58,43 @@ def first_state(stage: StageConfig = STAGE, *, gan: bool = True) -> TrainState:
 
 
 def frozen_networks(*, lpips: bool = False) -> Frozen:
-    """A random image VAE and, with five convolutions in place of 13, the network of LPIPS."""
+    """A random image VAE and, with five narrow convolutions in place of 13, the network
+    of LPIPS (of fewer channels all may be zero, where its gradient is as good as infinite)."""
     image_vae = jax.jit(lambda key: ImageVAE(IMAGE, rngs=nnx.Rngs(key)))(jax.random.key(2))
     if not lpips:
         return Frozen(image_vae)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(vgg, "LEVELS", ((4,),) * 5)
+        patch.setattr(vgg, "LEVELS", ((16,),) * 5)
         network = jax.jit(lambda key: LPIPS(LPIPSConfig(), rngs=nnx.Rngs(key)))
         return Frozen(image_vae, network(jax.random.key(3)))
+
+
+def short_run(folder: Path, image_vae: str, **loss: Any) -> TrainConfig:
+    """Nine steps against a trained image VAE, a checkpoint every third one, all in the log."""
+    stage = StageConfig(
+        steps=9,
+        buckets=(Bucket(5, 8, 8),),
+        optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=1),
+        log_every=1,
+        checkpoint_every=3,
+    )
+    return TrainConfig(
+        image_model=IMAGE,
+        model=VIDEO,
+        image_train=stage,
+        train=stage,
+        image_vae=image_vae,
+        discriminator=DISCRIMINATOR,
+        data=DataConfig(eval_clips=1),
+        loss=LossConfig(lpips_weight=0.0, compat_mode="none", **loss),
+        workdir=str(folder),
+    )
+
+
+def logged_lines(config: TrainConfig) -> list[dict]:
+    """Of a run's metrics.jsonl."""
+    text = (Path(config.workdir) / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
 
 
 def random_batch(count: int, *, frames: int = 5, size: int = 16) -> dict[str, np.ndarray]:

@@ -192,7 +192,7 @@ class _Judged:
         cls, discriminator: Discriminator, recons: tuple[Array, ...], *, remat: Remat
     ) -> "_Judged":
         def run(discriminator, recons):
-            return tuple(discriminator(recon, remat=remat) for recon in recons)
+            return tuple(_logits(discriminator, recon, remat=remat) for recon in recons)
 
         return cls(*jax.vjp(run, discriminator, recons))
 
@@ -227,14 +227,14 @@ class _Judged:
             return value + loss.gan_penalty_weight * penalty, (value, penalty)
 
         def on_real(discriminator):
-            logits = discriminator(video, remat=remat)
+            logits = _logits(discriminator, video, remat=remat)
             value = adversarial.real_loss(logits, kind=loss.gan)
             penalty = jnp.zeros(())
             if loss.gan_penalty == "lecam":
                 penalty = adversarial.lecam_real(logits, averages.fake)
             if loss.gan_penalty == "r1":
                 penalty = adversarial.r1_penalty(
-                    functools.partial(discriminator, remat=remat), video
+                    functools.partial(_logits, discriminator, remat=remat), video
                 )
             return value + loss.gan_penalty_weight * penalty, (value, penalty, logits.mean())
 
@@ -253,5 +253,12 @@ class _Judged:
         return jax.tree.map(jnp.add, fake_grads, real_grads), metrics
 
 
+def _logits(
+    discriminator: Discriminator, video: Float[Array, "b t h w 3"], *, remat: Remat
+) -> Float[Array, "b t2 h2 w2 1"]:
+    """In float32, whatever the discriminator computes in: losses are means of them."""
+    return discriminator(video, remat=remat).astype(jnp.float32)
+
+
 def _mean(logits: tuple[Array, ...]) -> Float[Array, ""]:
-    return sum(x.astype(jnp.float32).mean() for x in logits) / len(logits)
+    return sum(x.mean() for x in logits) / len(logits)

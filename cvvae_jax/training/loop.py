@@ -71,17 +71,20 @@ def fit(job: Job, frozen: Frozen, config: TrainConfig) -> VAE:
         state = _first_state(run)
         _announce(job, state)
         programs = Programs(job, config, state, frozen)
-        while True:
-            try:
-                return _train(run, programs, state)
-            except Diverged as divergence:
-                state = None  # makes room for another
+        with StopSignals() as stop:
+            while True:
+                try:
+                    return _train(run, programs, state, stop)
+                except Diverged as error:
+                    # Its traceback would hold the state that diverged while another one is read.
+                    divergence = error.with_traceback(None)
+                state = None
                 state = after_rollback(_first_state(run), divergence, job)
     finally:
         checkpoints.close()
 
 
-def _train(run: _Run, programs: Programs, state: TrainState) -> VAE:
+def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) -> VAE:
     """Trains from a state to the end.
 
     Raises:
@@ -92,7 +95,7 @@ def _train(run: _Run, programs: Programs, state: TrainState) -> VAE:
     progress = Progress(job, run.config, run.frozen.image_vae, start)
     try:
         offset = int(state.guard.data_offset)
-        with StopSignals() as stop, contextlib.closing(_batches(run, start + offset)) as stream:
+        with contextlib.closing(_batches(run, start + offset)) as stream:
             timed = progress.throughput.timed(stream)
             for n, batch in zip(range(start + 1, stage.steps + 1), timed, strict=False):
                 placed = sharding.put_batch(batch, job.mesh)

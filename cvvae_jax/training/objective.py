@@ -65,7 +65,7 @@ class Outputs:
 
     posterior: DiagonalGaussian
     latents: Float[Array, "b n y x z"]
-    recons: tuple[Float[Array, "b t h w 3"], ...]
+    recons: tuple[Float[Array, "b _ h w 3"], ...]
     """Of the video's latents; and, with encoder-based compatibility, of the image VAE's."""
 
 
@@ -99,7 +99,7 @@ def generate(
     model: VAE,
     video: Float[Array, "b t h w 3"],
     noise: Float[Array, "b n y x z"],
-    image_latents: Float[Array, "b n y x z"] | None,
+    image_latents: Float[Array, "b m y x z"] | None,
     *,
     remat: Remat,
 ) -> tuple[Outputs, tuple[Array, ...]]:
