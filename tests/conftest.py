@@ -16,7 +16,7 @@ if version("jaxlib").startswith("0.10."):  # a flag that XLA doesn't know ends t
     flags.append("--xla_cpu_use_fusion_emitters=false")
 os.environ["XLA_FLAGS"] = " ".join(flags)
 
-from jaxtyping import install_import_hook
+from jaxtyping import install_import_hook  # noqa: E402
 
 # Checks the shapes in the signatures of all public functions; before the package is imported.
 install_import_hook("cvvae_jax", "beartype.beartype")
