@@ -30,7 +30,6 @@ MODES, DTYPES, UPDATES = (
 QUICK = {
     ("encoder", "first", "bfloat16", "joint"),
     ("decoder", "random", "float32", "alternate"),
-    ("both", "mean", "bfloat16", "joint"),
 }
 CASES = [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
@@ -71,8 +70,8 @@ def start(stage: StageConfig, dtype: str) -> tuple[TrainState, Frozen]:
 
 @pytest.mark.parametrize(("mode", "mapping", "dtype", "updates"), CASES)
 def test_reconstruction_gets_better(mode, mapping, dtype, updates):
-    """By 2 dB, half of what the least of all cases gains; the batch is always the same, but for
-    the frames of the random mapping."""
+    """By 2 dB, of the 8 to 11 that cases tried gain; the batch is always the same, but for the
+    frames of the random mapping."""
     optimizer = OptimizerConfig(learning_rate=5e-3, schedule="constant", warmup_steps=5)
     stage = StageConfig(STEPS, (Bucket(5, 16, 2),), optimizer, updates=updates)
     loss = LossConfig(lpips_weight=0.0, kl_weight=1e-3, compat_mode=mode, mapping=mapping)
@@ -91,7 +90,6 @@ def test_reconstruction_gets_better(mode, mapping, dtype, updates):
     assert len(found) == (STEPS if updates == "joint" else STEPS // 2)
     assert np.isfinite(found).all()
     assert int(state.guard.skipped) == 0
-    print(mode, mapping, dtype, updates, found[:3].mean(), found[-3:].mean())
     assert found[-3:].mean() > found[:3].mean() + 2.0
 
 

@@ -145,7 +145,9 @@ def test_finite_update_ends_a_row_of_skipped_ones(run, stepped):
     assert int(state.step) == 5
 
 
-@pytest.mark.parametrize("network", ["model", "discriminator"])
+@pytest.mark.parametrize(
+    "network", [pytest.param("model", marks=pytest.mark.slow), "discriminator"]
+)
 def test_gradient_that_is_not_finite_is_skipped_though_the_loss_is_finite(network, monkeypatch):
     """One number of one network's gradient is infinite, and neither network is updated."""
     before = first_state()
