@@ -1,5 +1,6 @@
 """Training steps compiled for TPUs that aren't there: whether they fit, and how long it takes."""
 
+import os
 import re
 from typing import get_args
 
@@ -27,6 +28,8 @@ def compile_for(
     """Prints a line for every program: a clip a chip, in bfloat16, every chip with all parameters,
     and at last, with the policy that keeps least, the parameters split over the chips."""
     jax.config.update("jax_platforms", "cpu")  # nothing may look for TPUs
+    # Its lock is for TPUs that are there: any process that looked for some holds it.
+    os.environ.setdefault("ALLOW_MULTIPLE_LIBTPU_LOAD", "1")
     described = topologies.get_topology_desc(platform="tpu", topology_name=topology)
     kind, count = described.devices[0].device_kind, len(described.devices)
     memory = MEMORY[max((name for name in MEMORY if kind.startswith(name)), key=len)]
@@ -35,7 +38,8 @@ def compile_for(
         f"{count} x {kind}, {memory} GiB each; GB a chip of arguments (state, batch, frozen "
         f"networks), temporaries and outputs that take no argument's place\n"
         f"{'mesh':<8}{'remat':<8}{'step':<15}{'arguments':>10}{'temp.':>8}{'output':>8}"
-        f"{'all':>8}  {'fits':<6}{'compile s':>10}  convolutions"
+        f"{'all':>8}  {'fits':<6}{'compile s':>10}  convolutions",
+        flush=True,
     )
     variants = [(1, remat) for remat in remats]
     variants.append((count, max(remats, key=get_args(Remat).index)))
