@@ -1,22 +1,19 @@
 """Strict settings for all tests: eight virtual CPU devices, float32, no silent broadcasting."""
 
 import os
-from importlib.metadata import version
 
 os.environ["JAX_PLATFORMS"] = "cpu"
-# The networks are tiny and their programs run once, so most of the time would go into compiling:
-# code is optimized little, and loops are made by XLA's older emitters, which are twice as quick.
-flags = [
-    os.environ.get("XLA_FLAGS", ""),
-    "--xla_force_host_platform_device_count=8",
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-]
-if version("jaxlib").startswith("0.10."):  # a flag that XLA doesn't know ends the process
-    flags.append("--xla_cpu_use_fusion_emitters=false")
-os.environ["XLA_FLAGS"] = " ".join(flags)
+# The networks are tiny and their programs run once, so most of the time would go into optimizing.
+os.environ["XLA_FLAGS"] = " ".join(
+    [
+        os.environ.get("XLA_FLAGS", ""),
+        "--xla_force_host_platform_device_count=8",
+        "--xla_backend_optimization_level=0",
+        "--xla_llvm_disable_expensive_passes=true",
+    ]
+)
 
-from jaxtyping import install_import_hook  # noqa: E402
+from jaxtyping import install_import_hook
 
 # Checks the shapes in the signatures of all public functions; before the package is imported.
 install_import_hook("cvvae_jax", "beartype.beartype")
