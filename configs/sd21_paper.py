@@ -8,7 +8,7 @@ floor of the cosine, AdamW's numbers, the discriminator's learning rate, crops, 
 losses. See configs/sd3.py for these.
 
 Machine and time: 200,000 steps on 16 A100, says the paper, and not how long. Batches are global; on
-fewer devices, `--train.accumulate 16` takes them in parts.
+fewer devices, `--train.accumulate` takes them in parts (16 on one device, 8 on two).
 
 Expect what the paper states for CV-VAE (2D+3D) (PSNR / SSIM / LPIPS, 256 x 256, 33 frames, stride
 3): COCO 27.6 / .805 / .136, WebVid 28.5 / .817 / .143. We have not trained it. The table at the

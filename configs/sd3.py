@@ -8,7 +8,8 @@ mapping, and a 3-D discriminator, which takes every second step.
 
 Machine and time: 200,000 steps, which the official launcher runs on 8 GPUs in float32. Nobody has
 published how long that takes. `--dry-run` prints operations and memory for your devices, and the
-run its speed. Batches are global; on fewer devices, `--train.accumulate 8` takes them in parts.
+run its speed. Batches are global; on fewer devices, `--train.accumulate` takes them in parts (8 on
+one device, 4 on two).
 
 Expect what the paper states for CV-VAE-SD3 (PSNR / SSIM / LPIPS, 256 x 256, 33 frames, stride 3):
 COCO 33.6 / .916 / .072, WebVid 32.0 / .899 / .087. We have not trained it. The table at the end of

@@ -38,8 +38,14 @@ RULES = ((r".*/kernel", split_largest_axis), (r".*", replicate))
 parameter's path."""
 
 
-def make_mesh(config: MeshConfig, *, batches: tuple[int, ...], devices: list | None = None) -> Mesh:
-    """The mesh of a run whose global batches have these sizes.
+def make_mesh(
+    config: MeshConfig,
+    *,
+    batches: tuple[int, ...],
+    accumulate: int = 1,
+    devices: list | None = None,
+) -> Mesh:
+    """The mesh of a run whose global batches have these sizes and are taken in so many parts.
 
     With `data` -1, small batches leave devices unused rather than fail.
 
@@ -54,25 +60,25 @@ def make_mesh(config: MeshConfig, *, batches: tuple[int, ...], devices: list | N
         )
     data = config.data
     if data == -1:
-        data = max(1, min(len(devices), min(batches)) // config.fsdp)
+        data = max(1, min(len(devices), min(batches) // accumulate) // config.fsdp)
     if data < 1 or data * config.fsdp > len(devices):
         raise ConfigError(
             f"mesh.data {config.data} x mesh.fsdp {config.fsdp} needs more than the "
             f"{len(devices)} devices."
         )
-    _check_batches(batches, data * config.fsdp)
+    _check_batches(batches, data * config.fsdp, accumulate)
     used = np.asarray(devices[: data * config.fsdp]).reshape(data, config.fsdp)
     return Mesh(used, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
 
 
-def _check_batches(batches: tuple[int, ...], parts: int) -> None:
+def _check_batches(batches: tuple[int, ...], devices: int, accumulate: int) -> None:
+    parts = devices * accumulate
+    split = f"over {devices} devices" + (f" in {accumulate} parts" if accumulate > 1 else "")
     for batch in batches:
         if batch % parts:
             below = batch // parts * parts
             nearest = f"{below} or {below + parts}" if below else f"{parts}"
-            raise ConfigError(
-                f"a batch of {batch} can't be split over {parts} devices; {nearest} can."
-            )
+            raise ConfigError(f"a batch of {batch} can't be split {split}; {nearest} can.")
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

@@ -1,6 +1,7 @@
 """A run's settings: data, losses, optimizer, devices."""
 
 import dataclasses
+import math
 from typing import Literal
 
 from cvvae_jax.config.checks import ConfigError, at_least
@@ -30,6 +31,8 @@ class Bucket:
 
     def __post_init__(self):
         at_least(self, 1, "frames", "size", "batch")
+        if not 0 < self.weight < math.inf:
+            raise ConfigError(f"a bucket's weight must be above 0, not {self.weight}.")
 
     @property
     def kind(self) -> Literal["image", "video"]:
@@ -158,8 +161,17 @@ class OptimizerConfig:
 
     def __post_init__(self):
         at_least(self, 0, "learning_rate", "warmup_steps", "final_fraction", "weight_decay")
-        if self.clip_norm <= 0:
-            raise ConfigError(f"clip_norm must be above 0, not {self.clip_norm}.")
+        for name in ("clip_norm", "eps"):
+            if getattr(self, name) <= 0:
+                raise ConfigError(f"{name} must be above 0, not {getattr(self, name)}.")
+        for name in ("beta1", "beta2"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be in [0, 1), not {getattr(self, name)}.")
+        if self.period_steps is not None and self.period_steps <= self.warmup_steps:
+            raise ConfigError(
+                f"period_steps must be above warmup_steps ({self.warmup_steps}), not "
+                f"{self.period_steps}."
+            )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -209,6 +221,8 @@ class StageConfig:
             "log_every",
             "eval_every",
         )
+        if not 0 <= self.ema_decay < 1:
+            raise ConfigError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
         if not self.buckets:
             raise ConfigError("buckets must hold one shape of batch at least.")
         for bucket in self.buckets:

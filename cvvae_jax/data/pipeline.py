@@ -57,12 +57,8 @@ def batches(
         The iterator's `close()` ends its threads and workers.
 
     Raises:
-        ConfigError: a bucket has no weight, or cannot be divided over the processes, or filled
-            from the files.
+        ConfigError: a bucket cannot be divided over the processes, or filled from the files.
     """
-    for bucket in stage.buckets:
-        if bucket.weight <= 0:
-            raise ConfigError(f"{bucket} has no weight: it must be above 0.")
     # Grain's seeds are 31 bits.
     seeds = np.random.SeedSequence(seed).generate_state(len(stage.buckets)) >> 1
     parts = [

@@ -18,9 +18,9 @@ from rich.table import Table
 from cvvae_jax import paths, sharding
 from cvvae_jax.config import OptimizerConfig, TrainConfig
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.training.jobs import Job, Plan, initial_state, plan_run
+from cvvae_jax.training.jobs import Job, Plan, initial_state, plan_run, video_shape
 from cvvae_jax.training.optimizer import learning_rate
-from cvvae_jax.training.programs import Programs, video_shape
+from cvvae_jax.training.programs import Programs
 from cvvae_jax.training.state import Frozen, TrainState
 
 _console = Console(highlight=False)

@@ -31,7 +31,7 @@ class Diverged(Exception):
 
 def check_guard(step: int, guard: dict[str, int], job: Job) -> None:
     """Raises Diverged if a step, the state's guard after it given, was one skip too many."""
-    if guard["in_a_row"] >= job.stage.max_skipped:
+    if max(guard["vae_in_a_row"], guard["gan_in_a_row"]) >= job.stage.max_skipped:
         raise Diverged(step, guard)
 
 
@@ -58,7 +58,13 @@ def after_rollback(state: TrainState, divergence: Diverged, job: Job) -> TrainSt
         f"loss or gradient was not finite; going back to step {step} and on with other batches "
         f"({offset} are left out). If it happens again: {advice}.",
     )
-    after = {"skipped": guard["skipped"], "in_a_row": 0, "rollbacks": 1, "data_offset": offset}
+    after = {
+        "skipped": guard["skipped"],
+        "vae_in_a_row": 0,
+        "gan_in_a_row": 0,
+        "rollbacks": 1,
+        "data_offset": offset,
+    }
     fresh = {
         name: jax.device_put(value, getattr(state.guard, name).sharding).astype("int32")
         for name, value in after.items()

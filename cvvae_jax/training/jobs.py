@@ -6,12 +6,14 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
 from cvvae_jax import paths, sharding
 from cvvae_jax.config import (
+    Bucket,
     ConfigError,
     DiscriminatorConfig,
     ImageVAEConfig,
@@ -91,6 +93,8 @@ class Job:
         """The kinds of steps that it has."""
         if self.discriminator is None:
             return ("plain",)
+        if self.loss.gan_start_step >= self.stage.steps:
+            return ("plain",)
         before = ("plain",) if self.loss.gan_start_step else ()
         if self.stage.updates == "joint":
             return (*before, "joint")
@@ -155,26 +159,35 @@ def plan_run(config: TrainConfig, *, allow_missing: bool = False) -> Plan:
     video = _job(
         "video VAE", config.train, config.loss, config, folder, create_video, start, missing
     )
-    _check_shapes(video, video_config)
+    _check_job(video, video_config)
     _check_inflation(create_video, image_config, start)
     image = None
     if image_vae is None:
         alone = dataclasses.replace(config.loss, compat_mode="none")
         folder, stage = folder / "image_vae", config.image_train
         image = _job("image VAE", stage, alone, config, folder, create_image, None, missing)
-        _check_shapes(image, image_config)
+        _check_job(image, image_config)
     return Plan(image, video, image_vae, image_config, lpips, tuple(missing or ()))
 
 
-def load_frozen(plan: Plan, image_vae: ImageVAE | None) -> Frozen:
-    """The networks that training the video VAE looks at; the image VAE is the trained one where
-    there is none to load."""
-    mesh = plan.video.mesh
+def on_mesh(tree: Any, mesh: Mesh) -> Any:
+    """Networks laid out on the devices; not copied where they lie that way already."""
+    return jax.device_put(tree, sharding.shardings(tree, mesh))
+
+
+def load_image_vae(plan: Plan, trained: ImageVAE | None, config: TrainConfig) -> ImageVAE:
+    """The frozen image VAE on the video VAE's devices: the trained one where there is none to
+    load."""
     if plan.image_vae is not None:
-        image_vae = plan.image_vae.load(mesh)
-    else:
-        image_vae = jax.device_put(image_vae, sharding.shardings(image_vae, mesh))
-    return Frozen(image_vae, plan.lpips.load(mesh) if plan.lpips else None)
+        return plan.image_vae.load(plan.video.mesh)
+    target = _abstract(ImageVAE, _frozen_config(plan.image_config, config))
+    frozen = paths.unflatten(target, paths.flatten(trained))
+    return on_mesh(frozen, plan.video.mesh)
+
+
+def _frozen_config(image: ImageVAEConfig, config: TrainConfig) -> ImageVAEConfig:
+    """As the image VAE computes when it is looked at."""
+    return dataclasses.replace(image, dtype=config.frozen_dtype, decoder_dtype=None)
 
 
 def initial_state(job: Job, frozen: Frozen, start: VAE | None, *, seed: int) -> TrainState:
@@ -208,8 +221,10 @@ def _image_vae(config: TrainConfig, missing: list[str] | None) -> Weights | None
     if config.image_vae is None:
         return None
     opened = _open(config.image_vae, ImageVAE, "--image-vae", config, missing)
-    abstract = _abstract(ImageVAE, config.image_model) if opened is None else opened.abstract
-    return Weights(config.image_vae, opened, abstract)
+    if opened is not None:
+        return Weights(config.image_vae, opened, opened.abstract)
+    assumed = _frozen_config(config.image_model, config)
+    return Weights(config.image_vae, None, _abstract(ImageVAE, assumed))
 
 
 def _lpips(config: TrainConfig, missing: list[str] | None) -> Weights | None:
@@ -281,26 +296,59 @@ def _job(
 ) -> Job:
     clips = None
     try:
-        batches(stage, config.data, seed=config.seed, start_step=0)  # raises what is wrong with it
+        batches(  # raises what is wrong with it
+            stage,
+            config.data,
+            seed=config.seed,
+            start_step=0,
+            process_count=jax.process_count(),
+        )
         clips = eval_clips(stage, config.data) if missing is None else None
     except ConfigError as error:
         if missing is None:
             raise
         missing.append(f"data of the {title}: {error}")
-    parts = tuple(bucket.batch // stage.accumulate for bucket in stage.buckets)
-    mesh = sharding.make_mesh(config.mesh, batches=parts)
+    sizes = tuple(bucket.batch for bucket in stage.buckets)
+    mesh = sharding.make_mesh(config.mesh, batches=sizes, accumulate=stage.accumulate)
     discriminator = None if loss.gan == "none" else config.discriminator
     return Job(title, folder, stage, loss, create, start, discriminator, mesh, clips)
 
 
-def _check_shapes(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
-    space, time = model.spatial_compression, model.temporal_compression
-    for bucket in job.stage.buckets:
-        if bucket.size % space or (bucket.frames - 1) % time:
+def _check_job(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
+    """Raises what no step could be made of."""
+    for setting in ("dtype", "decoder_dtype", "param_dtype"):
+        if getattr(model, setting) == "float16":
             raise ConfigError(
-                f"a bucket of {bucket.frames} frames of {bucket.size} x {bucket.size} doesn't fit "
-                f"the {job.title}: 1 + {time}k frames and multiples of {space} pixels do."
+                f"the {job.title}'s {setting} is float16, which overflows in training; float32 and "
+                "bfloat16 don't."
             )
+    for bucket in job.stage.buckets:
+        _check_bucket(job, bucket, model)
+
+
+def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConfig) -> None:
+    space, time = model.spatial_compression, model.temporal_compression
+    name = f"a bucket of {bucket.frames} frames of {bucket.size} x {bucket.size}"
+    if bucket.size % space or (bucket.frames - 1) % time:
+        raise ConfigError(
+            f"{name} doesn't fit the {job.title}: 1 + {time}k frames and multiples of {space} "
+            "pixels do."
+        )
+    if job.loss.needs_lpips and bucket.size < 16:
+        raise ConfigError(f"{name} is too small for LPIPS, which takes 16 x 16 pixels and more.")
+    if job.discriminator is not None:
+        video = jax.ShapeDtypeStruct((1, *video_shape(bucket)[1:]), jnp.float32)
+        network = _abstract(Discriminator, job.discriminator)
+        if 0 in jax.eval_shape(lambda network, video: network(video), network, video).shape:
+            raise ConfigError(
+                f"{name} is too small for a discriminator of {job.discriminator.layers} layers "
+                "(discriminator.layers)."
+            )
+
+
+def video_shape(bucket: Bucket) -> tuple[int, ...]:
+    """The global batch of a bucket: (b, t, h, w, 3)."""
+    return (bucket.batch, bucket.frames, bucket.size, bucket.size, 3)
 
 
 def _check_inflation(create: Callable, image: ImageVAEConfig, start: Weights | None) -> None:

@@ -16,7 +16,7 @@ from cvvae_jax.data.pipeline import batches
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.training.evaluate import Scores
 from cvvae_jax.training.guard import Diverged, after_rollback
-from cvvae_jax.training.jobs import Job, initial_state, load_frozen, plan_run
+from cvvae_jax.training.jobs import Job, initial_state, load_image_vae, on_mesh, plan_run
 from cvvae_jax.training.log import say, write_config
 from cvvae_jax.training.programs import Programs
 from cvvae_jax.training.progress import Progress
@@ -36,15 +36,15 @@ def train(config: TrainConfig) -> Scores:
             training diverged twice.
         Stopped: SIGINT or SIGTERM asked for the end; there is a checkpoint of the last step.
     """
-    with jax.default_matmul_precision(config.matmul_precision):
+    with jax.default_matmul_precision(config.matmul_precision), StopSignals() as stop:
         plan = plan_run(config)
         write_config(Path(config.workdir), config)
+        lpips = plan.lpips.load(plan.video.mesh) if plan.lpips else None
         image_vae = None
         if plan.image is not None:
-            lpips = plan.lpips.load(plan.image.mesh) if plan.lpips else None
-            image_vae = fit(plan.image, Frozen(lpips=lpips), config)
-        frozen = load_frozen(plan, image_vae)
-        model = fit(plan.video, frozen, config)
+            image_vae = fit(plan.image, on_mesh(Frozen(lpips=lpips), plan.image.mesh), config, stop)
+        frozen = Frozen(load_image_vae(plan, image_vae, config), lpips)
+        model = fit(plan.video, frozen, config, stop)
         return report(model, frozen.image_vae, plan.video, config)
 
 
@@ -58,11 +58,15 @@ class _Run:
     checkpoints: Checkpoints
 
 
-def fit(job: Job, frozen: Frozen, config: TrainConfig) -> VAE:
+def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE:
     """Trains one stage to its end, from its newest checkpoint, and returns the averaged model.
 
     `frozen` lies on the job's devices. Where too many updates in a row had to be skipped, the run
     goes back to the newest checkpoint once, and on with other data.
+
+    Raises:
+        ConfigError: it can't go on from what is in its folder, or had to go back twice.
+        Stopped: a signal asked for the end.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(job.folder / "checkpoints", keep=job.stage.keep_checkpoints)
@@ -71,15 +75,14 @@ def fit(job: Job, frozen: Frozen, config: TrainConfig) -> VAE:
         state = _first_state(run)
         _announce(job, state)
         programs = Programs(job, config, state, frozen)
-        with StopSignals() as stop:
-            while True:
-                try:
-                    return _train(run, programs, state, stop)
-                except Diverged as error:
-                    # Its traceback would hold the state that diverged while another one is read.
-                    divergence = error.with_traceback(None)
-                state = None
-                state = after_rollback(_first_state(run), divergence, job)
+        while True:
+            try:
+                return _train(run, programs, state, stop)
+            except Diverged as error:
+                # Its traceback would hold the state that diverged while another one is read.
+                divergence = error.with_traceback(None)
+            state = None
+            state = after_rollback(_first_state(run), divergence, job)
     finally:
         checkpoints.close()
 
@@ -93,6 +96,8 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
     """
     job, stage, start = run.job, run.job.stage, int(state.step)
     progress = Progress(job, run.config, run.frozen.image_vae, start)
+    # What a rollback changed must outlive a kill: saved as soon as both networks have gone on.
+    resumed = start + 2 if int(state.guard.rollbacks) else None
     try:
         offset = int(state.guard.data_offset)
         with contextlib.closing(_batches(run, start + offset)) as stream:
@@ -102,23 +107,23 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
                 program = progress.program(programs, n - 1, placed["video"].shape)
                 state, metrics = program.compiled(state, placed, run.frozen)
                 progress.step(n, metrics)
-                last = n == stage.steps
+                last, stopped = n == stage.steps, stop.requested
                 if last or n % stage.eval_every == 0:
                     progress.evaluation(n, state.ema)
-                if last or stop.requested or n % stage.checkpoint_every == 0:
+                if last or stopped or n == resumed or n % stage.checkpoint_every == 0:
                     progress.flush()  # a run may go on from here, without this step's line
                     with progress.throughput.pause():
-                        _save(run, n, state, anyway=last or bool(stop.requested))
-                if stop.requested and not last:
-                    raise Stopped(stop.requested, n)
+                        _save(run, n, state, last=last)
+                if stopped:
+                    raise Stopped(stopped, n, kept=run.checkpoints.latest_step() or 0)
     finally:
         progress.close()
     return state.ema
 
 
-def _save(run: _Run, step: int, state: TrainState, *, anyway: bool) -> None:
+def _save(run: _Run, step: int, state: TrainState, *, last: bool) -> None:
     """A checkpoint, unless updates are being skipped: what it would hold may be the cause."""
-    if anyway or int(state.guard.in_a_row) == 0:
+    if last or int(state.guard.in_a_row) == 0:
         settings = dataclasses.asdict(run.config)
         run.checkpoints.save(step, state=state, weights=state.ema, config=settings)
 

@@ -71,7 +71,7 @@ class Outputs:
 
 def encodes_images(loss: LossConfig) -> bool:
     """Whether the video decoder is trained on the image encoder's latents."""
-    return loss.compat_mode in ("encoder", "both")
+    return loss.compat_mode in ("encoder", "both") and loss.compat_weight > 0
 
 
 def image_latents(
@@ -83,7 +83,7 @@ def image_latents(
     temporal_compression: int,
 ) -> Float[Array, "b n y x z"] | None:
     """Latents of the mapped frames by the frozen image encoder; None where no term needs them."""
-    if frozen.image_vae is None or not encodes_images(loss):
+    if not encodes_images(loss):
         return None
     frames = compat_targets(
         video,
@@ -143,7 +143,7 @@ def negative_elbo(
         other, parts = _frame_loss(image_recon, target, name="compat_encoder", **likely)
         nll = (nll + loss.compat_weight * other) / (1 + loss.compat_weight)
         metrics |= parts
-    if frozen.image_vae is not None and loss.compat_mode in ("decoder", "both"):
+    if loss.compat_mode in ("decoder", "both"):
         target = compat_targets(
             video,
             mapping=loss.mapping,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cvvae_jax import sharding
-from cvvae_jax.config import Bucket, StageConfig, TrainConfig
+from cvvae_jax.config import StageConfig, TrainConfig
 from cvvae_jax.training.flops import count_flops
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.jobs import Job
@@ -70,8 +70,8 @@ class Programs:
         stage = self._job.stage
         traced = self._trace(update, video_shape, stage)
         executed = flops = count_flops(traced.jaxpr)
-        if stage.remat != "none":
-            plain = dataclasses.replace(stage, remat="none")
+        if stage.remat != "none" or stage.accumulate > 1:
+            plain = dataclasses.replace(stage, remat="none", accumulate=1)
             flops = count_flops(self._trace(update, video_shape, plain).jaxpr)
         compiled = traced.lower().compile()
         frames = video_shape[0] * video_shape[1]
@@ -96,11 +96,6 @@ class Programs:
             "seed": jax.ShapeDtypeStruct(video_shape[:1], jnp.uint32),
         }
         return jitted.trace(self._state, batch, self._frozen)
-
-
-def video_shape(bucket: Bucket) -> tuple[int, ...]:
-    """The global batch of a bucket: (b, t, h, w, 3)."""
-    return (bucket.batch, bucket.frames, bucket.size, bucket.size, 3)
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:

@@ -86,6 +86,7 @@ class Progress:
     def evaluation(self, step: int, model: VAE) -> None:
         """Measures the averaged model on unseen clips."""
         job = self._job
+        self.flush()  # the step before it isn't part of it
         with self.throughput.pause():
             scores, views = evaluate(model, self._image_vae, job.clips, job.mesh)
             self._log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})

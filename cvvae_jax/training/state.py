@@ -48,17 +48,24 @@ class Guard:
 
     skipped: Any
     """Updates skipped since the run began."""
-    in_a_row: Any
-    """Updates skipped since the last one that was not."""
+    vae_in_a_row: Any
+    """Updates of the VAE skipped since the last one that was not."""
+    gan_in_a_row: Any
+    """The same of the discriminator."""
     rollbacks: Any
     """How often the run went back to an earlier checkpoint."""
     data_offset: Any
     """Batches left out by that: step n trains on batch n + data_offset."""
 
+    @property
+    def in_a_row(self) -> Any:
+        """Of the network that has more of them."""
+        return jnp.maximum(self.vae_in_a_row, self.gan_in_a_row)
+
     @classmethod
     def create(cls) -> "Guard":
         """Nothing skipped."""
-        return cls(*(jnp.zeros((), jnp.int32) for _ in range(4)))
+        return cls(*(jnp.zeros((), jnp.int32) for _ in range(5)))
 
 
 @jax.tree_util.register_dataclass

@@ -67,18 +67,16 @@ def train_step(
         state, batch["video"], draws, frozen, update=update, stage=stage, loss=loss
     )
     new = state
-    finite = jnp.all(jnp.stack([jnp.isfinite(value).all() for value in metrics.values()]))
     if update != "discriminator":
         new, parts = _updated_vae(new, grads, stage)
-        finite &= jnp.isfinite(parts["norm/generator"])
         metrics |= parts
     if update in ("discriminator", "joint"):
         new, parts = _updated_discriminator(new, grads, stage)
-        finite &= jnp.isfinite(parts["norm/discriminator"])
         new = dataclasses.replace(new, averages=_new_averages(state.averages, metrics))
         metrics |= parts
+    finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
     new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-    guard = _new_guard(state.guard, finite)
+    guard = _new_guard(state.guard, finite, update)
     metrics |= {f"guard/{f.name}": getattr(guard, f.name) for f in dataclasses.fields(guard)}
     return dataclasses.replace(new, step=state.step + 1, guard=guard), metrics
 
@@ -161,7 +159,7 @@ def _updated_vae(
     ema = update_average(state.ema, model, before, decay=stage.ema_decay)
     metrics = {
         "norm/generator": optax.tree.norm(gradient),
-        "norm/update": norm,
+        "norm/generator_update": norm,
         "learning_rate/generator": rate,
         "log_scale/recon": state.log_scales.recon,
         "log_scale/compat": state.log_scales.compat,
@@ -174,7 +172,7 @@ def _updated_discriminator(
     state: TrainState, grads: Networks, stage: StageConfig
 ) -> tuple[TrainState, Metrics]:
     rate = learning_rate(stage.gan_optimizer, state.step, steps=stage.steps)
-    discriminator, opt_state, _ = updated(
+    discriminator, opt_state, norm = updated(
         Optimizers.create(stage).gan,
         grads.discriminator,
         state.gan_opt_state,
@@ -183,6 +181,7 @@ def _updated_discriminator(
     )
     metrics = {
         "norm/discriminator": optax.tree.norm(grads.discriminator),
+        "norm/discriminator_update": norm,
         "learning_rate/discriminator": rate,
     }
     state = dataclasses.replace(state, discriminator=discriminator, gan_opt_state=opt_state)
@@ -196,9 +195,12 @@ def _new_averages(averages: Averages, metrics: Metrics) -> Averages:
     )
 
 
-def _new_guard(guard: Guard, finite: Bool[Array, ""]) -> Guard:
-    """One more skipped update, or none in a row any more."""
+def _new_guard(guard: Guard, finite: Bool[Array, ""], update: Update) -> Guard:
+    """One more skipped update of the networks that the step trains, or none in a row any more."""
     bad = 1 - finite.astype(jnp.int32)
-    return dataclasses.replace(
-        guard, skipped=guard.skipped + bad, in_a_row=(guard.in_a_row + 1) * bad
-    )
+    new = {"skipped": guard.skipped + bad}
+    if update != "discriminator":
+        new["vae_in_a_row"] = (guard.vae_in_a_row + 1) * bad
+    if update in ("discriminator", "joint"):
+        new["gan_in_a_row"] = (guard.gan_in_a_row + 1) * bad
+    return dataclasses.replace(guard, **new)

@@ -9,17 +9,19 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Stopped(Exception):
-    """A run has ended on request, with a checkpoint of its last step."""
+    """A run has ended on request."""
 
-    def __init__(self, name: str, step: int):
+    def __init__(self, name: str, step: int, *, kept: int):
         """Say what ended the run.
 
         Args:
             name: of the signal, as in `StopSignals.requested`.
             step: the last step that was done.
+            kept: step of the newest checkpoint, 0 without one. It is the last step, unless updates
+                were being skipped.
         """
         super().__init__(
-            f"stopped by {name} after step {step}; the same command goes on from there"
+            f"stopped by {name} after step {step}; the same command goes on from step {kept}"
         )
         self.signal_number = int(signal.Signals[name])
         """An exit code of 128 plus this is the custom."""

@@ -169,12 +169,6 @@ def test_indivisible_batch_names_the_nearest():
         take(1, VIDEOS, DataConfig(), process_count=3)
 
 
-def test_bucket_without_weight_is_refused():
-    stage = StageConfig(steps=1, buckets=(*VIDEOS.buckets, Bucket(1, 16, 4, weight=0.0)))
-    with pytest.raises(ConfigError, match="no weight"):
-        take(1, stage, DataConfig())
-
-
 @pytest.mark.parametrize(
     ("stage", "shape"), [(MIXED, (5, 3, 16, 16, 3)), (IMAGES, (5, 1, 16, 16, 3))]
 )

@@ -23,7 +23,10 @@ KEYS = {
     *(f"norm/{name}" for name in ("generator", "discriminator", "update")),
     *(f"learning_rate/{name}" for name in ("generator", "discriminator")),
     *(f"log_scale/{name}" for name in ("recon", "compat")),
-    *(f"guard/{name}" for name in ("skipped", "in_a_row", "rollbacks", "data_offset")),
+    *(
+        f"guard/{name}"
+        for name in ("skipped", "vae_in_a_row", "gan_in_a_row", "rollbacks", "data_offset")
+    ),
     *(f"throughput/{name}" for name in ("frames_per_second_per_device", "data_wait_seconds")),
 }
 

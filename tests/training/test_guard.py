@@ -57,7 +57,7 @@ class Feed:
 
 
 def saved_guard(config: TrainConfig, step: int) -> dict[str, int]:
-    names = ("skipped", "in_a_row", "rollbacks", "data_offset")
+    names = ("skipped", "vae_in_a_row", "rollbacks", "data_offset")
     (line,) = (line for line in logged_lines(config) if line["step"] == step)
     return {name: line[f"guard/{name}"] for name in names}
 
@@ -67,7 +67,17 @@ def test_run_goes_on_after_fewer_bad_batches_than_are_too_many(config, monkeypat
     loop.train(config)
     assert feed.positions == list(range(9))
     assert saved_guard(config, 9)["skipped"] == 3
-    assert [line["guard/in_a_row"] for line in logged_lines(config)] == [0, 0, 0, 1, 0, 1, 0, 0, 1]
+    assert [line["guard/vae_in_a_row"] for line in logged_lines(config)] == [
+        0,
+        0,
+        0,
+        1,
+        0,
+        1,
+        0,
+        0,
+        1,
+    ]
     losses = [line["loss/total"] for line in logged_lines(config)]
     assert [loss is None for loss in losses] == [n in (3, 5, 8) for n in range(9)]
 
@@ -78,7 +88,7 @@ def test_run_goes_back_to_its_checkpoint_and_on_behind_the_bad_batches(config, m
     feed = Feed(config, monkeypatch, bad={4, 5})
     loop.train(config)
     assert feed.positions == [*range(6), *range(7, 13)]
-    expected = {"skipped": 2, "in_a_row": 0, "rollbacks": 1, "data_offset": 4}
+    expected = {"skipped": 2, "vae_in_a_row": 0, "rollbacks": 1, "data_offset": 4}
     assert saved_guard(config, 9) == expected
     assert [line["step"] for line in logged_lines(config)] == list(range(1, 10))
     assert "going back to step 3" in (Path(config.workdir) / "log.txt").read_text()
@@ -118,7 +128,7 @@ def test_resumed_run_goes_on_where_its_data_were(config, monkeypatch):
     assert feed.positions == [8, 9, 10]
     assert saved_guard(config, 9) == {
         "skipped": 2,
-        "in_a_row": 0,
+        "vae_in_a_row": 0,
         "rollbacks": 1,
         "data_offset": 2,
     }

@@ -28,6 +28,7 @@ LOSS = dataclasses.replace(SMOOTH, compat_mode="none", gan_penalty="lecam")
 VAE = ("model", "log_scales", "opt_state", "ema")
 GAN = ("discriminator", "gan_opt_state", "averages")
 BATCH = random_batch(2, size=8)
+COUNTERS = ("skipped", "vae_in_a_row", "gan_in_a_row")
 # To `nan_where_white`.
 BAD_BATCH = BATCH | {"video": np.full_like(BATCH["video"], 255)}
 
@@ -130,10 +131,21 @@ def test_update_that_is_not_finite_is_skipped_and_counted(run, stepped, update):
     assert_same(after, before, parts=VAE + GAN)
     assert int(after.step) == 2
     assert not np.isfinite(metrics["loss/gan_d" if update == "discriminator" else "loss/total"])
-    assert {name: int(metrics[f"guard/{name}"]) for name in ("skipped", "in_a_row")} == {
+    counted = {name: int(metrics[f"guard/{name}"]) for name in COUNTERS}
+    assert counted == {
         "skipped": 1,
-        "in_a_row": 1,
+        "vae_in_a_row": int(update != "discriminator"),
+        "gan_in_a_row": int(update != "generator"),
     }
+
+
+def test_networks_that_take_turns_have_rows_of_their_own(run, stepped):
+    """Good steps of the VAE don't end a row of skipped ones of the discriminator."""
+    state = stepped["joint"]
+    turns = (("generator", BATCH), ("discriminator", BAD_BATCH)) * 2
+    for update, batch in turns:
+        state, metrics = run(state, update, batch)
+    assert [int(metrics[f"guard/{name}"]) for name in COUNTERS] == [2, 0, 2]
 
 
 def test_finite_update_ends_a_row_of_skipped_ones(run, stepped):

@@ -58,7 +58,7 @@ def test_other_threads_are_left_alone():
 
 
 def test_stopped_says_how_to_go_on():
-    stopped = Stopped("SIGTERM", 12)
+    stopped = Stopped("SIGTERM", 12, kept=12)
     assert stopped.signal_number == 15
-    sentence = "stopped by SIGTERM after step 12; the same command goes on from there"
+    sentence = "stopped by SIGTERM after step 12; the same command goes on from step 12"
     assert str(stopped) == sentence

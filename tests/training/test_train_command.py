@@ -15,8 +15,12 @@ from cvvae_jax.training.stop import Stopped
     [
         (None, 0, ""),
         (ConfigError("no good."), 2, "error: no good.\n"),
-        (Stopped("SIGINT", 3), 130, "stopped by SIGINT after step 3;"),
-        (Stopped("SIGTERM", 3), 143, "stopped by SIGTERM after step 3;"),
+        (Stopped("SIGINT", 3, kept=3), 130, "stopped by SIGINT after step 3;"),
+        (
+            Stopped("SIGTERM", 3, kept=2),
+            143,
+            "stopped by SIGTERM after step 3; the same command goes on from step 2",
+        ),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on"),
     ],
     ids=["done", "mistake", "ctrl-c", "sigterm", "twice-ctrl-c"],
