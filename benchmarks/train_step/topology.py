@@ -1,5 +1,6 @@
 """Training steps compiled for TPUs that aren't there: whether they fit, and how long it takes."""
 
+import importlib.metadata
 import os
 import re
 from typing import get_args
@@ -34,7 +35,7 @@ def compile_for(
     kind, count = described.devices[0].device_kind, len(described.devices)
     memory = MEMORY[max((name for name in MEMORY if kind.startswith(name)), key=len)]
     print(
-        f"jax {jax.__version__}, {described.devices[0].client.platform_version.splitlines()[0]}\n"
+        f"jax {jax.__version__}, libtpu {importlib.metadata.version('libtpu')}\n"
         f"{count} x {kind}, {memory} GiB each; GB a chip of arguments (state, batch, frozen "
         f"networks), temporaries and outputs that take no argument's place\n"
         f"{'mesh':<8}{'remat':<8}{'step':<15}{'arguments':>10}{'temp.':>8}{'output':>8}"
