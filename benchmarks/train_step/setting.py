@@ -20,9 +20,8 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.recipe import load_recipe
 from cvvae_jax.training.flops import count_flops
-from cvvae_jax.training.jobs import Job
+from cvvae_jax.training.jobs import Job, video_shape
 from cvvae_jax.training.optimizer import Optimizers
-from cvvae_jax.training.programs import video_shape
 from cvvae_jax.training.state import Frozen, TrainState
 
 Side = Literal["jax", "torch"]

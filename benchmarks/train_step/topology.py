@@ -12,7 +12,8 @@ from benchmarks.train_step.ours import planned_bytes
 from benchmarks.train_step.setting import Family, Networks, Row, Updates, job_of
 from cvvae_jax import sharding
 from cvvae_jax.config import MeshConfig, Remat
-from cvvae_jax.training.programs import Program, Programs, video_shape
+from cvvae_jax.training.jobs import video_shape
+from cvvae_jax.training.programs import Program, Programs
 
 # GiB of memory a chip, by the beginning of jax's `device_kind`.
 MEMORY = {"TPU v4": 32, "TPU v5 lite": 16, "TPU v5": 95, "TPU v6 lite": 32}
