@@ -14,6 +14,7 @@ from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig, VideoVAECo
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.training.optimizer import Optimizers
 from cvvae_jax.training.state import TrainState
 
 TINY = {"block_channels": (8, 16), "blocks_per_level": 1, "norm_groups": 4}
@@ -21,6 +22,10 @@ TINY = {"block_channels": (8, 16), "blocks_per_level": 1, "norm_groups": 4}
 
 def tiny_video_vae(**changes) -> VideoVAE:
     return VideoVAE(VideoVAEConfig(temporal_strides=(2,), **TINY | changes), rngs=nnx.Rngs(0))
+
+
+def train_state(model: VideoVAE, optimizer: optax.GradientTransformation) -> TrainState:
+    return TrainState.create(model, None, Optimizers(optimizer, optimizer), log_scale=0.0)
 
 
 def assert_same(ours, theirs):
@@ -58,7 +63,7 @@ def test_more_than_ten_blocks_keep_their_order(tmp_path):
 def test_train_state_comes_back_exactly_on_another_mesh(tmp_path, fsdp, monkeypatch):
     monkeypatch.setattr(sharding, "SMALLEST_SHARDED", 256)
     model = tiny_video_vae()
-    state = TrainState.create(model, optax.adam(1e-3))
+    state = train_state(model, optax.adam(1e-3))
     state = jax.tree.map(lambda x: x + jnp.arange(x.size).reshape(x.shape).astype(x.dtype), state)
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     checkpoints.save(3, state=state, weights=state.ema, config={"a": 1})
@@ -76,7 +81,7 @@ def test_train_state_comes_back_exactly_on_another_mesh(tmp_path, fsdp, monkeypa
 
 def test_run_folder_loads_the_newest_averaged_weights(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
-    state = TrainState.create(tiny_video_vae(), optax.sgd(1e-3))
+    state = train_state(tiny_video_vae(), optax.sgd(1e-3))
     for step in (9, 10):
         averaged = jax.tree.map(lambda x, step=step: x + step, state.ema)
         checkpoints.save(step, state=state, weights=averaged, config={})
@@ -87,10 +92,10 @@ def test_run_folder_loads_the_newest_averaged_weights(tmp_path):
 
 def test_state_of_another_model_is_refused(tmp_path):
     checkpoints = Checkpoints(tmp_path, keep=1)
-    state = TrainState.create(tiny_video_vae(), optax.sgd(1e-3))
+    state = train_state(tiny_video_vae(), optax.sgd(1e-3))
     checkpoints.save(1, state=state, weights=state.ema, config={})
     checkpoints.close()
-    other = TrainState.create(tiny_video_vae(block_channels=(8, 8)), optax.sgd(1e-3))
+    other = train_state(tiny_video_vae(block_channels=(8, 8)), optax.sgd(1e-3))
     layout = sharding.shardings(other, sharding.make_mesh(MeshConfig(), batches=(8,)))
     with pytest.raises(ConfigError, match="damaged or of another configuration"):
         Checkpoints(tmp_path, keep=1).restore(1, other, layout)
@@ -117,7 +122,7 @@ def test_damaged_models_are_named(tmp_path):
 
 
 def test_average_of_half_precision_parameters_is_kept_in_float32(tmp_path):
-    state = TrainState.create(tiny_video_vae(param_dtype="bfloat16"), optax.sgd(1e-3))
+    state = train_state(tiny_video_vae(param_dtype="bfloat16"), optax.sgd(1e-3))
     assert {leaf.dtype for leaf in jax.tree.leaves(state.ema)} == {jnp.dtype("float32")}
     save_model(tmp_path / "model", state.ema)
     loaded = cvvae_jax.load(tmp_path / "model")
@@ -142,7 +147,7 @@ def test_weights_of_another_config_are_refused(tmp_path):
 
 def test_raw_weights_of_a_run_are_the_optimizers(tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
-    state = TrainState.create(tiny_video_vae(), optax.sgd(1e-3))
+    state = train_state(tiny_video_vae(), optax.sgd(1e-3))
     averaged = jax.tree.map(lambda x: x + 1, state.ema)
     checkpoints.save(3, state=state, weights=averaged, config={})
     checkpoints.close()

@@ -211,8 +211,7 @@ def _open(
     opened = open_model(path, dtype=config.frozen_dtype)
     if not isinstance(opened.abstract, kind):
         raise ConfigError(
-            f"{setting} {path} holds a {type(opened.abstract).__name__}; a {kind.__name__} is "
-            "wanted."
+            f"{setting} {path} holds a {type(opened.abstract).__name__}; {kind.__name__} is wanted."
         )
     return opened
 

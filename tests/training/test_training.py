@@ -161,7 +161,7 @@ def test_random_start_and_loaded_image_vae(finished, tmp_path):
 
 def test_video_vae_is_no_image_vae(finished, tmp_path):
     config = dataclasses.replace(tiny_run(tmp_path), image_vae=str(finished))
-    with pytest.raises(ConfigError, match="an image VAE is wanted"):
+    with pytest.raises(ConfigError, match="holds a VideoVAE; ImageVAE is wanted"):
         loop.train(config)
 
 
