@@ -20,7 +20,7 @@ KEYS = {
     *(f"loss/{name}" for name in ("total", "nll", "recon", "kl", "gan_g", "gan_d", "gan_penalty")),
     "psnr/recon",
     *(f"gan/{name}" for name in ("adaptive_weight", "logits_real", "logits_fake")),
-    *(f"norm/{name}" for name in ("generator", "discriminator", "update")),
+    *(f"norm/{name}{what}" for name in ("generator", "discriminator") for what in ("", "_update")),
     *(f"learning_rate/{name}" for name in ("generator", "discriminator")),
     *(f"log_scale/{name}" for name in ("recon", "compat")),
     *(

@@ -104,7 +104,13 @@ def test_both_kinds_of_batches_are_trained_on(tmp_path, monkeypatch):
     assert set(frames[2:]) == {1, 5}
 
 
-@pytest.mark.parametrize("done", [4, 5], ids=["right_after_a_checkpoint", "in_between"])
+@pytest.mark.parametrize(
+    "done",
+    [
+        pytest.param(4, id="right_after_a_checkpoint"),
+        pytest.param(5, id="in_between", marks=pytest.mark.slow),
+    ],
+)
 def test_resumed_run_equals_uninterrupted_run(finished, tmp_path, monkeypatch, done):
     """The same program on the same numbers: equal to the bit."""
     count, put_batch = itertools.count(-2), loop.sharding.put_batch  # stage 1 has two batches
