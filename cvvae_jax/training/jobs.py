@@ -18,51 +18,28 @@ from cvvae_jax.config import (
     DiscriminatorConfig,
     ImageVAEConfig,
     LossConfig,
-    LPIPSConfig,
     StageConfig,
     TrainConfig,
     VideoVAEConfig,
 )
 from cvvae_jax.data.pipeline import batches, eval_clips
-from cvvae_jax.loading import open_model
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.inflation import inflate
-from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.optimizer import Optimizers
 from cvvae_jax.training.state import Frozen, Streams, TrainState
+from cvvae_jax.training.weights import (
+    Weights,
+    abstract_network,
+    frozen_config,
+    open_image_vae,
+    open_lpips,
+    open_start,
+)
 from cvvae_jax.training.weights_and_biases import require_wandb
-
-# What two configs of one architecture may differ in.
-_NOT_ARCHITECTURE = {"dtype", "decoder_dtype", "param_dtype", "scaling_factor", "shift_factor"}
-
-
-@dataclasses.dataclass(frozen=True)
-class Weights:
-    """A trained model in a file, opened and checked but not read yet."""
-
-    path: str
-    """As the user named it."""
-    opened: Any
-    """What `open_model` returned; None where there is no such file (plans of runs to come)."""
-    abstract: Any
-    """The model's shapes and types."""
-
-    def load(self, mesh: Mesh) -> Any:
-        """The model, on the devices.
-
-        Raises:
-            ConfigError: it can't be read, or holds NaN or Inf.
-        """
-        not_finite = {}
-        model = self.opened.load(sharding.shardings(self.abstract, mesh), not_finite=not_finite)
-        if not_finite:
-            names = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
-            raise ConfigError(f"{self.path} holds weights that are no numbers: {names}.")
-        return model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -137,11 +114,11 @@ def plan_run(config: TrainConfig, *, allow_missing: bool = False) -> Plan:
     """
     require_wandb(config.wandb)
     missing = [] if allow_missing else None
-    image_vae = _image_vae(config, missing)
+    image_vae = open_image_vae(config, missing)
     image_config = config.image_model if image_vae is None else image_vae.abstract.config
     video_config = _in_the_space_of(image_config, config.model)
-    start = _start(config, video_config, missing)
-    lpips = _lpips(config, missing)
+    start = open_start(config, video_config, missing)
+    lpips = open_lpips(config, missing)
 
     def create_image(key: jax.Array, _: None, start: None) -> ImageVAE:
         return ImageVAE(image_config, rngs=nnx.Rngs(key))
@@ -180,14 +157,9 @@ def load_image_vae(plan: Plan, trained: ImageVAE | None, config: TrainConfig) ->
     load."""
     if plan.image_vae is not None:
         return plan.image_vae.load(plan.video.mesh)
-    target = _abstract(ImageVAE, _frozen_config(plan.image_config, config))
+    target = abstract_network(ImageVAE, frozen_config(plan.image_config, config))
     frozen = paths.unflatten(target, paths.flatten(trained))
     return on_mesh(frozen, plan.video.mesh)
-
-
-def _frozen_config(image: ImageVAEConfig, config: TrainConfig) -> ImageVAEConfig:
-    """As the image VAE computes when it is looked at."""
-    return dataclasses.replace(image, dtype=config.frozen_dtype, decoder_dtype=None)
 
 
 def initial_state(job: Job, frozen: Frozen, start: VAE | None, *, seed: int) -> TrainState:
@@ -199,74 +171,6 @@ def initial_state(job: Job, frozen: Frozen, start: VAE | None, *, seed: int) -> 
         discriminator = Discriminator(job.discriminator, rngs=nnx.Rngs(streams.discriminator))
     optimizers = Optimizers.create(job.stage)
     return TrainState.create(model, discriminator, optimizers, log_scale=job.loss.log_scale)
-
-
-def _open(
-    path: str, kind: type, setting: str, config: TrainConfig, missing: list[str] | None
-) -> Any:
-    """A trained model of a kind; None where it is missing and may be."""
-    if missing is not None and not Path(path).exists():
-        missing.append(f"{setting} {path}: no such file or folder")
-        return None
-    opened = open_model(path, dtype=config.frozen_dtype)
-    if not isinstance(opened.abstract, kind):
-        raise ConfigError(
-            f"{setting} {path} holds a {type(opened.abstract).__name__}; {kind.__name__} is wanted."
-        )
-    return opened
-
-
-def _image_vae(config: TrainConfig, missing: list[str] | None) -> Weights | None:
-    if config.image_vae is None:
-        return None
-    opened = _open(config.image_vae, ImageVAE, "--image-vae", config, missing)
-    if opened is not None:
-        return Weights(config.image_vae, opened, opened.abstract)
-    assumed = _frozen_config(config.image_model, config)
-    return Weights(config.image_vae, None, _abstract(ImageVAE, assumed))
-
-
-def _lpips(config: TrainConfig, missing: list[str] | None) -> Weights | None:
-    if config.lpips is None:
-        if config.loss.needs_lpips:
-            raise ConfigError(
-                "the objective has LPIPS in it, but no weights are named: give them with --lpips "
-                "PATH (docs/weights.md says where they are), or leave it out with "
-                "--loss.lpips-weight 0 and --loss.compat-lpips-weight 0."
-            )
-        return None
-    if not config.loss.needs_lpips:
-        return None
-    opened = _open(config.lpips, LPIPS, "--lpips", config, missing)
-    missing_one = _abstract(LPIPS, LPIPSConfig(dtype=config.frozen_dtype))
-    return Weights(config.lpips, opened, missing_one if opened is None else opened.abstract)
-
-
-def _start(
-    config: TrainConfig, video_config: VideoVAEConfig, missing: list[str] | None
-) -> Weights | None:
-    """The video VAE to start from, of the architecture that is trained."""
-    if config.init_weights is None:
-        return None
-    opened = _open(config.init_weights, VideoVAE, "--init-weights", config, missing)
-    if opened is None:
-        return Weights(config.init_weights, None, _abstract(VideoVAE, video_config))
-    ours, theirs = (dataclasses.asdict(c) for c in (video_config, opened.config))
-    different = [
-        f"{name} is {theirs[name]} there and {value} in the recipe"
-        for name, value in ours.items()
-        if name not in _NOT_ARCHITECTURE and theirs[name] != value
-    ]
-    if different:
-        raise ConfigError(
-            f"--init-weights {config.init_weights} is of another architecture: "
-            f"{'; '.join(different)}."
-        )
-    return Weights(config.init_weights, opened, opened.abstract)
-
-
-def _abstract(kind: type, config: Any) -> Any:
-    return jax.eval_shape(lambda key: kind(config, rngs=nnx.Rngs(key)), jax.random.key(0))
 
 
 def _in_the_space_of(image: ImageVAEConfig, video: VideoVAEConfig) -> VideoVAEConfig:
@@ -337,7 +241,7 @@ def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConf
         raise ConfigError(f"{name} is too small for LPIPS, which takes 16 x 16 pixels and more.")
     if job.discriminator is not None:
         video = jax.ShapeDtypeStruct((1, *video_shape(bucket)[1:]), jnp.float32)
-        network = _abstract(Discriminator, job.discriminator)
+        network = abstract_network(Discriminator, job.discriminator)
         if 0 in jax.eval_shape(lambda network, video: network(video), network, video).shape:
             raise ConfigError(
                 f"{name} is too small for a discriminator of {job.discriminator.layers} layers "
@@ -353,4 +257,4 @@ def video_shape(bucket: Bucket) -> tuple[int, ...]:
 def _check_inflation(create: Callable, image: ImageVAEConfig, start: Weights | None) -> None:
     """Raises what doesn't fit when the video VAE is made."""
     start_model = start.abstract if start else None
-    jax.eval_shape(create, jax.random.key(0), _abstract(ImageVAE, image), start_model)
+    jax.eval_shape(create, jax.random.key(0), abstract_network(ImageVAE, image), start_model)

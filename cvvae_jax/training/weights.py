@@ -1,0 +1,126 @@
+"""Weights that a run starts from or looks at: opened and checked before it, read when it begins."""
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import jax
+from flax import nnx
+from jax.sharding import Mesh
+
+from cvvae_jax import sharding
+from cvvae_jax.config import (
+    ConfigError,
+    ImageVAEConfig,
+    LPIPSConfig,
+    TrainConfig,
+    VideoVAEConfig,
+)
+from cvvae_jax.loading import open_model
+from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.vgg import LPIPS
+from cvvae_jax.models.video_vae import VideoVAE
+
+# What two configs of one architecture may differ in.
+_NOT_ARCHITECTURE = {"dtype", "decoder_dtype", "param_dtype", "scaling_factor", "shift_factor"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Weights:
+    """A trained model in a file, opened and checked but not read yet."""
+
+    path: str
+    """As the user named it."""
+    opened: Any
+    """What `open_model` returned; None where there is no such file (plans of runs to come)."""
+    abstract: Any
+    """The model's shapes and types."""
+
+    def load(self, mesh: Mesh) -> Any:
+        """The model, on the devices.
+
+        Raises:
+            ConfigError: it can't be read, or holds NaN or Inf.
+        """
+        not_finite = {}
+        model = self.opened.load(sharding.shardings(self.abstract, mesh), not_finite=not_finite)
+        if not_finite:
+            names = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
+            raise ConfigError(f"{self.path} holds weights that are no numbers: {names}.")
+        return model
+
+
+def _open(
+    path: str, kind: type, setting: str, config: TrainConfig, missing: list[str] | None
+) -> Any:
+    """A trained model of a kind; None where it is missing and may be."""
+    if missing is not None and not Path(path).exists():
+        missing.append(f"{setting} {path}: no such file or folder")
+        return None
+    opened = open_model(path, dtype=config.frozen_dtype)
+    if not isinstance(opened.abstract, kind):
+        raise ConfigError(
+            f"{setting} {path} holds a {type(opened.abstract).__name__}; {kind.__name__} is wanted."
+        )
+    return opened
+
+
+def open_image_vae(config: TrainConfig, missing: list[str] | None) -> Weights | None:
+    """The image VAE to be compatible with; None where the run trains one."""
+    if config.image_vae is None:
+        return None
+    opened = _open(config.image_vae, ImageVAE, "--image-vae", config, missing)
+    if opened is not None:
+        return Weights(config.image_vae, opened, opened.abstract)
+    assumed = frozen_config(config.image_model, config)
+    return Weights(config.image_vae, None, abstract_network(ImageVAE, assumed))
+
+
+def open_lpips(config: TrainConfig, missing: list[str] | None) -> Weights | None:
+    """The network of LPIPS; None where the objective has none of it."""
+    if config.lpips is None:
+        if config.loss.needs_lpips:
+            raise ConfigError(
+                "the objective has LPIPS in it, but no weights are named: give them with --lpips "
+                "PATH (docs/weights.md says where they are), or leave it out with "
+                "--loss.lpips-weight 0 and --loss.compat-lpips-weight 0."
+            )
+        return None
+    if not config.loss.needs_lpips:
+        return None
+    opened = _open(config.lpips, LPIPS, "--lpips", config, missing)
+    missing_one = abstract_network(LPIPS, LPIPSConfig(dtype=config.frozen_dtype))
+    return Weights(config.lpips, opened, missing_one if opened is None else opened.abstract)
+
+
+def open_start(
+    config: TrainConfig, video_config: VideoVAEConfig, missing: list[str] | None
+) -> Weights | None:
+    """The video VAE to start from, of the architecture that is trained."""
+    if config.init_weights is None:
+        return None
+    opened = _open(config.init_weights, VideoVAE, "--init-weights", config, missing)
+    if opened is None:
+        return Weights(config.init_weights, None, abstract_network(VideoVAE, video_config))
+    ours, theirs = (dataclasses.asdict(c) for c in (video_config, opened.config))
+    different = [
+        f"{name} is {theirs[name]} there and {value} in the recipe"
+        for name, value in ours.items()
+        if name not in _NOT_ARCHITECTURE and theirs[name] != value
+    ]
+    if different:
+        raise ConfigError(
+            f"--init-weights {config.init_weights} is of another architecture: "
+            f"{'; '.join(different)}."
+        )
+    return Weights(config.init_weights, opened, opened.abstract)
+
+
+def abstract_network(kind: type, config: Any) -> Any:
+    """A network's shapes and types."""
+    return jax.eval_shape(lambda key: kind(config, rngs=nnx.Rngs(key)), jax.random.key(0))
+
+
+def frozen_config(image: ImageVAEConfig, config: TrainConfig) -> ImageVAEConfig:
+    """As the image VAE computes when it is looked at."""
+    return dataclasses.replace(image, dtype=config.frozen_dtype, decoder_dtype=None)
