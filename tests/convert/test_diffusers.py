@@ -16,7 +16,7 @@ from cvvae_jax.models.svd_vae import SVDVAE
 torch = pytest.importorskip("torch", reason="torch is an optional extra")
 diffusers = pytest.importorskip("diffusers", reason="diffusers is an optional extra")
 
-# See tests/test_golden.py: sums of thousands of float32 products over some sixty layers.
+# See tests/golden_files.py: sums of thousands of float32 products over some sixty layers.
 TOLERANCE = 1e-4
 LEVELS = {
     "block_out_channels": (32, 64),

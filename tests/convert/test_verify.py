@@ -48,7 +48,7 @@ def random_state(text: str) -> np.random.RandomState:
 
 
 def golden_tensor(key: str, shape: list[int]) -> np.ndarray:
-    """The formula of tests/test_golden.py."""
+    """The formula of tests/golden_files.py."""
     x = random_state(key).standard_normal(shape).astype(np.float32)
     if len(shape) > 1:
         return x / np.sqrt(np.prod(shape[1:])).astype(np.float32)
