@@ -1,19 +1,24 @@
 """What reading and writing of video and image files share: suffixes, opening, and the scaler."""
 
 import contextlib
+import io
 import os
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.data.media import Blob, MediaFile
 
-VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov", ".m4v", ".webm", ".avi")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mkv", ".mov", ".m4v", ".webm", ".avi"),
+    *(".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".gif"),
+)
 """Suffixes of the files that a folder of videos is searched for."""
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
 """Suffixes of the files that are read as images, and that a folder of images is searched for."""
 WRITABLE_VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 """Suffixes that `VideoWriter` accepts."""
@@ -24,30 +29,50 @@ SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL
 """How swscale resizes and converts. Without the two last flags it takes a short cut from 4:2:0 to
 RGB that is 1 to 2 levels too dark and caps the PSNR of a round trip at 40 dB."""
 
+LARGEST_FRAME = 2**26
+"""Pixels of the largest frame that is decoded (8192 x 8192). A header that states more is taken for
+a broken one, before memory is asked for."""
+
+
+def suffix(file: MediaFile) -> str:
+    """What a file's name ends in, in lower case, with the dot."""
+    return PurePosixPath(str(file)).suffix.lower()
+
 
 @contextlib.contextmanager
-def open_container(path: Path) -> Iterator[av.container.InputContainer]:
+def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
     """A media file, open for reading.
 
     Raises:
         ConfigError: there is no such file, or it is no media file.
     """
-    require_file(path)
+    require_file(file)
+    # The prefix keeps FFmpeg from reading a protocol or a pattern into a name.
+    source = io.BytesIO(file.data) if isinstance(file, Blob) else f"file:{file}"
     try:
-        container = av.open(str(path))
+        container = av.open(source)
     except (av.error.FFmpegError, OSError) as error:
-        raise ConfigError(f"{path} cannot be read as a video: {reason(error)}.") from error
+        raise ConfigError(f"{file} cannot be read as a video: {reason(error)}.") from error
     with container:
         yield container
 
 
-def require_file(path: Path) -> None:
+def require_file(file: MediaFile) -> None:
     """Raise ConfigError unless a file is there."""
-    if not path.is_file():
-        raise ConfigError(f"{path}: no such file.")
+    if not isinstance(file, Blob) and not Path(file).is_file():
+        raise ConfigError(f"{file}: no such file.")
 
 
-def require_shape(path: Path, frame: np.ndarray, shape: tuple[int, ...]) -> None:
+def require_pixels(file: MediaFile, height: int, width: int) -> None:
+    """Raise ConfigError where a frame would be larger than LARGEST_FRAME."""
+    if height * width > LARGEST_FRAME:
+        raise ConfigError(
+            f"{file} has frames of {width}x{height}, more than the {LARGEST_FRAME:,} pixels that "
+            "are decoded."
+        )
+
+
+def require_shape(path: MediaFile, frame: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raise ConfigError unless a frame has the shape (height, width, 3) of those before it."""
     if frame.shape != shape:
         size, other = (f"{width}x{height}" for height, width, _ in (shape, frame.shape))
@@ -69,10 +94,28 @@ def partial_path(path: Path) -> Path:
     return path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
 
 
-def resized(height: int, width: int, short_side: int | None) -> tuple[int, int]:
-    """Height and width scaled to a short side of so many pixels; unchanged for None."""
-    scale = (short_side or min(height, width)) / min(height, width)
-    return max(1, round(height * scale)), max(1, round(width * scale))
+def resized(
+    height: int,
+    width: int,
+    *,
+    short_side: int | None = None,
+    cover: tuple[int, int] | None = None,
+) -> tuple[int, int]:
+    """A height and a width, scaled alike.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        short_side: what the shorter of them becomes.
+        cover: (height, width) to reach at least: enlarges what `short_side` would leave smaller;
+            alone, one of them is reached exactly.
+    """
+    scales = [short_side / min(height, width)] if short_side else []
+    if cover:
+        scales.append(max(cover[0] / height, cover[1] / width))
+    scale = max(scales, default=1.0)
+    least = cover or (1, 1)
+    return max(least[0], round(height * scale)), max(least[1], round(width * scale))
 
 
 def reason(error: Exception) -> str:

@@ -1,5 +1,6 @@
 """Image files in and out, as uint8 arrays (height, width, 3) of upright RGB pixels."""
 
+import io
 import os
 from pathlib import Path
 
@@ -13,37 +14,46 @@ from cvvae_jax.data.containers import (
     partial_path,
     reason,
     require_file,
+    require_pixels,
     require_suffix,
     resized,
+    suffix,
 )
+from cvvae_jax.data.media import Blob, MediaFile
 
 
-def is_image(path: str | Path) -> bool:
-    """Whether a path is read as an image; anything else is read as a video."""
-    return Path(path).suffix.lower() in IMAGE_SUFFIXES
+def is_image(file: MediaFile) -> bool:
+    """Whether a file is read as an image, by its suffix; anything else is read as a video."""
+    return suffix(file) in IMAGE_SUFFIXES
 
 
-def read_image(path: str | Path, *, short_side: int | None = None) -> np.ndarray:
+def read_image(
+    file: MediaFile, *, short_side: int | None = None, cover: tuple[int, int] | None = None
+) -> np.ndarray:
     """An image file as a uint8 array (height, width, 3), turned as its EXIF orientation says.
 
     Args:
-        path: the file.
-        short_side: pixels of the short side after an antialiased resize; None leaves the size.
+        file: the file; an alpha channel is dropped, and the first frame of several is taken.
+        short_side: pixels of the short side after an antialiased resize.
+        cover: (height, width) that the resize reaches at least.
 
     Raises:
-        ConfigError: there is no such file, or it is no image.
+        ConfigError: there is no such file, it is no image, or has more than 2^26 pixels.
     """
-    path = Path(path)
-    require_file(path)
+    require_file(file)
     try:
-        with Image.open(path) as file:
-            image = ImageOps.exif_transpose(file)
-            if image.mode.startswith("I;16"):  # convert() would clip 16 bits to 8
-                image = Image.fromarray((np.asarray(image) // 257).astype(np.uint8))
+        with Image.open(io.BytesIO(file.data) if isinstance(file, Blob) else file) as opened:
+            require_pixels(file, opened.height, opened.width)
+            image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):  # convert() would clip 16 bits to 8
+                image = Image.fromarray((np.asarray(image) // 257).clip(0, 255).astype(np.uint8))
             image = image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise ConfigError(f"{path} cannot be read as an image: {error}.") from error
-    height, width = resized(image.height, image.width, short_side)
+    except ConfigError:
+        raise
+    except Exception as error:  # decoders raise whatever they stumble over in damaged data
+        raise ConfigError(f"{file} cannot be read as an image: {error}.") from error
+    height, width = resized(image.height, image.width, short_side=short_side, cover=cover)
+    require_pixels(file, height, width)
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
 
 

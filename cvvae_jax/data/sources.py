@@ -1,85 +1,124 @@
-"""Folders of videos and images, and which of their files are held out of training."""
+"""Where training data lies: one small interface over folders, lists, shards and catalogs."""
 
-from collections.abc import Sequence
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import IMAGE_SUFFIXES, VIDEO_SUFFIXES
+from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
+from cvvae_jax.data.media import Kind, Media
 
 Split = Literal["train", "eval", "all"]
 
 _HOLD_OUT_EVERY = 10
+_READERS: tuple[tuple[Callable[[str], bool], Callable[[str, Kind], "Source"]], ...] = (
+    (tfds_source.is_catalog, tfds_source.TFDSSource),
+    (files.is_manifest, files.Manifest),
+    (record_shards.are_shards, record_shards.RecordShards),
+    (tar_shards.are_shards, tar_shards.TarShards),
+    (lambda place: True, files.Files),
+)
 
 
-class _Folder(Sequence[Path]):
-    """The paths of a folder's files, sorted: a random access source for Grain."""
+class Source(Protocol):
+    """Media by number. It is sent to every worker process: it holds places, not open files."""
 
-    kind: str
-    suffixes: tuple[str, ...]
-    remedy: str
+    def __len__(self) -> int: ...
 
-    def __init__(self, path: str | Path, *, split: Split):
-        """Find the files of a folder and its subfolders.
-
-        Args:
-            path: the folder.
-            split: "all" files; or, of each ten in the order of their paths, the first for "eval"
-                and the others for "train". A single file is for "train".
+    def __getitem__(self, index: int) -> Media:
+        """Medium `index`.
 
         Raises:
-            ConfigError: there is no such folder, or no file for the split in it.
+            ConfigError: it cannot be read.
         """
-        files = self._find(Path(path))
-        held_out = files[::_HOLD_OUT_EVERY] if len(files) > 1 else []
-        match split:
-            case "all":
-                self._files = files
-            case "train":
-                self._files = [file for file in files if file not in set(held_out)]
-            case "eval":
-                self._files = held_out
-        if not self._files:
-            raise ConfigError(
-                f"{path} holds a single {self.kind} file, {files[0].name}, so that none is left "
-                f"unseen to evaluate on: {self.remedy}."
-            )
+        ...
 
-    def _find(self, folder: Path) -> list[Path]:
-        if not folder.is_dir():
-            raise ConfigError(f"{folder} is not a folder of {self.kind} files: no such folder.")
-        files = sorted(
-            file
-            for file in folder.rglob("*")
-            if file.suffix.lower() in self.suffixes
-            and not file.name.startswith(".")
-            and file.is_file()
-        )
-        if not files:
-            raise ConfigError(
-                f"{folder} holds no {self.kind} file: none ends in {', '.join(self.suffixes)}."
-            )
-        return files
+    def name(self, index: int) -> str:
+        """What messages and lists of exclusions call it, found without reading it."""
+        ...
+
+
+def open_source(
+    place: str, kind: Kind, *, split: Split = "all", exclude: str | None = None
+) -> Source:
+    """The videos or the images of a place.
+
+    Args:
+        place: a folder, searched recursively, or a pattern (`clips/**/*.mp4`); a list (.csv or
+            .jsonl with a column `path`); ArrayRecord or tar shards, or the folder that they are in;
+            `tfds:NAME`. All but ArrayRecord may be an address that fsspec knows (gs://, s3://).
+        kind: which of its media.
+        split: "all"; or, of each ten, the first for "eval" and the others for "train". A single
+            one is for "train".
+        exclude: a file of names to leave out, one a line, as `data check` writes it.
+
+    Raises:
+        ConfigError: there is no such place, or nothing for the split in it.
+    """
+    reader = next(reader for fits, reader in _READERS if fits(place))
+    source = reader(place, kind)
+    numbers = range(len(source))
+    if exclude is not None:
+        names = _excluded_names(exclude)
+        numbers = [i for i in numbers if _key(source.name(i)) not in names]
+    held_out = numbers[::_HOLD_OUT_EVERY] if len(numbers) > 1 else []
+    match split:
+        case "all":
+            chosen = numbers
+        case "eval":
+            chosen = held_out
+        case "train":
+            chosen = [number for i, number in enumerate(numbers) if i % _HOLD_OUT_EVERY]
+            chosen = chosen or numbers
+    if not chosen:
+        raise ConfigError(_nothing_left(place, kind, source, numbers))
+    return Subset(source, chosen)
+
+
+@dataclasses.dataclass(frozen=True)
+class Subset:
+    """Some media of a source, in the order of their numbers."""
+
+    source: Source
+    numbers: Sequence[int]
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.numbers)
 
-    def __getitem__(self, index: int) -> Path:
-        """The path of file `index`."""
-        return self._files[index]
+    def __getitem__(self, index: int) -> Media:
+        """Medium `index` of the chosen ones."""
+        return self.source[self.numbers[index]]
 
-
-class VideoFolder(_Folder):
-    """The videos of a folder, by their suffixes (VIDEO_SUFFIXES)."""
-
-    kind = "video"
-    suffixes = VIDEO_SUFFIXES
-    remedy = "add videos, or name a folder of others with --data.eval-videos"
+    def name(self, index: int) -> str:
+        """Its name in the source."""
+        return self.source.name(self.numbers[index])
 
 
-class ImageFolder(_Folder):
-    """The images of a folder, by their suffixes (IMAGE_SUFFIXES)."""
+def write_exclusions(path: Path, bad: dict[str, str]) -> None:
+    """Write a file for `exclude`: {name: reason}, a line each."""
+    lines = [f"{_key(name)}\t{' '.join(reason.split())}\n" for name, reason in bad.items()]
+    path.write_text("".join(lines))
 
-    kind = "image"
-    suffixes = IMAGE_SUFFIXES
-    remedy = "add images, or name a folder of videos with --data.eval-videos"
+
+def _excluded_names(path: str) -> set[str]:
+    try:
+        lines = Path(path).read_text().splitlines()
+    except OSError as error:
+        raise ConfigError(f"{path}, the list of exclusions, cannot be read: {error}.") from error
+    return {_key(line.split("\t")[0]) for line in lines if line.strip()}
+
+
+def _key(name: str) -> str:
+    """A name that doesn't depend on where the command runs."""
+    return name if "://" in name or name.startswith("tfds:") else os.path.abspath(name)
+
+
+def _nothing_left(place: str, kind: Kind, source: Source, numbers: Sequence[int]) -> str:
+    if not numbers:
+        return f"{place}: all of its {len(source)} {kind} files are excluded."
+    return (
+        f"{place} holds a single {kind} file, {source.name(numbers[0])}, so that none is left "
+        f"unseen to evaluate on: add {kind}s, or name other videos with --data.eval-videos."
+    )

@@ -1,0 +1,162 @@
+"""Media files by their paths: folders, patterns and lists, on local disks or in buckets."""
+
+import contextlib
+import csv
+import glob
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.containers import IMAGE_SUFFIXES, VIDEO_SUFFIXES, suffix
+from cvvae_jax.data.media import Blob, Kind
+
+SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
+"""What the names of files of each kind end in."""
+_LISTS = (".csv", ".jsonl")
+
+
+class Files:
+    """The files of a kind in a folder and its subfolders, or of a pattern, sorted by path."""
+
+    def __init__(self, place: str, kind: Kind):
+        """Find them.
+
+        Args:
+            place: the folder or pattern, a local path or an address that fsspec knows.
+            kind: "video" or "image", by the suffix.
+
+        Raises:
+            ConfigError: there is no such folder, or no such file.
+        """
+        found = [path for path in find(place) if suffix(path) in SUFFIXES[kind]]
+        self._paths = sorted(path for path in found if not _hidden(path))
+        if not self._paths:
+            raise ConfigError(
+                f"{place} holds no {kind} file: none ends in {', '.join(SUFFIXES[kind])}."
+            )
+
+    def __len__(self) -> int:
+        return len(self._paths)
+
+    def __getitem__(self, index: int) -> Path | Blob:
+        """File `index`; a remote one is fetched."""
+        return fetch(self._paths[index])
+
+    def name(self, index: int) -> str:
+        """Its path or address."""
+        return self._paths[index]
+
+
+class Manifest(Files):
+    """The files that a list names: .csv with a header, or .jsonl, with a column `path`.
+
+    Paths that are not absolute are relative to the folder of the list.
+    """
+
+    def __init__(self, place: str, kind: Kind):
+        """Read the list.
+
+        Args:
+            place: the list, a local path or an address that fsspec knows.
+            kind: which of its files, by the suffix.
+
+        Raises:
+            ConfigError: it cannot be read, a row has no path, or no file of the kind is named.
+        """
+        folder = place.rpartition("/")[0]
+        self._paths = [
+            path if is_absolute(path) or not folder else f"{folder}/{path}"
+            for path in _listed(place)
+            if suffix(path) in SUFFIXES[kind]
+        ]
+        if not self._paths:
+            raise ConfigError(
+                f"{place} names no {kind} file: none ends in {', '.join(SUFFIXES[kind])}."
+            )
+
+
+def is_manifest(place: str) -> bool:
+    """Whether a place is a list of files."""
+    return suffix(place) in _LISTS
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is an address and no local path."""
+    return "://" in place
+
+
+def is_absolute(path: str) -> bool:
+    """Whether a path means the same wherever it is written."""
+    return is_remote(path) or os.path.isabs(path)
+
+
+def find(place: str) -> list[str]:
+    """All files below a folder, or those that a pattern names, unsorted.
+
+    Raises:
+        ConfigError: there is no such folder.
+    """
+    if is_remote(place):
+        with readable(place):
+            system, path = fsspec.core.url_to_fs(place)
+            names = system.glob(path) if glob.has_magic(path) else system.find(path)
+            return [system.unstrip_protocol(name) for name in names]
+    if os.path.isdir(place):
+        return list(_walk(place))
+    if os.path.isfile(place):
+        return [place]
+    if glob.has_magic(place):
+        return [path for path in glob.iglob(place, recursive=True) if os.path.isfile(path)]
+    raise ConfigError(f"{place}: no such file or folder.")
+
+
+def fetch(path: str) -> Path | Blob:
+    """A local file's path; a remote file as bytes."""
+    if not is_remote(path):
+        return Path(path)
+    with readable(path):
+        system, name = fsspec.core.url_to_fs(path)
+        return Blob(path, system.cat_file(name))
+
+
+@contextlib.contextmanager
+def readable(place: str) -> Iterator[None]:
+    """Turns whatever a file system raises while a place is read into a ConfigError."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:  # every file system has errors of its own
+        raise ConfigError(f"{place} cannot be read: {type(error).__name__}: {error}.") from error
+
+
+def _walk(folder: str) -> Iterator[str]:
+    """Files below a folder. Links to folders are followed, but none is entered twice."""
+    seen = set()
+    for root, folders, names in os.walk(folder, followlinks=True):
+        real = os.path.realpath(root)
+        if real in seen:
+            folders.clear()
+            continue
+        seen.add(real)
+        # Sorted, so that of two ways to a folder it is always the same one that is taken.
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        yield from (path for name in names if os.path.isfile(path := os.path.join(root, name)))
+
+
+def _hidden(path: str) -> bool:
+    return os.path.basename(path).startswith(".")
+
+
+def _listed(place: str) -> list[str]:
+    with readable(place), fsspec.open(place, "rt", newline="", encoding="utf-8-sig") as file:
+        rows = csv.DictReader(file) if suffix(place) == ".csv" else map(json.loads, file)
+        paths = [row.get("path") for row in rows]
+    for number, path in enumerate(paths, 1):
+        if not path:
+            raise ConfigError(f"{place}: row {number} names no file: it has no `path`.")
+    return paths
