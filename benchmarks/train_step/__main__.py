@@ -114,8 +114,9 @@ def rows(options: Benchmark):
 def _announce(result: Result, announced: set[str]) -> set[str]:
     """Says once on what every side runs, and what a batch is."""
     row, facts = result.row, result.facts
-    b, t, size = row.bucket.batch, row.bucket.frames, row.bucket.size
-    lines = [f"{row.kind}: {b} x {t} frames of {size} x {size}"]
+    bucket = row.bucket
+    size = f"{bucket.height} x {bucket.width}"
+    lines = [f"{row.kind}: {bucket.batch} x {bucket.frames} frames of {size}"]
     if facts:
         lines.insert(0, f"{row.side}: {facts['device']}, {facts['versions']}")
     new = [text for text in lines if text not in announced]

@@ -11,6 +11,7 @@ from cvvae_jax.config import ConfigError
 
 COMMANDS = {
     "convert": "Convert weights from PyTorch to JAX or back, and compare the two.",
+    "data": "Check training data, prepare it, or show what is trained on.",
     "inspect": "Describe a checkpoint, ours or PyTorch's, without loading it.",
     "reconstruct": "Send a video or an image through a VAE and write what comes back.",
 }

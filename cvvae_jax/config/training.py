@@ -22,15 +22,15 @@ class Bucket:
 
     frames: int
     """Frames of a clip: 1 for images, else a multiple of the temporal compression plus 1."""
-    size: int
-    """Height and width in pixels."""
+    size: int | tuple[int, int]
+    """Height and width in pixels: one number for both, or (height, width)."""
     batch: int
     """Clips in the global batch, over all devices."""
     weight: float = 1.0
     """Share of the steps, relative to the other buckets."""
 
     def __post_init__(self):
-        at_least(self, 1, "frames", "size", "batch")
+        at_least(self, 1, "frames", "height", "width", "batch")
         if not 0 < self.weight < math.inf:
             raise ConfigError(f"a bucket's weight must be above 0, not {self.weight}.")
 
@@ -39,37 +39,71 @@ class Bucket:
         """A bucket of one-frame clips is filled from images, any other from videos."""
         return "image" if self.frames == 1 else "video"
 
+    @property
+    def height(self) -> int:
+        """Height in pixels."""
+        return self.size if isinstance(self.size, int) else self.size[0]
+
+    @property
+    def width(self) -> int:
+        """Width in pixels."""
+        return self.size if isinstance(self.size, int) else self.size[1]
+
 
 @dataclasses.dataclass(frozen=True)
 class DataConfig:
     """Where clips come from and how they are cut.
 
-    Without a folder: moving photographs, made on the fly.
+    A place is a folder, searched recursively; a pattern (`clips/**/*.mp4`); a list (.csv or .jsonl
+    with a column `path`); ArrayRecord or tar shards, or the folder that they are in; or
+    `tfds:NAME`. Without any: moving photographs, made on the fly.
     """
 
     videos: str | None = None
-    """Folder of video files, searched recursively; unset with `images` unset too: moving
-    photographs."""
+    """Place of the videos; unset with `images` unset too: moving photographs."""
     images: str | None = None
-    """Folder of image files, searched recursively; unset: single frames of the videos."""
+    """Place of the images; unset: single frames of the videos."""
     eval_videos: str | None = None
-    """Folder of unseen videos to measure on; unset: every tenth video file is held out of
-    training."""
+    """Place of unseen videos to measure on; unset: every tenth video is held out of training."""
+    exclude: str | None = None
+    """File of names to leave out, one a line, as `python -m cvvae_jax data check` writes it."""
     eval_clips: int = 16
     """Unseen clips that an evaluation is measured on."""
+    min_stride: int = 1
+    """Frames of a clip are this many source frames apart at least, where the video is long
+    enough."""
     max_stride: int = 8
-    """Frames of a clip are 1 to this many source frames apart, drawn per clip."""
+    """And this many at most; drawn per clip."""
+    fps: tuple[float, float] | None = None
+    """Instead of strides: frames a second of a clip, drawn from this range per clip; at most the
+    video's own, and more where the video would be too short."""
     short_side: int | None = None
-    """Videos are resized so that their short side has this many pixels before a random crop; unset:
-    the crop."""
+    """Videos are resized so that their short side has this many pixels before a crop; unset or too
+    small: so that they just cover the crop."""
+    crop: Literal["random", "center"] = "random"
+    """Which part of a video's frame is taken; of images it is the middle."""
+    flip: bool = False
+    """Half of the clips are mirrored, left for right."""
+    reverse: bool = False
+    """Half of the clips are played backward."""
+    max_bad: float = 0.1
+    """A run stops when more than this share of the records could not be decoded, of 200 or more;
+    until then others take their place."""
     workers: int = 0
     """Processes that decode; 0 decodes in threads of the main process."""
     threads: int = 2
     """Threads that decode, in every process."""
 
     def __post_init__(self):
-        at_least(self, 1, "eval_clips", "max_stride", "threads")
-        at_least(self, 0, "workers")
+        at_least(self, 1, "eval_clips", "min_stride", "max_stride", "threads")
+        at_least(self, 0, "workers", "max_bad")
+        if self.min_stride > self.max_stride:
+            raise ConfigError(
+                f"min_stride is {self.min_stride}, more than max_stride, {self.max_stride}."
+            )
+        if self.fps is not None and not 0 < self.fps[0] <= self.fps[1] < math.inf:
+            low, high = self.fps
+            raise ConfigError(f"fps must be a range of rates above 0, not {low} to {high}.")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ import av
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import reason, require_file, require_pixels, require_shape, resized
+from cvvae_jax.data.containers import require_file, require_pixels, require_shape, resized
 from cvvae_jax.data.decoding import all_packets, decode, open_video, to_rgb
 from cvvae_jax.data.images import is_image, read_image
 from cvvae_jax.data.media import Blob, Frames, Media, MediaFile
@@ -46,7 +46,7 @@ def frame_times(media: str | Media) -> np.ndarray:
 
 def read_clip(
     media: str | Media,
-    numbers: Sequence[int],
+    numbers: Sequence[int] | np.ndarray,
     *,
     short_side: int | None = None,
     cover: tuple[int, int] | None = None,
@@ -122,11 +122,8 @@ def _scan_once(path: Path, mtime_ns: int, size: int) -> _FrameIndex:
 def _scan(file: MediaFile) -> _FrameIndex:
     """The packets say all of it."""
     with open_video(file) as (container, stream):
-        try:
-            packets = all_packets(container, stream, file)
-            shown = [(p.pts, p.is_keyframe) for p in packets if p.size and not p.is_discard]
-        except av.error.FFmpegError as error:
-            raise ConfigError(f"{file} is damaged: {reason(error)}.") from error
+        packets = all_packets(container, stream, file)
+        shown = [(p.pts, p.is_keyframe) for p in packets if p.size and not p.is_discard]
         rate = stream.average_rate or stream.guessed_rate or _USUAL_FPS
         time_base = stream.time_base
     if not shown:

@@ -11,7 +11,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.media import Blob, MediaFile
+from cvvae_jax.data.media import Blob, Frames, MediaFile
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".mkv", ".mov", ".m4v", ".webm", ".avi"),
@@ -63,7 +63,7 @@ def require_file(file: MediaFile) -> None:
         raise ConfigError(f"{file}: no such file.")
 
 
-def require_pixels(file: MediaFile, height: int, width: int) -> None:
+def require_pixels(file: MediaFile | Frames, height: int, width: int) -> None:
     """Raise ConfigError where a frame would be larger than LARGEST_FRAME."""
     if height * width > LARGEST_FRAME:
         raise ConfigError(
@@ -72,7 +72,7 @@ def require_pixels(file: MediaFile, height: int, width: int) -> None:
         )
 
 
-def require_shape(path: MediaFile, frame: np.ndarray, shape: tuple[int, ...]) -> None:
+def require_shape(path: MediaFile | Frames, frame: np.ndarray, shape: tuple[int, ...]) -> None:
     """Raise ConfigError unless a frame has the shape (height, width, 3) of those before it."""
     if frame.shape != shape:
         size, other = (f"{width}x{height}" for height, width, _ in (shape, frame.shape))

@@ -22,14 +22,17 @@ def open_video(file: MediaFile) -> Iterator[tuple]:
     """The container and its first video stream.
 
     Raises:
-        ConfigError: there is none, or its frames are too large to decode.
+        ConfigError: there is none, its frames are too large to decode, or FFmpeg fails on it.
     """
     with open_container(file) as container:
         if not container.streams.video:
             raise ConfigError(f"{file} holds no video stream.")
         stream = container.streams.video[0]
         require_pixels(file, stream.height or 0, stream.width or 0)
-        yield container, stream
+        try:
+            yield container, stream
+        except av.error.FFmpegError as error:
+            raise ConfigError(f"{file} is damaged: {reason(error)}.") from error
 
 
 def decode(packets: Iterable[av.Packet], stream, file: MediaFile) -> Iterator[av.VideoFrame]:

@@ -8,26 +8,30 @@ Two networks that are trained in turns need `pairs`: with a bucket drawn per ste
 would give one network all batches of one bucket, and the other network those of the other.
 """
 
-import itertools
+import logging
 import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from multiprocessing import resource_tracker
-from pathlib import Path
+from typing import Literal
 
 import grain
 import numpy as np
 from absl import flags
 
 from cvvae_jax.config import Bucket, ConfigError, DataConfig, StageConfig
-from cvvae_jax.data.clips import RandomClip, Record, center_clip, draw_seed, first_readable
+from cvvae_jax.data.clips import center_clip
+from cvvae_jax.data.media import Kind
 from cvvae_jax.data.photographs import MovingPhotographs
-from cvvae_jax.data.sources import ImageFolder, VideoFolder
+from cvvae_jax.data.records import BadRecords, RandomRecord, Record, draw_seed, first_readable
+from cvvae_jax.data.sources import Source, open_source
 
 # Moving photographs before they repeat.
 _PHOTOGRAPHS = 2**20
+
+_log = logging.getLogger(__name__)
 
 
 def batches(
@@ -39,7 +43,7 @@ def batches(
     pairs: bool = False,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
+) -> "Batches":
     """This process's part of the batches of steps start_step, start_step + 1, .., without end.
 
     Args:
@@ -51,10 +55,10 @@ def batches(
         process_index: number of this process.
         process_count: number of processes, each of which gets its share of every batch.
 
-    Yields:
-        {"video": uint8 (batch, frames, size, size, 3), "seed": uint32 (batch,)}, where batch is the
-        bucket's over process_count. A seed is its record's own, to key what is random about it.
-        The iterator's `close()` ends its threads and workers.
+    Returns:
+        An iterator of {"video": uint8 (batch, frames, height, width, 3), "seed": uint32 (batch,)},
+        where batch is the bucket's over process_count. A seed is its record's own, to key what is
+        random about it.
 
     Raises:
         ConfigError: a bucket cannot be divided over the processes, or filled from the files.
@@ -70,12 +74,39 @@ def batches(
     mixed = _mix(parts, [bucket.weight for bucket in stage.buckets], pairs=pairs)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=2 * data.threads)
     stream = mixed[start_step:].to_iter_dataset(options)
-    if data.workers:
-        if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, which nobody here sets
-            flags.FLAGS.mark_as_parsed()
-        options = grain.MultiprocessingOptions(num_workers=data.workers)
-        return _from_workers(stream.mp_prefetch(options, worker_init_fn=_live_with_parent))
-    return iter(stream)
+    if not data.workers:
+        return Batches(iter(stream), data.max_bad)
+    if not flags.FLAGS.is_parsed():  # Grain's workers read absl's flags, which nobody here sets
+        flags.FLAGS.mark_as_parsed()
+    options = grain.MultiprocessingOptions(num_workers=data.workers)
+    stream = stream.mp_prefetch(options, worker_init_fn=_live_with_parent)
+    return Batches(_from_workers(stream), data.max_bad)
+
+
+class Batches:
+    """An endless iterator of batches, which knows how many of their records were bad."""
+
+    def __init__(self, stream: Iterator[dict[str, np.ndarray]], max_bad: float):
+        self._stream, self._bad = stream, BadRecords(max_bad)
+
+    def __iter__(self) -> "Batches":
+        return self
+
+    def __next__(self) -> dict[str, np.ndarray]:
+        """The batch of the next step.
+
+        Raises:
+            ConfigError: too many records cannot be decoded.
+        """
+        return self._bad.take(next(self._stream))
+
+    def metrics(self) -> dict[str, float]:
+        """How many records of this process were replaced, and how many files were bad, so far."""
+        return self._bad.metrics()
+
+    def close(self) -> None:
+        """End its threads and workers."""
+        self._stream.close()
 
 
 def _from_workers(stream: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
@@ -112,24 +143,21 @@ def _exit_after_parent() -> None:
 def eval_clips(stage: StageConfig, data: DataConfig) -> np.ndarray:
     """The unseen clips of a stage's evaluation: `data.eval_clips` of its longest bucket's shape.
 
-    Clips are spread over the unseen files (`data.eval_videos`, or every tenth file) and over their
-    length: the middle of the frame, at most 2 source frames from one to the next. They are the same
-    for every run, whatever its seed.
+    Clips are spread over the unseen videos (`data.eval_videos`, or every tenth one) and over their
+    length. They are the same for every run, whatever its seed.
 
     Returns:
-        uint8 array (clips, frames, size, size, 3).
+        uint8 array (clips, frames, height, width, 3).
 
     Raises:
-        ConfigError: there is no unseen file, or it cannot be decoded.
+        ConfigError: there is nothing unseen, or it cannot be decoded.
     """
-    bucket = max(stage.buckets, key=lambda bucket: (bucket.frames, bucket.size))
+    bucket = max(stage.buckets, key=lambda b: (b.frames, b.height * b.width))
     if data.videos is None and data.images is None and data.eval_videos is None:
-        source = MovingPhotographs(
-            split="eval", frames=bucket.frames, size=bucket.size, length=data.eval_clips, seed=0
-        )
-        return np.stack([source[i] for i in range(len(source))])
-    files = _eval_files(bucket, data)
-    return np.stack([_eval_clip(files, i, bucket, data) for i in range(data.eval_clips)])
+        source = _photographs(bucket, split="eval", length=data.eval_clips, seed=0)
+        return np.stack([_middle(source[i], bucket) for i in range(len(source))])
+    source = _eval_source(bucket, data)
+    return np.stack([_eval_clip(source, i, bucket, data) for i in range(data.eval_clips)])
 
 
 def _mix(parts: list[grain.MapDataset], weights: list[float], *, pairs: bool) -> grain.MapDataset:
@@ -144,73 +172,78 @@ def _mix(parts: list[grain.MapDataset], weights: list[float], *, pairs: bool) ->
 def _records(bucket: Bucket, data: DataConfig, *, seed: int) -> grain.MapDataset:
     """An endless dataset of one bucket's records."""
     if data.videos is None and data.images is None:
-        source = MovingPhotographs(
-            split="train", frames=bucket.frames, size=bucket.size, length=_PHOTOGRAPHS, seed=seed
+        dataset = grain.MapDataset.source(
+            _photographs(bucket, split="train", length=_PHOTOGRAPHS, seed=seed)
         )
-        transform = _WithSeed()
+        transform = _PhotographRecord(bucket)
     else:
-        source = _train_files(bucket, data)
-        transform = RandomClip(
-            source,
-            frames=bucket.frames,
-            size=bucket.size,
-            max_stride=data.max_stride,
-            short_side=data.short_side,
-        )
-    dataset = grain.MapDataset.source(source).seed(seed)
-    return dataset.shuffle().repeat().random_map(transform)
+        source = _train_source(bucket, data)
+        dataset = grain.MapDataset.range(len(source))
+        transform = RandomRecord(source, bucket=bucket, data=data)
+    return dataset.seed(seed).shuffle().repeat().random_map(transform)
 
 
-class _WithSeed(grain.transforms.RandomMap):
-    """Grain's transform from a clip to a record of it."""
+def _photographs(
+    bucket: Bucket, *, split: Literal["train", "eval"], length: int, seed: int
+) -> MovingPhotographs:
+    """Square clips that hold the bucket's."""
+    size = max(bucket.height, bucket.width)
+    return MovingPhotographs(split=split, frames=bucket.frames, size=size, length=length, seed=seed)
+
+
+def _middle(clip: np.ndarray, bucket: Bucket) -> np.ndarray:
+    top, left = np.subtract(clip.shape[1:3], (bucket.height, bucket.width)) // 2
+    return clip[:, top : top + bucket.height, left : left + bucket.width]
+
+
+class _PhotographRecord(grain.transforms.RandomMap):
+    """Grain's transform from moving photographs to a record."""
+
+    def __init__(self, bucket: Bucket):
+        self._bucket = bucket
 
     def random_map(self, element: np.ndarray, rng: np.random.Generator) -> Record:
-        return {"video": element, "seed": draw_seed(rng)}
+        clip = np.ascontiguousarray(_middle(element, self._bucket))
+        return {"video": clip, "seed": draw_seed(rng), "bad": np.str_("")}
 
 
-def _train_files(bucket: Bucket, data: DataConfig) -> Sequence[Path]:
+def _train_source(bucket: Bucket, data: DataConfig) -> Source:
     split = "all" if data.eval_videos is not None else "train"
-    if bucket.kind == "image" and data.images is not None:
-        return ImageFolder(data.images, split=split)
-    if data.videos is None:
-        raise _no_videos(bucket)
-    return VideoFolder(data.videos, split=split)
+    return open_source(*_place(bucket, data), split=split, exclude=data.exclude)
 
 
-def _eval_files(bucket: Bucket, data: DataConfig) -> Sequence[Path]:
+def _eval_source(bucket: Bucket, data: DataConfig) -> Source:
     if data.eval_videos is not None:
-        return VideoFolder(data.eval_videos, split="all")
+        return open_source(data.eval_videos, "video", exclude=data.exclude)
+    return open_source(*_place(bucket, data), split="eval", exclude=data.exclude)
+
+
+def _place(bucket: Bucket, data: DataConfig) -> tuple[str, Kind]:
+    """Where a bucket's media are, and of which kind they are."""
     if bucket.kind == "image" and data.images is not None:
-        return ImageFolder(data.images, split="eval")
+        return data.images, "image"
     if data.videos is None:
-        raise _no_videos(bucket)
-    return VideoFolder(data.videos, split="eval")
+        raise ConfigError(
+            f"A bucket of {bucket.frames} frames cannot be filled from images: "
+            "name a place of videos with --data.videos, or leave --data.images out as well."
+        )
+    return data.videos, "video"
 
 
-def _no_videos(bucket: Bucket) -> ConfigError:
-    return ConfigError(
-        f"A bucket of {bucket.frames} frames cannot be filled from images: "
-        "name a folder of videos with --data.videos, or leave --data.images out as well."
+def _eval_clip(source: Source, index: int, bucket: Bucket, data: DataConfig) -> np.ndarray:
+    """Clip `index` of the evaluation; unreadable videos are replaced by others."""
+    used = min(len(source), data.eval_clips)
+    number, turn = index % used, index // used
+    turns = (data.eval_clips - 1 - number) // used + 1
+    first = number * len(source) // used
+    clip, bad = first_readable(
+        source,
+        first,
+        lambda media: center_clip(media, bucket, data, position=(turn + 0.5) / turns),
     )
-
-
-def _eval_clip(files: Sequence[Path], index: int, bucket: Bucket, data: DataConfig) -> np.ndarray:
-    """Clip `index` of the evaluation; unreadable files are replaced by those after them."""
-    used = min(len(files), data.eval_clips)
-    file, turn = index % used, index // used
-    turns = (data.eval_clips - 1 - file) // used + 1
-    first = file * len(files) // used
-    candidates = (files[(first + offset) % len(files)] for offset in itertools.count())
-    return first_readable(
-        candidates,
-        lambda path: center_clip(
-            path,
-            frames=bucket.frames,
-            size=bucket.size,
-            stride=min(2, data.max_stride),
-            position=(turn + 0.5) / turns,
-        ),
-    )
+    for reason in bad:
+        _log.warning("A clip to measure on is replaced by another one: %s", reason)
+    return clip
 
 
 def _local_batch(bucket: Bucket, process_count: int) -> int:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
@@ -22,6 +22,7 @@ _READERS: tuple[tuple[Callable[[str], bool], Callable[[str, Kind], "Source"]], .
 )
 
 
+@runtime_checkable
 class Source(Protocol):
     """Media by number. It is sent to every worker process: it holds places, not open files."""
 
@@ -75,6 +76,23 @@ def open_source(
     if not chosen:
         raise ConfigError(_nothing_left(place, kind, source, numbers))
     return Subset(source, chosen)
+
+
+def open_sources(place: str) -> dict[Kind, Source]:
+    """The videos and the images of a place, as far as it has any.
+
+    Raises:
+        ConfigError: it has neither.
+    """
+    found, errors = {}, []
+    for kind in get_args(Kind):
+        try:
+            found[kind] = open_source(place, kind)
+        except ConfigError as error:
+            errors.append(error)
+    if not found:
+        raise errors[0]
+    return found
 
 
 @dataclasses.dataclass(frozen=True)

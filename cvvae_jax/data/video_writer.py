@@ -44,6 +44,9 @@ class VideoWriter:
         height: int,
         width: int,
         audio_from: str | Path | None = None,
+        crf: int = 12,
+        gop: int | None = None,
+        threads: int = 0,
     ):
         """Set up a writer; the file is created on entering the context.
 
@@ -53,6 +56,9 @@ class VideoWriter:
             height: of every frame, in pixels.
             width: of every frame, in pixels.
             audio_from: file whose first audio stream is copied as it is, until the last frame.
+            crf: x264's quality, 0 (lossless) to 51.
+            gop: frames from one keyframe to the next, at most; None for x264's choice.
+            threads: of the encoder; 0 for one or more a core. The bytes depend on their number.
 
         Raises:
             ConfigError: the suffix is not accepted.
@@ -63,6 +69,9 @@ class VideoWriter:
         self._fps = Fraction(fps).limit_denominator(100_000)
         self._shape = (height, width, 3)
         self._audio_from = audio_from
+        self._options = {"crf": str(crf), "threads": str(threads)}
+        if gop is not None:
+            self._options["g"] = str(gop)
         self._count = 0
 
     def __enter__(self):
@@ -77,7 +86,7 @@ class VideoWriter:
         self._exit = contextlib.ExitStack()
         with self._named_errors():
             self._container = self._exit.enter_context(av.open(str(self._partial), "w"))
-            self._stream = _add_h264(self._container, self._fps, self._shape)
+            self._stream = _add_h264(self._container, self._fps, self._shape, self._options)
             self._audio = None
             if self._audio_from is not None and not is_image(self._audio_from):
                 self._audio = self._exit.enter_context(
@@ -179,9 +188,9 @@ class _AudioCopy:
             self._next = next(self._packets, None)
 
 
-def _add_h264(container, fps: Fraction, shape: tuple[int, int, int]):
+def _add_h264(container, fps: Fraction, shape: tuple[int, int, int], options: dict[str, str]):
     height, width, _ = shape
-    stream = container.add_stream("libx264", rate=fps, options={"crf": "12"})
+    stream = container.add_stream("libx264", rate=fps, options=options)
     stream.height, stream.width = height, width
     stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
     codec = stream.codec_context

@@ -110,8 +110,9 @@ def _programs(job: Job, config: TrainConfig, state: TrainState, frozen: Frozen) 
     total = sum(bucket.weight for bucket in job.stage.buckets)
     for bucket in job.stage.buckets:
         shape = video_shape(bucket)
+        size = f"{bucket.height} x {bucket.width}"
         _say(
-            f"bucket of {bucket.batch} x {bucket.frames} frames of {bucket.size} x {bucket.size}, "
+            f"bucket of {bucket.batch} x {bucket.frames} frames of {size}, "
             f"{100 * bucket.weight / total:.0f} % of the steps"
         )
         for update in job.updates:

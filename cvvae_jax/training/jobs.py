@@ -231,13 +231,13 @@ def _check_job(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
 
 def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConfig) -> None:
     space, time = model.spatial_compression, model.temporal_compression
-    name = f"a bucket of {bucket.frames} frames of {bucket.size} x {bucket.size}"
-    if bucket.size % space or (bucket.frames - 1) % time:
+    name = f"a bucket of {bucket.frames} frames of {bucket.height} x {bucket.width}"
+    if bucket.height % space or bucket.width % space or (bucket.frames - 1) % time:
         raise ConfigError(
             f"{name} doesn't fit the {job.title}: 1 + {time}k frames and multiples of {space} "
             "pixels do."
         )
-    if job.loss.needs_lpips and bucket.size < 16:
+    if job.loss.needs_lpips and min(bucket.height, bucket.width) < 16:
         raise ConfigError(f"{name} is too small for LPIPS, which takes 16 x 16 pixels and more.")
     if job.discriminator is not None:
         video = jax.ShapeDtypeStruct((1, *video_shape(bucket)[1:]), jnp.float32)
@@ -251,7 +251,7 @@ def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConf
 
 def video_shape(bucket: Bucket) -> tuple[int, ...]:
     """The global batch of a bucket: (b, t, h, w, 3)."""
-    return (bucket.batch, bucket.frames, bucket.size, bucket.size, 3)
+    return (bucket.batch, bucket.frames, bucket.height, bucket.width, 3)
 
 
 def _check_inflation(create: Callable, image: ImageVAEConfig, start: Weights | None) -> None:

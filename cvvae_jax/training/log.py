@@ -3,8 +3,10 @@ Weights & Biases on request."""
 
 import contextlib
 import json
+import logging
 import math
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +34,23 @@ def say(folder: Path, text: str) -> None:
         _console.print(text, markup=False, soft_wrap=True)
         with (folder / "log.txt").open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+
+
+@contextlib.contextmanager
+def warnings_kept(folder: Path) -> Iterator[None]:
+    """What the package warns of meanwhile is told like everything else of the run; processes but
+    the first print it as Python does."""
+    if jax.process_index() != 0:
+        yield
+        return
+    handler = logging.Handler(logging.WARNING)
+    handler.emit = lambda record: say(folder, f"warning: {record.getMessage()}")
+    logger = logging.getLogger("cvvae_jax")
+    logger.addHandler(handler)
+    try:
+        yield
+    finally:
+        logger.removeHandler(handler)
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:

@@ -3,21 +3,19 @@
 import contextlib
 import dataclasses
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import jax
-import numpy as np
 
 from cvvae_jax import paths, sharding
 from cvvae_jax.checkpoint import Checkpoints
 from cvvae_jax.config import ConfigError, TrainConfig
-from cvvae_jax.data.pipeline import batches
+from cvvae_jax.data.pipeline import Batches, batches
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.training.evaluate import Scores
 from cvvae_jax.training.guard import Diverged, after_rollback
 from cvvae_jax.training.jobs import Job, initial_state, load_image_vae, on_mesh, plan_run
-from cvvae_jax.training.log import say, write_config
+from cvvae_jax.training.log import say, warnings_kept, write_config
 from cvvae_jax.training.programs import Programs
 from cvvae_jax.training.progress import Progress
 from cvvae_jax.training.report import report
@@ -71,7 +69,7 @@ def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE
     job.folder.mkdir(parents=True, exist_ok=True)
     checkpoints = Checkpoints(job.folder / "checkpoints", keep=job.stage.keep_checkpoints)
     run = _Run(job, frozen, config, checkpoints)
-    try:
+    with contextlib.closing(checkpoints), warnings_kept(job.folder):
         state = _first_state(run)
         _announce(job, state)
         programs = Programs(job, config, state, frozen)
@@ -83,8 +81,6 @@ def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE
                 divergence = error.with_traceback(None)
             state = None
             state = after_rollback(_first_state(run), divergence, job)
-    finally:
-        checkpoints.close()
 
 
 def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) -> VAE:
@@ -101,7 +97,7 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
     try:
         offset = int(state.guard.data_offset)
         with contextlib.closing(_batches(run, start + offset)) as stream:
-            timed = progress.throughput.timed(stream)
+            timed = progress.timed(stream)
             for n, batch in zip(range(start + 1, stage.steps + 1), timed, strict=False):
                 placed = sharding.put_batch(batch, job.mesh)
                 program = progress.program(programs, n - 1, placed["video"].shape)
@@ -156,7 +152,7 @@ def _first_state(run: _Run) -> TrainState:
     return jax.jit(initialize, out_shardings=layout)(run.frozen, start)
 
 
-def _batches(run: _Run, start: int) -> Iterator[dict[str, np.ndarray]]:
+def _batches(run: _Run, start: int) -> Batches:
     """This process's part of the stream of batches, from `start` on."""
     return batches(
         run.job.stage,

@@ -1,10 +1,13 @@
 """What is told of a job while it runs: steps, evaluations, speed; and the guard's watch."""
 
 import dataclasses
+from collections.abc import Iterator
 
 import jax
+import numpy as np
 
 from cvvae_jax.config import TrainConfig
+from cvvae_jax.data.pipeline import Batches
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training.evaluate import evaluate
@@ -32,9 +35,15 @@ class Progress:
             wandb=config.wandb,
             settings=dataclasses.asdict(config),
         )
+        self._stream: Batches | None = None
         self._program: Program | None = None
         self._pending: tuple[int, Metrics, Program] | None = None
         self._latest: Metrics = {}
+
+    def timed(self, stream: Batches) -> Iterator[dict[str, np.ndarray]]:
+        """The batches of a stream; how long they took and how many records were bad is logged."""
+        self._stream = stream
+        return self.throughput.timed(stream)
 
     def program(self, programs: Programs, step: int, video_shape: tuple[int, ...]) -> Program:
         """The program of a step, counted from 0; says so where it has to be compiled first."""
@@ -77,7 +86,7 @@ class Progress:
         if step % self._job.stage.log_every == 0 or step == self._job.stage.steps:
             values = {name: float(value) for name, value in jax.device_get(self._latest).items()}
             values |= {f"guard/{name}": value for name, value in guard.items()}
-            values |= self.throughput.metrics()
+            values |= self.throughput.metrics() | self._stream.metrics()
             self._log.scalars(step, values)
             self._log.progress(step, values)
             self._latest = {}

@@ -1,70 +1,114 @@
-"""Clips: lawful random choices, and the replacement of what cannot be decoded."""
-
-import logging
+"""Clips: lawful random choices, of strides or rates, and shapes that fit the bucket."""
 
 import numpy as np
 import pytest
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.config import Bucket, DataConfig
 from cvvae_jax.data import clips, video
+from cvvae_jax.data.media import Frames
 
 
-def numbered_video(path, frames, *, height=24, width=36, first=0):
+def numbered_video(path, frames, *, height=24, width=36, first=0, fps=25):
     """A video whose frame k has gray level 5 (first + k), and 1/3 more per pixel to the right."""
-    with video.VideoWriter(path, fps=25, height=height, width=width) as writer:
+    with video.VideoWriter(path, fps=fps, height=height, width=width) as writer:
         for k in range(frames):
             row = 5 * (first + k) + np.arange(width) // 3
             writer.write(np.broadcast_to(row[None, :, None], (height, width, 3)).astype(np.uint8))
     return path
 
 
+def numbered_frames(frames, *, size=24, fps=25.0):
+    """The same, decoded already: frame k is k everywhere."""
+    levels = np.arange(frames, dtype=np.uint8)[:, None, None, None]
+    return Frames("numbers", np.broadcast_to(levels, (frames, size, size, 3)), fps)
+
+
 def numbers(clip):
-    """The frame numbers a clip shows, from the left of the (uncropped) frame."""
+    """The frame numbers that a clip of a numbered video shows, from the left of the whole frame."""
     return np.round(clip[:, 2:-2, :3].mean(axis=(1, 2, 3)) / 5).astype(int).tolist()
 
 
-def random_clip(files, **kwargs):
-    given = {"frames": 5, "size": 16, "max_stride": 4, "short_side": None, **kwargs}
-    return clips.RandomClip(files, **given)
+def cut(media, seed=0, *, frames=5, size=16, **data):
+    bucket = Bucket(frames=frames, size=size, batch=1)
+    return clips.random_clip(media, bucket, DataConfig(**data), np.random.default_rng(seed))
+
+
+def starts_and_strides(media, *, trials=80, **kwargs):
+    shown = (cut(media, seed, size=24, **kwargs)[:, 0, 0, 0].astype(int) for seed in range(trials))
+    return {(clip[0], *set(np.diff(clip))) for clip in shown}
 
 
 def test_stride_and_start_are_drawn_from_all_that_fit(tmp_path):
     path = numbered_video(tmp_path / "a.mp4", 12, width=24)
-    cut = random_clip([path], size=24, max_stride=8)
     seen = set()
     for seed in range(60):
-        record = cut.random_map(path, np.random.default_rng(seed))
-        shown = numbers(record["video"])
+        shown = numbers(cut(path, seed, size=24, max_stride=8))
         (stride,) = set(np.diff(shown))
         seen.add((shown[0], int(stride)))
     # 5 frames fit into 12 at stride 1 (8 starts) and at stride 2 (4 starts), not at stride 3.
     assert seen == {(start, 1) for start in range(8)} | {(start, 2) for start in range(4)}
 
 
-def test_short_video_holds_its_last_frame(tmp_path):
+def test_strides_below_the_least_are_drawn_only_where_no_other_fits():
+    seen = starts_and_strides(numbered_frames(20), min_stride=3, max_stride=4)
+    assert {stride for _, stride in seen} == {3, 4}
+    assert starts_and_strides(numbered_frames(9), min_stride=3) == {(0, 2)}
+
+
+def test_rates_are_drawn_from_the_range_whatever_the_video_s_own():
+    """From 60 frames a second to 10 to 20 is every third to sixth frame."""
+    seen = [
+        np.diff(cut(numbered_frames(200, fps=60.0), seed, size=24, fps=(10.0, 20.0))[:, 0, 0, 0])
+        for seed in range(60)
+    ]
+    means = np.array([gaps.mean() for gaps in seen])
+    assert means.min() >= 3 and means.max() <= 6 and np.ptp(means) > 2
+    assert all(np.ptp(gaps) <= 1 for gaps in seen)
+
+
+def test_a_rate_above_the_video_s_own_repeats_no_frame():
+    assert {stride for _, stride in starts_and_strides(numbered_frames(20), fps=(50.0, 60.0))} == {
+        1
+    }
+
+
+def test_a_video_too_short_for_a_rate_is_shown_whole():
+    clip = cut(numbered_frames(9), size=24, fps=(1.0, 1.0))
+    assert clip[:, 0, 0, 0].tolist() == [0, 2, 4, 6, 8]
+
+
+@pytest.mark.parametrize("fps", [None, (5.0, 25.0)])
+def test_short_video_holds_its_last_frame(tmp_path, fps):
     path = numbered_video(tmp_path / "a.mp4", 3, width=24)
-    record = random_clip([path], size=24).random_map(path, np.random.default_rng(0))
-    assert numbers(record["video"]) == [0, 1, 2, 2, 2]
+    assert numbers(cut(path, size=24, fps=fps)) == [0, 1, 2, 2, 2]
 
 
-@pytest.mark.parametrize(("short_side", "size"), [(None, 16), (20, 16), (None, 64), (8, 16)])
-def test_clips_have_the_size_of_the_crop(tmp_path, short_side, size):
+def test_rates_follow_the_times_of_uneven_frames():
+    """Ten frames a second for a second, then 30: at 5 a second, every second and every sixth."""
+    times = np.concatenate([np.arange(10) / 10, 1 + np.arange(31) / 30])
+    chosen = clips._at_rate(times, 11, 5.0, 0.0)
+    np.testing.assert_array_equal(chosen, [0, 2, 4, 6, 8, 10, 16, 22, 28, 34, 40])
+
+
+@pytest.mark.parametrize("short_side", [None, 20, 8])
+@pytest.mark.parametrize("size", [16, 64, (16, 40), (40, 16)])
+def test_clips_have_the_size_of_the_bucket(tmp_path, short_side, size):
     path = numbered_video(tmp_path / "a.mp4", 6)
-    record = random_clip([path], size=size, short_side=short_side).random_map(
-        path, np.random.default_rng(0)
-    )
-    assert record["video"].shape == (5, size, size, 3)
-    assert record["video"].dtype == np.uint8 and record["seed"].dtype == np.uint32
+    clip = cut(path, size=size, short_side=short_side)
+    height, width = (size, size) if isinstance(size, int) else size
+    assert clip.shape == (5, height, width, 3) and clip.dtype == np.uint8
+    fixed = clips.center_clip(path, Bucket(5, size, 1), DataConfig(), position=0.5)
+    assert fixed.shape == clip.shape
 
 
 def test_crops_are_drawn_from_all_places(tmp_path):
     path = numbered_video(tmp_path / "a.mp4", 1)
-    cut = random_clip([path], frames=1, short_side=24)
-    lefts = [
-        cut.random_map(path, np.random.default_rng(i))["video"][0, :, 0].mean() for i in range(40)
-    ]
+    lefts = [cut(path, i, frames=1, short_side=24)[0, :, 0].mean() for i in range(40)]
     # The 16 pixels wide crop begins anywhere in 20 columns of 36: brightness 0 to 20 / 3.
     assert min(lefts) < 1.5 and max(lefts) > 5
+    centers = [cut(path, i, frames=1, short_side=24, crop="center") for i in range(9)]
+    assert all(np.array_equal(centers[0], other) for other in centers[1:])
+    assert 2.5 < centers[0][0, :, 0].mean() < 4.5
 
 
 def test_images_are_cropped_in_their_middle(tmp_path):
@@ -72,38 +116,26 @@ def test_images_are_cropped_in_their_middle(tmp_path):
     frame[:, 16:32] = 200
     path = tmp_path / "a.png"
     video.write_image(path, frame)
-    record = random_clip([path], frames=1).random_map(path, np.random.default_rng(0))
-    assert (record["video"] == 200).all()
+    assert (cut(path, frames=1, short_side=512) == 200).all()
+
+
+def test_half_of_the_clips_are_mirrored_or_reversed_on_demand():
+    ramp = np.broadcast_to(np.arange(16, dtype=np.uint8)[None, None, :, None], (9, 16, 16, 3))
+    media = Frames("ramp", ramp + 20 * np.arange(9, dtype=np.uint8)[:, None, None, None])
+    seen = [cut(media, seed, frames=9, flip=True, reverse=True).astype(int) for seed in range(200)]
+    mirrored = sum(clip[0, 0, 0, 0] > clip[0, 0, -1, 0] for clip in seen)
+    backward = sum(clip[0, 0, 0, 0] > clip[-1, 0, 0, 0] for clip in seen)
+    # Five standard deviations of 200 fair coins are 35.
+    assert abs(mirrored - 100) < 36 and abs(backward - 100) < 36
+    plain = cut(media, frames=9)
+    np.testing.assert_array_equal(plain, media.array)
 
 
 def test_record_depends_on_its_generator_alone(tmp_path):
     path = numbered_video(tmp_path / "a.mp4", 12)
-    one, two, other = (
-        random_clip([path]).random_map(path, np.random.default_rng(seed)) for seed in (1, 1, 2)
-    )
-    np.testing.assert_array_equal(one["video"], two["video"])
-    assert one["seed"] == two["seed"] != other["seed"]
-
-
-def test_broken_file_is_replaced_deterministically(tmp_path, caplog):
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"no video")
-    others = [numbered_video(tmp_path / f"{i}.mp4", 5, first=10 * i, width=24) for i in range(3)]
-    cut = random_clip([broken, *others], size=24)
-    with caplog.at_level(logging.WARNING):
-        records = [cut.random_map(broken, np.random.default_rng(i)) for i in (*range(8), *range(8))]
-    for one, again in zip(records[:8], records[8:], strict=True):
-        np.testing.assert_array_equal(one["video"], again["video"])
-        assert one["seed"] == again["seed"]
-    assert {numbers(record["video"])[0] for record in records} == {0, 10, 20}
-    assert [record.getMessage().count("broken.mp4") for record in caplog.records] == [1]
-
-
-def test_many_broken_files_are_an_error(tmp_path):
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"no video")
-    with pytest.raises(ConfigError, match=r"20 files in a row .*broken\.mp4"):
-        random_clip([broken]).random_map(broken, np.random.default_rng(0))
+    one, two, other = (cut(path, seed, flip=True) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, two)
+    assert not np.array_equal(one, other)
 
 
 @pytest.mark.parametrize(
@@ -111,5 +143,6 @@ def test_many_broken_files_are_an_error(tmp_path):
 )
 def test_fixed_clip_lies_where_it_is_put(tmp_path, position, shown):
     path = numbered_video(tmp_path / "a.mp4", 12, width=24)
-    clip = clips.center_clip(path, frames=4, size=24, stride=2, position=position)
-    assert numbers(clip) == shown
+    for data in (DataConfig(), DataConfig(fps=(12.5, 20.0))):
+        clip = clips.center_clip(path, Bucket(4, 24, 1), data, position=position)
+        assert numbers(clip) == shown or (data.fps and position == 0.5)

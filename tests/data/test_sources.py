@@ -1,9 +1,13 @@
-"""Folders: what is found, in which order, and what is held out."""
+"""Places: what is found, in which order, what is held out and what is left out."""
 
+import json
+
+import fsspec
 import pytest
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.sources import ImageFolder, VideoFolder
+from cvvae_jax.data.media import Blob
+from cvvae_jax.data.sources import open_source, write_exclusions
 
 
 def fill(folder, names):
@@ -12,35 +16,129 @@ def fill(folder, names):
         (folder / name).touch()
 
 
-def names(folder, source):
-    return [str(source[i].relative_to(folder)) for i in range(len(source))]
+def names(source):
+    return [source.name(i) for i in range(len(source))]
+
+
+def found(folder, kind, place=None, **kwargs):
+    """Names of a place's media, relative to the folder."""
+    source = open_source(str(place or folder), kind, **kwargs)
+    assert [str(source[i]) for i in range(len(source))] == names(source)
+    return [name.removeprefix(f"{folder}/") for name in names(source)]
 
 
 def test_files_are_found_recursively_in_order(tmp_path):
-    fill(tmp_path, ["b.MP4", "a/z.mkv", "a/.hidden.mp4", "c.txt", "a/y.png", "d.mov"])
+    fill(tmp_path, ["b.MP4", "a/z.mkv", "a/.hidden.mp4", "c.txt", "a/y.png", "d.mov", ".x/e.mp4"])
     (tmp_path / "folder.mp4").mkdir()
-    assert names(tmp_path, VideoFolder(tmp_path, split="all")) == ["a/z.mkv", "b.MP4", "d.mov"]
-    assert names(tmp_path, ImageFolder(tmp_path, split="all")) == ["a/y.png"]
+    assert found(tmp_path, "video") == ["a/z.mkv", "b.MP4", "d.mov"]
+    assert found(tmp_path, "image") == ["a/y.png"]
+
+
+def test_links_are_followed_and_loops_are_not(tmp_path):
+    fill(tmp_path, ["root/a/x.mp4", "elsewhere/y.mp4"])
+    (tmp_path / "root/a/loop").symlink_to(tmp_path / "root")
+    (tmp_path / "root/b").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "root/dangling.mp4").symlink_to(tmp_path / "nowhere.mp4")
+    assert found(tmp_path / "root", "video") == ["a/x.mp4", "b/y.mp4"]
+
+
+def test_patterns_choose_files(tmp_path):
+    fill(tmp_path, ["a/x.mp4", "a/b/y.mp4", "a/z.png", "c/w.mp4"])
+    assert found(tmp_path, "video", tmp_path / "a/**/*.mp4") == ["a/b/y.mp4", "a/x.mp4"]
+    assert found(tmp_path, "video", tmp_path / "*/?.mp4") == ["a/x.mp4", "c/w.mp4"]
+    assert found(tmp_path, "video", tmp_path / "c/w.mp4") == ["c/w.mp4"]
+    with pytest.raises(ConfigError, match=r"no image file: none ends in \.png, \.jpg"):
+        open_source(str(tmp_path / "*.jpg"), "image")
+
+
+def test_lists_name_files_relative_to_themselves(tmp_path):
+    fill(tmp_path, ["x.mp4", "y z.mp4"])
+    (tmp_path / "list.csv").write_text(
+        f"caption,path\nfoo,y z.mp4\nbar,{tmp_path}/x.mp4\nb,i.png\n"
+    )
+    assert found(tmp_path, "video", tmp_path / "list.csv") == ["y z.mp4", "x.mp4"]
+    rows = [{"path": "x.mp4"}, {"path": "missing.mp4", "n": 1}]
+    (tmp_path / "list.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert found(tmp_path, "video", tmp_path / "list.jsonl") == ["x.mp4", "missing.mp4"]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("file\nx.mp4\n", "row 1 names no file: it has no `path`"),
+        ("path\nx.mp4\n\n", None),
+        ("path\nx.png\n", "names no video file"),
+        ("", "names no video file"),
+    ],
+)
+def test_lists_without_paths_are_refused(tmp_path, text, says):
+    (tmp_path / "list.csv").write_text(text)
+    if says is None:
+        assert len(open_source(str(tmp_path / "list.csv"), "video")) == 1
+    else:
+        with pytest.raises(ConfigError, match=says):
+            open_source(str(tmp_path / "list.csv"), "video")
+
+
+def test_damaged_lists_are_refused_by_name(tmp_path):
+    (tmp_path / "list.jsonl").write_text('{"path": "x.mp4"}\n{"pa')
+    with pytest.raises(ConfigError, match=r"list\.jsonl cannot be read: JSONDecodeError"):
+        open_source(str(tmp_path / "list.jsonl"), "video")
+    with pytest.raises(ConfigError, match=r"missing\.csv cannot be read: FileNotFoundError"):
+        open_source(str(tmp_path / "missing.csv"), "video")
+
+
+def test_buckets_are_read_like_folders():
+    system = fsspec.filesystem("memory")
+    for name in ("a/x.mp4", "a/b/y.mp4", "a/z.txt", "a/list.csv"):
+        system.pipe_file(f"/bucket/{name}", b"path\nb/y.mp4\n")
+    source = open_source("memory://bucket/a", "video")
+    assert names(source) == ["memory://bucket/a/b/y.mp4", "memory://bucket/a/x.mp4"] or names(
+        source
+    ) == ["memory:///bucket/a/b/y.mp4", "memory:///bucket/a/x.mp4"]
+    blob = source[0]
+    assert isinstance(blob, Blob) and blob.data == b"path\nb/y.mp4\n"
+    assert len(open_source("memory://bucket/a/*.mp4", "video")) == 1
+    listed = open_source("memory://bucket/a/list.csv", "video")
+    assert names(listed) == ["memory://bucket/a/b/y.mp4"] and listed[0].data == blob.data
+    system.rm("/bucket/a/b/y.mp4")
+    with pytest.raises(ConfigError, match=r"y\.mp4 cannot be read: FileNotFoundError"):
+        source[0]
+    system.rm("/bucket", recursive=True)
 
 
 @pytest.mark.parametrize(("count", "held_out"), [(2, 1), (10, 1), (11, 2), (40, 4)])
 def test_every_tenth_file_is_held_out(tmp_path, count, held_out):
     fill(tmp_path, [f"{i:03}.jpg" for i in range(count)])
-    train, unseen = (names(tmp_path, ImageFolder(tmp_path, split=s)) for s in ("train", "eval"))
+    train, unseen = (found(tmp_path, "image", split=s) for s in ("train", "eval"))
     assert len(unseen) == held_out
-    assert sorted(train + unseen) == names(tmp_path, ImageFolder(tmp_path, split="all"))
+    assert sorted(train + unseen) == found(tmp_path, "image", split="all")
 
 
 def test_single_file_is_trained_on_and_leaves_nothing_unseen(tmp_path):
     fill(tmp_path, ["only.mp4"])
-    assert len(VideoFolder(tmp_path, split="train")) == 1
+    assert found(tmp_path, "video", split="train") == ["only.mp4"]
     with pytest.raises(ConfigError, match=r"only\.mp4.*--data\.eval-videos"):
-        VideoFolder(tmp_path, split="eval")
+        open_source(str(tmp_path), "video", split="eval")
 
 
 def test_folder_without_files_is_an_error(tmp_path):
     fill(tmp_path, ["notes.txt"])
     with pytest.raises(ConfigError, match=r"no video file: none ends in \.mp4, \.mkv"):
-        VideoFolder(tmp_path, split="train")
-    with pytest.raises(ConfigError, match="nowhere is not a folder"):
-        ImageFolder(tmp_path / "nowhere", split="all")
+        open_source(str(tmp_path), "video")
+    with pytest.raises(ConfigError, match="nowhere: no such file or folder"):
+        open_source(str(tmp_path / "nowhere"), "image")
+
+
+def test_excluded_files_are_left_out_however_their_folder_is_called(tmp_path, monkeypatch):
+    fill(tmp_path, ["data/x.mp4", "data/y\u00e9.mp4", "data/z.mp4"])
+    excluded = tmp_path / "bad.txt"
+    monkeypatch.chdir(tmp_path)
+    write_exclusions(excluded, {"data/y\u00e9.mp4": "it is\nbroken"})
+    assert found(tmp_path, "video", exclude=str(excluded)) == ["data/x.mp4", "data/z.mp4"]
+    assert names(open_source("data", "video", exclude="bad.txt")) == ["data/x.mp4", "data/z.mp4"]
+    write_exclusions(excluded, {f"data/{n}.mp4": "" for n in ("x", "y\u00e9", "z")})
+    with pytest.raises(ConfigError, match="all of its 3 video files are excluded"):
+        open_source("data", "video", exclude=str(excluded))
+    with pytest.raises(ConfigError, match=r"none\.txt, the list of exclusions, cannot be read"):
+        open_source("data", "video", exclude="none.txt")

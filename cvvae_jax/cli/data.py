@@ -1,0 +1,100 @@
+"""`python -m cvvae_jax data check | prepare | show`: what training data is, before training."""
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from cvvae_jax.cli.progress import track
+from cvvae_jax.config import ConfigError
+
+_USAGE = """usage: python -m cvvae_jax data COMMAND [ARGUMENTS]
+
+commands:
+  check         Decode every file and list the bad ones, with the reason.
+  prepare       Transcode and pack videos and images into shards that train fast.
+  show          Make a picture of the clips that a recipe trains on.
+
+python -m cvvae_jax data COMMAND --help lists a command's arguments."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """Decode every video and image of a place to its end, and list the bad ones.
+
+    The exit status is 1 if there is any. No file is changed.
+    """
+
+    place: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PLACE")]
+    """Folder, pattern, list, shards or tfds:NAME, as for --data.videos of train.py."""
+    fix: Path | None = None
+    """Write the names of the bad files, with the reason, to this file; train with --data.exclude
+    FILE."""
+    workers: int = len(os.sched_getaffinity(0))
+    """Processes that decode."""
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: a place cannot be read, or a file cannot be written.
+        SystemExit: `check` found bad files, the arguments are malformed, or help was asked for.
+    """
+    match arguments:
+        case ["check", *rest]:
+            _check(tyro.cli(Check, args=rest, prog="python -m cvvae_jax data check"))
+        case ["prepare", *rest]:
+            _prepare(rest)
+        case ["show", *rest]:
+            _show(rest)
+        case [("-h" | "--help"), *_]:
+            print(_USAGE)
+        case _:
+            raise ConfigError(f"`data` needs one of its commands.\n\n{_USAGE}")
+
+
+def _check(options: Check) -> None:
+    from cvvae_jax.data.check import check
+    from cvvae_jax.data.sources import open_sources, write_exclusions
+
+    sources = open_sources(options.place)
+    bad, counts = {}, {}
+    for kind, source in sources.items():
+        results = check(source, workers=options.workers)
+        for name, reason in track(results, total=len(source), unit=f"{kind}s"):
+            if reason is not None:
+                bad[name] = reason
+        counts[kind] = len(source)
+    for name in sorted(bad):
+        print(bad[name] if name in bad[name] else f"{name}: {bad[name]}")
+    of = " and ".join(f"{count} {kind}s" for kind, count in counts.items())
+    print(f"{len(bad)} of {of} are bad.")
+    if options.fix is not None:
+        write_exclusions(options.fix, bad)
+        print(f"Their names are in {options.fix}: train with --data.exclude {options.fix}")
+    if bad:
+        raise SystemExit(1)
+
+
+def _show(arguments: list[str]) -> None:
+    """OUTPUT RECIPE [--section.field VALUE ..]."""
+    from cvvae_jax.data.preview import preview
+    from cvvae_jax.recipe import parse_train_config
+
+    match arguments:
+        case [output, *recipe] if not output.startswith("-"):
+            config = parse_train_config(recipe, prog=f"-m cvvae_jax data show {output}")
+        case _:
+            raise ConfigError(
+                "usage: python -m cvvae_jax data show OUTPUT.png RECIPE [--data.videos PLACE ..], "
+                "with a recipe such as configs/quickstart.py."
+            )
+    picture = preview(config.train, config.data, seed=config.seed, clips=4)
+    try:
+        picture.save(output)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{output} cannot be written: {error}.") from error
+    print(f"{output}: the first clips of every bucket, {picture.width} x {picture.height} pixels")

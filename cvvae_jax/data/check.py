@@ -1,0 +1,90 @@
+"""Which media of a source are bad: every one is decoded to its end, on all cores."""
+
+import itertools
+import multiprocessing
+from collections.abc import Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+
+import numpy as np
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.containers import require_shape
+from cvvae_jax.data.decoding import all_packets, decode, open_video
+from cvvae_jax.data.images import is_image, read_image
+from cvvae_jax.data.media import Frames, Media
+from cvvae_jax.data.sources import Source
+
+# Files in flight for every process: enough that none waits, few to decode again after a crash.
+_AHEAD = 2
+
+_CRASHED = "decoding it ends the process."
+
+
+def check(source: Source, *, workers: int) -> Iterator[tuple[str, str | None]]:
+    """Decode every medium of a source.
+
+    Args:
+        source: the media.
+        workers: processes that decode. One that a broken file brings down is started again.
+
+    Yields:
+        The name of a medium and what is wrong with it, or None; in no certain order.
+    """
+    numbers = iter(range(len(source)))
+    while True:
+        suspects = yield from _until_crash(source, numbers, workers)
+        if not suspects:
+            return
+        for number in suspects:  # each in a process of its own, to find which one it was
+            crashed = yield from _until_crash(source, iter([number]), 1)
+            for culprit in crashed:
+                yield source.name(culprit), _CRASHED
+
+
+def _until_crash(source: Source, numbers: Iterator[int], workers: int) -> Iterator:
+    """Checks media until there are no more, or a process dies; returns those then in flight."""
+    spawn = multiprocessing.get_context("spawn")
+    flying: dict[Future, int] = {}
+    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+        while True:
+            try:
+                for number in itertools.islice(numbers, workers * _AHEAD - len(flying)):
+                    flying[pool.submit(_fault, source, number)] = number
+                if not flying:
+                    return []
+                for future in wait(flying, return_when=FIRST_COMPLETED).done:
+                    reason = future.result()
+                    yield source.name(flying.pop(future)), reason
+            except BrokenProcessPool:
+                return sorted(flying.values())
+
+
+def _fault(source: Source, number: int) -> str | None:
+    """What is wrong with a medium, in one line."""
+    try:
+        _decode_all(source[number])
+    except ConfigError as error:
+        return " ".join(str(error).split())
+    return None
+
+
+def _decode_all(media: Media) -> None:
+    """Raises ConfigError where a medium cannot be decoded to its end."""
+    if isinstance(media, Frames):
+        return
+    if is_image(media):
+        read_image(media)
+        return
+    with open_video(media) as (container, stream):
+        shape = None
+        for frame in decode(all_packets(container, stream, media), stream, media):
+            if frame.is_corrupt:
+                raise ConfigError(
+                    f"{media} is damaged: a frame of it could be decoded only in part."
+                )
+            shape = shape or (frame.height, frame.width, 3)
+            if (frame.height, frame.width, 3) != shape:
+                require_shape(media, np.empty((frame.height, frame.width, 3)), shape)
+        if shape is None:
+            raise ConfigError(f"{media} holds no frame that can be decoded.")

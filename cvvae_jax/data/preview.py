@@ -1,0 +1,86 @@
+"""A picture of the clips that a recipe trains on: each bucket's first, as rows of frames."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from cvvae_jax.config import Bucket, DataConfig, StageConfig
+from cvvae_jax.data.pipeline import batches
+
+_MARGIN, _TEXT = 6, 16
+_FRAMES = 9  # of a clip, at most
+_HEIGHT = 128  # of a frame on the picture, in pixels
+
+
+def preview(stage: StageConfig, data: DataConfig, *, seed: int, clips: int) -> Image.Image:
+    """Clips of every bucket, from the beginning of the stream.
+
+    Args:
+        stage: its buckets.
+        data: where clips come from, and how they are cut.
+        seed: of the stream.
+        clips: of a bucket, at most as many as its batch.
+
+    Raises:
+        ConfigError: as `pipeline.batches`.
+    """
+    total = sum(bucket.weight for bucket in stage.buckets)
+    sections = [
+        _section(_title(bucket, total), _clips(stage, bucket, data, seed)[:clips])
+        for bucket in stage.buckets
+    ]
+    width = max(section.width for section in sections)
+    sheet = Image.new("RGB", (width, sum(section.height for section in sections)), "white")
+    top = 0
+    for section in sections:
+        sheet.paste(section, (0, top))
+        top += section.height
+    return sheet
+
+
+def _clips(stage: StageConfig, bucket: Bucket, data: DataConfig, seed: int) -> np.ndarray:
+    """The first batch of a bucket: that of the stage's stream with its seed."""
+    shape = (bucket.batch, bucket.frames, bucket.height, bucket.width, 3)
+    stream = batches(stage, data, seed=seed, start_step=0)
+    try:
+        return next(batch["video"] for batch in stream if batch["video"].shape == shape)
+    finally:
+        stream.close()
+
+
+def _title(bucket: Bucket, total: float) -> str:
+    return (
+        f"{bucket.frames} frames of {bucket.height} x {bucket.width}, batch {bucket.batch}, "
+        f"{100 * bucket.weight / total:.0f} % of the steps"
+    )
+
+
+def _section(title: str, clips: np.ndarray) -> Image.Image:
+    """Rows of evenly spaced frames below a title; images lie beside each other in one row."""
+    rows = list(_rows(clips))
+    height = _HEIGHT
+    width = max(1, round(height * clips.shape[3] / clips.shape[2]))
+    columns = max(len(row) for row in rows)
+    size = (
+        max(columns * (width + _MARGIN) + _MARGIN, 480),
+        _TEXT + 2 * _MARGIN + len(rows) * (height + _MARGIN),
+    )
+    sheet = Image.new("RGB", size, "white")
+    ImageDraw.Draw(sheet).text((_MARGIN, _MARGIN), title, fill="black")
+    for r, row in enumerate(rows):
+        top = _TEXT + 2 * _MARGIN + r * (height + _MARGIN)
+        for i, frame in enumerate(row):
+            picture = Image.fromarray(frame).resize((width, height), Image.Resampling.BICUBIC)
+            sheet.paste(picture, (_MARGIN + i * (width + _MARGIN), top))
+    return sheet
+
+
+def _rows(clips: np.ndarray) -> Iterator[np.ndarray]:
+    count = clips.shape[1]
+    if count == 1:
+        yield clips[:, 0]
+        return
+    shown = np.unique(np.linspace(0, count - 1, min(count, _FRAMES)).round().astype(int))
+    for clip in clips:
+        yield clip[shown]

@@ -1,0 +1,311 @@
+"""Media in tar shards, as WebDataset writes them, read by random access."""
+
+import contextlib
+import dataclasses
+import functools
+import glob
+import hashlib
+import io
+import itertools
+import logging
+import os
+import re
+import tarfile
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import fsspec
+import numpy as np
+from numpy.typing import ArrayLike
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.containers import suffix
+from cvvae_jax.data.files import SUFFIXES, find, is_remote, readable
+from cvvae_jax.data.media import Blob, Kind
+
+_log = logging.getLogger(__name__)
+
+# Indexing waits for disks and networks much more than it computes.
+_SHARDS_AT_ONCE = 32
+# What is fetched for a header of a remote shard. The data behind it is mostly not wanted.
+_FETCH_FOR_HEADER = 2**14
+_REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
+_COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
+_COMPRESSED_BEGIN = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
+_BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
+# Part of the names in the cache: another layout, another number.
+_LAYOUT = 1
+
+
+def are_shards(place: str) -> bool:
+    """Whether a place is a tar, a pattern of tars, or a folder that holds some and no media file.
+
+    Compressed tars count, so that `TarShards` says why they cannot be used.
+
+    Raises:
+        ConfigError: a remote folder cannot be listed.
+    """
+    if suffix(place) == ".tar" or _COMPRESSED.search(place):
+        return True
+    suffixes = {suffix(name) for name in _directly_in(place)}
+    return ".tar" in suffixes and suffixes.isdisjoint(itertools.chain(*SUFFIXES.values()))
+
+
+class TarShards:
+    """The media of a kind in tars: those of the first shard, in its order, then the next one's."""
+
+    def __init__(self, place: str, kind: Kind):
+        """Find them by reading the headers; those that were read before are in a cache.
+
+        Args:
+            place: a tar, a pattern (`shards/*.tar`, `shards-{000..123}.tar`), or a folder with tars
+                directly in it; a local path or an address that fsspec knows.
+            kind: which of the members, by the suffix.
+
+        Raises:
+            ConfigError: there is no such shard, one is compressed or cannot be read, or no member
+                is of the kind. A shard that is damaged counts as far as it can be read.
+        """
+        self._shards = _addresses(place)
+        with ThreadPoolExecutor(min(_SHARDS_AT_ONCE, len(self._shards))) as threads:
+            indexes = list(threads.map(functools.partial(_members_of, kind), self._shards))
+        members, self._shard_sizes = zip(*indexes, strict=True)
+        self._ends = np.cumsum([len(each.sizes) for each in members])
+        self._members = _joined(members)
+        if not len(self):
+            raise ConfigError(
+                f"{place} holds no {kind}: no member of its {len(self._shards)} tar shards ends in "
+                f"{', '.join(SUFFIXES[kind])}."
+            )
+
+    def __len__(self) -> int:
+        return len(self._members.sizes)
+
+    def __getitem__(self, index: int) -> Blob:
+        """Member `index`."""
+        shard = self._shard_of(index)
+        start, size = int(self._members.starts[index]), int(self._members.sizes[index])
+        # Asked before it is read: a damaged header can state any size.
+        data = b""
+        if start + size <= self._shard_sizes[shard]:
+            data = _read(self._shards[shard], start, size)
+        if len(data) != size:
+            raise ConfigError(
+                f"{self.name(index)} cannot be read: its shard ends before it, and must have been "
+                "cut off."
+            )
+        return Blob(self.name(index), data)
+
+    def name(self, index: int) -> str:
+        """The shard's path or address, a slash, and the member's name."""
+        return f"{self._shards[self._shard_of(index)]}/{self._members.name(index)}"
+
+    def _shard_of(self, index: int) -> int:
+        return int(np.searchsorted(self._ends, index, side="right"))
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Members:
+    """Where members lie, in arrays: as Python objects, millions of them would fill the memory."""
+
+    names: np.ndarray
+    """uint8: the names in UTF-8, one behind the other."""
+    name_ends: np.ndarray
+    """int64 (members,): where each name ends in `names`."""
+    starts: np.ndarray
+    """int64 (members,): the first byte of each one's data in its shard."""
+    sizes: np.ndarray
+    """int64 (members,): bytes of it."""
+
+    @classmethod
+    def of(cls, names: list[bytes], starts: ArrayLike, sizes: ArrayLike) -> "_Members":
+        return cls(
+            np.frombuffer(b"".join(names), np.uint8),
+            np.cumsum([len(name) for name in names], dtype=np.int64),
+            np.asarray(starts, np.int64),
+            np.asarray(sizes, np.int64),
+        )
+
+    def raw_name(self, index: int) -> bytes:
+        begin = self.name_ends[index - 1] if index else 0
+        return self.names[begin : self.name_ends[index]].tobytes()
+
+    def name(self, index: int) -> str:
+        return self.raw_name(index).decode(errors="backslashreplace")
+
+    def ending_in(self, suffixes: tuple[str, ...]) -> "_Members":
+        endings = tuple(suffix.encode() for suffix in suffixes)
+        names = [self.raw_name(i) for i in range(len(self.sizes))]
+        kept = [i for i, name in enumerate(names) if name.lower().endswith(endings)]
+        return _Members.of([names[i] for i in kept], self.starts[kept], self.sizes[kept])
+
+
+def _joined(members: Sequence[_Members]) -> _Members:
+    lengths = [len(each.names) for each in members]
+    begins = np.cumsum([0, *lengths[:-1]])
+    ends = [each.name_ends + begin for each, begin in zip(members, begins, strict=True)]
+    return _Members(
+        np.concatenate([each.names for each in members]),
+        np.concatenate(ends),
+        np.concatenate([each.starts for each in members]),
+        np.concatenate([each.sizes for each in members]),
+    )
+
+
+def _addresses(place: str) -> list[str]:
+    """The shards, sorted."""
+    if _COMPRESSED.search(place):
+        raise ConfigError(_compressed(place))
+    if suffix(place) != ".tar":
+        folder = place.rstrip("/")
+        names = [name for name in _directly_in(place) if suffix(name) == ".tar"]
+        found = [f"{folder}/{name}" for name in names]
+    elif os.path.isfile(place):  # whatever its name looks like
+        found = [place]
+    else:
+        found = [path for pattern in _without_braces(place) for path in _matching(pattern)]
+    if not found:
+        raise ConfigError(f"{place} names no tar shard.")
+    return sorted(set(found))
+
+
+def _matching(pattern: str) -> list[str]:
+    return find(pattern) if glob.has_magic(pattern) else [pattern]
+
+
+def _without_braces(pattern: str) -> list[str]:
+    """What a shell makes of `{000..123}` and `{a,b}`."""
+    braces = _BRACES.search(pattern)
+    if not braces:
+        return [pattern]
+    first, last, choices = braces.groups()
+    if choices is not None:
+        middles = choices.split(",")
+    else:
+        padded = any(end.startswith("0") and end != "0" for end in (first, last))
+        width = max(len(first), len(last)) if padded else 0
+        middles = [str(number).zfill(width) for number in range(int(first), int(last) + 1)]
+    before, after = pattern[: braces.start()], pattern[braces.end() :]
+    return [path for middle in middles for path in _without_braces(before + middle + after)]
+
+
+def _directly_in(place: str) -> list[str]:
+    """Names in a folder, without those of its subfolders; none where there is no such folder."""
+    if is_remote(place):
+        with readable(place):
+            system, path = fsspec.core.url_to_fs(place)
+            try:
+                paths = system.ls(path, detail=False)
+            except (FileNotFoundError, NotADirectoryError):
+                paths = []
+    else:
+        paths = os.listdir(place) if os.path.isdir(place) else []
+    names = [path.rstrip("/").rpartition("/")[2] for path in paths]
+    return [name for name in names if not name.startswith(".")]
+
+
+def _members_of(kind: Kind, shard: str) -> tuple[_Members, int]:
+    """A shard's members of a kind, and its size in bytes."""
+    with readable(shard):
+        if is_remote(shard):
+            system, path = fsspec.core.url_to_fs(shard)
+            size, version = system.info(path)["size"], system.ukey(path)
+            opened = functools.partial(system.open, path, "rb", block_size=_FETCH_FOR_HEADER)
+            address = shard
+        else:
+            stat = os.stat(shard)
+            size, version = stat.st_size, stat.st_mtime_ns
+            opened, address = functools.partial(open, shard, "rb"), os.path.abspath(shard)
+        key = hashlib.sha256(repr((_LAYOUT, address, size, version)).encode()).hexdigest()
+        members = _cached(key)
+        if members is None:
+            with opened() as file:
+                members, damage = _scan(file, shard)
+            if damage:  # not kept, so that the next run warns too
+                _log.warning("%s is damaged; what lies behind is not used: %s.", shard, damage)
+            else:
+                _keep(key, members)
+    return members.ending_in(SUFFIXES[kind]), size
+
+
+def _scan(file: io.IOBase, shard: str) -> tuple[_Members, str]:
+    """All visible files in a tar, as far as its headers can be read, and what ended that early."""
+    names, starts, sizes, damage = [], [], [], ""
+    try:
+        with tarfile.open(fileobj=file, mode="r:") as tar:
+            while (member := tar.next()) is not None:
+                tar.members.clear()  # it would keep them all
+                if member.size < 0:
+                    raise tarfile.ReadError("a member has a negative size")
+                name = member.name.removeprefix("./")
+                if member.type in _REGULAR and not member.issparse() and not _hidden(name):
+                    names.append(name.encode(errors="surrogateescape"))
+                    starts.append(member.offset_data)
+                    sizes.append(member.size)
+            # A header that cannot be read counts as the end, too, as far as tarfile is concerned.
+            file.seek(tar.offset)
+            rest = file.read(tarfile.BLOCKSIZE)
+            if any(rest) or len(rest) not in (0, tarfile.BLOCKSIZE):
+                damage = f"no header at byte {tar.offset}"
+    except (tarfile.TarError, ValueError, OverflowError) as error:
+        file.seek(0)
+        if file.read(8).startswith(_COMPRESSED_BEGIN) and not names:
+            raise ConfigError(_compressed(shard)) from error
+        damage = str(error)
+    return _Members.of(names, starts, sizes), damage
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+
+
+def _compressed(shard: str) -> str:
+    return (
+        f"{shard} is compressed, which allows no random access: unpack it to a plain .tar. Media "
+        "files are compressed already."
+    )
+
+
+def _read(shard: str, start: int, size: int) -> bytes:
+    """Bytes of a shard; fewer where it ends before."""
+    with readable(shard):
+        if is_remote(shard):
+            system, path = fsspec.core.url_to_fs(shard)
+            return system.cat_file(path, start=start, end=start + size) if size else b""
+        with open(shard, "rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+def _cache_folder() -> Path:
+    caches = os.environ.get("XDG_CACHE_HOME")
+    return (Path(caches) if caches else Path.home() / ".cache") / "cvvae_jax" / "tar-index"
+
+
+def _cached(key: str) -> _Members | None:
+    """What was kept; None where nothing was, or nothing that is sound."""
+    try:
+        with np.load(_cache_folder() / f"{key}.npz", allow_pickle=False) as arrays:
+            members = _Members(**arrays)
+        lengths = {len(members.name_ends), len(members.starts), len(members.sizes)}
+        sound = len(lengths) == 1 and len(members.names) == max(members.name_ends, default=0)
+        return members if sound else None
+    except Exception:  # damaged files raise whatever the readers stumble over
+        return None
+
+
+def _keep(key: str, members: _Members) -> None:
+    """Write to the cache, if that can be done."""
+    with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
+        folder = _cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
+            try:
+                np.savez(file, **vars(members))
+                file.flush()
+                os.replace(file.name, folder / f"{key}.npz")
+            except BaseException:
+                os.unlink(file.name)
+                raise

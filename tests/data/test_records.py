@@ -1,0 +1,80 @@
+"""Records: what cannot be decoded is replaced, counted, and in the end stops the run."""
+
+import logging
+
+import numpy as np
+import pytest
+from test_clips import numbered_video, numbers
+
+from cvvae_jax.config import Bucket, ConfigError, DataConfig
+from cvvae_jax.data.records import BadRecords, RandomRecord
+from cvvae_jax.data.sources import open_source
+
+BUCKET = Bucket(frames=5, size=24, batch=1)
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Three good videos after a broken one."""
+    (tmp_path / "0.mp4").write_bytes(b"no video")
+    for i in range(1, 4):
+        numbered_video(tmp_path / f"{i}.mp4", 5, first=10 * i, width=24)
+    return open_source(str(tmp_path), "video")
+
+
+def record(source, index, seed):
+    transform = RandomRecord(source, bucket=BUCKET, data=DataConfig())
+    return transform.random_map(index, np.random.default_rng(seed))
+
+
+def test_a_bad_file_is_replaced_always_by_the_same(source):
+    records = [record(source, 0, seed) for seed in range(6)]
+    assert len({numbers(r["video"])[0] for r in records}) == 1
+    assert len({int(r["seed"]) for r in records}) == 6
+    assert all("0.mp4 cannot be read as a video" in str(r["bad"]) for r in records)
+    assert str(record(source, 1, 0)["bad"]) == ""
+
+
+def test_replacements_of_different_files_lie_all_over_the_source(tmp_path):
+    for i in range(20):
+        (tmp_path / f"{i:02}.mp4").write_bytes(b"no video")
+    for i in range(20, 24):
+        numbered_video(tmp_path / f"{i}.mp4", 5, first=10 * (i - 20), width=24)
+    source = open_source(str(tmp_path), "video")
+    shown = set()
+    for i in range(20):
+        try:
+            shown.add(numbers(record(source, i, 0)["video"])[0])
+        except ConfigError:  # 20 bad ones in a row are possible here
+            continue
+    assert len(shown) >= 3
+
+
+def test_many_bad_files_in_a_row_are_an_error(tmp_path):
+    (tmp_path / "broken.mp4").write_bytes(b"no video")
+    with pytest.raises(ConfigError, match=r"20 files in a row .*broken\.mp4"):
+        record(open_source(str(tmp_path), "video"), 0, 0)
+
+
+def batch(*bad):
+    return {"video": np.zeros((len(bad), 1)), "bad": np.array(bad)}
+
+
+def test_each_bad_file_is_told_once_and_counted(caplog):
+    bad = BadRecords(0.5)
+    with caplog.at_level(logging.WARNING):
+        for _ in range(3):
+            assert set(bad.take(batch("", "a: broken\nb: broken", "a: broken", ""))) == {"video"}
+    assert [r.getMessage().count("a: broken") for r in caplog.records] == [1, 0]
+    assert bad.metrics() == {"data/replaced_records": 6.0, "data/bad_files": 2.0}
+
+
+def test_a_run_stops_when_more_than_the_share_is_bad():
+    bad = BadRecords(0.25)
+    for _ in range(49):  # 196 records are too few to judge by
+        bad.take(batch("a: broken", "b: broken", "", ""))
+    with pytest.raises(ConfigError, match=r"100 of 200 records .*\n  a: broken\n  b: broken"):
+        bad.take(batch("a: broken", "b: broken", "", ""))
+    enough = BadRecords(0.25)
+    for _ in range(100):
+        enough.take(batch("a: broken", "", "", ""))
