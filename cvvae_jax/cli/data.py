@@ -79,6 +79,22 @@ def _check(options: Check) -> None:
         raise SystemExit(1)
 
 
+def _prepare(arguments: list[str]) -> None:
+    from cvvae_jax.data.prepare.options import PrepareOptions
+    from cvvae_jax.data.prepare.run import prepare
+
+    options = tyro.cli(PrepareOptions, args=arguments, prog="python -m cvvae_jax data prepare")
+    done = prepare(options, track)
+    if done.was_complete:
+        print(f"{options.target} is complete already.")
+    print(
+        f"{options.target}: {done.records} records with {done.frames} frames in {done.shards} "
+        f"shards of {done.megabytes:.1f} MiB together; {done.left_out} files are left out, as "
+        "bad.tsv says."
+    )
+    print(f"Train with --data.videos {options.target} or --data.images {options.target}")
+
+
 def _show(arguments: list[str]) -> None:
     """OUTPUT RECIPE [--section.field VALUE ..]."""
     from cvvae_jax.data.preview import preview

@@ -49,8 +49,8 @@ def _run(name: str, arguments: list[str]) -> int:
         return _fail(str(error))
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except KeyboardInterrupt:
-        print("\nInterrupted; nothing was written.", file=sys.stderr)
+    except KeyboardInterrupt as error:
+        print(f"\nInterrupted. {error or 'Nothing was written.'}", file=sys.stderr)
         return 130
     return 0
 

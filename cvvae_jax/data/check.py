@@ -50,7 +50,7 @@ def _until_crash(source: Source, numbers: Iterator[int], workers: int) -> Iterat
         while True:
             try:
                 for number in itertools.islice(numbers, workers * _AHEAD - len(flying)):
-                    flying[pool.submit(_fault, source, number)] = number
+                    flying[pool.submit(fault, source, number)] = number
                 if not flying:
                     return []
                 for future in wait(flying, return_when=FIRST_COMPLETED).done:
@@ -60,8 +60,8 @@ def _until_crash(source: Source, numbers: Iterator[int], workers: int) -> Iterat
                 return sorted(flying.values())
 
 
-def _fault(source: Source, number: int) -> str | None:
-    """What is wrong with a medium, in one line."""
+def fault(source: Source, number: int) -> str | None:
+    """What is wrong with medium `number`, in one line; None where it can be decoded to its end."""
     try:
         _decode_all(source[number])
     except ConfigError as error:

@@ -1,5 +1,6 @@
 """A picture of the clips that a recipe trains on: each bucket's first, as rows of frames."""
 
+import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
@@ -26,8 +27,11 @@ def preview(stage: StageConfig, data: DataConfig, *, seed: int, clips: int) -> I
         ConfigError: as `pipeline.batches`.
     """
     total = sum(bucket.weight for bucket in stage.buckets)
+    # Records don't depend on the size of a batch: the first ones are those of training.
+    small = [dataclasses.replace(b, batch=min(b.batch, clips)) for b in stage.buckets]
+    stage = dataclasses.replace(stage, buckets=tuple(small))
     sections = [
-        _section(_title(bucket, total), _clips(stage, bucket, data, seed)[:clips])
+        _section(_title(bucket, total), _clips(stage, bucket, data, seed))
         for bucket in stage.buckets
     ]
     width = max(section.width for section in sections)
@@ -50,17 +54,15 @@ def _clips(stage: StageConfig, bucket: Bucket, data: DataConfig, seed: int) -> n
 
 
 def _title(bucket: Bucket, total: float) -> str:
-    return (
-        f"{bucket.frames} frames of {bucket.height} x {bucket.width}, batch {bucket.batch}, "
-        f"{100 * bucket.weight / total:.0f} % of the steps"
-    )
+    what = "images" if bucket.frames == 1 else f"clips of {bucket.frames} frames"
+    share = 100 * bucket.weight / total
+    return f"{what} of {bucket.height} x {bucket.width}, {share:.0f} % of the steps"
 
 
 def _section(title: str, clips: np.ndarray) -> Image.Image:
     """Rows of evenly spaced frames below a title; images lie beside each other in one row."""
     rows = list(_rows(clips))
-    height = _HEIGHT
-    width = max(1, round(height * clips.shape[3] / clips.shape[2]))
+    height, width = _HEIGHT, max(1, round(_HEIGHT * clips.shape[3] / clips.shape[2]))
     columns = max(len(row) for row in rows)
     size = (
         max(columns * (width + _MARGIN) + _MARGIN, 480),

@@ -201,5 +201,5 @@ def test_interrupt_leaves_nothing(tmp_path, monkeypatch, weights, capsys):
     source = make_video(tmp_path / "in.mp4", frames=5, height=16, width=16)
     out = str(tmp_path / "out.mp4")
     assert main(["reconstruct", source, out, "--weights", weights]) == 130
-    assert "nothing was written" in capsys.readouterr().err
+    assert "Nothing was written" in capsys.readouterr().err
     assert names(tmp_path) == {"in.mp4"}

@@ -1,0 +1,79 @@
+"""`check`: a file that brings a decoder down is one bad file, and the others are still checked."""
+
+import os
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from cvvae_jax.cli.main import main
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.check import check
+from cvvae_jax.data.media import Frames
+
+
+class Deadly:
+    """A source some of whose media end the process that reads them."""
+
+    def __init__(self, count, deadly):
+        self._count, self._deadly = count, deadly
+
+    def __len__(self):
+        return self._count
+
+    def __getitem__(self, index):
+        if index in self._deadly:
+            os._exit(139)
+        if index == 1:
+            raise ConfigError("one\nis broken")
+        return Frames(str(index), np.zeros((1, 8, 8, 3), np.uint8))
+
+    def name(self, index):
+        return str(index)
+
+
+@pytest.mark.parametrize("deadly", [(), (4,), (0, 8)])
+def test_every_file_is_told_of_once_even_if_a_decoder_crashes(deadly):
+    found = list(check(Deadly(9, deadly), workers=2))
+    assert sorted(name for name, _ in found) == [str(i) for i in range(9)]
+    for name, reason in found:
+        if int(name) in deadly:
+            assert reason == "decoding it ends the process."
+        else:
+            assert reason == ("one is broken" if name == "1" else None)
+
+
+def test_good_files_pass(tmp_path, capsys):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    assert main(["data", "check", str(tmp_path), "--workers", "1"]) == 0
+    assert capsys.readouterr().out == "0 of 1 images are bad.\n"
+
+
+def test_places_without_media_are_refused(tmp_path, capsys):
+    assert main(["data", "check", str(tmp_path)]) == 2
+    assert "holds no video file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("arguments", [["data"], ["data", "clean"], ["data", "show"]])
+def test_commands_that_are_none_say_what_there_is(capsys, arguments):
+    assert main(arguments) == 2
+    assert "usage: python -m cvvae_jax data" in capsys.readouterr().err
+
+
+def test_show_makes_a_picture_of_all_buckets(tmp_path, capsys):
+    recipe = tmp_path / "recipe.py"
+    recipe.write_text(
+        "import dataclasses, runpy\n"
+        "from cvvae_jax.config import Bucket\n"
+        f"base = runpy.run_path({'configs/quickstart.py'!r})['get_config']()\n"
+        "buckets = (Bucket(1, 16, 8), Bucket(5, (16, 32), 2), Bucket(1, 24, 8))\n"
+        "train = dataclasses.replace(base.train, buckets=buckets)\n"
+        "get_config = lambda: dataclasses.replace(base, train=train)\n"
+    )
+    target = tmp_path / "clips.png"
+    assert main(["data", "show", str(target), str(recipe)]) == 0
+    # Two rows of four images, two clips of five frames of twice the width.
+    assert Image.open(target).size == (max(5 * (256 + 6) + 6, 480), 3 * 28 + 4 * (128 + 6))
+    assert "clips.png" in capsys.readouterr().out
+    assert main(["data", "show", str(tmp_path / "clips.xyz"), str(recipe)]) == 2
+    assert "cannot be written" in capsys.readouterr().err
