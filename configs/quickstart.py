@@ -7,7 +7,7 @@ scikit-image; stage 2 inflates it to a video VAE (0.58 M parameters, 4 frames a 
 trains that against the frozen image VAE: L1, KL, and the decoder-based compatibility loss with
 random mapping, three batches of moving photographs to one of photos.
 
-Takes about 6 minutes on two cores. Expect, on unseen clips, a reconstruction of about 28 dB and
+Takes 6 to 15 minutes on two cores. Expect, on unseen clips, a reconstruction of about 28 dB and
 28 dB for the image decoder's view of the video's latents, where scaling down to the latent
 grid and up again gives 26.6 dB; docs/quickstart.md has the measurements.
 

@@ -55,8 +55,9 @@ class Checkpoints:
             restored = self._manager.restore(step, args=args)["state"]
         except Exception as error:  # Orbax raises bare ones for damaged files
             raise ConfigError(
-                f"{self._manager.directory}/{step} is damaged or of another configuration: "
-                f"{_first_line(error)}"
+                f"{self._manager.directory}/{step} doesn't fit this run: it is of other networks, "
+                "of an objective with or without a discriminator (give --workdir another folder), "
+                f"or damaged. {_first_line(error)}"
             ) from error
         return paths.unflatten(target, restored)
 

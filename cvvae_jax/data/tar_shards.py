@@ -88,9 +88,8 @@ class TarShards:
         shard = self._shard_of(index)
         start, size = int(self._members.starts[index]), int(self._members.sizes[index])
         # Asked before it is read: a damaged header can state any size.
-        data = b""
-        if start + size <= self._shard_sizes[shard]:
-            data = _read(self._shards[shard], start, size)
+        whole = 0 <= size <= self._shard_sizes[shard] - start
+        data = _read(self._shards[shard], start, size) if whole else b""
         if len(data) != size:
             raise ConfigError(
                 f"{self.name(index)} cannot be read: its shard ends before it, and must have been "
@@ -222,7 +221,7 @@ def _members_of(kind: Kind, shard: str) -> tuple[_Members, int]:
         members = _cached(key)
         if members is None:
             with opened() as file:
-                members, damage = _scan(file, shard)
+                members, damage = _scan(file, shard, size)
             if damage:  # not kept, so that the next run warns too
                 _log.warning("%s is damaged; what lies behind is not used: %s.", shard, damage)
             else:
@@ -230,26 +229,26 @@ def _members_of(kind: Kind, shard: str) -> tuple[_Members, int]:
     return members.ending_in(SUFFIXES[kind]), size
 
 
-def _scan(file: io.IOBase, shard: str) -> tuple[_Members, str]:
+def _scan(file: io.IOBase, shard: str, shard_size: int) -> tuple[_Members, str]:
     """All visible files in a tar, as far as its headers can be read, and what ended that early."""
     names, starts, sizes, damage = [], [], [], ""
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
                 tar.members.clear()  # it would keep them all
-                if member.size < 0:
-                    raise tarfile.ReadError("a member has a negative size")
                 name = member.name.removeprefix("./")
                 if member.type in _REGULAR and not member.issparse() and not _hidden(name):
                     names.append(name.encode(errors="surrogateescape"))
                     starts.append(member.offset_data)
                     sizes.append(member.size)
+                if not 0 <= member.size <= shard_size - member.offset_data:
+                    raise tarfile.ReadError(f"{member.name} is cut off, or its header is broken")
             # A header that cannot be read counts as the end, too, as far as tarfile is concerned.
             file.seek(tar.offset)
             rest = file.read(tarfile.BLOCKSIZE)
             if any(rest) or len(rest) not in (0, tarfile.BLOCKSIZE):
                 damage = f"no header at byte {tar.offset}"
-    except (tarfile.TarError, ValueError, OverflowError) as error:
+    except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:
         file.seek(0)
         if file.read(8).startswith(_COMPRESSED_BEGIN) and not names:
             raise ConfigError(_compressed(shard)) from error
@@ -258,7 +257,7 @@ def _scan(file: io.IOBase, shard: str) -> tuple[_Members, str]:
 
 
 def _hidden(name: str) -> bool:
-    return any(part.startswith(".") and part not in (".", "..") for part in name.split("/"))
+    return any(part.startswith(".") for part in name.split("/"))
 
 
 def _compressed(shard: str) -> str:
@@ -273,6 +272,7 @@ def _read(shard: str, start: int, size: int) -> bytes:
     with readable(shard):
         if is_remote(shard):
             system, path = fsspec.core.url_to_fs(shard)
+            # Servers answer the range of no byte with an error, or with the whole shard.
             return system.cat_file(path, start=start, end=start + size) if size else b""
         with open(shard, "rb") as file:
             file.seek(start)

@@ -65,9 +65,9 @@ class TFDSSource:
     def __getitem__(self, index: int) -> Blob | Frames:
         """The medium of example `index`."""
         name = self.name(index)
-        examples = _opened(self._name, self._folder, self._split)
-        wanted = [self._feature, "fps"] if examples.states_fps else [self._feature]
         try:
+            examples = _opened(self._name, self._folder, self._split)
+            wanted = [self._feature, "fps"] if examples.states_fps else [self._feature]
             value, *fps = examples.read(index, wanted)
         except Exception as error:  # a damaged shard raises whatever its reader stumbles over
             raise ConfigError(f"{name} cannot be read: {_first_line(error)}.") from error
@@ -89,6 +89,12 @@ class _Examples:
     def __init__(self, place: str, folder: str, split: str):
         tfds = _tfds()
         builder = tfds.builder_from_directory(folder)
+        formats = {each.value for each in builder.info.available_file_formats()}
+        if "array_record" not in formats:
+            raise ConfigError(
+                f"{place} is not prepared as ArrayRecord but as {', '.join(sorted(formats))}, in "
+                f"{folder}: prepare it again in another data_dir, with {_PREPARE}."
+            )
         try:
             self._records = builder.as_data_source(
                 split,
@@ -96,11 +102,6 @@ class _Examples:
                 # Decoded here, so that it is done only to the features that are wanted.
                 deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
             )
-        except NotImplementedError as error:
-            raise ConfigError(
-                f"{place} is not prepared as ArrayRecord but as {builder.info.file_format.value}, "
-                f"in {folder}: prepare it again in another data_dir, with {_PREPARE}."
-            ) from error
         except Exception as error:  # what is not understood raises errors of many kinds
             splits = ", ".join(builder.info.splits)
             raise ConfigError(

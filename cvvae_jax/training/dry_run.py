@@ -35,12 +35,12 @@ def dry_run(config: TrainConfig) -> None:
     """
     with jax.default_matmul_precision(config.matmul_precision):
         plan = plan_run(config, allow_missing=True)
+        for missing in plan.missing:  # first, since compiling takes long
+            _console.print(f"missing: {missing}", markup=False, soft_wrap=True)
         lpips = plan.lpips.abstract if plan.lpips else None
         if plan.image is not None:
             _describe(plan.image, Frozen(lpips=lpips), config)
         _describe(plan.video, Frozen(_image_vae(plan), lpips), config)
-    for missing in plan.missing:
-        _console.print(f"missing: {missing}", markup=False, soft_wrap=True)
 
 
 def _image_vae(plan: Plan) -> ImageVAE:

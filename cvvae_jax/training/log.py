@@ -74,7 +74,7 @@ def write_config(folder: Path, config: TrainConfig) -> None:
         names = sorted((then | now).keys() - {"workdir"})  # the same folder by another path
         changed = [name for name in names if then.get(name) != now.get(name)]
         for name in changed:
-            say(folder, f"changed since this run began: {name} {then.get(name)} -> {now.get(name)}")
+            say(folder, f"changed since the last start: {name} {then.get(name)} -> {now.get(name)}")
 
 
 def _settings(config: dict, prefix: str = "") -> dict:

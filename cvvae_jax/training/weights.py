@@ -54,8 +54,11 @@ def _open(
     path: str, kind: type, setting: str, config: TrainConfig, missing: list[str] | None
 ) -> Any:
     """A trained model of a kind; None where it is missing and may be."""
-    if missing is not None and not Path(path).exists():
-        missing.append(f"{setting} {path}: no such file or folder")
+    if not Path(path).exists():
+        reason = f"{setting} {path}: no such file or folder (docs/weights.md says where to get it)"
+        if missing is None:
+            raise ConfigError(f"{reason}.")
+        missing.append(reason)
         return None
     opened = open_model(path, dtype=config.frozen_dtype)
     if not isinstance(opened.abstract, kind):

@@ -1,6 +1,7 @@
 """`check`: a file that brings a decoder down is one bad file, and the others are still checked."""
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,8 @@ from cvvae_jax.cli.main import main
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.check import check
 from cvvae_jax.data.media import Frames
+
+QUICKSTART = str(Path(__file__).parents[2] / "configs/quickstart.py")
 
 
 class Deadly:
@@ -65,7 +68,7 @@ def test_show_makes_a_picture_of_all_buckets(tmp_path, capsys):
     recipe.write_text(
         "import dataclasses, runpy\n"
         "from cvvae_jax.config import Bucket\n"
-        f"base = runpy.run_path({'configs/quickstart.py'!r})['get_config']()\n"
+        f"base = runpy.run_path({QUICKSTART!r})['get_config']()\n"
         "buckets = (Bucket(1, 16, 8), Bucket(5, (16, 32), 2), Bucket(1, 24, 8))\n"
         "train = dataclasses.replace(base.train, buckets=buckets)\n"
         "get_config = lambda: dataclasses.replace(base, train=train)\n"

@@ -142,7 +142,7 @@ def test_line_cut_short_by_a_kill_is_dropped(finished, tmp_path):
 def test_changed_settings_are_said(finished, capsys):
     changed = dataclasses.replace(tiny_run(finished), seed=1)
     write_config(finished, changed)
-    assert "changed since this run began: seed 0 -> 1" in capsys.readouterr().out
+    assert "changed since the last start: seed 0 -> 1" in capsys.readouterr().out
     write_config(finished, tiny_run(finished))
 
 
