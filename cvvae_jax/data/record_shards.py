@@ -130,7 +130,6 @@ def open_shard(path: str) -> Any:
     if sound:
         reader = array_record_module.ArrayRecordReader(path, _READER_OPTIONS)
         try:
-            sound = reader.ok()
             if reader.num_records() == 0:
                 reader.read([0])  # fails unless there is nothing to be read
         except RuntimeError as error:

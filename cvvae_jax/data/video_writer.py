@@ -58,7 +58,8 @@ class VideoWriter:
             audio_from: file whose first audio stream is copied as it is, until the last frame.
             crf: x264's quality, 0 (lossless) to 51.
             gop: frames from one keyframe to the next, at most; None for x264's choice.
-            threads: of the encoder; 0 for one or more a core. The bytes depend on their number.
+            threads: of the encoder; 0 for one or more a core. The bytes depend on their number,
+                and on nothing else of the machine.
 
         Raises:
             ConfigError: the suffix is not accepted.
@@ -70,6 +71,7 @@ class VideoWriter:
         self._shape = (height, width, 3)
         self._audio_from = audio_from
         self._options = {"crf": str(crf), "threads": str(threads)}
+        self._options["x264-params"] = "cpu-independent=1"
         if gop is not None:
             self._options["g"] = str(gop)
         self._count = 0

@@ -1,0 +1,1 @@
+"""`data prepare`: videos and images of any source, transcoded into ArrayRecord shards."""

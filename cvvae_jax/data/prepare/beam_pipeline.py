@@ -1,0 +1,76 @@
+"""The same jobs as an Apache Beam pipeline, on Dataflow, Flink, Spark or this machine."""
+
+import dataclasses
+import itertools
+import pickle
+import shlex
+from collections.abc import Iterator, Sequence
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.prepare.local_runner import Job
+from cvvae_jax.data.prepare.target import WORK, Target
+
+try:
+    import apache_beam as beam
+    from apache_beam.options.pipeline_options import PipelineOptions
+except ImportError as error:
+    raise ConfigError("--runner needs apache-beam: pip install apache-beam.") from error
+
+_JOBS = f"{WORK}/jobs"
+
+
+@dataclasses.dataclass(frozen=True)
+class BeamRunner:
+    """Runs jobs as elements of a pipeline.
+
+    Its workers need this package, and must reach the source and the target.
+    """
+
+    runner: str
+    """The runner's name."""
+    options: str
+    """More options, in one string, as on a command line."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Run jobs; they are yielded when all are done.
+
+        Raises:
+            ConfigError: there is no such runner, or a job failed.
+        """
+        if not jobs:
+            return
+        ranges = _stage(jobs)
+        try:
+            options = PipelineOptions([f"--runner={self.runner}", *shlex.split(self.options)])
+            with beam.Pipeline(options=options) as pipeline:
+                # Without the shuffle, a runner would do all jobs one after the other.
+                elements = pipeline | beam.Create(ranges) | beam.Reshuffle()
+                elements | beam.Map(_run_job, jobs[0].target)
+        except Exception as error:  # each runner wraps errors into its own
+            raise ConfigError(f"{self.runner} failed: {_last_line(error)}") from error
+        yield from jobs
+
+
+def _stage(jobs: Sequence[Job]) -> list[tuple[int, int]]:
+    """Write all jobs to a file of the target; where each begins and ends there.
+
+    They name every file of the source: too much for the description of a pipeline, which Dataflow
+    limits to some megabytes.
+    """
+    pickled = [pickle.dumps(job) for job in jobs]
+    target = jobs[0].target
+    with target.scratch() as folder:
+        (folder / "jobs").write_bytes(b"".join(pickled))
+        target.put(folder / "jobs", _JOBS)
+    return list(itertools.pairwise(itertools.accumulate(map(len, pickled), initial=0)))
+
+
+def _run_job(where: tuple[int, int], target: Target) -> None:
+    pickle.loads(target.read(_JOBS, *where)).run()
+
+
+def _last_line(error: Exception) -> str:
+    """A wrapped error's message ends with what was raised at first, or with the step's name."""
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    own = [line for line in lines if "ConfigError" in line]
+    return (own or lines or [type(error).__name__])[-1].strip()

@@ -1,0 +1,131 @@
+"""Jobs in processes of this machine; none of them outlives this one."""
+
+import contextlib
+import dataclasses
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing.connection import wait as wait_for
+from typing import Protocol, runtime_checkable
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.prepare.target import Target
+
+
+@runtime_checkable
+class Job(Protocol):
+    """Something that a process of its own does. It writes its result to its target."""
+
+    target: Target
+
+    @property
+    def result(self) -> str:
+        """The name of the file that is there once the job is done."""
+        ...
+
+    @property
+    def what(self) -> str:
+        """What it works on, for messages."""
+        ...
+
+    def __len__(self) -> int:
+        """How many files of the source it works on."""
+        ...
+
+    def run(self) -> None:
+        """Do it."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class LocalRunner:
+    """Runs jobs in a number of processes."""
+
+    workers: int | None
+    """Processes; None for one a core."""
+
+    def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
+        """Run jobs; each is yielded when it is done.
+
+        Raises:
+            ConfigError: a job failed, or its process was killed.
+        """
+        workers = min(self.workers or len(os.sched_getaffinity(0)), len(jobs))
+        if not workers:
+            return
+        pool = ProcessPoolExecutor(
+            workers, multiprocessing.get_context("spawn"), initializer=_begin_worker
+        )
+        try:
+            yield from _run(pool, jobs, workers)
+        except BaseException:
+            _kill(pool)
+            raise
+        pool.shutdown()
+
+
+def _run(pool: ProcessPoolExecutor, jobs: Sequence[Job], workers: int) -> Iterator[Job]:
+    """No more jobs are handed out than there are workers, so that it is known who had which."""
+    waiting = iter(jobs)
+    running: dict[Future, Job] = {}
+    while True:
+        for job in waiting:
+            running[_submit(pool, job, running)] = job
+            if len(running) == workers:
+                break
+        if not running:
+            return
+        for future in wait(running, return_when=FIRST_COMPLETED).done:
+            try:
+                future.result()
+            except BrokenProcessPool:
+                raise _killed(running.values()) from None
+            yield running.pop(future)
+
+
+def _submit(pool: ProcessPoolExecutor, job: Job, running: dict[Future, Job]) -> Future:
+    try:
+        return pool.submit(_call, job)
+    except BrokenProcessPool:
+        raise _killed(running.values()) from None
+
+
+def _call(job: Job) -> None:
+    try:
+        job.run()
+    except MemoryError:
+        raise ConfigError(f"There is not enough memory for {job.what}.") from None
+
+
+def _killed(jobs) -> ConfigError:
+    return ConfigError(
+        "A worker process was killed, maybe for want of memory, while it was at "
+        f"{' or '.join(job.what for job in jobs)}. What is finished stays, and the same command "
+        "goes on; --workers 1 needs the least memory, --exclude leaves a file out."
+    )
+
+
+def _begin_worker() -> None:
+    # Ctrl-C reaches all processes of a terminal; the main one ends the others.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_with, args=[parent.sentinel], daemon=True).start()
+
+
+def _end_with(sentinel: int) -> None:
+    """A main process that was killed could not end its workers."""
+    wait_for([sentinel])
+    os._exit(1)
+
+
+def _kill(pool: ProcessPoolExecutor) -> None:
+    # The executor has no method for this before Python 3.14.
+    for process in list((pool._processes or {}).values()):
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    pool.shutdown(wait=True, cancel_futures=True)

@@ -1,0 +1,177 @@
+"""Which file goes into which shard: decided by the source and the settings alone."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.media import Blob, Kind, Media
+from cvvae_jax.data.prepare.target import WORK, Target
+from cvvae_jax.data.sources import Source, open_source
+
+KINDS: tuple[Kind, ...] = ("video", "image")
+HASHES = f"{WORK}/hashes"
+"""Folder of the hash jobs' results."""
+# So many shards keep the cores of a large machine busy.
+_SHARDS_AT_LEAST = 32
+_HASH_JOBS = 1000
+
+
+@dataclasses.dataclass(frozen=True)
+class File:
+    """A medium of the source."""
+
+    kind: Kind
+    number: int
+    """In the source of its kind."""
+    name: str
+    sha256: str
+    """Of its content, in hexadecimal digits."""
+    size: int
+    """In bytes."""
+
+
+@dataclasses.dataclass(frozen=True)
+class HashJob:
+    """Media of a source whose content is hashed by one worker at a time."""
+
+    place: str
+    exclude: str | None
+    target: Target
+    kind: Kind
+    start: int
+    stop: int
+
+    @property
+    def result(self) -> str:
+        """The file of `HASHES` that is there once the job is done."""
+        return f"{self.kind}-{self.start:09d}.json"
+
+    @property
+    def what(self) -> str:
+        """What it works on, for messages."""
+        return f"{self.kind} files {self.start} to {self.stop - 1} of the source"
+
+    def __len__(self) -> int:
+        return self.stop - self.start
+
+    def run(self) -> None:
+        """Hash them and write the result: [name, SHA-256, bytes] or [name, reason] for each."""
+        source = open_kind(self.place, self.exclude, self.kind)
+        rows = [_hash_row(source, number) for number in range(self.start, self.stop)]
+        self.target.write(f"{HASHES}/{self.result}", json.dumps(rows))
+
+
+def open_sources(place: str, exclude: str | None) -> dict[Kind, Source]:
+    """The source of each kind of media that a place holds.
+
+    Raises:
+        ConfigError: it holds neither videos nor images.
+    """
+    found: dict[Kind, Source] = {}
+    errors = []
+    for kind in KINDS:
+        try:
+            found[kind] = open_kind(place, exclude, kind)
+        except ConfigError as error:
+            errors.append(error)
+    if not found:
+        raise ConfigError(" ".join(dict.fromkeys(map(str, errors))))
+    return found
+
+
+@functools.lru_cache(maxsize=len(KINDS))
+def open_kind(place: str, exclude: str | None, kind: Kind) -> Source:
+    """A source that a process opens once for all of its jobs."""
+    return open_source(place, kind, exclude=exclude)
+
+
+def digest(sources: dict[Kind, Source]) -> str:
+    """A hash of the names of all media."""
+    state = hashlib.sha256()
+    for kind, source in sources.items():
+        for number in range(len(source)):
+            state.update(json.dumps([kind, source.name(number)]).encode())
+    return state.hexdigest()
+
+
+def hash_jobs(
+    sources: dict[Kind, Source], place: str, exclude: str | None, target: Target
+) -> list[HashJob]:
+    """Jobs that together hash every medium."""
+    step = max(1, sum(map(len, sources.values())) // _HASH_JOBS)
+    return [
+        HashJob(place, exclude, target, kind, start, min(start + step, len(source)))
+        for kind, source in sources.items()
+        for start in range(0, len(source), step)
+    ]
+
+
+def collect(jobs: Sequence[HashJob]) -> tuple[list[File], dict[str, str]]:
+    """What the finished jobs found, in the order of the source.
+
+    Returns:
+        Every file that could be read and whose content is no other one's, and, by its name, why
+        another one was left out.
+    """
+    first: dict[str, File] = {}
+    bad: dict[str, str] = {}
+    for job in jobs:
+        rows = json.loads(job.target.read(f"{HASHES}/{job.result}"))
+        for number, (name, *found) in enumerate(rows, job.start):
+            if len(found) == 1:
+                bad[name] = found[0]
+                continue
+            file = File(job.kind, number, name, *found)
+            kept = first.setdefault(file.sha256, file)
+            if kept is not file:
+                bad[name] = f"duplicate of {kept.name}"
+    kept_names = {file.name for file in first.values()}
+    # Shards without an index give all their records as videos, and as images once more.
+    return list(first.values()), {k: reason for k, reason in bad.items() if k not in kept_names}
+
+
+def cut(files: Sequence[File], shard_mb: float) -> list[list[File]]:
+    """Files in a row, of one kind, into shards.
+
+    Args:
+        files: in the order of the source.
+        shard_mb: MiB of a shard's files, at most; a larger file has a shard of its own.
+    """
+    limit = min(shard_mb * 2**20, sum(file.size for file in files) / _SHARDS_AT_LEAST)
+    shards: list[list[File]] = []
+    size = 0
+    for file in files:
+        if not shards or size + file.size > limit or shards[-1][-1].kind != file.kind:
+            shards.append([])
+            size = 0
+        shards[-1].append(file)
+        size += file.size
+    return shards
+
+
+def content_hash(media: Media) -> tuple[str, int]:
+    """SHA-256 of a medium's content, in hexadecimal digits, and its size in bytes.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    if isinstance(media, Path):
+        with media.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest(), media.stat().st_size
+    if isinstance(media, Blob):
+        return hashlib.sha256(media.data).hexdigest(), len(media.data)
+    state = hashlib.sha256(repr((media.array.shape, media.fps)).encode())
+    for frame in media.array:
+        state.update(frame.tobytes())
+    return state.hexdigest(), media.array.nbytes
+
+
+def _hash_row(source: Source, number: int) -> list[str | int]:
+    try:
+        return [source.name(number), *content_hash(source[number])]
+    except (ConfigError, OSError) as error:
+        return [source.name(number), str(error)]

@@ -1,0 +1,268 @@
+"""`data prepare` from beginning to end: what is there already, what is missing, and the rest."""
+
+import contextlib
+import dataclasses
+import fcntl
+import json
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.files import is_remote
+from cvvae_jax.data.prepare import plan, tfds_metadata
+from cvvae_jax.data.prepare.local_runner import Job, LocalRunner
+from cvvae_jax.data.prepare.options import PrepareOptions
+from cvvae_jax.data.prepare.shards import PARTS, ShardJob, shard_name
+from cvvae_jax.data.prepare.target import SCRATCH, WORK, Target
+from cvvae_jax.data.record_format import INDEX
+from cvvae_jax.data.sources import write_exclusions
+
+SETTINGS = "prepare.json"
+"""The file of the target that says what it is made of, and how."""
+BAD = "bad.tsv"
+"""The file of the target that lists what was left out, and why."""
+Track = Callable[..., Iterable]
+"""Shows progress: `track(items, total=.., unit=..)` gives the items."""
+
+_GOES_ON = "What is finished stays, and the same command goes on."
+
+
+@dataclasses.dataclass(frozen=True)
+class Summary:
+    """What is in a target that is complete."""
+
+    shards: int
+    """Files of records."""
+    records: int
+    """Images, videos, and parts of long videos."""
+    frames: int
+    """Of all records together."""
+    megabytes: float
+    """Size of the shards, in MiB."""
+    left_out: int
+    """Files of the source that are listed in bad.tsv: damaged ones and duplicates."""
+    was_complete: bool
+    """Whether there was nothing to do."""
+
+
+def prepare(options: PrepareOptions, track: Track | None = None) -> Summary:
+    """Transcode and pack a source; goes on where the same command was interrupted.
+
+    Args:
+        options: what to do.
+        track: shows progress; None for none.
+
+    Raises:
+        ConfigError: the source or the target cannot be used, or a disk is full.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; its message says how to go on.
+    """
+    target = Target(_absolute(options.target).rstrip("/"))
+    settings = _settings(options)
+    runner = _runner(options)
+    with _interruptible(), _named_errors(target):
+        was_complete = _check(target, settings)
+        if not was_complete:
+            plan.open_kind.cache_clear()
+            sources = plan.open_sources(settings["source"], settings["exclude"])
+            with _locked(target):
+                if not _check(target, settings):
+                    _begin(target, {**settings, "names": plan.digest(sources)})
+                    _prepare(options, target, sources, runner, track)
+        target.remove(WORK)
+        return _summary(target, was_complete)
+
+
+def _begin(target: Target, settings: dict[str, Any]) -> None:
+    """Compare the settings and the source with those of an interrupted run, or write them."""
+    target.remove(SCRATCH)
+    if SETTINGS in target.names():
+        _compare(target, settings)
+    else:
+        target.write(SETTINGS, json.dumps(settings, indent=2) + "\n")
+
+
+def _prepare(
+    options: PrepareOptions, target: Target, sources: dict, runner: Any, track: Track | None
+) -> None:
+    place, exclude, config = *_places(options), options.config
+    hash_jobs = plan.hash_jobs(sources, place, exclude, target)
+    _finish(runner, _missing(hash_jobs, target, plan.HASHES), track, "files hashed")
+    files, bad = plan.collect(hash_jobs)
+    if not files:
+        raise ConfigError(f"{place}: none of its {len(bad)} files can be read.")
+
+    name, version = tfds_metadata.name_and_version(target.place)
+    groups = plan.cut(files, config.shard_mb)
+    names = [shard_name(name, number, len(groups)) for number in range(len(groups))]
+    shard_jobs = [
+        ShardJob(place, exclude, target, config, shard, tuple(group))
+        for shard, group in zip(names, groups, strict=True)
+    ]
+    _finish(runner, _missing(shard_jobs, target, PARTS), track, "files packed")
+    parts = [json.loads(target.read(f"{PARTS}/{job.result}")) for job in shard_jobs]
+    _complete(target, (name, version), parts, bad)
+
+
+def _missing(jobs: Sequence[Job], target: Target, folder: str) -> list[Job]:
+    """Those that have no result; or no shard, if someone removed it."""
+    target.make(folder)
+    results, shards = target.names(folder), target.names()
+    return [
+        job
+        for job in jobs
+        if job.result not in results or (isinstance(job, ShardJob) and job.shard not in shards)
+    ]
+
+
+def _finish(runner: Any, jobs: Sequence[Job], track: Track | None, unit: str) -> None:
+    with contextlib.closing(runner.run(jobs)) as done:
+        files = (file for job in done for file in range(len(job)))
+        if track is not None and jobs:
+            files = track(files, total=sum(map(len, jobs)), unit=unit)
+        for _ in files:
+            pass
+
+
+def _complete(
+    target: Target, name_and_version: tuple[str, str], parts: list[dict], bad: dict[str, str]
+) -> None:
+    """Write what describes the shards; the last file says that all are there."""
+    rows = [row for part in parts for row in part["rows"]]
+    for part in parts:
+        bad = {**bad, **part["bad"]}
+    if not rows:
+        raise ConfigError(
+            f"None of the {len(bad)} files can be stored; the first: {next(iter(bad.values()))}"
+        )
+    target.write(INDEX, "".join(json.dumps(row) + "\n" for row in rows))
+    with target.scratch() as folder:
+        write_exclusions(folder / BAD, bad)
+        target.put(folder / BAD, BAD)
+    target.write(tfds_metadata.FEATURES, tfds_metadata.features())
+    lengths = [len(part["rows"]) for part in parts]
+    size = sum(part["bytes"] for part in parts)
+    target.write(tfds_metadata.INFO, tfds_metadata.info(*name_and_version, lengths, size))
+
+
+def _summary(target: Target, was_complete: bool) -> Summary:
+    split = json.loads(target.read(tfds_metadata.INFO))["splits"][0]
+    frames = [json.loads(line)["frames"] for line in target.read(INDEX).decode().splitlines()]
+    return Summary(
+        shards=len(split["shardLengths"]),
+        records=len(frames),
+        frames=sum(frames),
+        megabytes=int(split["numBytes"]) / 2**20,
+        left_out=len(target.read(BAD).splitlines()),
+        was_complete=was_complete,
+    )
+
+
+def _settings(options: PrepareOptions) -> dict[str, Any]:
+    source, exclude = _places(options)
+    return {"source": source, "exclude": exclude, **dataclasses.asdict(options.config)}
+
+
+def _places(options: PrepareOptions) -> tuple[str, str | None]:
+    """The source, and the list of what to leave out of it."""
+    exclude = None if options.exclude is None else _absolute(options.exclude)
+    return _absolute(options.source), exclude
+
+
+def _absolute(place: str) -> str:
+    """A place that means the same wherever the command runs, and its workers."""
+    if is_remote(place) or place.startswith("tfds:"):
+        return place
+    return os.path.abspath(place)
+
+
+def _runner(options: PrepareOptions) -> Any:
+    if options.runner is None:
+        return LocalRunner(options.workers)
+    # Imported here: few have Beam.
+    from cvvae_jax.data.prepare.beam_pipeline import BeamRunner
+
+    return BeamRunner(options.runner, options.beam_options)
+
+
+def _check(target: Target, settings: dict[str, Any]) -> bool:
+    """Whether a target is complete; ConfigError unless it is empty, or has the same settings."""
+    names = target.names() - {WORK}
+    if SETTINGS in names:
+        _compare(target, settings)
+    elif names:
+        raise ConfigError(
+            f"{target.place} holds other files, such as {min(names)}; name a new or empty folder."
+        )
+    return tfds_metadata.INFO in names
+
+
+def _compare(target: Target, settings: dict[str, Any]) -> None:
+    begun = json.loads(target.read(SETTINGS))
+    if "names" in settings and begun["names"] != settings["names"]:
+        raise ConfigError(
+            f"The files of {settings['source']} are not those that {target.place} was begun with: "
+            "some were added, removed or renamed. Name another folder."
+        )
+    for name, value in settings.items():
+        if begun.get(name) != value:
+            raise ConfigError(
+                f"{target.place} was begun with {name.replace('_', '-')} {begun.get(name)}, not "
+                f"{value}. Give the same settings to go on, or name another folder."
+            )
+
+
+@contextlib.contextmanager
+def _locked(target: Target) -> Iterator[None]:
+    """Keeps other processes of this machine, and those of shared disks, from a local target."""
+    target.make(WORK)
+    if is_remote(target.place):
+        yield
+        return
+    with open(os.path.join(target.place, WORK, "lock"), "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ConfigError(
+                f"{target.place} is being prepared by another process; wait until it has ended."
+            ) from None
+        try:
+            yield
+        finally:
+            # Of workers that were ended.
+            target.remove(SCRATCH)
+
+
+@contextlib.contextmanager
+def _named_errors(target: Target) -> Iterator[None]:
+    try:
+        yield
+    except ConfigError:
+        raise
+    except Exception as error:
+        # Remote file systems have errors of their own.
+        if isinstance(error, OSError) or is_remote(target.place):
+            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
+            message = f"{target.place} cannot be written: {reason}. {_GOES_ON}"
+            raise ConfigError(message) from error
+        raise
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    """Makes SIGTERM the same as Ctrl-C, with a message for both."""
+    is_main = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, _interrupt) if is_main else None
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(_GOES_ON) from None
+    finally:
+        if is_main:
+            signal.signal(signal.SIGTERM, before)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt

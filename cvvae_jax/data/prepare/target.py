@@ -1,0 +1,94 @@
+"""The folder that shards are written to: every file in it is whole, on a local disk or remote."""
+
+import contextlib
+import dataclasses
+import os
+import shutil
+import tempfile
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.files import is_remote
+
+WORK = ".prepare"
+"""The folder in it that is removed when all is done."""
+SCRATCH = f"{WORK}/scratch"
+"""What was being written to a local target; a killed process leaves something in it."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """A local path, or an address that fsspec knows."""
+
+    place: str
+
+    def names(self, folder: str = "") -> set[str]:
+        """Names of the files and folders in it, or in a folder of it; none where there is none.
+
+        Raises:
+            ConfigError: it is a file.
+        """
+        system, root = self._system()
+        path = f"{root}/{folder}".rstrip("/")
+        system.invalidate_cache()
+        if system.isfile(path):
+            raise ConfigError(f"{self.place} is a file; name a folder.")
+        if not system.isdir(path):
+            return set()
+        found = {name.rstrip("/").rpartition("/")[2] for name in system.ls(path, detail=False)}
+        return found - {""}
+
+    def read(self, name: str, start: int | None = None, stop: int | None = None) -> bytes:
+        """A file of it, or the bytes from a number on to another one."""
+        system, root = self._system()
+        return system.cat_file(f"{root}/{name}", start, stop)
+
+    def write(self, name: str, text: str) -> None:
+        """Write a text file of it, in place of one that was there."""
+        with self.scratch() as folder:
+            (folder / "text").write_bytes(text.encode())
+            self.put(folder / "text", name)
+
+    def put(self, file: Path, name: str) -> None:
+        """Move a local file to it; under its name it is whole."""
+        if not is_remote(self.place):
+            with file.open("rb") as opened:
+                os.fsync(opened.fileno())
+            os.replace(file, os.path.join(self.place, name))
+            return
+        system, root = self._system()
+        partial = f"{root}/{WORK}/partial-{uuid.uuid4().hex}"
+        system.put_file(str(file), partial)
+        system.mv(partial, f"{root}/{name}")
+
+    def make(self, folder: str) -> None:
+        """Make a folder of it, with those above it."""
+        system, root = self._system()
+        system.makedirs(f"{root}/{folder}", exist_ok=True)
+
+    def remove(self, folder: str) -> None:
+        """Remove a folder of it, where there is one."""
+        system, root = self._system()
+        if system.isdir(f"{root}/{folder}"):
+            system.rm(f"{root}/{folder}", recursive=True)
+
+    @contextlib.contextmanager
+    def scratch(self) -> Iterator[Path]:
+        """A local folder for files to `put`; what stays in it is removed."""
+        # On the disk of a local target, since only there a file is moved at once.
+        above = None if is_remote(self.place) else os.path.join(self.place, SCRATCH)
+        if above:
+            os.makedirs(above, exist_ok=True)
+        folder = tempfile.mkdtemp(dir=above)
+        try:
+            yield Path(folder)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _system(self) -> tuple[fsspec.AbstractFileSystem, str]:
+        system, root = fsspec.core.url_to_fs(self.place)
+        return system, root.rstrip("/")

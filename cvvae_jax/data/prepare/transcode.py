@@ -1,0 +1,235 @@
+"""One medium into the files that are stored of it: small frames, few a second, short GOPs."""
+
+import io
+import itertools
+import math
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import av
+import numpy as np
+from PIL import Image
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.containers import resized
+from cvvae_jax.data.decoding import decode, open_video, to_rgb
+from cvvae_jax.data.images import read_image
+from cvvae_jax.data.media import Blob, Frames, Kind, Media
+from cvvae_jax.data.prepare.options import PrepareConfig
+from cvvae_jax.data.record_format import Entry
+from cvvae_jax.data.video import VideoWriter, frame_times
+
+# What x264 takes, and what is still of use.
+_SIDES = (16, 16384)
+_KEPT_FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
+_ORIENTATION = 0x0112
+# Of the usual time between two frames: how far times may be off that containers round.
+_TIME_TOLERANCE = 0.25
+# Times that ask for so many times more frames than there are have leaped.
+_MOST_REPEATED = 10
+
+
+class BadMedium(Exception):
+    """It cannot be read, or not be stored: it is left out. Any other error is none of its own."""
+
+
+def transcode(
+    media: Media, kind: Kind, name: str, sha256: str, config: PrepareConfig, folder: Path
+) -> list[tuple[Entry, Path]]:
+    """Write what is stored of a medium into files of a folder.
+
+    Args:
+        media: the medium.
+        kind: which it is.
+        name: what it is called in the records.
+        sha256: of its content.
+        config: how it is transcoded.
+        folder: an empty one.
+
+    Returns:
+        Each file and what is said of it: several files for a long video.
+
+    Raises:
+        BadMedium: it is damaged, or of no use.
+        ConfigError: a file cannot be written.
+    """
+    if kind == "image":
+        with _reading():
+            data, suffix, height, width = _image(media, config.short_side)
+        path = folder / f"image{suffix}"
+        path.write_bytes(data)
+        return [(Entry(name, kind, suffix, 1, 1.0, height, width, sha256), path)]
+    return list(_videos(media, name, sha256, config, folder))
+
+
+class _reading:
+    """Makes whatever goes wrong while a medium is read its own fault."""
+
+    def __enter__(self) -> None:
+        pass
+
+    def __exit__(self, kind, error, traceback) -> None:
+        if isinstance(error, ConfigError):
+            raise BadMedium(str(error)) from error
+        # Decoders raise whatever they stumble over in damaged data.
+        if isinstance(error, Exception) and not isinstance(error, (BadMedium, MemoryError)):
+            raise BadMedium(f"{type(error).__name__}: {error}") from error
+
+
+def _image(media: Media, short_side: int) -> tuple[bytes, str, int, int]:
+    """The file to store, its suffix, height and width."""
+    if isinstance(media, Frames):
+        return _jpeg(_small(media.array[0], short_side))
+    frame = read_image(media)
+    _require_sides(*frame.shape[:2])
+    if min(frame.shape[:2]) > short_side:
+        return _jpeg(read_image(media, short_side=short_side))
+    data = media.data if isinstance(media, Blob) else Path(media).read_bytes()
+    with Image.open(io.BytesIO(data)) as image:
+        turned = image.getexif().get(_ORIENTATION, 1) != 1
+        kept = None if turned else _KEPT_FORMATS.get(image.format or "")
+    return (data, kept, *frame.shape[:2]) if kept else _jpeg(frame)
+
+
+def _jpeg(frame: np.ndarray) -> tuple[bytes, str, int, int]:
+    file = io.BytesIO()
+    Image.fromarray(frame).save(file, "JPEG", quality=95, subsampling="4:4:4")
+    return file.getvalue(), ".jpg", *frame.shape[:2]
+
+
+def _small(frame: np.ndarray, short_side: int) -> np.ndarray:
+    """A frame as an image, no larger than wanted."""
+    height, width = frame.shape[:2]
+    _require_sides(height, width)
+    if min(height, width) <= short_side:
+        return np.ascontiguousarray(frame)
+    size = resized(height, width, short_side=short_side)
+    return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC))
+
+
+def _videos(
+    media: Media, name: str, sha256: str, config: PrepareConfig, folder: Path
+) -> Iterator[tuple[Entry, Path]]:
+    with _reading():
+        fps, numbers = sampling(frame_times(media), config.max_fps)
+    if not len(numbers):
+        raise BadMedium(f"{media} has no frames.")
+    frames = _pictures(media, numbers, config.short_side)
+    pieces = math.ceil(len(numbers) / max(1, math.floor(config.max_seconds * fps)))
+    ends = [len(numbers) * piece // pieces for piece in range(pieces + 1)]
+    for start, end in itertools.pairwise(ends):
+        path = folder / f"video-{start:09d}.mp4"
+        height, width = _write(path, itertools.islice(frames, end - start), fps, config)
+        part = name if pieces == 1 else f"{name}#t={_seconds(start / fps)},{_seconds(end / fps)}"
+        yield Entry(part, "video", ".mp4", end - start, float(fps), height, width, sha256), path
+
+
+def sampling(times: np.ndarray, max_fps: float) -> tuple[Fraction, np.ndarray]:
+    """Which frames of a video are stored, and at which constant rate.
+
+    Frames that come evenly, at `max_fps` or slower, are all stored; of others, stored frame k is
+    the one that is shown at the time k / fps.
+
+    Args:
+        times: when each frame is shown, in seconds from the first one on.
+        max_fps: frames per second, at most.
+
+    Returns:
+        The frames per second, and the numbers of the frames, which may repeat.
+
+    Raises:
+        ConfigError: the times leap.
+    """
+    count = len(times)
+    gaps = np.diff(times)
+    if count < 2 or times[-1] <= 0 or np.median(gaps) <= 0:
+        return Fraction(25), np.arange(count)
+    even = times[-1] / (count - 1)
+    drift = np.abs(times - even * np.arange(count)).max()
+    # A container that rounds its times to milliseconds must not make 30 frames a second too many.
+    if drift <= even / 2 and 1 / even <= max_fps * 1.001:
+        return Fraction(1 / even).limit_denominator(1001), np.arange(count)
+    step = max(float(np.median(gaps)), 1 / max_fps)
+    tolerance = _TIME_TOLERANCE * float(np.median(gaps))
+    wanted = math.ceil((times[-1] + np.median(gaps) - tolerance) / step)
+    if wanted > _MOST_REPEATED * count:
+        raise ConfigError(
+            f"its {count} frames last {times[-1]:.0f} s, though most of them follow each other "
+            f"after {np.median(gaps):.3f} s: their times leap."
+        )
+    shown = np.searchsorted(times, np.arange(wanted) * step + tolerance, side="right") - 1
+    return Fraction(1 / step).limit_denominator(1001), shown
+
+
+def _pictures(media: Media, numbers: np.ndarray, short_side: int) -> Iterator[np.ndarray]:
+    """Frames of rising numbers, maybe repeated: upright, no larger than wanted, of even sizes.
+
+    Raises:
+        BadMedium: a frame cannot be decoded, or some are missing.
+    """
+    # What the caller raises is not caught: a generator meets only its own errors.
+    with _reading():
+        frames = _frames(media)
+        position, picture = -1, None
+        for number in numbers:
+            if position < number:
+                frame = next(itertools.islice(frames, number - position - 1, None), None)
+                if frame is None:
+                    raise ConfigError(f"{media} is damaged: it has fewer frames than packets.")
+                position, before = number, picture
+                picture = _picture(frame, short_side)
+                if before is not None and picture.shape != before.shape:
+                    raise ConfigError(f"{media} has frames of several sizes.")
+            yield picture
+
+
+def _frames(media: Media) -> Iterator[np.ndarray | av.VideoFrame]:
+    if isinstance(media, Frames):
+        yield from media.array
+        return
+    with open_video(media) as (container, stream):
+        stream.thread_type = "NONE"
+        # That no packet is missing was found when the times were read.
+        for frame in decode(container.demux(stream), stream, media):
+            if frame.is_corrupt:
+                raise ConfigError(f"{media} is damaged: a frame can be decoded only in part.")
+            yield frame
+
+
+def _picture(frame: np.ndarray | av.VideoFrame, short_side: int) -> np.ndarray:
+    if isinstance(frame, av.VideoFrame):
+        _require_sides(frame.height, frame.width)
+        picture = to_rgb(frame, short_side=min(short_side, frame.height, frame.width))
+    else:
+        picture = _small(frame, short_side)
+    height, width = (side - side % 2 for side in picture.shape[:2])
+    return picture[:height, :width]
+
+
+def _write(
+    path: Path, frames: Iterator[np.ndarray], fps: Fraction, config: PrepareConfig
+) -> tuple[int, int]:
+    """A video of at least one frame; its height and width."""
+    first = next(frames)
+    height, width = first.shape[:2]
+    # One thread, so that the bytes are the same on every machine.
+    with VideoWriter(
+        path, fps=fps, height=height, width=width, crf=config.crf, gop=config.gop, threads=1
+    ) as writer:
+        for frame in itertools.chain([first], frames):
+            writer.write(frame)
+    return height, width
+
+
+def _require_sides(height: int, width: int) -> None:
+    least, most = _SIDES
+    if min(height, width) < least or max(height, width) > most:
+        raise ConfigError(
+            f"it has {width}x{height} pixels; its sides must be from {least} to {most}."
+        )
+
+
+def _seconds(value: Fraction) -> str:
+    """With milliseconds, where there are any."""
+    return f"{float(value):.3f}".rstrip("0").rstrip(".")

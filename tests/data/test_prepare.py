@@ -1,0 +1,565 @@
+"""`data prepare`: what is stored, that it is always the same, and what is refused."""
+
+import dataclasses
+import fcntl
+import io
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+from PIL import Image
+from prepare_media import contents, pictures, write_corpus, write_video
+from tensorflow_datasets.proto import tf_example_pb2
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.media import Blob, Frames
+from cvvae_jax.data.prepare import run
+from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
+from cvvae_jax.data.prepare.plan import File, cut
+from cvvae_jax.data.prepare.run import prepare
+from cvvae_jax.data.prepare.tfds_metadata import name_and_version
+from cvvae_jax.data.prepare.transcode import BadMedium, sampling, transcode
+from cvvae_jax.data.record_shards import open_shard
+from cvvae_jax.data.sources import open_source
+from cvvae_jax.data.video import frame_times, read_clip, read_image
+
+SMALL = PrepareConfig(short_side=32)
+REPOSITORY = Path(__file__).resolve().parents[2]
+COMMAND = """
+import sys
+sys.path.insert(0, {repository!r})
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
+from cvvae_jax.data.prepare.run import prepare
+if __name__ == "__main__":
+    try:
+        print(prepare(PrepareOptions({source!r}, {target!r}, PrepareConfig(short_side={side}))))
+    except (ConfigError, KeyboardInterrupt) as error:
+        print(error)
+        sys.exit(2)
+"""
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    return write_corpus(tmp_path_factory.mktemp("prepare") / "corpus")
+
+
+@pytest.fixture(scope="module")
+def prepared(corpus):
+    """The corpus, prepared in DATA_DIR/NAME/VERSION."""
+    target = corpus.parent / "data/small/1.0.0"
+    summary = prepare(PrepareOptions(str(corpus), str(target), SMALL, workers=2))
+    assert not summary.was_complete
+    return target
+
+
+def index(target):
+    return [json.loads(line) for line in (target / "index.jsonl").read_text().splitlines()]
+
+
+def begin(corpus, target, side=32):
+    """A process of its own group that prepares a corpus."""
+    script = target.parent / f"{target.name}.py"
+    script.parent.mkdir(parents=True, exist_ok=True)
+    values = {"repository": str(REPOSITORY), "source": str(corpus), "target": str(target)}
+    script.write_text(COMMAND.format(**values, side=side))
+    return subprocess.Popen(
+        [sys.executable, script], start_new_session=True, stdout=subprocess.PIPE, text=True
+    )
+
+
+def begin_long(folder):
+    """A process that works for some seconds on a single video, and is in the midst of it."""
+    write_video(folder / "in/a.mp4", pictures(600, 480, 640))
+    process = begin(folder / "in", folder / "out", side=480)
+    deadline = time.monotonic() + 60
+    while not list((folder / "out").glob(".prepare/scratch/*/pieces/.*")):
+        assert time.monotonic() < deadline and process.poll() is None
+        time.sleep(0.01)
+    return process
+
+
+def run_with_kills(corpus, target, kills, seconds, side=32):
+    """The processes of a run that is killed several times, then left alone."""
+    rng = random.Random(0)
+    for _ in range(kills):
+        process = begin(corpus, target, side)
+        time.sleep(rng.uniform(*seconds))
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    process = begin(corpus, target, side)
+    assert process.wait() == 0
+
+
+def shards_in(target):
+    return len(list(target.glob("*.array_record*")))
+
+
+def wait_for_shards(target, count, process):
+    while shards_in(target) < count:
+        assert process.poll() is None
+        time.sleep(0.01)
+
+
+def wait_for_end(group):
+    """Until no process of a group is left."""
+    deadline = time.monotonic() + 20
+    while time.monotonic() < deadline:
+        try:
+            os.killpg(group, 0)
+        except ProcessLookupError:
+            return
+        time.sleep(0.05)
+    pytest.fail("a worker goes on")
+
+
+def test_what_is_stored(corpus, prepared):
+    rows = index(prepared)
+    assert [row["name"] for row in rows] == [
+        *(f"v/{n}.mp4" for n in range(6)),
+        *(f"i/{n}.png" for n in range(4)),
+    ]
+    assert [row["frames"] for row in rows] == [*range(20, 26), 1, 1, 1, 1]
+    assert {(r["height"], r["width"]) for r in rows if r["kind"] == "video"} == {(32, 42)}
+    assert {(r["height"], r["width"]) for r in rows if r["kind"] == "image"} == {(32, 48)}
+    assert {row["fps"] for row in rows if row["kind"] == "video"} == {24.0}
+    for kind in ("video", "image"):
+        source = open_source(str(prepared), kind)
+        own = [row for row in rows if row["kind"] == kind]
+        assert len(source) == len(own)
+        for number, row in enumerate(own):
+            times = frame_times(source[number])
+            clip = read_clip(source[number], range(row["frames"]))
+            assert clip.shape == (row["frames"], row["height"], row["width"], 3)
+            np.testing.assert_allclose(times, np.arange(row["frames"]) / row["fps"], atol=1e-3)
+            assert source.name(number).endswith(f"{row['shard']}#{row['position']}")
+
+
+def test_pictures_are_those_of_the_original(corpus, prepared):
+    original = read_clip(corpus / "v/3.mp4", range(23), short_side=32)[:, :, :42]
+    stored = read_clip(open_source(str(prepared), "video")[3], range(23))
+    error = np.abs(original.astype(float) - stored).mean(axis=(1, 2, 3))
+    assert error.max() < 3
+    assert np.abs(original[1:].astype(float) - stored[:-1]).mean() > 2 * error.mean()
+
+
+def test_what_is_left_out_is_listed(corpus, prepared):
+    lines = dict(line.split("\t") for line in (prepared / "bad.tsv").read_text().splitlines())
+    assert set(lines) == {
+        f"{corpus}/{n}" for n in ("v/copy.mp4", "v/cut.mp4", "i/copy.png", "i/bad.jpg")
+    }
+    assert lines[f"{corpus}/v/copy.mp4"] == f"duplicate of {corpus}/v/1.mp4"
+    assert lines[f"{corpus}/i/copy.png"] == f"duplicate of {corpus}/i/1.png"
+    assert "cut.mp4 cannot be read as a video" in lines[f"{corpus}/v/cut.mp4"]
+    assert "bad.jpg cannot be read as an image" in lines[f"{corpus}/i/bad.jpg"]
+    kept = open_source(str(corpus), "video", exclude=str(prepared / "bad.tsv"))
+    assert len(kept) == 6
+
+
+def test_shards_of_several_records(corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr("cvvae_jax.data.prepare.plan._SHARDS_AT_LEAST", 2)
+    prepare(PrepareOptions(str(corpus), str(tmp_path / "out"), SMALL))
+    rows = index(tmp_path / "out")
+    assert len({row["shard"] for row in rows}) < 5
+    for row in rows:
+        record = open_shard(str(tmp_path / "out" / row["shard"])).read([row["position"]])[0]
+        features = tf_example_pb2.Example.FromString(record).features.feature
+        assert features["name"].bytes_list.value == [row["name"].encode()]
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.array_record*"))
+    split = json.loads((tmp_path / "out/dataset_info.json").read_text())["splits"][0]
+    counts = [sum(row["shard"] == name for row in rows) for name in names]
+    assert split["shardLengths"] == [str(count) for count in counts]
+    sizes = [(tmp_path / "out" / name).stat().st_size for name in names]
+    assert split["numBytes"] == str(sum(sizes))
+
+
+def test_nothing_else_is_left_behind(prepared):
+    names = {path.name for path in prepared.iterdir()}
+    shards = {row["shard"] for row in index(prepared)}
+    described = {"bad.tsv", "dataset_info.json", "features.json", "index.jsonl", "prepare.json"}
+    assert names - described >= shards
+    assert all(name.startswith("small-train.array_record-") for name in names - described)
+
+
+def test_a_run_that_was_killed_goes_on_to_the_same_bytes(corpus, prepared, tmp_path):
+    target = tmp_path / "data/small/1.0.0"
+    for count in (2, 6):
+        process = begin(corpus, target)
+        wait_for_shards(target, count, process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+        assert not (target / "dataset_info.json").exists()
+    made = {path.name: path.stat().st_mtime_ns for path in target.glob("*.array_record*")}
+    parts = {path.stem for path in (target / ".prepare/parts").iterdir()}
+    assert begin(corpus, target).wait() == 0
+    assert contents(target) == contents(prepared)
+    assert parts
+    assert all((target / name).stat().st_mtime_ns == made[name] for name in parts)
+
+
+def test_the_number_of_workers_does_not_matter(corpus, prepared, tmp_path):
+    target = tmp_path / "data/small/1.0.0"
+    prepare(PrepareOptions(str(corpus), str(target), SMALL, workers=1))
+    assert contents(target) == contents(prepared)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("CVVAE_CORPUS" not in os.environ, reason="CVVAE_CORPUS names no folder")
+def test_a_run_over_real_media_that_was_killed_five_times(tmp_path):
+    corpus = os.environ["CVVAE_CORPUS"]
+    whole, killed = tmp_path / "a/corpus/1.0.0", tmp_path / "b/corpus/1.0.0"
+    assert begin(corpus, whole, 144).wait() == 0
+    run_with_kills(corpus, killed, 5, (2, 25), 144)
+    assert contents(killed) == contents(whole)
+    assert not (killed / ".prepare").exists()
+
+
+def test_sigterm_ends_all_and_says_how_to_go_on(corpus, prepared, tmp_path):
+    target = tmp_path / "data/small/1.0.0"
+    process = begin(corpus, target)
+    wait_for_shards(target, 1, process)
+    process.terminate()
+    output, _ = process.communicate(timeout=20)
+    assert process.returncode == 2
+    assert output == "What is finished stays, and the same command goes on.\n"
+    wait_for_end(process.pid)
+    assert begin(corpus, target).wait() == 0
+    assert contents(target) == contents(prepared)
+
+
+def test_sigterm_does_not_wait_for_a_long_video(tmp_path):
+    process = begin_long(tmp_path)
+    process.terminate()
+    assert process.wait(timeout=5) == 2
+    wait_for_end(process.pid)
+    assert not shards_in(tmp_path / "out")
+    assert not (tmp_path / "out/.prepare/scratch").exists()
+
+
+def test_workers_end_with_the_process_that_was_killed(corpus, tmp_path):
+    process = begin(corpus, tmp_path / "t/out")
+    wait_for_shards(tmp_path / "t/out", 1, process)
+    process.kill()
+    process.wait()
+    wait_for_end(process.pid)
+
+
+def test_what_is_complete_is_left_alone(corpus, prepared):
+    before = {path: path.stat().st_mtime_ns for path in prepared.iterdir()}
+    summary = prepare(PrepareOptions(str(corpus), str(prepared), SMALL))
+    assert summary.was_complete
+    assert (summary.records, summary.frames, summary.left_out) == (10, 139, 4)
+    assert {path: path.stat().st_mtime_ns for path in prepared.iterdir()} == before
+
+
+def test_other_settings_are_refused(corpus, prepared, tmp_path):
+    with pytest.raises(ConfigError, match=r"was begun with gop 16, not 8\. Give the same settings"):
+        prepare(PrepareOptions(str(corpus), str(prepared), dataclasses.replace(SMALL, gop=8)))
+    with pytest.raises(ConfigError, match=r"was begun with source .*corpus, not"):
+        prepare(PrepareOptions(str(tmp_path), str(prepared), SMALL))
+
+
+def test_a_source_that_changed_is_refused(tmp_path, monkeypatch):
+    source, target = tmp_path / "source", tmp_path / "out"
+    for number in range(3):
+        write_video(source / f"{number}.mp4", pictures(4, seed=number))
+    options = PrepareOptions(str(source), str(target), SMALL, workers=1)
+    with monkeypatch.context() as patched:
+        patched.setattr(run, "_complete", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt, match="the same command goes on"):
+            prepare(options)
+    part = next((target / ".prepare/parts").iterdir())
+    part.unlink()
+    changed = source / f"{int(part.name.split('-')[2])}.mp4"
+    write_video(changed, pictures(5, seed=9))
+    with pytest.raises(ConfigError, match=f"{changed.name} changed since .*out was begun"):
+        prepare(options)
+    write_video(source / "new.mp4", pictures(5, seed=9))
+    with pytest.raises(ConfigError, match="some were added, removed or renamed"):
+        prepare(options)
+
+
+def test_two_processes_at_once_are_refused(corpus, tmp_path):
+    (tmp_path / "out/.prepare").mkdir(parents=True)
+    with open(tmp_path / "out/.prepare/lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="is being prepared by another process"):
+            prepare(PrepareOptions(str(corpus), str(tmp_path / "out"), SMALL))
+
+
+def test_a_folder_with_other_files_is_refused(corpus, tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(ConfigError, match=r"holds other files, such as mine\.txt; name a new"):
+        prepare(PrepareOptions(str(corpus), str(tmp_path), SMALL))
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    with pytest.raises(ConfigError, match="is a file; name a folder"):
+        prepare(PrepareOptions(str(corpus), str(tmp_path / "mine.txt"), SMALL))
+
+
+def test_a_place_without_media_is_refused_and_leaves_nothing(tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match="holds no video file"):
+        prepare(PrepareOptions(str(tmp_path / "empty"), str(tmp_path / "out"), SMALL))
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "empty/a.mp4").write_bytes(b"x")
+    with pytest.raises(
+        ConfigError, match=r"None of the 1 files can be stored; the first: .*a\.mp4"
+    ):
+        prepare(PrepareOptions(str(tmp_path / "empty"), str(tmp_path / "out"), SMALL))
+
+
+def test_a_worker_that_is_killed_is_told_of(tmp_path):
+    process = begin_long(tmp_path)
+    children = Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    for child in children:
+        if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
+            os.kill(int(child), signal.SIGKILL)
+    output, _ = process.communicate(timeout=30)
+    assert process.returncode == 2
+    assert "was killed, maybe for want of memory, while it was at out-train.array_" in output
+    assert "00000-of-00001 (" in output and "a.mp4). What is finished stays" in output
+
+
+def test_an_address_can_be_written_to(corpus, prepared, tmp_path):
+    prepare(PrepareOptions(str(corpus), f"file://{tmp_path}/data/small/1.0.0", SMALL))
+    assert contents(tmp_path / "data/small/1.0.0") == contents(prepared)
+
+
+READ_BY_NAME = """
+import sys
+import tensorflow_datasets as tfds
+data_dir = sys.argv[1]
+rows = []
+for source in (
+    tfds.builder_from_directory(f"{data_dir}/small/1.0.0").as_data_source("train"),
+    tfds.builder("small", data_dir=data_dir).as_data_source("train"),
+    tfds.data_source("small", data_dir=data_dir, split="train"),
+):
+    rows.append([(r["name"], len(r["media"]), int(r["frames"]), float(r["fps"])) for r in source])
+assert rows[0] == rows[1] == rows[2]
+assert "tensorflow" not in sys.modules
+print(repr(rows[0]))
+"""
+
+
+def test_tfds_finds_it_by_name_without_tensorflow(prepared):
+    output = subprocess.run(
+        [sys.executable, "-c", READ_BY_NAME, prepared.parents[1]],
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    rows = eval(output.splitlines()[-1])
+    assert [(name.decode(), frames, fps) for name, _, frames, fps in rows] == [
+        (row["name"], row["frames"], row["fps"]) for row in index(prepared)
+    ]
+    videos = open_source(str(prepared), "video")
+    assert [size for _, size, _, _ in rows[:6]] == [len(videos[i].data) for i in range(6)]
+
+
+def stored(media, folder, kind="video", **changes):
+    config = dataclasses.replace(SMALL, **changes)
+    folder.mkdir(exist_ok=True)
+    return transcode(media, kind, "x", "00", config, folder)
+
+
+@pytest.mark.parametrize(
+    ("times", "max_fps", "fps", "numbers"),
+    [
+        (np.arange(6) / 24, 30, 24, [0, 1, 2, 3, 4, 5]),
+        (np.arange(6) / 60, 30, 30, [0, 2, 4]),
+        (np.arange(10) / 50, 30, 30, [0, 1, 3, 5, 6, 8]),
+        (np.round(np.arange(9) * 1001 / 60000, 3), 30, 30, [0, 2, 4, 6, 8]),
+        (np.round(np.arange(40) / 29.97, 3), 30, 29.97, list(range(40))),
+        # One frame is shown three times as long as the others.
+        (np.array([0, 1, 2, 5, 6, 7]) / 20, 30, 20, [0, 1, 2, 2, 2, 3, 4, 5]),
+        # 60 frames a second, then 20.
+        (np.array([0, 1, 2, 3, 4, 7, 10]) / 60, 30, 30, [0, 2, 4, 4, 5, 6]),
+        (np.array([0.0]), 30, 25, [0]),
+    ],
+)
+def test_frames_are_chosen_by_their_times(times, max_fps, fps, numbers):
+    rate, chosen = sampling(times, float(max_fps))
+    assert float(rate) == pytest.approx(fps, rel=1e-3)
+    assert chosen.tolist() == numbers
+
+
+def test_times_that_leap_are_refused():
+    with pytest.raises(ConfigError, match="their times leap"):
+        sampling(np.array([0, 1, 2, 3, 100000]) / 24, 30.0)
+
+
+def test_uneven_times_become_even(tmp_path):
+    times = [0, 50, 100, 250, 300, 350]
+    write_video(tmp_path / "a.mkv", pictures(6), times=times)
+    [(entry, path)] = stored(tmp_path / "a.mkv", tmp_path / "out")
+    assert (entry.frames, entry.fps) == (8, 20)
+    original = read_clip(tmp_path / "a.mkv", [0, 1, 2, 2, 2, 3, 4, 5], short_side=32)[:, :, :42]
+    got = read_clip(path, range(8)).astype(float)
+    others = np.abs(got[:, None] - original[None].astype(float)).mean(axis=(2, 3, 4))
+    assert (others.argmin(axis=1) == [0, 1, 2, 2, 2, 5, 6, 7]).all()
+
+
+def test_frames_above_the_cap_are_dropped(tmp_path):
+    write_video(tmp_path / "a.mp4", pictures(20), fps=60)
+    [(entry, path)] = stored(tmp_path / "a.mp4", tmp_path / "out")
+    assert (entry.frames, entry.fps) == (10, 30)
+    original = read_clip(tmp_path / "a.mp4", range(0, 20, 2), short_side=32)[:, :, :42]
+    assert np.abs(read_clip(path, range(10)).astype(float) - original).mean() < 3
+
+
+def test_keyframes_colors_and_sizes(tmp_path):
+    write_video(tmp_path / "a.mp4", pictures(1).repeat(50, axis=0))
+    [(_, path)] = stored(tmp_path / "a.mp4", tmp_path / "out", gop=12)
+    with av.open(str(path)) as container:
+        stream = container.streams.video[0]
+        keys = [p.is_keyframe for p in container.demux(stream) if p.size]
+        assert (stream.pix_fmt, stream.codec_context.colorspace) == ("yuv420p", 1)
+    assert np.flatnonzero(keys).tolist() == [0, 12, 24, 36, 48]
+
+
+def test_small_videos_are_not_enlarged(tmp_path):
+    write_video(tmp_path / "a.mp4", pictures(3, 20, 26))
+    [(entry, _)] = stored(tmp_path / "a.mp4", tmp_path / "out")
+    assert (entry.height, entry.width) == (20, 26)
+
+
+@pytest.mark.parametrize(("rotation", "turns"), [(90, 1), (-90, 3), (180, 2)])
+def test_rotation_is_applied(tmp_path, rotation, turns):
+    write_video(tmp_path / "a.mp4", pictures(3), rotation=rotation)
+    write_video(tmp_path / "b.mp4", pictures(3))
+    [(entry, path)] = stored(tmp_path / "a.mp4", tmp_path / "out")
+    upright = np.rot90(read_clip(tmp_path / "b.mp4", range(3), short_side=32), turns, axes=(1, 2))
+    height, width = (side - side % 2 for side in upright.shape[1:3])
+    assert (entry.height, entry.width) == (height, width)
+    got = read_clip(path, range(3)).astype(float)
+    assert np.abs(got - upright[:, :height, :width]).mean() < 4
+
+
+def test_long_videos_become_parts_of_equal_length(tmp_path):
+    write_video(tmp_path / "a.mp4", pictures(60), fps=24)
+    found = stored(tmp_path / "a.mp4", tmp_path / "out", max_seconds=1.0)
+    assert [entry.name for entry, _ in found] == ["x#t=0,0.833", "x#t=0.833,1.667", "x#t=1.667,2.5"]
+    assert [entry.frames for entry, _ in found] == [20, 20, 20]
+    original = read_clip(tmp_path / "a.mp4", range(60), short_side=32)[:, :, :42]
+    clips = np.concatenate([read_clip(path, range(20)) for _, path in found])
+    assert np.abs(clips.astype(float) - original).mean() < 3
+
+
+def test_a_video_that_was_cut_off_is_left_out_whole(tmp_path):
+    write_video(tmp_path / "a.mkv", pictures(96, seed=3))
+    data = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "a.mkv").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(BadMedium, match="cut off"):
+        stored(tmp_path / "a.mkv", tmp_path / "out", max_seconds=1.0)
+
+
+def test_frames_of_another_program_are_stored(tmp_path):
+    frames = pictures(10, 64, 96)
+    [(entry, path)] = stored(Frames("tfds:x", frames, 12.0), tmp_path / "out")
+    assert (entry.frames, entry.fps, entry.height, entry.width) == (10, 12, 32, 48)
+    assert read_clip(path, [9]).shape == (1, 32, 48, 3)
+    [(entry, path)] = stored(Frames("tfds:x", frames[:1]), tmp_path / "image", "image")
+    assert (entry.suffix, entry.height, entry.width) == (".jpg", 32, 48)
+    assert np.abs(read_image(path).astype(float) - frames[0, ::2, ::2]).mean() < 40
+
+
+def test_videos_without_frames_are_left_out(tmp_path):
+    with pytest.raises(BadMedium, match="x has no frames"):
+        stored(Frames("x", pictures(1)[:0]), tmp_path / "out")
+
+
+def image_bytes(form, size=(40, 30), **kwargs):
+    file = io.BytesIO()
+    image = Image.fromarray(pictures(1, size[1], size[0])[0])
+    image.save(file, form, **kwargs)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(("form", "suffix"), [("JPEG", ".jpg"), ("PNG", ".png"), ("WEBP", ".webp")])
+def test_small_images_stay_as_they_are(tmp_path, form, suffix):
+    data = image_bytes(form)
+    [(entry, path)] = stored(Blob(f"x{suffix}", data), tmp_path / "out", "image")
+    assert path.read_bytes() == data
+    assert (entry.suffix, entry.height, entry.width, entry.fps) == (suffix, 30, 40, 1.0)
+
+
+def test_other_images_become_jpeg(tmp_path):
+    turned = Image.Exif()
+    turned[0x0112] = 6
+    for number, (data, size) in enumerate(
+        [
+            (image_bytes("BMP"), (30, 40)),
+            (image_bytes("JPEG", exif=turned), (40, 30)),
+            (image_bytes("PNG", (80, 64)), (32, 40)),
+        ]
+    ):
+        [(entry, path)] = stored(Blob("x.png", data), tmp_path / f"out{number}", "image")
+        assert (entry.suffix, (entry.height, entry.width)) == (".jpg", size)
+        with Image.open(path) as image:
+            assert image.size == size[::-1]
+        original = read_image(Blob("x.png", data), short_side=min(size))
+        assert np.abs(read_image(path).astype(float) - original).mean() < 3
+
+
+@pytest.mark.parametrize("size", [(8, 64), (16, 12)])
+def test_media_of_no_use_are_left_out(tmp_path, size):
+    frames = pictures(2, *size)
+    with pytest.raises(BadMedium, match="its sides must be from 16"):
+        stored(Frames("x", frames), tmp_path / "out")
+    with pytest.raises(BadMedium, match="its sides must be from 16"):
+        stored(Frames("x", frames), tmp_path / "out", "image")
+
+
+def test_a_disk_that_is_full_is_not_the_fault_of_the_medium(tmp_path, monkeypatch):
+    write_video(tmp_path / "a.mp4", pictures(3))
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out").chmod(0o500)
+    monkeypatch.setattr(
+        "cvvae_jax.data.prepare.transcode.VideoWriter.write",
+        lambda *_: (_ for _ in ()).throw(ConfigError("cannot be written: no space")),
+    )
+    with pytest.raises(ConfigError, match="no space"):
+        stored(tmp_path / "a.mp4", tmp_path / "out")
+
+
+def test_shards_are_cut_by_the_size_of_the_originals():
+    sizes = [5, 5, 20, 1, 1, 30, 3]
+    kinds = ["video"] * 5 + ["image"] * 2
+    files = [
+        File(kind, i, str(i), str(i), size * 2**20)
+        for i, (kind, size) in enumerate(zip(kinds, sizes, strict=True))
+    ]
+    assert [[f.number for f in g] for g in cut(files * 10, 10.0)][:5] == [
+        *([0, 1], [2], [3, 4], [5], [6])
+    ]
+    assert [[f.number for f in g] for g in cut(files, 1000.0)] == [[0], [1], [2], [3, 4], [5], [6]]
+
+
+@pytest.mark.parametrize(
+    ("place", "expected"),
+    [
+        ("/data/clips/2.0.1", ("clips", "2.0.1")),
+        ("/data/My Clips", ("my_clips", "1.0.0")),
+        ("gs://bucket/9lives", ("data_9lives", "1.0.0")),
+    ],
+)
+def test_names_of_data_sets(place, expected):
+    assert name_and_version(place) == expected
+
+
+@pytest.mark.parametrize(
+    "changes", [{"short_side": 8}, {"max_fps": 0.0}, {"crf": 52}, {"gop": 0}, {"max_seconds": 0.5}]
+)
+def test_settings_out_of_range_are_refused(changes):
+    with pytest.raises(ConfigError, match=f"--{next(iter(changes)).replace('_', '-')} must be"):
+        PrepareConfig(**changes)
