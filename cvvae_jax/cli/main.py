@@ -50,7 +50,7 @@ def _run(name: str, arguments: list[str]) -> int:
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as error:
-        print(f"\nInterrupted. {error or 'Nothing was written.'}", file=sys.stderr)
+        print(f"\nInterrupted. {str(error) or 'Nothing was written.'}", file=sys.stderr)
         return 130
     return 0
 

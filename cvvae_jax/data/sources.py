@@ -78,8 +78,8 @@ def open_source(
     return Subset(source, chosen)
 
 
-def open_sources(place: str) -> dict[Kind, Source]:
-    """The videos and the images of a place, as far as it has any.
+def open_sources(place: str, *, exclude: str | None = None) -> dict[Kind, Source]:
+    """The videos and the images of a place, as far as it has any; `open_source` explains it.
 
     Raises:
         ConfigError: it has neither.
@@ -87,11 +87,11 @@ def open_sources(place: str) -> dict[Kind, Source]:
     found, errors = {}, []
     for kind in get_args(Kind):
         try:
-            found[kind] = open_source(place, kind)
+            found[kind] = open_source(place, kind, exclude=exclude)
         except ConfigError as error:
-            errors.append(error)
+            errors.append(str(error))
     if not found:
-        raise errors[0]
+        raise ConfigError(" ".join(dict.fromkeys(errors)))
     return found
 
 

@@ -6,13 +6,13 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import get_args
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.media import Blob, Kind, Media
 from cvvae_jax.data.prepare.target import WORK, Target
 from cvvae_jax.data.sources import Source, open_source
 
-KINDS: tuple[Kind, ...] = ("video", "image")
 HASHES = f"{WORK}/hashes"
 """Folder of the hash jobs' results."""
 # So many shards keep the cores of a large machine busy.
@@ -65,25 +65,7 @@ class HashJob:
         self.target.write(f"{HASHES}/{self.result}", json.dumps(rows))
 
 
-def open_sources(place: str, exclude: str | None) -> dict[Kind, Source]:
-    """The source of each kind of media that a place holds.
-
-    Raises:
-        ConfigError: it holds neither videos nor images.
-    """
-    found: dict[Kind, Source] = {}
-    errors = []
-    for kind in KINDS:
-        try:
-            found[kind] = open_kind(place, exclude, kind)
-        except ConfigError as error:
-            errors.append(error)
-    if not found:
-        raise ConfigError(" ".join(dict.fromkeys(map(str, errors))))
-    return found
-
-
-@functools.lru_cache(maxsize=len(KINDS))
+@functools.lru_cache(maxsize=len(get_args(Kind)))
 def open_kind(place: str, exclude: str | None, kind: Kind) -> Source:
     """A source that a process opens once for all of its jobs."""
     return open_source(place, kind, exclude=exclude)

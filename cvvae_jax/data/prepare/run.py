@@ -18,7 +18,7 @@ from cvvae_jax.data.prepare.options import PrepareOptions
 from cvvae_jax.data.prepare.shards import PARTS, ShardJob, shard_name
 from cvvae_jax.data.prepare.target import SCRATCH, WORK, Target
 from cvvae_jax.data.record_format import INDEX
-from cvvae_jax.data.sources import write_exclusions
+from cvvae_jax.data.sources import open_sources, write_exclusions
 
 SETTINGS = "prepare.json"
 """The file of the target that says what it is made of, and how."""
@@ -66,7 +66,7 @@ def prepare(options: PrepareOptions, track: Track | None = None) -> Summary:
         was_complete = _check(target, settings)
         if not was_complete:
             plan.open_kind.cache_clear()
-            sources = plan.open_sources(settings["source"], settings["exclude"])
+            sources = open_sources(settings["source"], exclude=settings["exclude"])
             with _locked(target):
                 if not _check(target, settings):
                     _begin(target, {**settings, "names": plan.digest(sources)})
