@@ -33,7 +33,12 @@ ALLOWED = {
         "config",
     },
 }
-ONLY_IMPORTER = {"orbax": {"checkpoint"}, "grain": {"data"}, "av": {"data"}, "torch": {"convert"}}
+ONLY_IMPORTER = {
+    "orbax": {"checkpoint"},
+    "torch": {"convert"},
+    **dict.fromkeys(("grain", "av", "array_record", "tensorflow_datasets", "fsspec"), {"data"}),
+    "apache_beam": {"data"},
+}
 
 
 def imports(path: Path) -> set[str]:

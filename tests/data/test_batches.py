@@ -121,7 +121,7 @@ from cvvae_jax.config import DataConfig
 from cvvae_jax.data.pipeline import batches
 from cvvae_jax.recipe import from_json
 sys.path.insert(0, {tests!r})
-from test_stream import STAGE, digest
+from test_batches import STAGE, digest
 
 if __name__ == "__main__":
     log, index, data = sys.argv[1], int(sys.argv[2]), from_json(DataConfig, sys.argv[3])
