@@ -114,4 +114,4 @@ def test_user_errors_are_one_line_and_exit_2(tmp_path):
     )
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: ")
-    assert "nowhere does not exist" in done.stderr
+    assert "--image-vae nowhere: no such file or folder" in done.stderr

@@ -36,7 +36,11 @@ ALLOWED = {
 ONLY_IMPORTER = {
     "orbax": {"checkpoint"},
     "torch": {"convert"},
-    **dict.fromkeys(("grain", "av", "array_record", "tensorflow_datasets", "fsspec"), {"data"}),
+    "grain": {"data"},
+    "av": {"data"},
+    "array_record": {"data"},
+    "tensorflow_datasets": {"data"},
+    "fsspec": {"data"},
     "apache_beam": {"data"},
 }
 

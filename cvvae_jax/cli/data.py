@@ -9,6 +9,7 @@ import tyro
 
 from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.checks import at_least
 
 _USAGE = """usage: python -m cvvae_jax data COMMAND [ARGUMENTS]
 
@@ -35,6 +36,9 @@ class Check:
     workers: int = len(os.sched_getaffinity(0))
     """Processes that decode."""
 
+    def __post_init__(self):
+        at_least(self, 1, "workers")
+
 
 def main(arguments: list[str]) -> None:
     """Run the command.
@@ -60,18 +64,22 @@ def _check(options: Check) -> None:
     from cvvae_jax.data.check import check
     from cvvae_jax.data.sources import open_sources, write_exclusions
 
-    sources = open_sources(options.place)
-    bad, counts = {}, {}
-    for kind, source in sources.items():
+    if options.fix is not None:
+        write_exclusions(options.fix, {})  # fails now, if it must, and not after hours
+    bad, good = {}, set()
+    for kind, source in open_sources(options.place).items():
         results = check(source, workers=options.workers)
         for name, reason in track(results, total=len(source), unit=f"{kind}s"):
-            if reason is not None:
+            if reason is None:
+                good.add(name)
+            else:
                 bad[name] = reason
-        counts[kind] = len(source)
+    # Shards that don't say what is in them give all of it as videos, and once more as images.
+    bad = {name: reason for name, reason in bad.items() if name not in good}
     for name in sorted(bad):
-        print(bad[name] if name in bad[name] else f"{name}: {bad[name]}")
-    of = " and ".join(f"{count} {kind}s" for kind, count in counts.items())
-    print(f"{len(bad)} of {of} are bad.")
+        line = bad[name] if name in bad[name] else f"{name}: {bad[name]}"
+        print(line.encode(errors="backslashreplace").decode())  # names may be no UTF-8
+    print(f"{len(bad)} of {len(bad) + len(good)} files are bad.")
     if options.fix is not None:
         write_exclusions(options.fix, bad)
         print(f"Their names are in {options.fix}: train with --data.exclude {options.fix}")
@@ -86,7 +94,7 @@ def _prepare(arguments: list[str]) -> None:
     options = tyro.cli(PrepareOptions, args=arguments, prog="python -m cvvae_jax data prepare")
     done = prepare(options, track)
     if done.was_complete:
-        print(f"{options.target} is complete already.")
+        print(f"{options.target} is complete already; its source was not looked at.")
     print(
         f"{options.target}: {done.records} records with {done.frames} frames in {done.shards} "
         f"shards of {done.megabytes:.1f} MiB together; {done.left_out} files are left out, as "

@@ -64,7 +64,8 @@ class DataConfig:
     images: str | None = None
     """Place of the images; unset: single frames of the videos."""
     eval_videos: str | None = None
-    """Place of unseen videos to measure on; unset: every tenth video is held out of training."""
+    """Place of unseen videos to measure on; unset: every tenth video and every tenth image is held
+    out of training."""
     exclude: str | None = None
     """File of names to leave out, one a line, as `python -m cvvae_jax data check` writes it."""
     eval_clips: int = 16
@@ -97,6 +98,8 @@ class DataConfig:
     def __post_init__(self):
         at_least(self, 1, "eval_clips", "min_stride", "max_stride", "threads")
         at_least(self, 0, "workers", "max_bad")
+        if self.short_side is not None:
+            at_least(self, 1, "short_side")
         if self.min_stride > self.max_stride:
             raise ConfigError(
                 f"min_stride is {self.min_stride}, more than max_stride, {self.max_stride}."

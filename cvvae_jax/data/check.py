@@ -9,7 +9,7 @@ from concurrent.futures.process import BrokenProcessPool
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import require_shape
+from cvvae_jax.data.containers import one_line, require_shape
 from cvvae_jax.data.decoding import all_packets, decode, open_video
 from cvvae_jax.data.images import is_image, read_image
 from cvvae_jax.data.media import Frames, Media
@@ -18,6 +18,7 @@ from cvvae_jax.data.sources import Source
 # Files in flight for every process: enough that none waits, few to decode again after a crash.
 _AHEAD = 2
 
+_source: Source | None = None
 _CRASHED = "decoding it ends the process."
 
 
@@ -46,26 +47,43 @@ def _until_crash(source: Source, numbers: Iterator[int], workers: int) -> Iterat
     """Checks media until there are no more, or a process dies; returns those then in flight."""
     spawn = multiprocessing.get_context("spawn")
     flying: dict[Future, int] = {}
-    with ProcessPoolExecutor(workers, mp_context=spawn) as pool:
+    pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_open, initargs=(source,))
+    with pool:
         while True:
+            lost = []
             try:
                 for number in itertools.islice(numbers, workers * _AHEAD - len(flying)):
-                    flying[pool.submit(fault, source, number)] = number
+                    lost = [number]
+                    flying[pool.submit(_fault, number)] = number
+                    lost = []
                 if not flying:
                     return []
                 for future in wait(flying, return_when=FIRST_COMPLETED).done:
                     reason = future.result()
                     yield source.name(flying.pop(future)), reason
             except BrokenProcessPool:
-                return sorted(flying.values())
+                return sorted([*flying.values(), *lost])
+
+
+def _open(source: Source) -> None:
+    """Keeps the source in a worker: sent with every number, a large one would take most of the
+    time."""
+    global _source
+    _source = source
+
+
+def _fault(number: int) -> str | None:
+    return fault(_source, number)
 
 
 def fault(source: Source, number: int) -> str | None:
     """What is wrong with medium `number`, in one line; None where it can be decoded to its end."""
     try:
         _decode_all(source[number])
-    except ConfigError as error:
-        return " ".join(str(error).split())
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged data makes libraries raise whatever there is
+        return one_line(error)
     return None
 
 

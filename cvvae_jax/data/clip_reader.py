@@ -23,7 +23,7 @@ _USUAL_FPS = 25
 def count_frames(media: str | Media) -> int:
     """Exact number of frames, found by reading a file without decoding it; 1 for an image.
 
-    The answer is kept, so that a process reads a file only once for it.
+    The answer is kept for the files that a process asked for last.
 
     Raises:
         ConfigError: there is no such file, it is not a video, or it was cut off.
@@ -92,7 +92,15 @@ class _FrameIndex:
     count: int
     times: np.ndarray
     keyframes: np.ndarray
-    seconds: np.ndarray
+    time_base: float
+    rate: float
+
+    @property
+    def seconds(self) -> np.ndarray:
+        """The times from the first frame on, or those of a constant rate where some are unknown."""
+        if len(self.times) == self.count:
+            return (self.times - self.times[0]) * self.time_base
+        return np.arange(self.count) / self.rate
 
     @property
     def seekable(self) -> bool:
@@ -113,7 +121,7 @@ def _frame_index(file: MediaFile) -> _FrameIndex:
     return _scan_once(Path(file), stat.st_mtime_ns, stat.st_size)
 
 
-@functools.lru_cache(maxsize=4096)
+@functools.lru_cache(maxsize=1024)
 def _scan_once(path: Path, mtime_ns: int, size: int) -> _FrameIndex:
     """The index of a file as it was at its last change."""
     return _scan(path)
@@ -124,17 +132,13 @@ def _scan(file: MediaFile) -> _FrameIndex:
     with open_video(file) as (container, stream):
         packets = all_packets(container, stream, file)
         shown = [(p.pts, p.is_keyframe) for p in packets if p.size and not p.is_discard]
-        rate = stream.average_rate or stream.guessed_rate or _USUAL_FPS
-        time_base = stream.time_base
+        rate = float(stream.average_rate or stream.guessed_rate or _USUAL_FPS)
+        time_base = float(stream.time_base)
     if not shown:
         raise ConfigError(f"{file} holds no frame.")
     times = np.sort([pts for pts, _ in shown if pts is not None]).astype(np.int64)
     keyframes = np.sort([pts for pts, is_key in shown if is_key and pts is not None])
-    if len(times) == len(shown):
-        seconds = (times - times[0]) * float(time_base)
-    else:
-        seconds = np.arange(len(shown)) / float(rate)
-    return _FrameIndex(len(shown), times, keyframes.astype(np.int64), seconds)
+    return _FrameIndex(len(shown), times, keyframes.astype(np.int64), time_base, rate)
 
 
 def _clip_by_seeking(file: MediaFile, wanted: np.ndarray, **size) -> list[np.ndarray]:

@@ -91,8 +91,8 @@ def _draw_numbers(
 
 
 def _at_rate(times: np.ndarray, frames: int, fps: float, position: float) -> np.ndarray:
-    """Numbers of the frames that are shown at a rate; the video's own where that is lower, and a
-    higher one where the video is too short.
+    """Numbers of the frames that are shown at a rate; the video's own, on average, where that is
+    lower, and a higher one where the video is too short.
 
     `position` is where the clip lies, from 0, the beginning, to 1, the end of the video.
     """
@@ -101,5 +101,7 @@ def _at_rate(times: np.ndarray, frames: int, fps: float, position: float) -> np.
     own = (len(times) - 1) / times[-1] if times[-1] > 0 else math.inf
     span = min((frames - 1) / min(fps, own), float(times[-1]))
     wanted = position * (times[-1] - span) + np.linspace(0, span, frames)
-    # The nearest of the two frames around a time; the middles between frames tell them apart.
-    return np.searchsorted((times[1:] + times[:-1]) / 2, wanted)
+    # The nearest of the two frames around a time; the middles between frames tell them apart. Of
+    # two that are equally near it is always the earlier one, whatever rounding does.
+    middles = (times[1:] + times[:-1]) / 2
+    return np.searchsorted(middles, wanted - 1e-6 * span / max(frames - 1, 1))

@@ -50,7 +50,7 @@ def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
     # The prefix keeps FFmpeg from reading a protocol or a pattern into a name.
     source = io.BytesIO(file.data) if isinstance(file, Blob) else f"file:{file}"
     try:
-        container = av.open(source)
+        container = av.open(source, metadata_errors="replace")
     except (av.error.FFmpegError, OSError) as error:
         raise ConfigError(f"{file} cannot be read as a video: {reason(error)}.") from error
     with container:
@@ -116,6 +116,12 @@ def resized(
     scale = max(scales, default=1.0)
     least = cover or (1, 1)
     return max(least[0], round(height * scale)), max(least[1], round(width * scale))
+
+
+def one_line(error: Exception) -> str:
+    """Why a file is bad: what an error says, with its kind where it is none of ours."""
+    text = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
 
 
 def reason(error: Exception) -> str:

@@ -5,17 +5,20 @@ import csv
 import glob
 import json
 import os
-from collections.abc import Iterator
+import time
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import fsspec
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import IMAGE_SUFFIXES, VIDEO_SUFFIXES, suffix
-from cvvae_jax.data.media import Blob, Kind
+from cvvae_jax.data.media import Blob, Kind, NothingFound
 
 SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 """What the names of files of each kind end in."""
+# Seconds before a remote file is asked for again.
+_WAITS = (0.5, 2.0, 8.0)
 _LISTS = (".csv", ".jsonl")
 
 
@@ -35,7 +38,7 @@ class Files:
         found = [path for path in find(place) if suffix(path) in SUFFIXES[kind]]
         self._paths = sorted(path for path in found if not _hidden(path))
         if not self._paths:
-            raise ConfigError(
+            raise NothingFound(
                 f"{place} holds no {kind} file: none ends in {', '.join(SUFFIXES[kind])}."
             )
 
@@ -74,7 +77,7 @@ class Manifest(Files):
             if suffix(path) in SUFFIXES[kind]
         ]
         if not self._paths:
-            raise ConfigError(
+            raise NothingFound(
                 f"{place} names no {kind} file: none ends in {', '.join(SUFFIXES[kind])}."
             )
 
@@ -118,9 +121,25 @@ def fetch(path: str) -> Path | Blob:
     """A local file's path; a remote file as bytes."""
     if not is_remote(path):
         return Path(path)
+    return Blob(path, fetch_bytes(path))
+
+
+def fetch_bytes(path: str, start: int | None = None, stop: int | None = None) -> bytes:
+    """A remote file, or the bytes of it from `start` to `stop`; tried several times.
+
+    Raises:
+        ConfigError: it cannot be read.
+    """
     with readable(path):
         system, name = fsspec.core.url_to_fs(path)
-        return Blob(path, system.cat_file(name))
+        for seconds in _WAITS:
+            try:
+                return system.cat_file(name, start=start, end=stop)
+            except (FileNotFoundError, PermissionError):
+                raise
+            except Exception:  # every file system has errors of its own
+                time.sleep(seconds)
+        return system.cat_file(name, start=start, end=stop)
 
 
 @contextlib.contextmanager
@@ -148,13 +167,17 @@ def _walk(folder: str) -> Iterator[str]:
         yield from (path for name in names if os.path.isfile(path := os.path.join(root, name)))
 
 
+def _json_lines(file: Iterable[str]) -> Iterator[dict]:
+    return (json.loads(line) for line in file if line.strip())
+
+
 def _hidden(path: str) -> bool:
     return os.path.basename(path).startswith(".")
 
 
 def _listed(place: str) -> list[str]:
     with readable(place), fsspec.open(place, "rt", newline="", encoding="utf-8-sig") as file:
-        rows = csv.DictReader(file) if suffix(place) == ".csv" else map(json.loads, file)
+        rows = csv.DictReader(file) if suffix(place) == ".csv" else _json_lines(file)
         paths = [row.get("path") for row in rows]
     for number, path in enumerate(paths, 1):
         if not path:

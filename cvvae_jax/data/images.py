@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import (
@@ -50,6 +50,10 @@ def read_image(
             image = image.convert("RGB")
     except ConfigError:
         raise
+    except UnidentifiedImageError as error:
+        raise ConfigError(
+            f"{file} cannot be read as an image: it is damaged, or of no known format."
+        ) from error
     except Exception as error:  # decoders raise whatever they stumble over in damaged data
         raise ConfigError(f"{file} cannot be read as an image: {error}.") from error
     height, width = resized(image.height, image.width, short_side=short_side, cover=cover)

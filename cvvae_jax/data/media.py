@@ -6,6 +6,8 @@ from typing import Literal
 
 import numpy as np
 
+from cvvae_jax.config import ConfigError
+
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Blob:
@@ -33,6 +35,10 @@ class Frames:
 
     def __str__(self) -> str:
         return self.name
+
+
+class NothingFound(ConfigError):
+    """A place holds no media of the kind that is wanted, though it could be read."""
 
 
 MediaFile = str | Path | Blob

@@ -63,13 +63,11 @@ def batches(
     Raises:
         ConfigError: a bucket cannot be divided over the processes, or filled from the files.
     """
-    # Grain's seeds are 31 bits.
-    seeds = np.random.SeedSequence(seed).generate_state(len(stage.buckets)) >> 1
     parts = [
-        _records(bucket, data, seed=int(bucket_seed))[process_index::process_count].batch(
+        records[process_index::process_count].batch(
             _local_batch(bucket, process_count), drop_remainder=True
         )
-        for bucket, bucket_seed in zip(stage.buckets, seeds, strict=True)
+        for bucket, records in zip(stage.buckets, bucket_records(stage, data, seed), strict=True)
     ]
     mixed = _mix(parts, [bucket.weight for bucket in stage.buckets], pairs=pairs)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=2 * data.threads)
@@ -169,6 +167,20 @@ def _mix(parts: list[grain.MapDataset], weights: list[float], *, pairs: bool) ->
     return grain.MapDataset.mix(turns)
 
 
+def bucket_records(stage: StageConfig, data: DataConfig, seed: int) -> list[grain.MapDataset]:
+    """For each bucket of a stage an endless dataset of its records, before they are batched.
+
+    Raises:
+        ConfigError: a bucket cannot be filled from the files.
+    """
+    # Grain's seeds are 31 bits.
+    seeds = np.random.SeedSequence(seed).generate_state(len(stage.buckets)) >> 1
+    return [
+        _records(bucket, data, seed=int(bucket_seed))
+        for bucket, bucket_seed in zip(stage.buckets, seeds, strict=True)
+    ]
+
+
 def _records(bucket: Bucket, data: DataConfig, *, seed: int) -> grain.MapDataset:
     """An endless dataset of one bucket's records."""
     if data.videos is None and data.images is None:
@@ -241,8 +253,8 @@ def _eval_clip(source: Source, index: int, bucket: Bucket, data: DataConfig) -> 
         first,
         lambda media: center_clip(media, bucket, data, position=(turn + 0.5) / turns),
     )
-    for reason in bad:
-        _log.warning("A clip to measure on is replaced by another one: %s", reason)
+    for name, reason in bad:
+        _log.warning("A clip to measure on is replaced by another one: %s: %s", name, reason)
     return clip
 
 

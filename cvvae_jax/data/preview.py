@@ -1,13 +1,12 @@
 """A picture of the clips that a recipe trains on: each bucket's first, as rows of frames."""
 
-import dataclasses
 from collections.abc import Iterator
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
-from cvvae_jax.data.pipeline import batches
+from cvvae_jax.data.pipeline import bucket_records
 
 _MARGIN, _TEXT = 6, 16
 _FRAMES = 9  # of a clip, at most
@@ -24,15 +23,15 @@ def preview(stage: StageConfig, data: DataConfig, *, seed: int, clips: int) -> I
         clips: of a bucket, at most as many as its batch.
 
     Raises:
-        ConfigError: as `pipeline.batches`.
+        ConfigError: as `pipeline.bucket_records`.
     """
     total = sum(bucket.weight for bucket in stage.buckets)
-    # Records don't depend on the size of a batch: the first ones are those of training.
-    small = [dataclasses.replace(b, batch=min(b.batch, clips)) for b in stage.buckets]
-    stage = dataclasses.replace(stage, buckets=tuple(small))
     sections = [
-        _section(_title(bucket, total), _clips(stage, bucket, data, seed))
-        for bucket in stage.buckets
+        _section(
+            _title(bucket, total),
+            np.stack([records[i]["video"] for i in range(min(clips, bucket.batch))]),
+        )
+        for bucket, records in zip(stage.buckets, bucket_records(stage, data, seed), strict=True)
     ]
     width = max(section.width for section in sections)
     sheet = Image.new("RGB", (width, sum(section.height for section in sections)), "white")
@@ -41,16 +40,6 @@ def preview(stage: StageConfig, data: DataConfig, *, seed: int, clips: int) -> I
         sheet.paste(section, (0, top))
         top += section.height
     return sheet
-
-
-def _clips(stage: StageConfig, bucket: Bucket, data: DataConfig, seed: int) -> np.ndarray:
-    """The first batch of a bucket: that of the stage's stream with its seed."""
-    shape = (bucket.batch, bucket.frames, bucket.height, bucket.width, 3)
-    stream = batches(stage, data, seed=seed, start_step=0)
-    try:
-        return next(batch["video"] for batch in stream if batch["video"].shape == shape)
-    finally:
-        stream.close()
 
 
 def _title(bucket: Bucket, total: float) -> str:

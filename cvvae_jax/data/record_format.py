@@ -8,6 +8,10 @@ from cvvae_jax.data.containers import IMAGE_SUFFIXES
 from cvvae_jax.data.media import Kind
 from cvvae_jax.data.sniffing import media_suffix
 
+BEGUN = "prepare.json"
+"""The file beside shards of `data prepare` that says what they are made of, and how."""
+COMPLETE = "dataset_info.json"
+"""The file beside them that is written last; for TFDS, too."""
 INDEX = "index.jsonl"
 """The file beside shards of `data prepare` that says what is in them, a line a record."""
 

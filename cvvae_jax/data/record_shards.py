@@ -2,6 +2,7 @@
 
 import bisect
 import contextlib
+import functools
 import glob
 import itertools
 import json
@@ -14,12 +15,14 @@ from array_record.python import array_record_module
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.files import is_remote, readable
-from cvvae_jax.data.media import Blob, Kind
-from cvvae_jax.data.record_format import INDEX, decode, kind_of
+from cvvae_jax.data.media import Blob, Kind, NothingFound
+from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX, decode, kind_of
 
 _MARK = ".array_record"
 # Even without any record a shard has a block at its beginning and one at its end.
 _SMALLEST_SHARD = 2 * 65536
+# Shards that a process keeps open; the usual limit of files is 1024.
+_OPEN_AT_ONCE = 256
 # No thread of the reader's own reads ahead: records are read in random order.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
@@ -65,15 +68,15 @@ class RecordShards:
         self._paths = _find(place)
         self._chosen: list[Sequence[int]] = []
         for folder, paths in itertools.groupby(self._paths, os.path.dirname):
+            _require_finished(folder)
             index = os.path.join(folder, INDEX)
             if os.path.isfile(index):
                 self._chosen += _indexed(index, kind, paths, whole=os.path.isdir(place))
             else:
                 self._chosen += map(_all, paths)
         self._ends = list(itertools.accumulate(len(positions) for positions in self._chosen))
-        self._readers: dict[str, Any] = {}
         if not self._ends[-1]:
-            raise ConfigError(f"{place} holds no {kind}: none of its records is one.")
+            raise NothingFound(f"{place} holds no {kind}: none of its records is one.")
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -95,10 +98,6 @@ class RecordShards:
         """Its shard and its position there, as clips.array_record#17."""
         return "{}#{}".format(*self._where(index))
 
-    def __getstate__(self) -> dict:
-        # Open files stay in their process.
-        return {**vars(self), "_readers": {}}
-
     def _where(self, index: int) -> tuple[str, int]:
         if not 0 <= index < len(self):
             raise IndexError(index)
@@ -106,15 +105,19 @@ class RecordShards:
         return self._paths[shard], self._chosen[shard][index - self._ends[shard]]
 
     def _read(self, path: str, position: int) -> bytes:
-        if path not in self._readers:
-            self._readers[path] = open_shard(path)
-        reader = self._readers[path]
+        reader = _reader(path)
         if position >= reader.num_records():
             raise ConfigError(f"{path} is not the shard of its {INDEX}: it has no #{position}.")
         try:
             return reader.read([position])[0]
         except RuntimeError as error:
             raise ConfigError(f"{path} is damaged at #{position}: {_first(error)}.") from error
+
+
+@functools.lru_cache(maxsize=_OPEN_AT_ONCE)
+def _reader(path: str) -> Any:
+    """A reader that this process keeps for a while."""
+    return open_shard(path)
 
 
 def open_shard(path: str) -> Any:
@@ -137,6 +140,15 @@ def open_shard(path: str) -> Any:
     if not sound:
         raise ConfigError(f"{path} is damaged, cut off, or no ArrayRecord file{why}.")
     return reader
+
+
+def _require_finished(folder: str) -> None:
+    if os.path.isfile(os.path.join(folder, BEGUN)) and not os.path.isfile(
+        os.path.join(folder, COMPLETE)
+    ):
+        raise ConfigError(
+            f"{folder} is not finished: `data prepare` goes on when its command is given again."
+        )
 
 
 def _find(place: str) -> list[str]:

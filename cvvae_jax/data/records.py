@@ -14,12 +14,13 @@ import numpy as np
 
 from cvvae_jax.config import Bucket, ConfigError, DataConfig
 from cvvae_jax.data.clips import random_clip
+from cvvae_jax.data.containers import one_line
 from cvvae_jax.data.media import Media
 from cvvae_jax.data.sources import Source
 
 Record = dict[str, np.ndarray | np.uint32 | np.str_]
 """What a dataset holds: "video", uint8 (frames, height, width, 3), its own "seed", a uint32, and
-"bad", why other records were passed over for it, a line each."""
+"bad", which records were passed over for it and why: a line each, name and reason between a tab."""
 
 # So many unreadable files in a row are no accident.
 _ATTEMPTS = 20
@@ -56,7 +57,8 @@ class RandomRecord(grain.transforms.RandomMap):
             element,
             lambda media: random_clip(media, self._bucket, self._data, rng),
         )
-        return {"video": clip, "seed": seed, "bad": np.str_("\n".join(bad))}
+        lines = (" ".join(name.split()) + f"\t{reason}" for name, reason in bad)
+        return {"video": clip, "seed": seed, "bad": np.str_("\n".join(lines))}
 
 
 def draw_seed(rng: np.random.Generator) -> np.uint32:
@@ -66,23 +68,25 @@ def draw_seed(rng: np.random.Generator) -> np.uint32:
 
 def first_readable(
     source: Source, index: int, cut: Callable[[Media], np.ndarray]
-) -> tuple[np.ndarray, list[str]]:
+) -> tuple[np.ndarray, list[tuple[str, str]]]:
     """The clip of a medium, or of the first of those in its place that can be decoded.
 
     Returns:
-        The clip, and why those before it could not be decoded.
+        The clip, and the name of each one before it with why it could not be decoded.
 
     Raises:
         ConfigError: none of 20 can.
     """
-    reasons = []
+    bad: list[tuple[str, str]] = []
     for number in itertools.islice(_replacements(index, len(source)), _ATTEMPTS):
         try:
-            return cut(source[number]), reasons
-        except ConfigError as error:
-            reasons.append(" ".join(str(error).split())[:_LONGEST_REASON])
+            return cut(source[number]), bad
+        except MemoryError:
+            raise
+        except Exception as error:  # damaged data makes libraries raise whatever there is
+            bad.append((source.name(number), one_line(error)[:_LONGEST_REASON]))
     raise ConfigError(
-        f"{_ATTEMPTS} files in a row could not be decoded; the last one: {reasons[-1]}"
+        f"{_ATTEMPTS} files in a row could not be decoded; the last one: {': '.join(bad[-1])}"
     )
 
 
@@ -104,7 +108,7 @@ class BadRecords:
     def __init__(self, largest_share: float):
         self._largest_share = largest_share
         self._seen = self._replaced = 0
-        self._reasons: set[str] = set()
+        self._reasons: dict[str, str] = {}
 
     def take(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """A batch without what it says of bad files.
@@ -116,10 +120,11 @@ class BadRecords:
         told = [str(lines) for lines in batch.pop("bad")]
         self._seen += len(told)
         self._replaced += sum(map(bool, told))
-        for reason in itertools.chain.from_iterable(lines.split("\n") for lines in told if lines):
-            if reason not in self._reasons:
-                self._reasons.add(reason)
-                _log.warning("A record is replaced by another one: %s", reason)
+        for line in itertools.chain.from_iterable(lines.split("\n") for lines in told if lines):
+            name, reason = line.split("\t", 1)
+            if name not in self._reasons:
+                self._reasons[name] = reason
+                _log.warning("A record is replaced by another one: %s: %s", name, reason)
         if self._seen >= _ENOUGH and self._replaced > self._largest_share * self._seen:
             raise ConfigError(self._report())
         return batch
@@ -132,7 +137,7 @@ class BadRecords:
         }
 
     def _report(self) -> str:
-        shown = sorted(self._reasons)[:10]
+        shown = [f"{name}: {reason}" for name, reason in sorted(self._reasons.items())[:10]]
         more = [f"and {len(self._reasons) - 10} more"] if len(self._reasons) > 10 else []
         return "\n  ".join(
             [

@@ -8,7 +8,8 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
-from cvvae_jax.data.media import Kind, Media
+from cvvae_jax.data.containers import partial_path, reason
+from cvvae_jax.data.media import Kind, Media, NothingFound
 
 Split = Literal["train", "eval", "all"]
 
@@ -60,22 +61,30 @@ def open_source(
     """
     reader = next(reader for fits, reader in _READERS if fits(place))
     source = reader(place, kind)
-    numbers = range(len(source))
+    chosen = _part(len(source), split)
+    if not chosen:
+        raise ConfigError(
+            f"{place} holds a single {kind} file, {source.name(0)}, so that none is left unseen to "
+            f"evaluate on: add {kind}s, or name other videos with --data.eval-videos."
+        )
     if exclude is not None:
         names = _excluded_names(exclude)
-        numbers = [i for i in numbers if _key(source.name(i)) not in names]
-    held_out = numbers[::_HOLD_OUT_EVERY] if len(numbers) > 1 else []
+        kept = [number for number in chosen if _key(source.name(number)) not in names]
+        if not kept:
+            raise NothingFound(f"{place}: all {len(chosen)} {kind} files of it are excluded.")
+        chosen = kept
+    return Subset(source, chosen)
+
+
+def _part(count: int, split: Split) -> Sequence[int]:
+    """Numbers of a split's media: decided before any is excluded, so that none changes sides."""
     match split:
         case "all":
-            chosen = numbers
+            return range(count)
         case "eval":
-            chosen = held_out
+            return range(0, count, _HOLD_OUT_EVERY) if count > 1 else []
         case "train":
-            chosen = [number for i, number in enumerate(numbers) if i % _HOLD_OUT_EVERY]
-            chosen = chosen or numbers
-    if not chosen:
-        raise ConfigError(_nothing_left(place, kind, source, numbers))
-    return Subset(source, chosen)
+            return [i for i in range(count) if i % _HOLD_OUT_EVERY or count == 1]
 
 
 def open_sources(place: str, *, exclude: str | None = None) -> dict[Kind, Source]:
@@ -88,7 +97,7 @@ def open_sources(place: str, *, exclude: str | None = None) -> dict[Kind, Source
     for kind in get_args(Kind):
         try:
             found[kind] = open_source(place, kind, exclude=exclude)
-        except ConfigError as error:
+        except NothingFound as error:
             errors.append(str(error))
     if not found:
         raise ConfigError(" ".join(dict.fromkeys(errors)))
@@ -115,28 +124,30 @@ class Subset:
 
 
 def write_exclusions(path: Path, bad: dict[str, str]) -> None:
-    """Write a file for `exclude`: {name: reason}, a line each."""
-    lines = [f"{_key(name)}\t{' '.join(reason.split())}\n" for name, reason in bad.items()]
-    path.write_text("".join(lines))
+    """Write a file for `exclude`: {name: reason}, a line each.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    lines = [f"{_key(name)}\t{' '.join(why.split())}\n" for name, why in bad.items()]
+    partial = partial_path(path)
+    try:
+        partial.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
+        partial.replace(path)
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be written: {reason(error)}.") from error
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _excluded_names(path: str) -> set[str]:
     try:
-        lines = Path(path).read_text().splitlines()
+        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{path}, the list of exclusions, cannot be read: {error}.") from error
-    return {_key(line.split("\t")[0]) for line in lines if line.strip()}
+    return {_key(line.split("\t")[0]) for line in text.split("\n") if line.strip()}
 
 
 def _key(name: str) -> str:
     """A name that doesn't depend on where the command runs."""
     return name if "://" in name or name.startswith("tfds:") else os.path.abspath(name)
-
-
-def _nothing_left(place: str, kind: Kind, source: Source, numbers: Sequence[int]) -> str:
-    if not numbers:
-        return f"{place}: all of its {len(source)} {kind} files are excluded."
-    return (
-        f"{place} holds a single {kind} file, {source.name(numbers[0])}, so that none is left "
-        f"unseen to evaluate on: add {kind}s, or name other videos with --data.eval-videos."
-    )

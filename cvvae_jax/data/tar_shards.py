@@ -22,8 +22,8 @@ from numpy.typing import ArrayLike
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import suffix
-from cvvae_jax.data.files import SUFFIXES, find, is_remote, readable
-from cvvae_jax.data.media import Blob, Kind
+from cvvae_jax.data.files import SUFFIXES, fetch_bytes, find, is_remote, readable
+from cvvae_jax.data.media import Blob, Kind, NothingFound
 
 _log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class TarShards:
         self._ends = np.cumsum([len(each.sizes) for each in members])
         self._members = _joined(members)
         if not len(self):
-            raise ConfigError(
+            raise NothingFound(
                 f"{place} holds no {kind}: no member of its {len(self._shards)} tar shards ends in "
                 f"{', '.join(SUFFIXES[kind])}."
             )
@@ -269,14 +269,12 @@ def _compressed(shard: str) -> str:
 
 def _read(shard: str, start: int, size: int) -> bytes:
     """Bytes of a shard; fewer where it ends before."""
-    with readable(shard):
-        if is_remote(shard):
-            system, path = fsspec.core.url_to_fs(shard)
-            # Servers answer the range of no byte with an error, or with the whole shard.
-            return system.cat_file(path, start=start, end=start + size) if size else b""
-        with open(shard, "rb") as file:
-            file.seek(start)
-            return file.read(size)
+    if is_remote(shard):
+        # Servers answer the range of no byte with an error, or with the whole shard.
+        return fetch_bytes(shard, start, start + size) if size else b""
+    with readable(shard), open(shard, "rb") as file:
+        file.seek(start)
+        return file.read(size)
 
 
 def _cache_folder() -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.files import SUFFIXES
-from cvvae_jax.data.media import Blob, Frames, Kind
+from cvvae_jax.data.media import Blob, Frames, Kind, NothingFound
 from cvvae_jax.data.sniffing import media_suffix
 
 _PREFIX = "tfds:"
@@ -200,7 +200,8 @@ def _feature(place: str, examples: _Examples, kind: Kind, wanted: str | None) ->
     found += _features_of_files(examples, kind)
     if len(found) != 1:
         how_many = f"several features of {kind}s ({', '.join(found)})" if found else "none"
-        raise ConfigError(
+        error = ConfigError if found else NothingFound
+        raise error(
             f"{place}: which feature holds the {kind}s? It has {how_many}, where one is wanted "
             f"that is {_LOOKS[kind]}: give it as ?feature=... There are {described}."
         )

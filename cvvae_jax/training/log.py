@@ -31,6 +31,7 @@ Metrics = dict[str, float | int]
 def say(folder: Path, text: str) -> None:
     """A message to the user and into the run's log.txt; from process 0 only."""
     if jax.process_index() == 0:
+        text = text.encode(errors="backslashreplace").decode()  # file names may be no UTF-8
         _console.print(text, markup=False, soft_wrap=True)
         with (folder / "log.txt").open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")

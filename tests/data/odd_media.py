@@ -37,10 +37,13 @@ def encode(
     interlaced: bool = False,
     options: dict[str, str] | None = None,
     format_options: dict[str, str] | None = None,
+    title: str | None = None,
 ) -> None:
     """A video of the picture; with a rotation, stored turned and marked to be turned back."""
     image = np.rot90(picture(*size), rotation // 90)
     with av.open(f"file:{path}", "w", options=format_options or {}) as container:
+        if title:
+            container.metadata["title"] = title
         stream = container.add_stream(codec, rate=25, options=options or {})
         stream.height, stream.width = image.shape[:2]
         stream.pix_fmt = pix_fmt
@@ -91,7 +94,8 @@ def good_videos() -> dict[str, Callable[[Path], None]]:
         **{f"rotated {angle}.mp4": {"rotation": angle} for angle in (90, 180, 270)},
     }
     found = {name: lambda path, how=how: encode(path, **how) for name, how in makers.items()}
-    return found | {"animation.gif": _animation}
+    latin = {f"latin-1 title{suffix}": _latin_title for suffix in (".avi", ".mkv", ".mp4")}
+    return found | latin | {"animation.gif": _animation}
 
 
 def grey_videos() -> dict[str, Callable[[Path], None]]:
@@ -176,6 +180,13 @@ def make(folder: Path) -> None:
     (folder / "loop").symlink_to(folder)
     (folder / "folder.mp4").mkdir()
     (folder / "dangling.mp4").symlink_to(folder / "nowhere.mp4")
+
+
+def _latin_title(path: Path) -> None:
+    """A title in the encoding of old files, which isn't UTF-8."""
+    codec, pix_fmt = ("mpeg4", "yuv420p") if path.suffix == ".avi" else ("libx264", "yuv420p")
+    encode(path, codec=codec, pix_fmt=pix_fmt, options={"q": "2"}, title="cafX")
+    path.write_bytes(path.read_bytes().replace(b"cafX", b"caf\xe9"))
 
 
 def _animation(path: Path) -> None:

@@ -1,10 +1,12 @@
 """`check`: a file that brings a decoder down is one bad file, and the others are still checked."""
 
 import os
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from cvvae_jax.cli.main import main
@@ -46,10 +48,36 @@ def test_every_file_is_told_of_once_even_if_a_decoder_crashes(deadly):
             assert reason == ("one is broken" if name == "1" else None)
 
 
+def test_a_file_taken_up_while_a_decoder_crashes_is_told_of_too():
+    found = []
+    for name, _ in check(Deadly(12, (3,)), workers=2):
+        time.sleep(0.3)
+        found.append(name)
+    assert sorted(found, key=int) == [str(i) for i in range(12)]
+
+
+def test_records_of_shards_without_an_index_are_videos_or_images(tmp_path, capsys):
+    """Each is tried as both."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    writer = ArrayRecordWriter(str(tmp_path / "a.array_record"), "group_size:1")
+    writer.write((tmp_path / "a.png").read_bytes())
+    writer.close()
+    (tmp_path / "a.png").unlink()
+    assert main(["data", "check", str(tmp_path), "--workers", "1"]) == 0
+    assert capsys.readouterr().out == "0 of 1 files are bad.\n"
+
+
+def test_a_list_that_cannot_be_written_is_found_at_once(tmp_path, capsys):
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    fix = str(tmp_path / "nowhere/bad.txt")
+    assert main(["data", "check", str(tmp_path), "--fix", fix, "--workers", "1"]) == 2
+    assert "bad.txt cannot be written: No such file or directory" in capsys.readouterr().err
+
+
 def test_good_files_pass(tmp_path, capsys):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
     assert main(["data", "check", str(tmp_path), "--workers", "1"]) == 0
-    assert capsys.readouterr().out == "0 of 1 images are bad.\n"
+    assert capsys.readouterr().out == "0 of 1 files are bad.\n"
 
 
 def test_places_without_media_are_refused(tmp_path, capsys):
@@ -70,7 +98,7 @@ def test_show_makes_a_picture_of_all_buckets(tmp_path, capsys):
         "from cvvae_jax.config import Bucket\n"
         f"base = runpy.run_path({QUICKSTART!r})['get_config']()\n"
         "buckets = (Bucket(1, 16, 8), Bucket(5, (16, 32), 2), Bucket(1, 24, 8))\n"
-        "train = dataclasses.replace(base.train, buckets=buckets)\n"
+        "train = dataclasses.replace(base.train, buckets=buckets, accumulate=2)\n"
         "get_config = lambda: dataclasses.replace(base, train=train)\n"
     )
     target = tmp_path / "clips.png"

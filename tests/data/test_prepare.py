@@ -283,6 +283,25 @@ def test_a_source_that_changed_is_refused(tmp_path, monkeypatch):
         prepare(options)
 
 
+def test_a_source_that_changes_while_it_is_listed_is_refused(tmp_path, monkeypatch):
+    """Workers list it for themselves: no file may fall between two lists."""
+    source, target = tmp_path / "source", tmp_path / "out"
+    for number in range(3):
+        write_video(source / f"{number}.mp4", pictures(5, seed=number))
+    options = PrepareOptions(str(source), str(target), SMALL, workers=1)
+    hash_jobs = run.plan.hash_jobs
+
+    def changing(*arguments):
+        write_video(source / "-.mp4", pictures(5, seed=9))
+        return hash_jobs(*arguments)
+
+    monkeypatch.setattr(run.plan, "hash_jobs", changing)
+    with pytest.raises(ConfigError, match="source changed while they were read; begin again"):
+        prepare(options)
+    monkeypatch.undo()
+    assert prepare(options).records == 4
+
+
 def test_two_processes_at_once_are_refused(corpus, tmp_path):
     (tmp_path / "out/.prepare").mkdir(parents=True)
     with open(tmp_path / "out/.prepare/lock", "w") as file:

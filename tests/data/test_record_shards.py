@@ -115,6 +115,16 @@ def test_an_index_says_which_records_are_of_a_kind(tmp_path):
         RecordShards(str(tmp_path), "video")
 
 
+def test_shards_of_an_unfinished_run_are_refused(tmp_path):
+    """They may be some of many, and nothing says yet of which kind their records are."""
+    write_shard(tmp_path / "a.array_record", [b""])
+    (tmp_path / "prepare.json").write_text("{}")
+    with pytest.raises(ConfigError, match="is not finished: `data prepare` goes on"):
+        RecordShards(str(tmp_path), "video")
+    (tmp_path / "dataset_info.json").write_text("{}")
+    assert len(RecordShards(str(tmp_path), "video")) == 1
+
+
 def test_folders_have_indexes_of_their_own(tmp_path):
     for name, kind in [("one", "image"), ("two", "video")]:
         (tmp_path / name).mkdir()

@@ -1,12 +1,15 @@
 """Records: what cannot be decoded is replaced, counted, and in the end stops the run."""
 
 import logging
+import tarfile
 
 import numpy as np
 import pytest
 from test_clips import numbered_video, numbers
 
-from cvvae_jax.config import Bucket, ConfigError, DataConfig
+from cvvae_jax.config import Bucket, ConfigError, DataConfig, StageConfig
+from cvvae_jax.data import records, video
+from cvvae_jax.data.pipeline import batches
 from cvvae_jax.data.records import BadRecords, RandomRecord
 from cvvae_jax.data.sources import open_source
 
@@ -50,6 +53,39 @@ def test_replacements_of_different_files_lie_all_over_the_source(tmp_path):
     assert len(shown) >= 3
 
 
+def test_whatever_a_library_raises_a_file_is_only_bad(source, monkeypatch):
+    monkeypatch.setattr(records, "random_clip", raising(RuntimeError("oh\nno")))
+    with pytest.raises(ConfigError, match=r"20 files in a row .*mp4: RuntimeError: oh no"):
+        record(source, 0, 0)
+    monkeypatch.setattr(records, "random_clip", raising(MemoryError()))
+    with pytest.raises(MemoryError):
+        record(source, 0, 0)
+
+
+def raising(error):
+    def broken(*_):
+        raise error
+
+    return broken
+
+
+def test_a_bad_image_in_a_shard_is_one_bad_file(tmp_path):
+    """What is said of it must not change from one time to the next."""
+    for name in ("a.png", "b.png"):
+        video.write_image(tmp_path / name, np.zeros((8, 8, 3), np.uint8))
+    (tmp_path / "b.png").write_bytes(b"no image")
+    with tarfile.open(tmp_path / "shard.tar", "w") as tar:
+        for name in ("a.png", "b.png"):
+            tar.add(tmp_path / name, name)
+    stage = StageConfig(1, (Bucket(1, 8, 4),))
+    place = str(tmp_path / "shard.tar")
+    data = DataConfig(images=place, eval_videos=place, max_bad=1.0)
+    stream = batches(stage, data, seed=0, start_step=0)
+    for _ in range(10):
+        next(stream)
+    assert stream.metrics() == {"data/replaced_records": 20.0, "data/bad_files": 1.0}
+
+
 def test_many_bad_files_in_a_row_are_an_error(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
     with pytest.raises(ConfigError, match=r"20 files in a row .*broken\.mp4"):
@@ -64,7 +100,8 @@ def test_each_bad_file_is_told_once_and_counted(caplog):
     bad = BadRecords(0.5)
     with caplog.at_level(logging.WARNING):
         for _ in range(3):
-            assert set(bad.take(batch("", "a: broken\nb: broken", "a: broken", ""))) == {"video"}
+            told = batch("", "a\tbroken\nb\tbroken", "a\tbroken elsewhere", "")
+            assert set(bad.take(told)) == {"video"}
     assert [r.getMessage().count("a: broken") for r in caplog.records] == [1, 0]
     assert bad.metrics() == {"data/replaced_records": 6.0, "data/bad_files": 2.0}
 
@@ -72,9 +109,9 @@ def test_each_bad_file_is_told_once_and_counted(caplog):
 def test_a_run_stops_when_more_than_the_share_is_bad():
     bad = BadRecords(0.25)
     for _ in range(49):  # 196 records are too few to judge by
-        bad.take(batch("a: broken", "b: broken", "", ""))
+        bad.take(batch("a\tbroken", "b\tbroken", "", ""))
     with pytest.raises(ConfigError, match=r"100 of 200 records .*\n  a: broken\n  b: broken"):
-        bad.take(batch("a: broken", "b: broken", "", ""))
+        bad.take(batch("a\tbroken", "b\tbroken", "", ""))
     enough = BadRecords(0.25)
     for _ in range(100):
-        enough.take(batch("a: broken", "", "", ""))
+        enough.take(batch("a\tbroken", "", "", ""))

@@ -1,13 +1,14 @@
 """Places: what is found, in which order, what is held out and what is left out."""
 
 import json
+import os
 
 import fsspec
 import pytest
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.media import Blob
-from cvvae_jax.data.sources import open_source, write_exclusions
+from cvvae_jax.data.sources import open_source, open_sources, write_exclusions
 
 
 def fill(folder, names):
@@ -130,6 +131,59 @@ def test_folder_without_files_is_an_error(tmp_path):
         open_source(str(tmp_path / "nowhere"), "image")
 
 
+def test_excluding_moves_no_file_from_training_to_evaluation(tmp_path):
+    fill(tmp_path, [f"{i:02}.jpg" for i in range(40)])
+    write_exclusions(tmp_path / "bad.txt", {f"{tmp_path}/{i:02}.jpg": "" for i in (3, 10)})
+    train, unseen = (
+        found(tmp_path, "image", split=split, exclude=str(tmp_path / "bad.txt"))
+        for split in ("train", "eval")
+    )
+    assert unseen == ["00.jpg", "20.jpg", "30.jpg"]
+    assert train == [f"{i:02}.jpg" for i in range(40) if i % 10 and i != 3]
+
+
+def test_names_that_are_no_utf8_can_be_excluded(tmp_path):
+    name = os.fsdecode(b"caf\xe9.mp4")
+    fill(tmp_path, [name, "x.mp4"])
+    write_exclusions(tmp_path / "bad.txt", {f"{tmp_path}/{name}": "broken"})
+    assert found(tmp_path, "video", exclude=str(tmp_path / "bad.txt")) == ["x.mp4"]
+
+
+def test_only_a_place_without_a_kind_counts_as_one(tmp_path, monkeypatch):
+    fill(tmp_path, ["x.mp4", "y.png"])
+    assert set(open_sources(str(tmp_path))) == {"video", "image"}
+    os.remove(tmp_path / "x.mp4")
+    assert set(open_sources(str(tmp_path))) == {"image"}
+
+    def out_of_reach(place):
+        raise ConfigError("timeout")
+
+    monkeypatch.setattr("cvvae_jax.data.files.find", out_of_reach)
+    with pytest.raises(ConfigError, match="timeout"):
+        open_sources(str(tmp_path))
+
+
+def test_a_remote_file_is_asked_for_again(monkeypatch):
+    system = fsspec.filesystem("memory")
+    system.pipe_file("/again/x.mp4", b"content")
+    source = open_source("memory://again", "video")
+    failures = [OSError("reset"), TimeoutError()]
+    cat_file = type(system).cat_file
+
+    def unreliable(*args, **kwargs):
+        if failures:
+            raise failures.pop()
+        return cat_file(*args, **kwargs)
+
+    monkeypatch.setattr(type(system), "cat_file", unreliable)
+    monkeypatch.setattr("cvvae_jax.data.files._WAITS", (0, 0))
+    assert source[0].data == b"content" and not failures
+    failures += [OSError("reset")] * 3
+    with pytest.raises(ConfigError, match=r"x\.mp4 cannot be read: OSError: reset"):
+        source[0]
+    system.rm("/again", recursive=True)
+
+
 def test_excluded_files_are_left_out_however_their_folder_is_called(tmp_path, monkeypatch):
     fill(tmp_path, ["data/x.mp4", "data/y\u00e9.mp4", "data/z.mp4"])
     excluded = tmp_path / "bad.txt"
@@ -138,7 +192,7 @@ def test_excluded_files_are_left_out_however_their_folder_is_called(tmp_path, mo
     assert found(tmp_path, "video", exclude=str(excluded)) == ["data/x.mp4", "data/z.mp4"]
     assert names(open_source("data", "video", exclude="bad.txt")) == ["data/x.mp4", "data/z.mp4"]
     write_exclusions(excluded, {f"data/{n}.mp4": "" for n in ("x", "y\u00e9", "z")})
-    with pytest.raises(ConfigError, match="all of its 3 video files are excluded"):
+    with pytest.raises(ConfigError, match="all 3 video files of it are excluded"):
         open_source("data", "video", exclude=str(excluded))
     with pytest.raises(ConfigError, match=r"none\.txt, the list of exclusions, cannot be read"):
         open_source("data", "video", exclude="none.txt")

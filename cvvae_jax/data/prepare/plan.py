@@ -4,11 +4,11 @@ import dataclasses
 import functools
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.data.containers import one_line
 from cvvae_jax.data.media import Blob, Kind, Media
 from cvvae_jax.data.prepare.target import WORK, Target
 from cvvae_jax.data.sources import Source, open_source
@@ -61,7 +61,8 @@ class HashJob:
     def run(self) -> None:
         """Hash them and write the result: [name, SHA-256, bytes] or [name, reason] for each."""
         source = open_kind(self.place, self.exclude, self.kind)
-        rows = [_hash_row(source, number) for number in range(self.start, self.stop)]
+        numbers = range(self.start, min(self.stop, len(source)))
+        rows = [_hash_row(source, number) for number in numbers]
         self.target.write(f"{HASHES}/{self.result}", json.dumps(rows))
 
 
@@ -73,11 +74,27 @@ def open_kind(place: str, exclude: str | None, kind: Kind) -> Source:
 
 def digest(sources: dict[Kind, Source]) -> str:
     """A hash of the names of all media."""
+    return _digest(
+        (kind, source.name(number))
+        for kind, source in sources.items()
+        for number in range(len(source))
+    )
+
+
+def hashed_digest(jobs: Sequence[HashJob]) -> str:
+    """The same of the names that the workers found: another one if the source changed meanwhile."""
+    return _digest((job.kind, name) for job in jobs for name, *_ in _rows(job))
+
+
+def _digest(names: Iterable[tuple[Kind, str]]) -> str:
     state = hashlib.sha256()
-    for kind, source in sources.items():
-        for number in range(len(source)):
-            state.update(json.dumps([kind, source.name(number)]).encode())
+    for pair in names:
+        state.update(json.dumps(pair).encode())
     return state.hexdigest()
+
+
+def _rows(job: HashJob) -> list[list]:
+    return json.loads(job.target.read(f"{HASHES}/{job.result}"))
 
 
 def hash_jobs(
@@ -102,8 +119,7 @@ def collect(jobs: Sequence[HashJob]) -> tuple[list[File], dict[str, str]]:
     first: dict[str, File] = {}
     bad: dict[str, str] = {}
     for job in jobs:
-        rows = json.loads(job.target.read(f"{HASHES}/{job.result}"))
-        for number, (name, *found) in enumerate(rows, job.start):
+        for number, (name, *found) in enumerate(_rows(job), job.start):
             if len(found) == 1:
                 bad[name] = found[0]
                 continue
@@ -155,5 +171,7 @@ def content_hash(media: Media) -> tuple[str, int]:
 def _hash_row(source: Source, number: int) -> list[str | int]:
     try:
         return [source.name(number), *content_hash(source[number])]
-    except (ConfigError, OSError) as error:
-        return [source.name(number), str(error)]
+    except MemoryError:
+        raise
+    except Exception as error:  # damaged data makes libraries raise whatever there is
+        return [source.name(number), one_line(error)]

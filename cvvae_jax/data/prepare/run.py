@@ -17,11 +17,9 @@ from cvvae_jax.data.prepare.local_runner import Job, LocalRunner
 from cvvae_jax.data.prepare.options import PrepareOptions
 from cvvae_jax.data.prepare.shards import PARTS, ShardJob, shard_name
 from cvvae_jax.data.prepare.target import SCRATCH, WORK, Target
-from cvvae_jax.data.record_format import INDEX
+from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX
 from cvvae_jax.data.sources import open_sources, write_exclusions
 
-SETTINGS = "prepare.json"
-"""The file of the target that says what it is made of, and how."""
 BAD = "bad.tsv"
 """The file of the target that lists what was left out, and why."""
 Track = Callable[..., Iterable]
@@ -78,10 +76,10 @@ def prepare(options: PrepareOptions, track: Track | None = None) -> Summary:
 def _begin(target: Target, settings: dict[str, Any]) -> None:
     """Compare the settings and the source with those of an interrupted run, or write them."""
     target.remove(SCRATCH)
-    if SETTINGS in target.names():
+    if BEGUN in target.names():
         _compare(target, settings)
     else:
-        target.write(SETTINGS, json.dumps(settings, indent=2) + "\n")
+        target.write(BEGUN, json.dumps(settings, indent=2) + "\n")
 
 
 def _prepare(
@@ -90,6 +88,10 @@ def _prepare(
     place, exclude, config = *_places(options), options.config
     hash_jobs = plan.hash_jobs(sources, place, exclude, target)
     _finish(runner, _missing(hash_jobs, target, plan.HASHES), track, "files hashed")
+    if plan.hashed_digest(hash_jobs) != plan.digest(sources):
+        target.remove(WORK)
+        target.remove(BEGUN)
+        raise ConfigError(f"The files of {place} changed while they were read; begin again.")
     files, bad = plan.collect(hash_jobs)
     if not files:
         raise ConfigError(f"{place}: none of its {len(bad)} files can be read.")
@@ -144,11 +146,11 @@ def _complete(
     target.write(tfds_metadata.FEATURES, tfds_metadata.features())
     lengths = [len(part["rows"]) for part in parts]
     size = sum(part["bytes"] for part in parts)
-    target.write(tfds_metadata.INFO, tfds_metadata.info(*name_and_version, lengths, size))
+    target.write(COMPLETE, tfds_metadata.info(*name_and_version, lengths, size))
 
 
 def _summary(target: Target, was_complete: bool) -> Summary:
-    split = json.loads(target.read(tfds_metadata.INFO))["splits"][0]
+    split = json.loads(target.read(COMPLETE))["splits"][0]
     frames = [json.loads(line)["frames"] for line in target.read(INDEX).decode().splitlines()]
     return Summary(
         shards=len(split["shardLengths"]),
@@ -190,17 +192,17 @@ def _runner(options: PrepareOptions) -> Any:
 def _check(target: Target, settings: dict[str, Any]) -> bool:
     """Whether a target is complete; ConfigError unless it is empty, or has the same settings."""
     names = target.names() - {WORK}
-    if SETTINGS in names:
+    if BEGUN in names:
         _compare(target, settings)
     elif names:
         raise ConfigError(
             f"{target.place} holds other files, such as {min(names)}; name a new or empty folder."
         )
-    return tfds_metadata.INFO in names
+    return COMPLETE in names
 
 
 def _compare(target: Target, settings: dict[str, Any]) -> None:
-    begun = json.loads(target.read(SETTINGS))
+    begun = json.loads(target.read(BEGUN))
     if "names" in settings and begun["names"] != settings["names"]:
         raise ConfigError(
             f"The files of {settings['source']} are not those that {target.place} was begun with: "
@@ -245,7 +247,7 @@ def _named_errors(target: Target) -> Iterator[None]:
         # Remote file systems have errors of their own.
         if isinstance(error, OSError) or is_remote(target.place):
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            message = f"{target.place} cannot be written: {reason}. {_GOES_ON}"
+            message = f"{target.place} cannot be finished: {reason}. {_GOES_ON}"
             raise ConfigError(message) from error
         raise
 

@@ -70,11 +70,11 @@ class Target:
         system, root = self._system()
         system.makedirs(f"{root}/{folder}", exist_ok=True)
 
-    def remove(self, folder: str) -> None:
-        """Remove a folder of it, where there is one."""
+    def remove(self, name: str) -> None:
+        """Remove a file or a folder of it, where there is one."""
         system, root = self._system()
-        if system.isdir(f"{root}/{folder}"):
-            system.rm(f"{root}/{folder}", recursive=True)
+        if system.exists(f"{root}/{name}"):
+            system.rm(f"{root}/{name}", recursive=True)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:

@@ -7,8 +7,6 @@ from collections.abc import Sequence
 import numpy as np
 
 _VERSION = r"\d+\.\d+\.\d+"
-INFO = "dataset_info.json"
-"""The file that TFDS reads first."""
 FEATURES = "features.json"
 """The file that says what is in a record."""
 
