@@ -3,7 +3,6 @@ equal to the reference, or are found not to be, at the stage where they differ."
 
 import json
 import re
-import zlib
 from pathlib import Path
 
 import jax
@@ -11,6 +10,7 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from golden_files import golden_tensor, random_state
 from safetensors.numpy import save_file
 
 from cvvae_jax import paths, sharding
@@ -41,18 +41,6 @@ FLOAT32_TOLERANCE = 2e-5
 
 def load(official: OfficialModel):
     return official.load(sharding.one_device(official.abstract))
-
-
-def random_state(text: str) -> np.random.RandomState:
-    return np.random.RandomState(zlib.crc32(text.encode()))
-
-
-def golden_tensor(key: str, shape: list[int]) -> np.ndarray:
-    """The formula of tests/golden_files.py."""
-    x = random_state(key).standard_normal(shape).astype(np.float32)
-    if len(shape) > 1:
-        return x / np.sqrt(np.prod(shape[1:])).astype(np.float32)
-    return 1 + np.float32(0.1) * x if key.endswith("weight") else np.float32(0.1) * x
 
 
 def golden_input(case: str, shape: list[int]) -> np.ndarray:

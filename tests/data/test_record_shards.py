@@ -80,6 +80,7 @@ def test_records_of_every_sort(tmp_path):
         (example(label=b"dog"), "has no features that are media files"),
         (example(a=MP4, b=MP4), "has 2 features that are media files"),
     ],
+    ids=["other kind", "text", "no media", "two media"],
 )
 def test_records_of_no_use_are_refused(tmp_path, record, says):
     write_shard(tmp_path / "a.array_record", [record])
