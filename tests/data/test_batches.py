@@ -139,7 +139,7 @@ def test_two_killed_processes_go_on_with_the_same_stream(data, tmp_path):
     """SIGKILL at random moments, of workers too; the log's length is the step to resume at."""
     from cvvae_jax.recipe import to_json
 
-    steps, folder = 400, Path(__file__).parent
+    steps, folder = 200, Path(__file__).parent
     (tmp_path / "main.py").write_text(TRAINER.format(tests=str(folder), steps=steps))
     settings = to_json(DataConfig(**{**vars(data), "workers": 1}))
     env = os.environ | {"PYTHONPATH": str(folder.parents[1])}
@@ -152,9 +152,9 @@ def test_two_killed_processes_go_on_with_the_same_stream(data, tmp_path):
     rng, kills = random.Random(0), 0
     for index in range(2):
         log = tmp_path / str(index)
-        for _ in range(2):
+        for _ in range(1 + index):
             process, before = start(index), len(log.read_text().splitlines()) if log.exists() else 0
-            goal = before + rng.randrange(5, 120)
+            goal = before + rng.randrange(5, 80)
             while process.poll() is None:
                 if log.exists() and len(log.read_text().splitlines()) >= goal:
                     os.killpg(process.pid, signal.SIGKILL)
@@ -163,7 +163,7 @@ def test_two_killed_processes_go_on_with_the_same_stream(data, tmp_path):
                 time.sleep(0.002)
             process.wait()
         assert start(index).wait() == 0
-    assert kills == 4
+    assert kills == 3
     for index in range(2):
         undisturbed = take(steps, data, process_index=index, process_count=2)
         logged = (tmp_path / str(index)).read_text().split()

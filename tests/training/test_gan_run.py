@@ -27,6 +27,7 @@ KEYS = {
         f"guard/{name}"
         for name in ("skipped", "vae_in_a_row", "gan_in_a_row", "rollbacks", "data_offset")
     ),
+    *(f"data/{name}" for name in ("replaced_records", "bad_files")),
     *(f"throughput/{name}" for name in ("frames_per_second_per_device", "data_wait_seconds")),
 }
 

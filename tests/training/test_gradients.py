@@ -101,7 +101,8 @@ def test_one_backward_pass_gives_the_gradients_of_the_definition(mode):
     assert_gradients_equal(grads.discriminator, discriminator, tolerance=1e-5)
 
 
-@pytest.mark.parametrize("remat", [pytest.param("blocks", marks=pytest.mark.slow), "full"])
+@pytest.mark.slow
+@pytest.mark.parametrize("remat", ["blocks", "full"])
 @pytest.mark.parametrize("mode", MODES)
 def test_gradients_dont_depend_on_what_is_kept(mode, remat):
     """Recomputed values are the kept ones up to rounding: 1e-5."""
