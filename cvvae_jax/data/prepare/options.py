@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+from typing import Annotated
 
 import tyro
 
@@ -43,9 +44,9 @@ class PrepareOptions:
     A command that was interrupted goes on where it was when it is given again.
     """
 
-    source: tyro.conf.Positional[str]
+    source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SOURCE")]
     """Folder, pattern, list, shards, tar files or tfds:NAME, with videos, images or both."""
-    target: tyro.conf.Positional[str]
+    target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="TARGET")]
     """Folder for the shards: new, empty, or begun by the same command; a local path or an address
     that fsspec knows. TFDS finds DATA_DIR/NAME/1.0.0 by name."""
     config: tyro.conf.OmitArgPrefixes[PrepareConfig] = dataclasses.field(
