@@ -79,6 +79,8 @@ def test_a_bad_image_in_a_shard_is_one_bad_file(tmp_path):
             tar.add(tmp_path / name, name)
     stage = StageConfig(1, (Bucket(1, 8, 4),))
     place = str(tmp_path / "shard.tar")
+    with pytest.raises(ConfigError, match=r"b\.png .*: it is damaged, or of no known format\.$"):
+        video.read_image(open_source(place, "image")[1])
     data = DataConfig(images=place, eval_videos=place, max_bad=1.0)
     stream = batches(stage, data, seed=0, start_step=0)
     for _ in range(10):

@@ -154,11 +154,14 @@ def test_only_a_place_without_a_kind_counts_as_one(tmp_path, monkeypatch):
     assert set(open_sources(str(tmp_path))) == {"video", "image"}
     os.remove(tmp_path / "x.mp4")
     assert set(open_sources(str(tmp_path))) == {"image"}
+    failures = [ConfigError("timeout")]
 
-    def out_of_reach(place):
-        raise ConfigError("timeout")
+    def out_of_reach_at_first(place):
+        if failures:
+            raise failures.pop()
+        return [str(tmp_path / "y.png")]
 
-    monkeypatch.setattr("cvvae_jax.data.files.find", out_of_reach)
+    monkeypatch.setattr("cvvae_jax.data.files.find", out_of_reach_at_first)
     with pytest.raises(ConfigError, match="timeout"):
         open_sources(str(tmp_path))
 
