@@ -1,18 +1,20 @@
 """Devices: the mesh, which parameter lies where, and batches on their way in.
 
-Batches are split over both mesh axes, parameters over `fsdp`. Activations are never split in space:
-XLA's partitioner then returns wrong gradients of convolution kernels.
+Batches are split over the mesh axes `data` and `fsdp`, parameters over `fsdp`, and the rows of
+frames over `space`. That last one is never left to XLA's partitioner, which then returns wrong
+gradients of convolution kernels: see `split_rows`.
 """
 
 import math
 import re
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cvvae_jax import paths
+from cvvae_jax import paths, rows
 from cvvae_jax.config import ConfigError, MeshConfig
 
 # An array of fewer numbers costs more to gather than to keep whole.
@@ -54,21 +56,25 @@ def make_mesh(
             named.
     """
     devices = devices or jax.devices()
-    if config.fsdp < 1 or len(devices) % config.fsdp:
+    rest = config.fsdp * config.space
+    if len(devices) % rest:
         raise ConfigError(
-            f"mesh.fsdp {config.fsdp} must divide the number of devices, {len(devices)}."
+            f"mesh.fsdp {config.fsdp} x mesh.space {config.space} must divide the number of "
+            f"devices, {len(devices)}."
         )
     data = config.data
     if data == -1:
-        data = max(1, min(len(devices), min(batches) // accumulate) // config.fsdp)
-    if data < 1 or data * config.fsdp > len(devices):
+        most = min(len(devices) // config.space, min(batches) // accumulate)
+        data = max(1, most // config.fsdp)
+    shape = (data, config.fsdp, config.space)
+    if math.prod(shape) > len(devices):
         raise ConfigError(
-            f"mesh.data {config.data} x mesh.fsdp {config.fsdp} needs more than the "
-            f"{len(devices)} devices."
+            f"mesh.data {config.data} x mesh.fsdp {config.fsdp} x mesh.space {config.space} needs "
+            f"more than the {len(devices)} devices."
         )
     _check_batches(batches, data * config.fsdp, accumulate)
-    used = np.asarray(devices[: data * config.fsdp]).reshape(data, config.fsdp)
-    return Mesh(used, ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    used = np.asarray(devices[: math.prod(shape)]).reshape(shape)
+    return Mesh(used, ("data", "fsdp", rows.AXIS), axis_types=(AxisType.Auto,) * 3)
 
 
 def _check_batches(batches: tuple[int, ...], devices: int, accumulate: int) -> None:
@@ -99,26 +105,55 @@ def one_device(tree: Any) -> Any:
     return jax.tree.map(lambda _: device, tree)
 
 
-def batch_sharding(mesh: Mesh) -> NamedSharding:
+def batch_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
+    """Of a training batch: `video`, (b, t, h, w, 3), and `seed`, (b,)."""
+    records = ("data", "fsdp")
+    specs = {
+        "video": PartitionSpec(records, None, rows.AXIS),
+        "seed": PartitionSpec(records),
+    }
+    return {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+
+
+def whole_clips(mesh: Mesh) -> NamedSharding:
     """The first axis split over all devices of the mesh."""
-    return NamedSharding(mesh, PartitionSpec(("data", "fsdp")))
+    return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's part of a global batch, on its devices."""
-    sharding = batch_sharding(mesh)
+    layout = batch_shardings(mesh)
     return {
-        name: jax.make_array_from_process_local_data(sharding, array)
+        name: jax.make_array_from_process_local_data(layout[name], array)
         for name, array in batch.items()
     }
+
+
+def split_rows(step: Callable, mesh: Mesh) -> Callable:
+    """A training step on a mesh that splits frames: `step(state, batch, frozen)`, where every
+    device computes with its own rows and the functions of `cvvae_jax.rows`.
+
+    The axes `data` and `fsdp` stay the partitioner's, which never sees a convolution over a split
+    frame. Gradients of parameters are summed over `space` where they arise, so that state and
+    metrics are whole and equal on all devices.
+    """
+    if mesh.shape[rows.AXIS] == 1:
+        return step
+    whole, own_rows = PartitionSpec(), PartitionSpec(None, None, rows.AXIS)
+    return jax.shard_map(
+        step,
+        mesh=mesh,
+        in_specs=(whole, {"video": own_rows, "seed": whole}, whole),
+        out_specs=(whole, whole),
+        axis_names={rows.AXIS},
+    )
 
 
 def describe(mesh: Mesh) -> str:
     """One line for the start of a run: which devices, and how they are used."""
     device, unused = mesh.devices.flat[0], jax.device_count() - mesh.size
-    line = (
-        f"{mesh.size} x {device.device_kind} (data {mesh.shape['data']}, fsdp {mesh.shape['fsdp']})"
-    )
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    line = f"{mesh.size} x {device.device_kind} ({axes})"
     if unused:
         line += f"; {unused} more are left out (see mesh.data, and the smallest batch)"
     if device.platform == "cpu":

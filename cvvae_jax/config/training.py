@@ -272,15 +272,19 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged: batches are split over both axes, parameters over `fsdp`."""
+    """How devices are arranged: batches are split over `data` and `fsdp`, parameters over `fsdp`,
+    the rows of frames over `space`."""
 
     data: int = -1
-    """Devices along the data axis; -1 takes all that `fsdp` leaves."""
+    """Devices along the data axis; -1 takes all that the other two leave."""
     fsdp: int = 1
     """Devices that share one copy of the parameters, moments and averages."""
+    space: int = 1
+    """Devices that share a clip, each with some of its rows: for clips whose activations one device
+    doesn't hold."""
 
     def __post_init__(self):
-        at_least(self, 1, "fsdp")
+        at_least(self, 1, "fsdp", "space")
         if self.data < 1 and self.data != -1:
             raise ConfigError(f"mesh.data must be 1 or more, or -1 for all, not {self.data}.")
 

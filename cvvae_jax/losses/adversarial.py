@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cvvae_jax import rows
+
 # Added to the GAN gradient's norm, and the largest ratio: the official code's.
 _EPSILON, _LARGEST_RATIO = 1e-4, 1e4
 # How much of its past a running average of logits keeps per update: LeCAM's official code's.
@@ -17,13 +19,14 @@ Kind = Literal["hinge", "vanilla"]
 
 def generator_loss(logits_fake: Float[Array, "..."]) -> Float[Array, ""]:
     """Low where the discriminator takes reconstructions for real; the same for both kinds."""
-    return -logits_fake.mean()
+    return -rows.average(logits_fake.mean())
 
 
 def real_loss(logits_real: Float[Array, "..."], *, kind: Kind) -> Float[Array, ""]:
     """Low where the discriminator takes real videos for real: half of its loss."""
     logits = -logits_real
-    return 0.5 * (jax.nn.relu(1 + logits) if kind == "hinge" else jax.nn.softplus(logits)).mean()
+    losses = jax.nn.relu(1 + logits) if kind == "hinge" else jax.nn.softplus(logits)
+    return 0.5 * rows.average(losses.mean())
 
 
 def fake_loss(logits_fake: Float[Array, "..."], *, kind: Kind) -> Float[Array, ""]:
@@ -54,9 +57,10 @@ def r1_penalty(
 
     def summed(video):
         out = logits(video)
-        return out.reshape(len(out), -1).mean(axis=1).sum()
+        return rows.average(out.reshape(len(out), -1).mean(axis=1)).sum()
 
-    return 0.5 * jnp.square(jax.grad(summed)(video)).sum(axis=(1, 2, 3, 4)).mean()
+    squares = jnp.square(jax.grad(summed)(video)).sum(axis=(1, 2, 3, 4))
+    return 0.5 * rows.total(squares).mean()
 
 
 def lecam_real(logits_real: Float[Array, "..."], average_fake: Float[Array, ""]):
@@ -64,12 +68,12 @@ def lecam_real(logits_real: Float[Array, "..."], average_fake: Float[Array, ""])
 
     Tseng et al. 2021, "Regularizing generative adversarial networks under limited data".
     """
-    return jnp.square(jax.nn.relu(logits_real - average_fake)).mean()
+    return rows.average(jnp.square(jax.nn.relu(logits_real - average_fake)).mean())
 
 
 def lecam_fake(logits_fake: Float[Array, "..."], average_real: Float[Array, ""]):
     """LeCAM's pull of fake logits up to the running average of real ones."""
-    return jnp.square(jax.nn.relu(average_real - logits_fake)).mean()
+    return rows.average(jnp.square(jax.nn.relu(average_real - logits_fake)).mean())
 
 
 def lecam_average(average: Float[Array, ""], logits_mean: Float[Array, ""]) -> Float[Array, ""]:

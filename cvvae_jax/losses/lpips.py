@@ -3,6 +3,7 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cvvae_jax import rows
 from cvvae_jax.config import Remat
 from cvvae_jax.models.remat import run
 from cvvae_jax.models.vgg import LPIPS
@@ -28,7 +29,7 @@ def lpips(
 
 
 def _distance(head, a, b):
-    return head(jnp.square(_normalized(a) - _normalized(b))).mean(axis=(2, 3, 4))
+    return rows.average(head(jnp.square(_normalized(a) - _normalized(b))).mean(axis=(2, 3, 4)))
 
 
 def _normalized(features: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:

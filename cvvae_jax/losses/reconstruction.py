@@ -5,6 +5,8 @@ from typing import Literal
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cvvae_jax import rows
+
 
 def pixel_error(
     recon: Float[Array, "b t h w c"], video: Float[Array, "b t h w c"], *, kind: Literal["l1", "l2"]
@@ -12,7 +14,7 @@ def pixel_error(
     """Absolute or squared error, summed over a frame's pixels and channels, in float32."""
     error = recon.astype(jnp.float32) - video
     error = jnp.abs(error) if kind == "l1" else jnp.square(error)
-    return error.sum(axis=(2, 3, 4))
+    return rows.total(error.sum(axis=(2, 3, 4)))
 
 
 def likelihood_loss(

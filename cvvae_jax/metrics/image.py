@@ -5,6 +5,8 @@ import numpy as np
 from jax.lax import Precision
 from jaxtyping import Array, Float
 
+from cvvae_jax import rows
+
 SSIM_WINDOW = 11
 """Height and width in pixels of the window of SSIM, and of the smallest frames it is defined on."""
 _SSIM_SIGMA = 1.5
@@ -16,7 +18,8 @@ def psnr(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) -> 
     """Peak signal-to-noise ratio of every frame in dB, for values in [-1, 1]; `recon` is clipped to
     them."""
     error = jnp.clip(recon, -1.0, 1.0).astype(jnp.float32) - video
-    return -10.0 * jnp.log10(jnp.square(error).mean(axis=(2, 3, 4)) / 4.0 + 1e-10)
+    mean = rows.average(jnp.square(error).mean(axis=(2, 3, 4)))
+    return -10.0 * jnp.log10(mean / 4.0 + 1e-10)
 
 
 def ssim(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) -> Float[Array, "b t"]:

@@ -12,6 +12,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from cvvae_jax import rows
 from cvvae_jax.config import Remat
 from cvvae_jax.models.conv import Conv, ConvKind
 from cvvae_jax.models.remat import run_block
@@ -74,7 +75,7 @@ class GroupNorm(nnx.Module):
         Only means of single channels are put in groups: as a video of (group, channel of the group)
         would be padded to many times its size on a TPU, whose last axis is 128 wide.
         """
-        means = video.mean((1, 2, 3))
+        means = rows.average(video.mean((1, 2, 3)))
         grouped = reduce(means, "b (g k) -> b g", "mean", g=self.groups)
         return repeat(grouped, "b g -> b 1 1 1 (g k)", k=means.shape[1] // self.groups)
 
@@ -115,7 +116,8 @@ class SpatialAttention(nnx.Module):
         b, t, h, w, _ = video.shape
         frames = self.group_norm(rearrange(video, "b t h w c -> (b t) 1 h w c"))
         tokens = rearrange(frames, "f 1 h w c -> f (h w) c")
-        tokens = attention(self.to_q(tokens), self.to_k(tokens), self.to_v(tokens))
+        keys, values = rows.gather(self.to_k(tokens)), rows.gather(self.to_v(tokens))
+        tokens = attention(self.to_q(tokens), keys, values)
         return rearrange(self.to_out(tokens), "(b t) (h w) c -> b t h w c", b=b, t=t, h=h, w=w)
 
 

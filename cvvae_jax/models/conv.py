@@ -10,7 +10,11 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
+from cvvae_jax import rows
+
 PadMode = Literal["zero", "edge"]
+SpatialPads = tuple[tuple[int, int], tuple[int, int]]
+"""Rows added before and after, and columns."""
 _JNP_MODE = {"zero": "constant", "edge": "edge"}
 TORCH_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default
 
@@ -78,18 +82,16 @@ class Conv(nnx.Module):
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 d"]:
         kernel = self.kernel[...].astype(self.dtype)
         bias = self.bias[...].astype(self.dtype).reshape(1, 1, 1, 1, -1)
-        video = video.astype(self.dtype)
+        video, pads = pad_space(
+            video.astype(self.dtype), self.spatial_pads, mode=self._space_mode()
+        )
         if self.kind.time == "none":
-            return (
-                conv_per_frame(video, kernel, strides=self.strides[1:], pads=self.spatial_pads)
-                + bias
-            )
+            return conv_per_frame(video, kernel, strides=self.strides[1:], pads=pads) + bias
         video = pad_time(video, self.kind.pads_in_time, mode=self._time_mode())
-        pads = self.spatial_pads
-        if self.kind.spatial_padding == "edge":
-            video = jnp.pad(video, ((0, 0), (0, 0), pads, pads, (0, 0)), mode="edge")
-            pads = (0, 0)
         return conv_3d(video, kernel, strides=self.strides, pads=pads) + bias
+
+    def _space_mode(self) -> PadMode:
+        return "zero" if self.kind.time == "none" else self.kind.spatial_padding
 
     def _time_mode(self) -> PadMode:
         return "edge" if self.kind.time == "causal" else self.kind.temporal_padding
@@ -102,17 +104,31 @@ def pad_time(
     return jnp.pad(video, ((0, 0), pads, (0, 0), (0, 0), (0, 0)), mode=_JNP_MODE[mode])
 
 
+def pad_space(
+    video: Float[Array, "b t h w c"], pads: tuple[int, int], *, mode: PadMode
+) -> tuple[Float[Array, "b t h2 w2 c"], SpatialPads]:
+    """A video with as much of its border as a convolution can't add itself, and what that is still
+    to add. Rows that are split over devices have the neighbors' as a border."""
+    rows_pads = columns_pads = pads
+    if rows.are_split():
+        video, rows_pads = rows.with_neighbors(video, pads, mode=mode), (0, 0)
+    if mode == "edge":
+        video = jnp.pad(video, ((0, 0), (0, 0), rows_pads, columns_pads, (0, 0)), mode="edge")
+        rows_pads = columns_pads = (0, 0)
+    return video, (rows_pads, columns_pads)
+
+
 def conv_per_frame(
     video: Float[Array, "b t h w c"],
     kernel: Float[Array, "kh kw c d"],
     *,
     strides: tuple[int, int],
-    pads: tuple[int, int],
+    pads: SpatialPads,
 ) -> Float[Array, "b t h2 w2 d"]:
     """A 2-D convolution of every frame, zero-padded by `pads` along height and width."""
     frames = rearrange(video, "b t h w c -> (b t) h w c")
     frames = lax.conv_general_dilated(
-        frames, kernel, strides, (pads, pads), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        frames, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     return rearrange(frames, "(b t) h w c -> b t h w c", b=video.shape[0])
 
@@ -122,7 +138,7 @@ def conv_3d(
     kernel: Float[Array, "kt kh kw c d"],
     *,
     strides: tuple[int, int, int],
-    pads: tuple[int, int],
+    pads: SpatialPads,
 ) -> Float[Array, "b t2 h2 w2 d"]:
     """A 3-D convolution, unpadded in time, zero-padded by `pads` along height and width.
 
@@ -140,7 +156,7 @@ def conv_3d(
 def conv_3d_direct(video, kernel, *, strides, pads):
     """The definition of `conv_3d`: one 3-D convolution."""
     return lax.conv_general_dilated(
-        video, kernel, strides, ((0, 0), pads, pads), dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
+        video, kernel, strides, ((0, 0), *pads), dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
     )
 
 

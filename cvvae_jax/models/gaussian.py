@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
+from cvvae_jax import rows
+
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
@@ -51,4 +53,4 @@ class DiagonalGaussian:
             ratio = jnp.exp(self.logvar - other.logvar)
             distance = jnp.square(self.mean - other.mean) * jnp.exp(-other.logvar)
             terms = distance + ratio - 1.0 - self.logvar + other.logvar
-        return 0.5 * terms.sum(axis=(1, 2, 3, 4))
+        return 0.5 * rows.total(terms.sum(axis=(1, 2, 3, 4)))

@@ -38,7 +38,7 @@ def evaluate(
         batch = clips[start : start + mesh.size]
         filled = np.concatenate([batch, np.repeat(batch[-1:], mesh.size - len(batch), axis=0)])
         batch_scores, batch_views = run(
-            model, frozen, jax.device_put(filled, sharding.batch_sharding(mesh))
+            model, frozen, jax.device_put(filled, sharding.whole_clips(mesh))
         )
         keep = slice(len(batch))
         scores.append({name: np.asarray(x)[keep] for name, x in batch_scores.items()})

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from cvvae_jax import rows
 from cvvae_jax.config import LossConfig, Remat
 from cvvae_jax.losses import adversarial
 from cvvae_jax.models.autoencoder import VAE
@@ -236,7 +237,7 @@ class _Judged:
                 penalty = adversarial.r1_penalty(
                     functools.partial(_logits, discriminator, remat=remat), video
                 )
-            return value + loss.gan_penalty_weight * penalty, (value, penalty, logits.mean())
+            return value + loss.gan_penalty_weight * penalty, (value, penalty, _mean((logits,)))
 
         cotangent, (fake, fake_penalty) = jax.grad(on_fake, has_aux=True)(self.logits)
         fake_grads, _ = self.pullback(cotangent)
@@ -261,4 +262,4 @@ def _logits(
 
 
 def _mean(logits: tuple[Array, ...]) -> Float[Array, ""]:
-    return sum(x.mean() for x in logits) / len(logits)
+    return rows.average(sum(x.mean() for x in logits) / len(logits))

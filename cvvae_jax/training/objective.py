@@ -1,11 +1,13 @@
 """The objective of the VAE: what it is made of, from a batch to one number."""
 
 import dataclasses
+import math
 from typing import Literal
 
 import jax
 from jaxtyping import Array, Float, Int, Key, UInt32
 
+from cvvae_jax import rows
 from cvvae_jax.config import LossConfig, Remat
 from cvvae_jax.losses.compatibility import compat_targets, draw_offsets
 from cvvae_jax.losses.lpips import lpips
@@ -46,12 +48,12 @@ class Draws:
         _, t, h, w, _ = video_shape
         space, time = model.config.spatial_compression, model.temporal_compression
         groups = (t - 1) // time
-        shape = (1 + groups, h // space, w // space, model.config.latent_channels)
+        height = rows.devices() * h
+        shape = (1 + groups, height // space, w // space, model.config.latent_channels)
 
         def noise(key: Key[Array, ""]):
-            return jax.vmap(lambda seed: jax.random.normal(jax.random.fold_in(key, seed), shape))(
-                seeds
-            )
+            keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(seeds)
+            return rows.own(jax.vmap(lambda key: jax.random.normal(key, shape))(keys))
 
         key = jax.random.fold_in(streams.steps, step)
         offsets = draw_offsets(key, groups=groups, temporal_compression=time)
@@ -182,7 +184,7 @@ def _frame_loss(
     LPIPS, one number a frame, is added to the error of every value of the frame, as in the official
     code.
     """
-    values = video.shape[2] * video.shape[3] * video.shape[4]
+    values = rows.devices() * math.prod(video.shape[2:])
     error = pixel_error(recon, video, kind=kind)
     metrics = {f"loss/{name}": error.mean(), f"psnr/{name}": psnr(recon, video).mean()}
     if lpips_weight:

@@ -81,14 +81,11 @@ class Programs:
         step = functools.partial(
             train_step, update=update, stage=stage, loss=self._job.loss, seed=self._seed
         )
+        mesh = self._job.mesh
         jitted = jax.jit(
-            step,
-            in_shardings=(
-                self._layout,
-                sharding.batch_sharding(self._job.mesh),
-                self._frozen_layout,
-            ),
-            out_shardings=(self._layout, NamedSharding(self._job.mesh, PartitionSpec())),
+            sharding.split_rows(step, mesh),
+            in_shardings=(self._layout, sharding.batch_shardings(mesh), self._frozen_layout),
+            out_shardings=(self._layout, NamedSharding(mesh, PartitionSpec())),
             donate_argnums=0,
         )
         batch = {
