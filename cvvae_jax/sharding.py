@@ -47,7 +47,8 @@ def make_mesh(
     accumulate: int = 1,
     devices: list | None = None,
 ) -> Mesh:
-    """The mesh of a run whose global batches have these sizes and are taken in so many parts.
+    """The mesh of a run whose global batches have these sizes and are taken in so many parts: axes
+    `data`, `fsdp` and `space`.
 
     With `data` -1, small batches leave devices unused rather than fail.
 
@@ -74,6 +75,7 @@ def make_mesh(
         )
     _check_batches(batches, data * config.fsdp, accumulate)
     used = np.asarray(devices[: math.prod(shape)]).reshape(shape)
+    _check_processes(used)
     return Mesh(used, ("data", "fsdp", rows.AXIS), axis_types=(AxisType.Auto,) * 3)
 
 
@@ -85,6 +87,17 @@ def _check_batches(batches: tuple[int, ...], devices: int, accumulate: int) -> N
             below = batch // parts * parts
             nearest = f"{below} or {below + parts}" if below else f"{parts}"
             raise ConfigError(f"a batch of {batch} can't be split {split}; {nearest} can.")
+
+
+def _check_processes(devices: np.ndarray) -> None:
+    """Every process reads whole clips, so that those who share one must be its own."""
+    space = devices.shape[-1]
+    for group in devices.reshape(-1, space):
+        if len({device.process_index for device in group}) > 1:
+            raise ConfigError(
+                f"mesh.space {space} must divide the number of devices of every process, since a "
+                "clip is read by one."
+            )
 
 
 def shardings(tree: Any, mesh: Mesh) -> Any:

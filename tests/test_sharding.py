@@ -23,7 +23,8 @@ from cvvae_jax.config import ConfigError, MeshConfig
 from cvvae_jax.training.gradients import Networks
 from cvvae_jax.training.step import train_step
 
-MESHES = [(8, 1), (4, 2), (1, 8)]
+# Sizes of (data, fsdp, space).
+MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (4, 1, 2), (1, 2, 4), (2, 2, 2)]
 LOSSES = {
     "decoder": SMOOTH,
     "both_with_lpips": dataclasses.replace(
@@ -31,7 +32,7 @@ LOSSES = {
     ),
 }
 # One mesh of each kind; most of the time goes into compiling.
-QUICK = {((8, 1), "decoder"), ((4, 2), "decoder"), ((1, 8), "decoder")}
+QUICK = {((8, 1, 1), "decoder"), ((4, 2, 1), "decoder"), ((2, 2, 2), "decoder")}
 CASES = [
     pytest.param(*case, marks=() if case in QUICK else pytest.mark.slow)
     for case in itertools.product(MESHES, LOSSES)
@@ -47,29 +48,35 @@ def place(tree, mesh):
     return jax.device_put(tree, sharding.shardings(tree, mesh))
 
 
+def batch_of(name: str, space: int) -> dict:
+    """LPIPS needs 16 rows on every device."""
+    return random_batch(8, height=16 * space if LOSSES[name].needs_lpips else 16)
+
+
 @functools.cache
-def on_one_device(name: str):
+def on_one_device(name: str, space: int):
     frozen = frozen_networks(lpips=LOSSES[name].needs_lpips)
-    return compiled_gradients(loss=LOSSES[name])(first_state(), random_batch(8), frozen)
+    return compiled_gradients(loss=LOSSES[name])(first_state(), batch_of(name, space), frozen)
 
 
-@pytest.mark.parametrize(("mesh", "name"), CASES)
-def test_losses_and_gradients_equal_those_of_one_device(mesh, name):
+@pytest.mark.parametrize(("shape", "name"), CASES)
+def test_losses_and_gradients_equal_those_of_one_device(shape, name):
     """Sums over the batch are taken in another order: 1e-4, where float32 would allow 1e-5."""
-    data, fsdp = mesh
-    mesh = sharding.make_mesh(MeshConfig(data=data, fsdp=fsdp), batches=(8,))
+    data, fsdp, space = shape
+    mesh = sharding.make_mesh(MeshConfig(data, fsdp, space), batches=(8,))
     state = place(first_state(), mesh)
     frozen = place(frozen_networks(lpips=LOSSES[name].needs_lpips), mesh)
     for network in (state.model.encoder.mid_block.resnets[0], state.discriminator.blocks[0]):
         kernel = network.conv1.kernel[...]
         assert kernel.addressable_shards[0].data.size == kernel.size // fsdp
-    batch = sharding.put_batch(random_batch(8), mesh)
-    assert batch["video"].addressable_shards[0].data.shape[0] == 1
+    whole = batch_of(name, space)
+    batch = sharding.put_batch(whole, mesh)
+    assert batch["video"].addressable_shards[0].data.size == whole["video"].size // 8
     networks = Networks(state.model, state.log_scales, state.discriminator)
-    run = compiled_gradients(loss=LOSSES[name])
+    run = sharding.split_rows(compiled_gradients(loss=LOSSES[name]), mesh)
     run = jax.jit(run, out_shardings=(sharding.shardings(networks, mesh), None))
     grads, metrics = run(state, batch, frozen)
-    expected, expected_metrics = on_one_device(name)
+    expected, expected_metrics = on_one_device(name, space)
     assert_metrics_equal(metrics, expected_metrics, tolerance=1e-4)
     for part in ("model", "log_scales", "discriminator"):
         assert_gradients_equal(getattr(grads, part), getattr(expected, part), tolerance=1e-4)
@@ -84,12 +91,13 @@ def test_step_with_sharded_moments_and_averages_equals_that_of_one_device():
         state = first_state()
         layout = sharding.shardings(state, mesh)
         step = functools.partial(train_step, update="joint", stage=STAGE, loss=loss, seed=0)
+        step = sharding.split_rows(step, mesh)
         compiled = jax.jit(step, out_shardings=(layout, None), donate_argnums=0)
         batch = sharding.put_batch(random_batch(8), mesh)
         return compiled(jax.device_put(state, layout), batch, place(frozen_networks(), mesh))
 
     one = sharding.make_mesh(MeshConfig(), batches=(8,), devices=jax.devices()[:1])
-    several = sharding.make_mesh(MeshConfig(data=4, fsdp=2), batches=(8,))
+    several = sharding.make_mesh(MeshConfig(data=2, fsdp=2, space=2), batches=(8,))
     (_, expected), (state, metrics) = run(one), run(several)
     assert_metrics_equal(metrics, expected, tolerance=1e-4)
     (_, adam, _), (_, gan_adam, _) = state.opt_state, state.gan_opt_state
@@ -110,11 +118,34 @@ def test_batch_that_the_mesh_does_not_divide_names_the_nearest():
 
 def test_small_batch_leaves_devices_out_and_says_so():
     mesh = sharding.make_mesh(MeshConfig(), batches=(4, 8))
-    assert dict(mesh.shape) == {"data": 4, "fsdp": 1}
+    assert dict(mesh.shape) == {"data": 4, "fsdp": 1, "space": 1}
     assert "4 more are left out" in sharding.describe(mesh)
 
 
-@pytest.mark.parametrize("config", [MeshConfig(fsdp=3), MeshConfig(data=4, fsdp=4)])
+@pytest.mark.parametrize(
+    "config", [MeshConfig(fsdp=3), MeshConfig(data=4, fsdp=4), MeshConfig(fsdp=4, space=4)]
+)
 def test_impossible_meshes_are_refused(config):
     with pytest.raises(ConfigError, match="devices"):
         sharding.make_mesh(config, batches=(8,))
+
+
+def test_small_batch_leaves_devices_out_of_a_mesh_that_splits_frames():
+    mesh = sharding.make_mesh(MeshConfig(space=4), batches=(1, 8))
+    assert dict(mesh.shape) == {"data": 1, "fsdp": 1, "space": 4}
+    mesh = sharding.make_mesh(MeshConfig(space=4), batches=(8,))
+    assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "space": 4}
+
+
+def test_frames_are_split_among_the_devices_of_one_process():
+    """Others would have to read the same clip."""
+
+    @dataclasses.dataclass
+    class Device:
+        process_index: int
+
+    devices = [Device(i // 4) for i in range(8)]
+    with pytest.raises(ConfigError, match="must divide the number of devices of every process"):
+        sharding.make_mesh(MeshConfig(space=8), batches=(8,), devices=devices)
+    with pytest.raises(ValueError):  # let through, to where these are no devices
+        sharding.make_mesh(MeshConfig(space=4), batches=(8,), devices=devices)

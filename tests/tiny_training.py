@@ -97,10 +97,12 @@ def logged_lines(config: TrainConfig) -> list[dict]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def random_batch(count: int, *, frames: int = 5, size: int = 16) -> dict[str, np.ndarray]:
+def random_batch(
+    count: int, *, frames: int = 5, height: int = 16, width: int = 16
+) -> dict[str, np.ndarray]:
     """Noise, with the records' seeds."""
     rng = np.random.default_rng(0)
-    video = rng.integers(0, 256, (count, frames, size, size, 3), np.uint8)
+    video = rng.integers(0, 256, (count, frames, height, width, 3), np.uint8)
     return {"video": video, "seed": rng.integers(0, 2**32, count, np.uint32)}
 
 

@@ -213,6 +213,11 @@ class DiscriminatorConfig:
                 f"{self.norm_groups}."
             )
 
+    @property
+    def spatial_compression(self) -> int:
+        """Pixels of height and width that one logit stands for."""
+        return 2 ** (self.layers - 1)
+
 
 @dataclasses.dataclass(frozen=True)
 class LPIPSConfig:

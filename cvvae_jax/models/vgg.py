@@ -15,6 +15,8 @@ from cvvae_jax.models.resample import pool
 
 # Channels of the convolutions of every resolution level.
 LEVELS = ((64,) * 2, (128,) * 2, (256,) * 3, (512,) * 3, (512,) * 3)
+SPATIAL_COMPRESSION = 2 ** (len(LEVELS) - 1)
+"""Pixels of height and width that one position of the last feature stands for."""
 # Mean and deviation of ImageNet's pixels, for values in [-1, 1].
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)
 

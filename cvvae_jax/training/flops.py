@@ -45,6 +45,10 @@ def _count_equation(equation: Any) -> float:
             return max(map(count_flops, equation.params["branches"]))
         case "scan":
             return equation.params["length"] * count_flops(equation.params["jaxpr"])
+        case "shard_map":  # traced for one of the devices
+            mesh, axes = equation.params["mesh"], equation.params["manual_axes"]
+            devices = math.prod(mesh.shape[axis] for axis in axes)
+            return devices * count_flops(equation.params["jaxpr"])
         case _:
             return sum(map(count_flops, _inner(equation.params)), 0.0)
 

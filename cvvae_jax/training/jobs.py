@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
 
-from cvvae_jax import paths, sharding
+from cvvae_jax import paths, rows, sharding
 from cvvae_jax.config import (
     Bucket,
     ConfigError,
@@ -27,6 +27,7 @@ from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.inflation import inflate
+from cvvae_jax.models.vgg import SPATIAL_COMPRESSION
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.optimizer import Optimizers
@@ -237,8 +238,9 @@ def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConf
             f"{name} doesn't fit the {job.title}: 1 + {time}k frames and multiples of {space} "
             "pixels do."
         )
-    if job.loss.needs_lpips and min(bucket.height, bucket.width) < 16:
-        raise ConfigError(f"{name} is too small for LPIPS, which takes 16 x 16 pixels and more.")
+    if job.loss.needs_lpips and min(bucket.height, bucket.width) < SPATIAL_COMPRESSION:
+        size = f"{SPATIAL_COMPRESSION} x {SPATIAL_COMPRESSION}"
+        raise ConfigError(f"{name} is too small for LPIPS, which takes {size} pixels and more.")
     if job.discriminator is not None:
         video = jax.ShapeDtypeStruct((1, *video_shape(bucket)[1:]), jnp.float32)
         network = abstract_network(Discriminator, job.discriminator)
@@ -247,6 +249,24 @@ def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConf
                 f"{name} is too small for a discriminator of {job.discriminator.layers} layers "
                 "(discriminator.layers)."
             )
+    devices = job.mesh.shape[rows.AXIS]
+    multiple = devices * _rows_of_a_position(job, model)
+    if devices > 1 and bucket.height % multiple:
+        raise ConfigError(
+            f"{name} can't be split over {devices} devices (mesh.space): every device needs as "
+            f"many rows at the coarsest grid of every network, so that heights are multiples of "
+            f"{multiple}."
+        )
+
+
+def _rows_of_a_position(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> int:
+    """Rows of the video that one row of the coarsest grid stands for; all are powers of 2."""
+    coarsest = [model.spatial_compression]
+    if job.discriminator is not None:
+        coarsest.append(job.discriminator.spatial_compression)
+    if job.loss.needs_lpips:
+        coarsest.append(SPATIAL_COMPRESSION)
+    return max(coarsest)
 
 
 def video_shape(bucket: Bucket) -> tuple[int, ...]:

@@ -18,7 +18,7 @@ def test_form_for_cpus_equals_definition_with_gradients(strides, pads):
     kernel = rng.standard_normal((3, 3, 3, 8, 6), np.float32)
 
     def loss(form):
-        return lambda v, k: jnp.sin(form(v, k, strides=strides, pads=pads)).sum()
+        return lambda v, k: jnp.sin(form(v, k, strides=strides, pads=(pads, pads))).sum()
 
     ours = jax.value_and_grad(loss(conv_3d_as_2d), (0, 1))(video, kernel)
     direct = jax.value_and_grad(loss(conv_3d_direct), (0, 1))(video, kernel)
@@ -48,7 +48,7 @@ def test_padding_is_what_the_kind_says(mode):
     video = jax.random.normal(jax.random.key(0), (1, 4, 5, 6, 2))
     names = {"zero": "constant", "edge": "edge"}
     padded = np.pad(video, ((0, 0), (1, 1), (1, 1), (1, 1), (0, 0)), mode=names[mode])
-    expected = conv_3d_direct(padded, conv.kernel[...], strides=(1, 1, 1), pads=(0, 0))
+    expected = conv_3d_direct(padded, conv.kernel[...], strides=(1, 1, 1), pads=((0, 0), (0, 0)))
     assert jnp.abs(conv(video) - expected).max() <= TOLERANCE * jnp.abs(expected).max()
 
 
