@@ -19,7 +19,7 @@ from cvvae_jax.config import MeshConfig
 
 PLAIN = dataclasses.replace(SMOOTH, compat_mode="both", gan="none")
 WITH_GAN = dataclasses.replace(SMOOTH, compat_mode="none")
-BATCH = random_batch(16, size=8)
+BATCH = random_batch(16, height=8, width=8)
 
 
 def test_parts_without_a_gan():

@@ -27,7 +27,7 @@ from cvvae_jax.training.step import train_step, update_of
 LOSS = dataclasses.replace(SMOOTH, compat_mode="none", gan_penalty="lecam")
 VAE = ("model", "log_scales", "opt_state", "ema")
 GAN = ("discriminator", "gan_opt_state", "averages")
-BATCH = random_batch(2, size=8)
+BATCH = random_batch(2, height=8, width=8)
 COUNTERS = ("skipped", "vae_in_a_row", "gan_in_a_row")
 # To `nan_where_white`.
 BAD_BATCH = BATCH | {"video": np.full_like(BATCH["video"], 255)}
