@@ -15,7 +15,6 @@ from cvvae_jax import rows
 PadMode = Literal["zero", "edge"]
 SpatialPads = tuple[tuple[int, int], tuple[int, int]]
 """Rows added before and after, and columns."""
-_JNP_MODE = {"zero": "constant", "edge": "edge"}
 TORCH_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default
 
 
@@ -101,7 +100,22 @@ def pad_time(
     video: Float[Array, "b t h w c"], pads: tuple[int, int], *, mode: PadMode
 ) -> Float[Array, "b t2 h w c"]:
     """Frames added before and after: black ones, or the first and the last one again."""
-    return jnp.pad(video, ((0, 0), pads, (0, 0), (0, 0), (0, 0)), mode=_JNP_MODE[mode])
+    if mode == "edge":
+        return pad_edges(video, pads, axis=1)
+    return jnp.pad(video, ((0, 0), pads, (0, 0), (0, 0), (0, 0)))
+
+
+def pad_edges(
+    video: Float[Array, "..."], pads: tuple[int, int], *, axis: int
+) -> Float[Array, "..."]:
+    """The first and the last slice along an axis again, so many times before and after.
+
+    `jnp.pad` takes slices of the axes that it doesn't pad, too: the gradient of those of the batch
+    sends whole activations from device to device.
+    """
+    before, after = pads
+    first, last = (lax.slice_in_dim(video, i, i + 1, axis=axis) for i in (0, video.shape[axis] - 1))
+    return jnp.concatenate([first] * before + [video] + [last] * after, axis=axis)
 
 
 def pad_space(
@@ -113,7 +127,7 @@ def pad_space(
     if rows.are_split():
         video, rows_pads = rows.with_neighbors(video, pads, mode=mode), (0, 0)
     if mode == "edge":
-        video = jnp.pad(video, ((0, 0), (0, 0), rows_pads, columns_pads, (0, 0)), mode="edge")
+        video = pad_edges(pad_edges(video, rows_pads, axis=2), columns_pads, axis=3)
         rows_pads = columns_pads = (0, 0)
     return video, (rows_pads, columns_pads)
 

@@ -189,6 +189,13 @@ def test_misfits_are_found_before_anything_is_written(tmp_path, bucket):
     assert not folder.exists()
 
 
+def test_frames_that_devices_cannot_share_are_found_too(tmp_path):
+    config = dataclasses.replace(tiny_run(tmp_path), mesh=MeshConfig(space=8))
+    stage = dataclasses.replace(config.train, buckets=(Bucket(5, 24, 8),))
+    with pytest.raises(ConfigError, match="over 8 devices .* heights are multiples of 16"):
+        loop.train(dataclasses.replace(config, train=stage))
+
+
 def test_latents_have_the_scale_of_the_image_vae(finished, tmp_path):
     config = tiny_run(tmp_path)
     image_model = dataclasses.replace(config.image_model, scaling_factor=1.5, shift_factor=0.1)
