@@ -118,14 +118,17 @@ def one_device(tree: Any) -> Any:
     return jax.tree.map(lambda _: device, tree)
 
 
-def batch_shardings(mesh: Mesh) -> dict[str, NamedSharding]:
-    """Of a training batch: `video`, (b, t, h, w, 3), and `seed`, (b,)."""
+def batch_shardings(batch: dict[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
+    """Of a training batch: `video`, (b, t, h, w, 3), and what else there is of every record."""
     records = ("data", "fsdp")
-    specs = {
-        "video": PartitionSpec(records, None, rows.AXIS),
-        "seed": PartitionSpec(records),
+    return {
+        name: NamedSharding(mesh, PartitionSpec(records, *_spec_of_rows(name))) for name in batch
     }
-    return {name: NamedSharding(mesh, spec) for name, spec in specs.items()}
+
+
+def _spec_of_rows(name: str) -> tuple:
+    """What follows the records in an array of a batch."""
+    return (None, rows.AXIS) if name == "video" else ()
 
 
 def whole_clips(mesh: Mesh) -> NamedSharding:
@@ -135,7 +138,7 @@ def whole_clips(mesh: Mesh) -> NamedSharding:
 
 def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
     """This process's part of a global batch, on its devices."""
-    layout = batch_shardings(mesh)
+    layout = batch_shardings(batch, mesh)
     return {
         name: jax.make_array_from_process_local_data(layout[name], array)
         for name, array in batch.items()
@@ -152,14 +155,19 @@ def split_rows(step: Callable, mesh: Mesh) -> Callable:
     """
     if mesh.shape[rows.AXIS] == 1:
         return step
-    whole, own_rows = PartitionSpec(), PartitionSpec(None, None, rows.AXIS)
-    return jax.shard_map(
-        step,
-        mesh=mesh,
-        in_specs=(whole, {"video": own_rows, "seed": whole}, whole),
-        out_specs=(whole, whole),
-        axis_names={rows.AXIS},
-    )
+    whole = PartitionSpec()
+
+    def run(state: Any, batch: dict[str, jax.Array], frozen: Any) -> Any:
+        own = {name: PartitionSpec(None, *_spec_of_rows(name)) for name in batch}
+        return jax.shard_map(
+            step,
+            mesh=mesh,
+            in_specs=(whole, own, whole),
+            out_specs=whole,
+            axis_names={rows.AXIS},
+        )(state, batch, frozen)
+
+    return run
 
 
 def describe(mesh: Mesh) -> str:

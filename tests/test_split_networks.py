@@ -27,7 +27,7 @@ from cvvae_jax.training.optimizer import Optimizers
 from cvvae_jax.training.state import Frozen, TrainState
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (2, 1, 4), (1, 2, 4), (2, 2, 2)]
-NARROW = {"block_channels": (8, 8, 16, 16), "norm_groups": 4}
+NARROW = {"block_channels": (8, 8, 8, 8), "blocks_per_level": 1, "norm_groups": 4}
 # Both families, and all that a discriminator is regularized by.
 FAMILIES = {
     "sd21": ("sd", "r1", {"compat_mode": "both", "mapping": "random"}),
@@ -53,13 +53,11 @@ def networks(family: str) -> tuple[TrainState, Frozen]:
 
 def gradients(family: str):
     _, penalty, compat = FAMILIES[family]
-    return compiled_gradients(
-        loss=dataclasses.replace(SMOOTH, gan_penalty=penalty, **compat), remat="blocks"
-    )
+    return compiled_gradients(loss=dataclasses.replace(SMOOTH, gan_penalty=penalty, **compat))
 
 
 # 64 rows are one row a device of the latents and of the logits.
-BATCH = random_batch(8, frames=9, height=64, width=16)
+BATCH = random_batch(8, frames=5, height=64, width=16)
 
 
 @functools.cache

@@ -82,16 +82,20 @@ class Programs:
             train_step, update=update, stage=stage, loss=self._job.loss, seed=self._seed
         )
         mesh = self._job.mesh
-        jitted = jax.jit(
-            sharding.split_rows(step, mesh),
-            in_shardings=(self._layout, sharding.batch_shardings(mesh), self._frozen_layout),
-            out_shardings=(self._layout, NamedSharding(mesh, PartitionSpec())),
-            donate_argnums=0,
-        )
         batch = {
             "video": jax.ShapeDtypeStruct(video_shape, jnp.uint8),
             "seed": jax.ShapeDtypeStruct(video_shape[:1], jnp.uint32),
         }
+        jitted = jax.jit(
+            sharding.split_rows(step, mesh),
+            in_shardings=(
+                self._layout,
+                sharding.batch_shardings(batch, mesh),
+                self._frozen_layout,
+            ),
+            out_shardings=(self._layout, NamedSharding(mesh, PartitionSpec())),
+            donate_argnums=0,
+        )
         return jitted.trace(self._state, batch, self._frozen)
 
 
