@@ -94,13 +94,19 @@ def random_image_vae(*, post_quant_bias: bool = False, **changes) -> ImageVAE:
     return paths.unflatten(vae, leaves)
 
 
-@pytest.mark.parametrize("quant_conv", [True, False])
+VARIANTS = [
+    {},
+    {"half_3d": False, "norm_groups": 2},
+    {"causal_decoder": True, "causal_upsampling": True},
+]
+
+
 @pytest.mark.parametrize(
-    "variant",
+    ("quant_conv", "variant"),
     [
-        {},
-        {"half_3d": False, "norm_groups": 2},
-        {"causal_decoder": True, "causal_upsampling": True},
+        pytest.param(quant_conv, variant, marks=pytest.mark.slow if quant_conv and variant else ())
+        for quant_conv in (True, False)
+        for variant in VARIANTS
     ],
 )
 def test_inflated_video_vae_equals_image_vae_on_images_and_static_videos(quant_conv, variant):

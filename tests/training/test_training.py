@@ -66,10 +66,24 @@ def lines(folder: Path) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
+def finished_and_watched(tmp_path_factory) -> tuple[Path, list[int]]:
+    """A run's folder, and how many frames the batches had that it was trained on."""
     folder = tmp_path_factory.mktemp("finished")
-    loop.train(tiny_run(folder))
-    return folder
+    frames, put_batch = [], loop.sharding.put_batch
+
+    def watched(batch, mesh):
+        frames.append(batch["video"].shape[1])
+        return put_batch(batch, mesh)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop.sharding, "put_batch", watched)
+        loop.train(tiny_run(folder))
+    return folder, frames
+
+
+@pytest.fixture(scope="module")
+def finished(finished_and_watched) -> Path:
+    return finished_and_watched[0]
 
 
 def test_run_folder_holds_all_that_is_promised(finished):
@@ -92,15 +106,8 @@ def test_run_folder_holds_all_that_is_promised(finished):
     assert [line["step"] for line in lines(finished) if "loss/total" in line] == [1, 2, 3, 4, 5, 6]
 
 
-def test_both_kinds_of_batches_are_trained_on(tmp_path, monkeypatch):
-    frames, put_batch = [], loop.sharding.put_batch
-
-    def watched(batch, mesh):
-        frames.append(batch["video"].shape[1])
-        return put_batch(batch, mesh)
-
-    monkeypatch.setattr(loop.sharding, "put_batch", watched)
-    loop.train(tiny_run(tmp_path))
+def test_both_kinds_of_batches_are_trained_on(finished_and_watched):
+    _, frames = finished_and_watched
     assert frames[:2] == [1, 1]  # stage 1
     assert set(frames[2:]) == {1, 5}
 
@@ -158,6 +165,7 @@ def test_finished_run_trains_no_further(finished):
     assert lines(finished) == before
 
 
+@pytest.mark.slow
 def test_random_start_and_loaded_image_vae(finished, tmp_path):
     config = dataclasses.replace(
         tiny_run(tmp_path, steps=1), init="random", image_vae=str(finished / "image_vae")
