@@ -38,9 +38,9 @@ def average(own: Float[Array, "..."]) -> Float[Array, "..."]:
     return lax.pmean(own, AXIS) if are_split() else own
 
 
-def gather(own: Float[Array, "n l c"]) -> Float[Array, "n m c"]:
-    """The positions of whole frames, (frames, positions row by row, channels), on every device."""
-    return lax.all_gather(own, AXIS, axis=1, tiled=True) if are_split() else own
+def gather(own: Float[Array, "b t l c"]) -> Float[Array, "b t m c"]:
+    """The positions of whole frames, row by row, on every device."""
+    return lax.all_gather(own, AXIS, axis=2, tiled=True) if are_split() else own
 
 
 def own(video: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w c"]:

@@ -113,12 +113,12 @@ class SpatialAttention(nnx.Module):
 
     def attend(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         """The attention without its residual."""
-        b, t, h, w, _ = video.shape
+        b, _, h, w, _ = video.shape
         frames = self.group_norm(rearrange(video, "b t h w c -> (b t) 1 h w c"))
-        tokens = rearrange(frames, "f 1 h w c -> f (h w) c")
+        tokens = rearrange(frames, "(b t) 1 h w c -> b t (h w) c", b=b)
         keys, values = rows.gather(self.to_k(tokens)), rows.gather(self.to_v(tokens))
         tokens = attention(self.to_q(tokens), keys, values)
-        return rearrange(self.to_out(tokens), "(b t) (h w) c -> b t h w c", b=b, t=t, h=h, w=w)
+        return rearrange(self.to_out(tokens), "b t (h w) c -> b t h w c", h=h, w=w)
 
 
 class SpatialTemporalAttention(SpatialAttention):
@@ -139,25 +139,26 @@ class SpatialTemporalAttention(SpatialAttention):
 
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
         _, _, h, w, _ = video.shape
-        tokens = self.norm_t(rearrange(self.attend(video), "b t h w c -> (b h w) t c"))
+        tokens = self.norm_t(rearrange(self.attend(video), "b t h w c -> b (h w) t c"))
         tokens = attention(self.q_t(tokens), self.k_t(tokens), self.v_t(tokens))
-        return video + rearrange(self.proj_out_t(tokens), "(b h w) t c -> b t h w c", h=h, w=w)
+        return video + rearrange(self.proj_out_t(tokens), "b (h w) t c -> b t h w c", h=h, w=w)
 
 
 def attention(
-    query: Float[Array, "n q c"], key: Float[Array, "n k c"], value: Float[Array, "n k c"]
-) -> Float[Array, "n q c"]:
-    """One head of softmax attention, scores and softmax in float32; long queries are taken in
-    pieces, many frames in groups.
+    query: Float[Array, "b n q c"], key: Float[Array, "b n k c"], value: Float[Array, "b n k c"]
+) -> Float[Array, "b n q c"]:
+    """One head of softmax attention within each of n frames, scores and softmax in float32; long
+    queries are taken in pieces, many frames in groups.
 
     Heads are as wide as the network (512 channels), which fused kernels don't take; this way
-    memory for scores stays at the larger of `ATTENTION_PIECE` x k and `SCORE_BUDGET` numbers, in
-    the backward pass too.
+    memory for scores stays at the larger of `ATTENTION_PIECE` x k and `SCORE_BUDGET` numbers for
+    every video of the batch, in the backward pass too. The batch itself is never taken in groups:
+    where devices share it, that would send it from one to the other.
     """
-    frames, length, _ = query.shape
+    frames, length = query.shape[1:3]
     pieces = math.ceil(length / ATTENTION_PIECE)
     size = math.ceil(length / pieces)
-    group = 1 if pieces > 1 else max(1, SCORE_BUDGET // (length * key.shape[1]))
+    group = 1 if pieces > 1 else max(1, SCORE_BUDGET // (length * key.shape[2]))
     if frames * pieces <= group:
         return _attend(query, key, value)
 
@@ -165,10 +166,11 @@ def attention(
         parts, k, v = frame
         return lax.map(jax.checkpoint(lambda part: _attend(part, k, v)), parts)
 
-    padded = jnp.pad(query, ((0, 0), (0, pieces * size - length), (0, 0)))
-    parts = rearrange(padded, "n (p q) c -> n p q c", p=pieces)
+    padded = jnp.pad(query, ((0, 0), (0, 0), (0, pieces * size - length), (0, 0)))
+    parts = rearrange(padded, "b n (p q) c -> n p b q c", p=pieces)
+    key, value = (rearrange(x, "b n k c -> n b k c") for x in (key, value))
     out = lax.map(attend_frame, (parts, key, value), batch_size=group)
-    return rearrange(out, "n p q c -> n (p q) c")[:, :length]
+    return rearrange(out, "n p b q c -> b n (p q) c")[:, :, :length]
 
 
 def _attend(query, key, value):

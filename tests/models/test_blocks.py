@@ -36,7 +36,7 @@ LIMITS = [{"ATTENTION_PIECE": 16}, {"SCORE_BUDGET": 2 * 50 * 50}]
 def test_attention_in_parts_equals_whole_with_gradients(monkeypatch, limit):
     """The same numbers in the same order of summation: equal up to the rounding of a few
     operations."""
-    query, key, value = jax.random.normal(jax.random.key(0), (3, 3, 50, 8))
+    query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 3, 50, 8))
 
     def run(q, k, v):
         return jnp.sin(blocks.attention(q, k, v)).sum()
@@ -51,10 +51,10 @@ def test_attention_in_parts_equals_whole_with_gradients(monkeypatch, limit):
 @pytest.mark.parametrize(
     ("shape", "limit", "scores"),
     [
-        ((2, 64, 4), {"ATTENTION_PIECE": 16}, 16 * 64),
-        ((1, 17, 4), {"ATTENTION_PIECE": 16}, 9 * 17),  # even pieces, not 16 and 1
-        ((7, 32, 4), {"SCORE_BUDGET": 2100}, 2 * 32 * 32),
-        ((2, 32, 4), {"SCORE_BUDGET": 100}, 32 * 32),  # a frame alone is the least
+        ((1, 2, 64, 4), {"ATTENTION_PIECE": 16}, 16 * 64),
+        ((1, 1, 17, 4), {"ATTENTION_PIECE": 16}, 9 * 17),  # even pieces, not 16 and 1
+        ((1, 7, 32, 4), {"SCORE_BUDGET": 2100}, 2 * 32 * 32),
+        ((1, 2, 32, 4), {"SCORE_BUDGET": 100}, 32 * 32),  # a frame alone is the least
     ],
 )
 def test_attention_never_builds_more_scores_than_its_limits_allow(
@@ -65,6 +65,20 @@ def test_attention_never_builds_more_scores_than_its_limits_allow(
     program = jax.make_jaxpr(jax.grad(lambda q: blocks.attention(q, x, x).sum()))(x)
     arrays = re.findall(r"f32\[([\d,]+)\]", str(program))
     assert max(math.prod(map(int, array.split(","))) for array in arrays) == scores
+
+
+def test_attention_in_groups_of_frames_stays_on_the_devices_that_share_the_batch(monkeypatch):
+    set_limit(monkeypatch, LIMITS[1])
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.NamedSharding(mesh, jax.P("data"))
+    x = jax.ShapeDtypeStruct((8, 3, 50, 8), jnp.float32, sharding=split)
+
+    def gradient(x):
+        return jax.grad(lambda q: jnp.sin(blocks.attention(q, x, x)).sum())(x)
+
+    program = jax.jit(gradient, out_shardings=split).lower(x).compile().as_text()
+    assert "num_partitions=8" in program and "while" in program
+    assert not re.search("all-gather|all-to-all|collective-permute", program)
 
 
 def set_limit(monkeypatch, limit: dict[str, int]) -> None:
