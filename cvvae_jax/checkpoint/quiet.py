@@ -1,6 +1,7 @@
-"""Orbax's noise: it tells of a failure by several tracebacks before it raises."""
+"""Orbax's noise: it tells of a failure by several tracebacks before it raises, and afterwards."""
 
 import contextlib
+import functools
 import logging
 import sys
 import threading
@@ -9,34 +10,41 @@ from typing import Any
 
 _lock = threading.Lock()
 _active = 0
-_previous_hook: Any = None
 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the log messages of Orbax to itself, and the complaints of futures that outlive a
-    failed read or write; what is raised still is. Any number of threads may be inside."""
-    global _active, _previous_hook
+    """Keeps the log messages of Orbax to itself; what is raised still is. Any number of threads may
+    be inside."""
+    global _active
+    _drop_leftovers()
+    logger = logging.getLogger("absl")
     with _lock:
         _active += 1
-        if _active == 1:
-            logging.getLogger("absl").addFilter(_not_of_orbax)
-            _previous_hook, sys.unraisablehook = sys.unraisablehook, _hook
+        logger.addFilter(_not_of_orbax)  # not a second time
     try:
         yield
     finally:
         with _lock:
             _active -= 1
             if _active == 0:
-                logging.getLogger("absl").removeFilter(_not_of_orbax)
-                sys.unraisablehook = _previous_hook
+                logger.removeFilter(_not_of_orbax)
+
+
+@functools.cache
+def _drop_leftovers() -> None:
+    """The other parts of a read or write that failed complain when they end, of a loop that is
+    closed or of nobody who asks for their error; that may be as late as the interpreter's end."""
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            before(unraisable)
+
+    sys.unraisablehook = hook
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:
     return "orbax" not in record.pathname
-
-
-def _hook(unraisable: Any) -> None:
-    error = unraisable.exc_value
-    if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
-        _previous_hook(unraisable)

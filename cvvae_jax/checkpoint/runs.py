@@ -95,6 +95,7 @@ class Checkpoints:
         try:
             if jax.process_index() == 0:
                 self._folder.mkdir(parents=True, exist_ok=True)
+                steps.clear_up(self._folder)  # a failed save may have written on for a while
             self._checkpointer.save(partial, args=ocp.args.Composite(**written), force=True)
         except Exception as error:  # Orbax and TensorStore raise bare ones
             self._failed(step, error)
@@ -119,7 +120,7 @@ class Checkpoints:
         self._failure = f"the checkpoint of step {step} could not be written to {self._folder}: "
         self._failure += items.system_reason(error)
         if jax.process_index() == 0:
-            steps.remove_partial(self._folder, step)
+            steps.clear_up(self._folder)
         _log.warning("%s; training goes on, and the next one is tried again", self._failure)
 
     def _remove_old(self) -> None:
@@ -182,8 +183,6 @@ class Checkpoints:
 
     def _newest_whole(self) -> dict[str, Any]:
         """The step, or the error to raise; process 0 only."""
-        if not self._folder.is_dir():
-            return {"step": None}
         for step in steps.clear_up(self._folder):
             _log.warning("the checkpoint of step %s was not finished and is left out", step)
         there, damaged = steps.finished(self._folder), {}
@@ -248,6 +247,8 @@ class Checkpoints:
         """Waits until nothing is being written."""
         self.wait()
         self._checkpointer.close()
+        if jax.process_index() == 0:
+            steps.clear_up(self._folder)
         self._quiet.close()
 
 

@@ -71,7 +71,7 @@ def _score(checkpoint: Path, name: str) -> float | None:
 def clear_up(folder: Path) -> list[str]:
     """Removes what a killed run left half written or half removed; the steps of the former."""
     unfinished = []
-    for entry in folder.iterdir():
+    for entry in folder.iterdir() if folder.is_dir() else ():
         step, _, ending = entry.name.partition(".")
         if not step.isdecimal() or not entry.is_dir():
             continue
@@ -81,12 +81,6 @@ def clear_up(folder: Path) -> list[str]:
         elif f".{ending}" == _REMOVING:
             shutil.rmtree(entry, ignore_errors=True)
     return sorted(unfinished, key=int)
-
-
-def remove_partial(folder: Path, step: int) -> None:
-    """Removes what a failed save left, as far as that is possible."""
-    for entry in folder.glob(f"{step}{PARTIAL}*"):
-        shutil.rmtree(entry, ignore_errors=True)
 
 
 def remove(folder: Path, step: int) -> None:
