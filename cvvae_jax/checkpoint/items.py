@@ -17,7 +17,8 @@ from cvvae_jax.config import ConfigError
 
 Tree = TypeVar("Tree")
 
-# Files up to this many bytes are hashed even where an answer must be quick.
+# Bytes. Files up to this are hashed even where an answer must be quick, and arrays up to this are
+# written in one piece.
 _SMALL = 2**20
 
 
@@ -25,9 +26,18 @@ def arrays_handler() -> ocp.PyTreeCheckpointHandler:
     """How arrays are written.
 
     Trained weights are noise to a compressor: it takes longer than the disk and saves 7 percent.
-    Zarr 3 is written twice as fast as Orbax's default, zarr 2.
+    Zarr 3 is written twice as fast as Orbax's default, zarr 2. Devices that hold the same array
+    share its writing only where it is large: cutting 500 small ones into slices for 8 devices
+    takes a second, in which training waits.
     """
-    return ocp.PyTreeCheckpointHandler(use_compression=False, use_zarr3=True)
+    types = ocp.type_handlers
+    registry = types.create_type_handler_registry(
+        (np.ndarray, types.NumpyHandler()),
+        (jax.Array, types.ArrayHandler(min_slice_bytes_for_replica_parallel=_SMALL)),
+    )
+    return ocp.PyTreeCheckpointHandler(
+        use_compression=False, use_zarr3=True, type_handler_registry=registry
+    )
 
 
 def save_model(path: Path | str, model: Any) -> None:

@@ -16,19 +16,31 @@ _active = 0
 def quiet() -> Iterator[None]:
     """Keeps the log messages of Orbax to itself; what is raised still is. Any number of threads may
     be inside."""
-    global _active
     _drop_leftovers()
-    logger = logging.getLogger("absl")
-    with _lock:
-        _active += 1
-        logger.addFilter(_not_of_orbax)  # not a second time
+    _count(1)
     try:
         yield
+    except BaseException:
+        stay_quiet()
+        raise
     finally:
-        with _lock:
-            _active -= 1
-            if _active == 0:
-                logger.removeFilter(_not_of_orbax)
+        _count(-1)
+
+
+def stay_quiet() -> None:
+    """After a failure: the other parts of what failed go on, and complain later."""
+    _count(1)
+
+
+def _count(change: int) -> None:
+    """How many ask for quiet."""
+    global _active
+    with _lock:
+        _active += change
+        if _active:
+            logging.getLogger("absl").addFilter(_not_of_orbax)  # not a second time
+        else:
+            logging.getLogger("absl").removeFilter(_not_of_orbax)
 
 
 @functools.cache

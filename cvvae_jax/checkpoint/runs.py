@@ -21,7 +21,7 @@ from jax.experimental import multihost_utils
 from cvvae_jax import paths
 from cvvae_jax.checkpoint import items, manifest, steps
 from cvvae_jax.checkpoint.origin import mesh_of, origin
-from cvvae_jax.checkpoint.quiet import quiet
+from cvvae_jax.checkpoint.quiet import quiet, stay_quiet
 from cvvae_jax.config import ConfigError
 
 _TEXTS = ("config", "model", "origin", "scores")  # items that are JSON
@@ -119,6 +119,7 @@ class Checkpoints:
     def _failed(self, step: int, error: Exception) -> None:
         self._failure = f"the checkpoint of step {step} could not be written to {self._folder}: "
         self._failure += items.system_reason(error)
+        stay_quiet()
         if jax.process_index() == 0:
             steps.clear_up(self._folder)
         _log.warning("%s; training goes on, and the next one is tried again", self._failure)
