@@ -5,6 +5,7 @@ import functools
 import logging
 import sys
 import threading
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
@@ -48,11 +49,15 @@ def _drop_leftovers() -> None:
     """The other parts of a read or write that failed complain when they end, of a loop that is
     closed or of nobody who asks for their error; that may be as late as the interpreter's end."""
     logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    # Nor are all parts of it waited for.
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
         error = unraisable.exc_value
-        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+        closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        if not closed and (code is None or "orbax" not in code.co_filename):
             before(unraisable)
 
     sys.unraisablehook = hook

@@ -122,7 +122,7 @@ class Checkpoints:
         stay_quiet()
         if jax.process_index() == 0:
             steps.clear_up(self._folder)
-        _log.warning("%s; training goes on, and the next one is tried again", self._failure)
+        _log.warning("%s. Earlier ones stay, and the next one is tried as usual", self._failure)
 
     def _remove_old(self) -> None:
         for step in set(steps.finished(self._folder)) - self._keep.steps(self._folder):

@@ -66,8 +66,8 @@ def test_failed_save_is_a_warning_and_the_next_one_succeeds(tmp_path, caplog, ca
         save(checkpoints, 2)
         checkpoints.wait()
     assert [record.getMessage() for record in caplog.records] == [
-        f"the checkpoint of step 2 could not be written to {tmp_path}: File too large; training "
-        "goes on, and the next one is tried again"
+        f"the checkpoint of step 2 could not be written to {tmp_path}: File too large. Earlier "
+        "ones stay, and the next one is tried as usual"
     ]
     assert checkpoints.latest_step() == checkpoints.latest_whole_step() == 1
     save(checkpoints, 3)
