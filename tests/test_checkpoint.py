@@ -9,7 +9,7 @@ from flax import nnx
 
 import cvvae_jax
 from cvvae_jax import paths, sharding
-from cvvae_jax.checkpoint import Checkpoints, find_model, save_model
+from cvvae_jax.checkpoint import Checkpoints, find_model, manifest, save_model
 from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig, VideoVAEConfig
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.image_vae import ImageVAE
@@ -117,6 +117,11 @@ def test_damaged_models_are_named(tmp_path):
     for file in (tmp_path / "model/weights/d").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
+    with pytest.raises(
+        ConfigError, match=r"model is damaged: weights/d/\w+ has 10 bytes instead of"
+    ):
+        cvvae_jax.load(tmp_path / "model")
+    (tmp_path / "model/manifest.json").unlink()
     with pytest.raises(ConfigError, match="the item weights can't be read"):
         cvvae_jax.load(tmp_path / "model")
 
@@ -138,6 +143,7 @@ def test_weights_of_another_config_are_refused(tmp_path):
     text["config"]["mid_attention"] = False
     text["config"]["latent_channels"] = 8
     description.write_text(json.dumps(text))
+    manifest.write(tmp_path / "model")
     with pytest.raises(ConfigError) as error:
         cvvae_jax.load(tmp_path / "model")
     assert "encoder/down_blocks/00/resnets/01/conv1/bias is missing" in str(error.value)

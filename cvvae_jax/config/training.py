@@ -13,6 +13,14 @@ from cvvae_jax.config.networks import (
     VideoVAEConfig,
 )
 
+BestBy = Literal[
+    "psnr_recon",
+    "ssim_recon",
+    "psnr_compat",
+    "ssim_compat",
+    "psnr_image_latents",
+    "ssim_image_latents",
+]
 Mapping = Literal["first", "slice", "mean", "random"]
 
 
@@ -240,7 +248,12 @@ class StageConfig:
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 3
-    """How many checkpoints are kept, the newest ones."""
+    """How many checkpoints are kept, the newest ones; `keep_every` and `keep_best` keep more."""
+    keep_every: int | None = None
+    """Checkpoints of steps that this divides are kept for ever."""
+    keep_best: BestBy | None = None
+    """The checkpoint with the highest of these scores on unseen clips is kept, too; only steps that
+    have both an evaluation and a checkpoint take part."""
     log_every: int = 10
     """Steps between lines of metrics.jsonl and TensorBoard scalars."""
     eval_every: int = 1000
@@ -258,6 +271,13 @@ class StageConfig:
             "log_every",
             "eval_every",
         )
+        if self.keep_every is not None:
+            at_least(self, 1, "keep_every")
+            if self.keep_every % self.checkpoint_every:
+                raise ConfigError(
+                    f"keep_every must be a multiple of checkpoint_every ({self.checkpoint_every}), "
+                    f"not {self.keep_every}."
+                )
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
         if not self.buckets:

@@ -4,7 +4,6 @@ import contextlib
 import fcntl
 import json
 import os
-import re
 import shutil
 import struct
 from collections.abc import Iterator
@@ -25,7 +24,8 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 # What the two kinds of folder consist of.
 _OFFICIAL = {WEIGHTS, "config.json", "README.md"}
-_OURS = {"weights", "model", "README.md", "_CHECKPOINT_METADATA", "commit_success.txt"}
+_OF_ORBAX = {"_CHECKPOINT_METADATA", "commit_success.txt"}
+_OURS = {"weights", "model", "manifest.json", "README.md", *_OF_ORBAX}
 
 
 @contextlib.contextmanager
@@ -58,7 +58,9 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
                 _clear_up(path, partial, replaced)
                 partial.rmdir()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {_reason(error)}.") from error
+        raise ConfigError(
+            f"{path} cannot be written: {checkpoint.system_reason(error)}."
+        ) from error
 
 
 @contextlib.contextmanager
@@ -91,7 +93,7 @@ def write_ours(model: Any, path: Path) -> None:
     try:
         checkpoint.save_model(path, model)
     except ValueError as error:  # TensorStore's
-        raise OSError(_reason(error)) from error
+        raise OSError(checkpoint.system_reason(error)) from error
 
 
 def write_official(model: Any, path: Path) -> None:
@@ -159,11 +161,3 @@ def _check_vacant(path: Path, *, overwrite: bool) -> None:
         )
     if not overwrite:
         raise ConfigError(f"{path} exists; --overwrite replaces it.")
-
-
-def _reason(error: Exception) -> str:
-    """What the system said; TensorStore wraps its number in a text of its own."""
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
-    number = re.search(r"os_error_code='(\d+)'", str(error))
-    return os.strerror(int(number[1])) if number else str(error).splitlines()[0]

@@ -67,9 +67,14 @@ def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE
         Stopped: a signal asked for the end.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(job.folder / "checkpoints", keep=job.stage.keep_checkpoints)
+    checkpoints = Checkpoints(
+        job.folder / "checkpoints",
+        keep=job.stage.keep_checkpoints,
+        keep_every=job.stage.keep_every,
+        keep_best=job.stage.keep_best,
+    )
     run = _Run(job, frozen, config, checkpoints)
-    with contextlib.closing(checkpoints), warnings_kept(job.folder):
+    with warnings_kept(job.folder), contextlib.closing(checkpoints):
         state = _first_state(run)
         _announce(job, state)
         programs = Programs(job, config, state, frozen)
@@ -109,7 +114,7 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
                 if last or stopped or n == resumed or n % stage.checkpoint_every == 0:
                     progress.flush()  # a run may go on from here, without this step's line
                     with progress.throughput.pause():
-                        _save(run, n, state, last=last)
+                        _save(run, n, state, progress.scores(n), last=last, wait=bool(stopped))
                 if stopped:
                     raise Stopped(stopped, n, kept=run.checkpoints.latest_step() or 0)
     finally:
@@ -117,11 +122,23 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
     return state.ema
 
 
-def _save(run: _Run, step: int, state: TrainState, *, last: bool) -> None:
-    """A checkpoint, unless updates are being skipped: what it would hold may be the cause."""
+def _save(
+    run: _Run, step: int, state: TrainState, scores: Scores, *, last: bool, wait: bool
+) -> None:
+    """A checkpoint, unless updates are being skipped: what it would hold may be the cause.
+
+    Raises:
+        ConfigError: it is the last one, or to be waited for, and could not be written.
+    """
     if last or int(state.guard.in_a_row) == 0:
         settings = dataclasses.asdict(run.config)
-        run.checkpoints.save(step, state=state, weights=state.ema, config=settings)
+        run.checkpoints.save(step, state=state, weights=state.ema, config=settings, scores=scores)
+    if last or wait:
+        run.checkpoints.finish()
+    best = run.checkpoints.best() if last else None
+    if best is not None:
+        folder, name = run.job.folder / "checkpoints" / str(best[0]), run.job.stage.keep_best
+        say(run.job.folder, f"best checkpoint by {name} ({best[1]:.4f}): {folder}")
 
 
 def _announce(job: Job, state: TrainState) -> None:
@@ -145,7 +162,7 @@ def _first_state(run: _Run) -> TrainState:
     start = job.start.abstract if job.start else None
     target = jax.eval_shape(initialize, run.frozen, start)
     layout = sharding.shardings(target, job.mesh)
-    newest = run.checkpoints.latest_step()
+    newest = run.checkpoints.latest_whole_step()
     if newest is not None:
         return run.checkpoints.restore(newest, target, layout)
     start = job.start.load(job.mesh) if job.start else None

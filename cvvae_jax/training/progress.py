@@ -10,7 +10,7 @@ from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.training.evaluate import evaluate
+from cvvae_jax.training.evaluate import Scores, evaluate
 from cvvae_jax.training.guard import check_guard
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import StageLog, say
@@ -39,6 +39,7 @@ class Progress:
         self._program: Program | None = None
         self._pending: tuple[int, Metrics, Program] | None = None
         self._latest: Metrics = {}
+        self._scores: tuple[int, Scores] | None = None
 
     def timed(self, stream: Batches) -> Iterator[dict[str, np.ndarray]]:
         """The batches of a stream; how long they took and how many records were bad is logged."""
@@ -98,8 +99,13 @@ class Progress:
         self.flush()  # the step before it isn't part of it
         with self.throughput.pause():
             scores, views = evaluate(model, self._image_vae, job.clips, job.mesh)
+            self._scores = (step, scores)
             self._log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
             self._log.clip(step, "input, reconstruction, image decoder", side_by_side(views))
+
+    def scores(self, step: int) -> Scores:
+        """Of the evaluation at a step; none where there was none."""
+        return self._scores[1] if self._scores and self._scores[0] == step else {}
 
     def close(self) -> None:
         """Writes out what is still in memory."""

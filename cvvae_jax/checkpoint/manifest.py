@@ -1,0 +1,104 @@
+"""The list of a folder's files, with their sizes and SHA-256, and the check against it.
+
+Orbax restores flipped bytes without noticing, and takes a file that is cut short for a crash.
+"""
+
+import concurrent.futures
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+NAME = "manifest.json"
+"""It lies in the folder itself."""
+
+_THREADS = 4  # hashing lets other threads run
+
+
+def write(folder: Path) -> None:
+    """Lists all files of a folder, which nobody must change from now on.
+
+    Raises:
+        OSError: the disk is full, or a file can't be read.
+    """
+    names = [name for name in _names(folder) if name != NAME]
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        entries = pool.map(lambda name: _entry(folder / name), names)
+        listed = dict(zip(names, entries, strict=True))
+    partial = folder / f"{NAME}.partial"
+    with partial.open("w") as file:
+        file.write(_text(listed))
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(folder / NAME)
+
+
+def problems(
+    folder: Path, *, items: tuple[str, ...] | None = None, hash_up_to: int | None = None
+) -> list[str]:
+    """What differs from the manifest, a few words each that begin with the file's name; nothing
+    where all is as it was written.
+
+    Args:
+        folder: one with a manifest.
+        items: only the files under these subfolders; None: every file.
+        hash_up_to: larger files, in bytes, are compared by size alone; None: all are read.
+    """
+    try:
+        raw = (folder / NAME).read_bytes()
+    except OSError as error:
+        return [f"{NAME} can't be read ({error.strerror})"]
+    try:
+        listed = json.loads(raw)["files"]
+        if _text(listed).encode() != raw:
+            raise ValueError
+    except (ValueError, KeyError, TypeError):
+        return [f"{NAME} is damaged"]
+
+    def wanted(names: Iterable[str]) -> set[str]:
+        return {name for name in names if items is None or name.split("/")[0] in items}
+
+    listed_names, there = wanted(listed), wanted(_names(folder)) - {NAME}
+    found = {name: f"{name} is missing" for name in listed_names - there}
+    found |= {name: f"{name} was not there" for name in there - listed_names}
+    with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
+        both = sorted(listed_names & there)
+        changes = pool.map(lambda name: _change(folder / name, listed[name], hash_up_to), both)
+        found |= {name: f"{name} {how}" for name, how in zip(both, changes, strict=True) if how}
+    return [found[name] for name in sorted(found)]
+
+
+def _change(path: Path, entry: dict[str, Any], hash_up_to: int | None) -> str | None:
+    """What is wrong with a file, in words; None where it is as it was written."""
+    try:
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            return f"has {size} bytes instead of {entry['bytes']}"
+        if (hash_up_to is None or size <= hash_up_to) and _entry(path) != entry:
+            return "has changed since it was written (by its SHA-256)"
+    except OSError as error:
+        return f"can't be read ({error.strerror})"
+    return None
+
+
+def _entry(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file."""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+        return {"bytes": file.tell(), "sha256": digest}
+
+
+def _text(listed: dict[str, Any]) -> str:
+    """The manifest of these files; the only text that is accepted for them, to the byte."""
+    own = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+    return json.dumps({"files": listed, "sha256": own}, indent=1) + "\n"
+
+
+def _names(folder: Path) -> list[str]:
+    """Every file below a folder, by its path in it."""
+    found = []
+    for place, _, files in os.walk(folder):
+        found += [(Path(place) / file).relative_to(folder).as_posix() for file in files]
+    return sorted(found)

@@ -1,0 +1,50 @@
+"""What wrote a checkpoint: versions of code and libraries, and the devices."""
+
+import functools
+import importlib.metadata
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import jax
+from jax.sharding import NamedSharding
+
+import cvvae_jax
+
+_LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint")
+
+
+def origin(tree: Any) -> dict[str, Any]:
+    """Of a checkpoint of this tree, for JSON."""
+    return {
+        "cvvae_jax": cvvae_jax.__version__,
+        "commit": _commit(),
+        **{name: importlib.metadata.version(name) for name in _LIBRARIES},
+        "processes": jax.process_count(),
+        "devices": jax.device_count(),
+        "device": jax.devices()[0].device_kind,
+        "mesh": mesh_of(tree),
+    }
+
+
+def mesh_of(tree: Any) -> dict[str, int] | None:
+    """The axes of the mesh that arrays, or their shapes, lie on, and their sizes; None without."""
+    for leaf in jax.tree.leaves(tree):
+        if isinstance(leaf.sharding, NamedSharding):
+            return {str(axis): size for axis, size in leaf.sharding.mesh.shape.items()}
+    return None
+
+
+@functools.cache
+def _commit() -> str | None:
+    """The git commit of the code, with `-dirty` if it has been changed since; None where it is no
+    checkout, as installed packages are none."""
+    root = Path(cvvae_jax.__file__).parents[1]
+    if not (root / ".git").exists():
+        return None
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.SubprocessError):
+        return None  # no git: the version says less, and nothing else depends on it
+    return done.stdout.strip() or None

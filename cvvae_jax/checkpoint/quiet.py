@@ -1,0 +1,67 @@
+"""Orbax's noise: it tells of a failure by several tracebacks before it raises, and afterwards."""
+
+import contextlib
+import functools
+import logging
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from typing import Any
+
+_lock = threading.Lock()
+_active = 0
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keeps the log messages of Orbax to itself; what is raised still is. Any number of threads may
+    be inside."""
+    _drop_leftovers()
+    _count(1)
+    try:
+        yield
+    except BaseException:
+        stay_quiet()
+        raise
+    finally:
+        _count(-1)
+
+
+def stay_quiet() -> None:
+    """After a failure: the other parts of what failed go on, and complain later."""
+    _count(1)
+
+
+def _count(change: int) -> None:
+    """How many ask for quiet."""
+    global _active
+    with _lock:
+        _active += change
+        if _active:
+            logging.getLogger("absl").addFilter(_not_of_orbax)  # not a second time
+        else:
+            logging.getLogger("absl").removeFilter(_not_of_orbax)
+
+
+@functools.cache
+def _drop_leftovers() -> None:
+    """The other parts of a read or write that failed complain when they end, of a loop that is
+    closed or of nobody who asks for their error; that may be as late as the interpreter's end."""
+    logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
+    # Nor are all parts of it waited for.
+    warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
+    before = sys.unraisablehook
+
+    def hook(unraisable: Any) -> None:
+        error = unraisable.exc_value
+        closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
+        if not closed and (code is None or "orbax" not in code.co_filename):
+            before(unraisable)
+
+    sys.unraisablehook = hook
+
+
+def _not_of_orbax(record: logging.LogRecord) -> bool:
+    return "orbax" not in record.pathname

@@ -1,0 +1,263 @@
+"""The checkpoints of a run: saved in the background, checked before they are read.
+
+Orbax writes to `STEP.partial`; then the manifest is written and the folder gets its name. A step is
+thus there whole or not at all, whatever ends the process. Which steps there are is read from the
+disk every time: Orbax's own manager forgets older ones when a save fails.
+"""
+
+import contextlib
+import json
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+from jax.experimental import multihost_utils
+
+from cvvae_jax import paths
+from cvvae_jax.checkpoint import items, manifest, steps
+from cvvae_jax.checkpoint.origin import mesh_of, origin
+from cvvae_jax.checkpoint.quiet import quiet, stay_quiet
+from cvvae_jax.config import ConfigError
+
+_TEXTS = ("config", "model", "origin", "scores")  # items that are JSON
+
+_log = logging.getLogger(__name__)
+
+Tree = TypeVar("Tree")
+
+
+class Checkpoints:
+    """The checkpoints of a run.
+
+    With several processes all call the same methods in the same order, on a folder that all of them
+    see; process 0 alone checks, renames and removes.
+    """
+
+    def __init__(
+        self,
+        folder: Path | str,
+        *,
+        keep: int,
+        keep_every: int | None = None,
+        keep_best: str | None = None,
+    ):
+        """Opens a folder, which may be new.
+
+        Args:
+            folder: of the steps' folders.
+            keep: how many of the newest are kept.
+            keep_every: those whose step it divides are kept, too.
+            keep_best: name of a score; the one that has the highest is kept, too.
+        """
+        self._folder = Path(folder).absolute()
+        self._keep = steps.Keep(keep, keep_every, keep_best)
+        arrays = {name: items.arrays_handler() for name in ("state", "weights")}
+        texts = {name: ocp.JsonCheckpointHandler() for name in _TEXTS}
+        handler = ocp.CompositeCheckpointHandler(**arrays, **texts)
+        self._checkpointer = ocp.AsyncCheckpointer(handler)
+        self._quiet = contextlib.ExitStack()
+        self._quiet.enter_context(quiet())  # threads of Orbax outlive the calls that start them
+        self._writer: threading.Thread | None = None
+        self._failure: str | None = None
+
+    def save(
+        self,
+        step: int,
+        *,
+        state: Any,
+        weights: Any,
+        config: dict,
+        scores: dict[str, float] | None = None,
+    ) -> None:
+        """Starts to save a train state and the model to use at that step; returns before it is on
+        disk, when the arrays may change.
+
+        What goes wrong is a warning, since training can go on and the next save may succeed; the
+        steps before stay as they are. See `finish`.
+        """
+        self.wait()
+        self._failure = None
+        written = {
+            "state": ocp.args.PyTreeSave(paths.flatten(state)),
+            "config": ocp.args.JsonSave(config),
+            "weights": ocp.args.PyTreeSave(paths.flatten(weights)),
+            "model": ocp.args.JsonSave(items.describe_model(weights)),
+            "origin": ocp.args.JsonSave(origin(state)),
+        }
+        if scores:
+            written["scores"] = ocp.args.JsonSave(scores)
+        partial = self._folder / f"{step}{steps.PARTIAL}"
+        try:
+            if jax.process_index() == 0:
+                self._folder.mkdir(parents=True, exist_ok=True)
+                steps.clear_up(self._folder)  # a failed save may have written on for a while
+            self._checkpointer.save(partial, args=ocp.args.Composite(**written), force=True)
+        except Exception as error:  # Orbax and TensorStore raise bare ones
+            self._failed(step, error)
+            return
+        self._writer = threading.Thread(target=self._complete, args=(step, partial))
+        self._writer.start()
+
+    def _complete(self, step: int, partial: Path) -> None:
+        """What follows when the arrays are on their way to the disk, in a thread of its own."""
+        try:
+            self._checkpointer.wait_until_finished()
+            if jax.process_index() == 0:
+                manifest.write(partial)
+                partial.rename(self._folder / str(step))
+        except Exception as error:  # Orbax and TensorStore raise bare ones
+            self._failed(step, error)
+            return
+        if jax.process_index() == 0:
+            self._remove_old()
+
+    def _failed(self, step: int, error: Exception) -> None:
+        self._failure = f"the checkpoint of step {step} could not be written to {self._folder}: "
+        self._failure += items.system_reason(error)
+        stay_quiet()
+        if jax.process_index() == 0:
+            steps.clear_up(self._folder)
+        _log.warning("%s. Earlier ones stay, and the next one is tried as usual", self._failure)
+
+    def _remove_old(self) -> None:
+        for step in set(steps.finished(self._folder)) - self._keep.steps(self._folder):
+            try:
+                steps.remove(self._folder, step)
+            except OSError as error:
+                _log.warning("checkpoint %d can't be removed: %s", step, error)
+
+    def wait(self) -> None:
+        """Waits until nothing is being written."""
+        if self._writer is not None:
+            self._writer.join()
+            self._writer = None
+
+    def finish(self) -> None:
+        """Waits until the newest checkpoint is on disk.
+
+        Raises:
+            ConfigError: it could not be written, by any process.
+        """
+        self.wait()
+        failures = np.asarray([self._failure is not None])
+        if jax.process_count() > 1:
+            failures = np.ravel(multihost_utils.process_allgather(failures))
+        if failures.any():
+            newest = self.latest_step()
+            failure = self._failure or f"process {failures.argmax()} could not write a checkpoint"
+            goes_on = "starts anew" if newest is None else f"goes on from step {newest}"
+            raise ConfigError(f"{failure}. The same command {goes_on}.")
+
+    def latest_step(self) -> int | None:
+        """Step of the newest finished checkpoint, None without one; waits for one that is being
+        written."""
+        self.wait()
+        return _found_by_first(lambda: max(steps.finished(self._folder), default=None))
+
+    def best(self) -> tuple[int, float] | None:
+        """Step and score of the best checkpoint by `keep_best`; None where there is none."""
+        self.wait()
+        score = self._keep.best
+        found = _found_by_first(lambda: steps.best(self._folder, score) if score else None)
+        return tuple(found) if found else None
+
+    def latest_whole_step(self) -> int | None:
+        """Step of the newest checkpoint whose files are what they were when they were written; None
+        where there is no checkpoint at all.
+
+        Warns of damaged ones, which are put aside, and of one that was not finished, which is
+        removed. Those of versions without manifests can't be checked, and are taken as they are.
+
+        Raises:
+            ConfigError: there are checkpoints, all of them damaged, which are left where they are.
+        """
+        self.wait()
+        verdict = _found_by_first(self._newest_whole)
+        if "error" in verdict:
+            raise ConfigError(verdict["error"])
+        return verdict["step"]
+
+    def _newest_whole(self) -> dict[str, Any]:
+        """The step, or the error to raise; process 0 only."""
+        for step in steps.clear_up(self._folder):
+            _log.warning("the checkpoint of step %s was not finished and is left out", step)
+        there, damaged = steps.finished(self._folder), {}
+        for step in reversed(there):
+            folder = self._folder / str(step)
+            problems = [] if items.unchecked(folder) else manifest.problems(folder)
+            if not problems:
+                self._set_aside(damaged)
+                if items.unchecked(folder):
+                    _log.warning("%s has no checksums, so it can't be checked for damage", folder)
+                return {"step": step}
+            damaged[step] = f"{folder} is damaged: {items.in_short(problems)}"
+        if not damaged:
+            return {"step": None}
+        listed = ". ".join(damaged.values())
+        return {"error": f"no checkpoint is whole. {listed}. Move them away to start anew."}
+
+    def _set_aside(self, damaged: dict[int, str]) -> None:
+        for step, problem in damaged.items():
+            try:
+                kept = f"it is kept as {steps.set_aside(self._folder, step).name}"
+            except OSError as error:
+                kept = f"it can't be renamed ({error.strerror})"
+            _log.warning("%s; %s, and the one before is used", problem, kept)
+
+    def restore(self, step: int, target: Tree, shardings: Any) -> Tree:
+        """The train state of a step, in the structure and types of `target`, laid out by
+        `shardings`; warns where types or devices are others than they were.
+
+        Args:
+            step: from `latest_whole_step`.
+            target: shapes and types.
+            shardings: where every leaf lies, a tree like the target.
+
+        Raises:
+            ConfigError: the checkpoint doesn't fit the target, that is the run's configuration.
+        """
+        self.wait()
+        folder = self._folder / str(step)
+        restored, casts = items.restore_state(folder, target, shardings)
+        if jax.process_index() == 0:
+            if casts:
+                _log.warning("step %d was saved in other types: %s", step, ", ".join(casts))
+            self._tell_of_devices(folder, mesh_of(restored))
+        return restored
+
+    def _tell_of_devices(self, folder: Path, mesh: dict[str, int] | None) -> None:
+        path = folder / "origin" / "metadata"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        now = {"processes": jax.process_count(), "mesh": mesh}
+        if before and {name: before[name] for name in now} != now:
+            _log.warning(
+                "step %s was saved by %d processes on a mesh of %s; it goes on with %d, on %s",
+                folder.name,
+                before["processes"],
+                before["mesh"],
+                now["processes"],
+                now["mesh"],
+            )
+
+    def close(self) -> None:
+        """Waits until nothing is being written."""
+        self.wait()
+        self._checkpointer.close()
+        if jax.process_index() == 0:
+            steps.clear_up(self._folder)
+        self._quiet.close()
+
+
+def _found_by_first(find: Callable[[], Any]) -> Any:
+    """What process 0 finds, on every process; a value for JSON."""
+    if jax.process_count() == 1:
+        return find()
+    text = json.dumps(find() if jax.process_index() == 0 else None).encode()
+    size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(text), np.int32)))
+    padded = np.frombuffer(text.ljust(size)[:size], np.uint8)
+    return json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())

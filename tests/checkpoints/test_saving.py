@@ -1,0 +1,147 @@
+"""Which checkpoints are kept, and saves that fail."""
+
+import contextlib
+import json
+import resource
+import shutil
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import jax
+import pytest
+from tiny_checkpoints import names_in, restored_kernel, save, saved_run
+
+import cvvae_jax
+from cvvae_jax.checkpoint import Checkpoints
+from cvvae_jax.config import Bucket, ConfigError, StageConfig
+
+
+@contextlib.contextmanager
+def largest_file(size: int) -> Iterator[None]:
+    """The system refuses to write more bytes than these to a file, as it refuses on a full
+    disk."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        pytest.param({}, {"5", "6"}, id="newest"),
+        pytest.param({"keep_every": 2}, {"2", "4", "5", "6"}, id="every"),
+        pytest.param({"keep_best": "psnr_recon"}, {"3", "5", "6"}, id="best"),
+        pytest.param(
+            {"keep_every": 4, "keep_best": "psnr_recon"}, {"3", "4", "5", "6"}, id="all_of_them"
+        ),
+    ],
+)
+def test_checkpoints_that_are_kept(tmp_path, options, kept):
+    """Reopened in between; step 4 has no evaluation, and the score of step 2 is no number."""
+    scores = {1: 20.0, 2: float("nan"), 3: 22.0, 5: 21.0, 6: 21.5}
+    for steps in ((1, 2, 3), (4, 5, 6)):
+        checkpoints = Checkpoints(tmp_path, keep=2, **options)
+        for step in steps:
+            save(checkpoints, step, **({"psnr_recon": scores[step]} if step in scores else {}))
+        checkpoints.finish()
+        best = checkpoints.best()
+        checkpoints.close()
+    assert names_in(tmp_path) == kept
+    assert best == ((3, 22.0) if "keep_best" in options else None)
+
+
+def test_kept_for_ever_needs_to_be_saved_first():
+    with pytest.raises(ConfigError, match=r"multiple of checkpoint_every \(1000\), not 1500"):
+        StageConfig(9, (Bucket(1, 8, 8),), keep_every=1500)
+
+
+def test_failed_save_is_a_warning_and_the_next_one_succeeds(tmp_path, caplog, capfd):
+    """Nothing is left of it, and the step before stays until another one is there in its place."""
+    checkpoints = saved_run(tmp_path, (1,))
+    with largest_file(10_000):
+        save(checkpoints, 2)
+        checkpoints.wait()
+    assert [record.getMessage() for record in caplog.records] == [
+        f"the checkpoint of step 2 could not be written to {tmp_path}: File too large. Earlier "
+        "ones stay, and the next one is tried as usual"
+    ]
+    assert checkpoints.latest_step() == checkpoints.latest_whole_step() == 1
+    save(checkpoints, 3)
+    checkpoints.finish()
+    assert names_in(tmp_path) == {"3"}
+    restored_kernel(checkpoints, 3)
+    checkpoints.close()
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("steps", [(), (1,)], ids=["first", "later"])
+def test_failed_save_that_is_waited_for_is_an_error(tmp_path, steps):
+    checkpoints = saved_run(tmp_path, steps, keep=1)
+    with largest_file(10_000):
+        save(checkpoints, 2)
+        goes_on = "goes on from step 1" if steps else "starts anew"
+        with pytest.raises(ConfigError, match=rf"step 2 .* File too large. The same .* {goes_on}"):
+            checkpoints.finish()
+    save(checkpoints, 3)
+    checkpoints.finish()
+
+
+def test_save_that_fails_at_once_is_a_warning(tmp_path, caplog):
+    """Where not even a folder can be made."""
+    (tmp_path / "checkpoints").write_text("a file")
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=1)
+    save(checkpoints, 1)
+    assert "step 1 could not be written" in caplog.text
+    assert "File exists" in caplog.text
+    (tmp_path / "checkpoints").unlink()
+    save(checkpoints, 2)
+    checkpoints.finish()
+
+
+@pytest.fixture
+def small_disk(tmp_path) -> Iterator[Path]:
+    """A file system of 2 MB."""
+    command = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(tmp_path)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("only root can mount a file system")
+    yield tmp_path
+    subprocess.run(["umount", "--lazy", str(tmp_path)], check=True)
+
+
+def test_full_disk_is_a_warning_until_there_is_room(small_disk, caplog):
+    checkpoints = saved_run(small_disk / "checkpoints", (1,))
+    free = shutil.disk_usage(small_disk).free
+    (small_disk / "else").write_bytes(bytes(free - 16_384))
+    save(checkpoints, 2)
+    checkpoints.wait()
+    assert "step 2 could not be written" in caplog.text
+    assert "No space left on device" in caplog.text
+    assert checkpoints.latest_step() == checkpoints.latest_whole_step() == 1
+    (small_disk / "else").unlink()
+    save(checkpoints, 3)
+    checkpoints.finish()
+    assert names_in(small_disk / "checkpoints") == {"3"}
+
+
+def test_checkpoint_says_what_wrote_it(tmp_path):
+    saved_run(tmp_path, (1,))
+    origin = json.loads((tmp_path / "1/origin/metadata").read_text())
+    assert origin["cvvae_jax"] == cvvae_jax.__version__
+    assert origin["jax"] == jax.__version__
+    assert (origin["processes"], origin["devices"], origin["mesh"]) == (1, 8, None)
+    assert set(origin) == {
+        "cvvae_jax",
+        "commit",
+        "jax",
+        "flax",
+        "optax",
+        "orbax-checkpoint",
+        "processes",
+        "devices",
+        "device",
+        "mesh",
+    }

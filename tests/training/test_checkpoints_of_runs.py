@@ -1,0 +1,123 @@
+"""Runs whose checkpoints fail or are damaged: nothing on disk is lost, nothing is silent."""
+
+import dataclasses
+import os
+import resource
+import signal
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from tiny_training import short_run
+
+from cvvae_jax import paths
+from cvvae_jax.checkpoint import Checkpoints
+from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.loading import load
+from cvvae_jax.training import loop, programs
+from cvvae_jax.training.state import Guard
+
+
+def trifling_step(state, batch, frozen, **_):
+    """In place of a training step, whose program takes longer to make than all the rest: everything
+    depends on the batch, but nothing is learned."""
+    number = batch["video"].astype("float32").mean()
+    changed = jax.tree.map(lambda x: x + number.astype(x.dtype), state)
+    names = [field.name for field in dataclasses.fields(Guard)]
+    guard = Guard(**{name: jnp.zeros((), jnp.int32) for name in names})
+    metrics = {"loss/total": jnp.zeros(()), **{f"guard/{name}": jnp.zeros(()) for name in names}}
+    return dataclasses.replace(changed, step=state.step + 1, guard=guard), metrics
+
+
+@pytest.fixture
+def config(image_vae, no_evaluations, tmp_path, monkeypatch) -> TrainConfig:
+    monkeypatch.setattr(programs, "train_step", trifling_step)
+    return short_run(tmp_path / "run", image_vae, gan="none")
+
+
+class FullDisk:
+    """The system refuses to write large files while these steps are saved, as a full disk does."""
+
+    def __init__(self, monkeypatch, *steps: int):
+        self.steps = set(steps)
+        save = Checkpoints.save
+
+        def limited(checkpoints, step, **items):
+            before = resource.getrlimit(resource.RLIMIT_FSIZE)
+            if step in self.steps:
+                resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+            save(checkpoints, step, **items)
+            checkpoints.wait()
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+        monkeypatch.setattr(Checkpoints, "save", limited)
+
+
+def flip_a_bit(checkpoint: Path) -> str:
+    """Of its largest file; that file's name."""
+    largest = max((checkpoint / "state").rglob("*"), key=lambda path: path.stat().st_size)
+    content = bytearray(largest.read_bytes())
+    content[len(content) // 2] ^= 1
+    largest.write_bytes(content)
+    return largest.relative_to(checkpoint).as_posix()
+
+
+def steps_in(folder: Path) -> set[str]:
+    return {entry.name for entry in (folder / "checkpoints").iterdir()}
+
+
+def test_run_goes_on_after_a_failed_save_and_from_before_a_damaged_checkpoint(config, monkeypatch):
+    """Step 6 can't be saved, and step 9 is damaged afterwards: the next start goes on from step 3,
+    to the same end. The same program on the same numbers: equal to the bit."""
+    folder, disk = Path(config.workdir), FullDisk(monkeypatch, 6)
+    loop.train(config)
+    assert steps_in(folder) == {"3", "9"}
+    log = (folder / "log.txt").read_text()
+    assert "warning: the checkpoint of step 6 could not be written" in log
+    assert "File too large. Earlier ones stay" in log
+    expected = paths.flatten(load(folder))
+    damaged = flip_a_bit(folder / "checkpoints/9")
+    disk.steps = set()
+    loop.train(config)
+    log = (folder / "log.txt").read_text()
+    assert f"checkpoints/9 is damaged: {damaged} has changed since it was written" in log
+    assert "it is kept as 9.damaged, and the one before is used" in log
+    assert "step 3 of 9" in log
+    assert steps_in(folder) == {"3", "6", "9", "9.damaged"}
+    for path, leaf in paths.flatten(load(folder)).items():
+        np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+
+
+def test_last_checkpoint_does_not_fail_silently(config, monkeypatch):
+    FullDisk(monkeypatch, 9)
+    message = r"step 9 could not be written to .*: File too large. The same .* goes on from step 6"
+    with pytest.raises(ConfigError, match=message):
+        loop.train(config)
+
+
+@pytest.mark.slow
+def test_checkpoint_that_a_signal_asks_for_does_not_fail_silently(config, monkeypatch):
+    FullDisk(monkeypatch, 5)
+    put_batch, steps = loop.sharding.put_batch, []
+
+    def signaled(batch, mesh):
+        steps.append(len(steps) + 1)
+        if steps[-1] == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return put_batch(batch, mesh)
+
+    monkeypatch.setattr(loop.sharding, "put_batch", signaled)
+    with pytest.raises(ConfigError, match=r"step 5 could not be written .* from step 3"):
+        loop.train(config)
+
+
+@pytest.mark.slow
+def test_run_without_any_whole_checkpoint_is_not_started_anew(config):
+    loop.train(config)
+    folder = Path(config.workdir) / "checkpoints"
+    for step in folder.iterdir():
+        flip_a_bit(step)
+    with pytest.raises(ConfigError, match=r"no checkpoint is whole\. .*/9 is damaged: state/"):
+        loop.train(config)
