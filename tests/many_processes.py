@@ -56,23 +56,31 @@ def free_port() -> int:
 class Workers:
     """Processes that run `train.py --distributed`; what they print goes to files."""
 
-    def __init__(self, folder: Path, arguments: list[list[str]], *, env: dict[str, str]):
-        """Starts one process for every list of arguments."""
+    def __init__(
+        self, folder: Path, arguments: list[list[str]], *, script: Path, fault: str | None = None
+    ):
+        """Starts one process for every list of arguments; the last one has the fault."""
         folder.mkdir(parents=True, exist_ok=True)
         port, count = free_port(), len(arguments)
         self._said = [folder / f"said_{i}.txt" for i in range(count)]
         self.started = time.monotonic()
         self.processes = []
         for i, (said, own) in enumerate(zip(self._said, arguments, strict=True)):
+            last = i == count - 1
             names = {
+                **({"FAULT": fault} if fault and last else {}),
                 "JAX_COORDINATOR_ADDRESS": f"127.0.0.1:{port}",
                 "JAX_NUM_PROCESSES": str(count),
                 "JAX_PROCESS_ID": str(i),
             }
-            command = [sys.executable, str(ROOT / "train.py"), *own, "--distributed"]
+            command = [sys.executable, str(script), *own, "--distributed"]
             with said.open("w") as file:
                 process = subprocess.Popen(
-                    command, env=env | names, stdout=file, stderr=file, start_new_session=True
+                    command,
+                    env=environment() | names,
+                    stdout=file,
+                    stderr=file,
+                    start_new_session=True,
                 )
             self.processes.append(process)
 
@@ -85,15 +93,28 @@ class Workers:
         """What a process has printed."""
         return self._said[index].read_text(errors="replace")
 
+    def wait_for(self, index: int, text: str, *, seconds: float = 120) -> None:
+        """Until a process has printed something."""
+        end = time.monotonic() + seconds
+        while text not in self.said(index):
+            assert time.monotonic() < end, self.said(index)
+            assert self.processes[index].poll() is None, self.said(index)
+            time.sleep(0.02)
+
     def kill(self, index: int, number: int = signal.SIGKILL) -> None:
         """Sends a signal to one of them, if it still runs."""
         self.processes[index].send_signal(number)
 
 
 @contextlib.contextmanager
-def workers(folder: Path, *arguments: list[str], **options) -> Iterator[Workers]:
+def workers(
+    folder: Path,
+    *arguments: list[str],
+    script: Path = ROOT / "tests" / "worker_process.py",
+    fault: str | None = None,
+) -> Iterator[Workers]:
     """`Workers`, none of which outlive the block."""
-    started = Workers(folder, list(arguments), **{"env": environment(), **options})
+    started = Workers(folder, list(arguments), script=script, fault=fault)
     try:
         yield started
     finally:
