@@ -1,4 +1,4 @@
-"""Runs of several processes on one machine, each with four virtual CPU devices."""
+"""Runs of several processes on one machine, each with virtual CPU devices of its own."""
 
 import contextlib
 import os
@@ -34,7 +34,7 @@ def write_recipe(folder: Path, config: TrainConfig) -> Path:
     return folder / "recipe.py"
 
 
-def environment(*, devices: int = 4) -> dict[str, str]:
+def environment(*, devices: int) -> dict[str, str]:
     """For a process of so many devices, which compiles as the tests do, and only once."""
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     return os.environ | {
@@ -57,7 +57,13 @@ class Workers:
     """Processes that run `train.py --distributed`; what they print goes to files."""
 
     def __init__(
-        self, folder: Path, arguments: list[list[str]], *, script: Path, fault: str | None = None
+        self,
+        folder: Path,
+        arguments: list[list[str]],
+        *,
+        fault: str | None,
+        devices: int,
+        script: Path,
     ):
         """Starts one process for every list of arguments; the last one has the fault."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -77,7 +83,7 @@ class Workers:
             with said.open("w") as file:
                 process = subprocess.Popen(
                     command,
-                    env=environment() | names,
+                    env=environment(devices=devices) | names,
                     stdout=file,
                     stderr=file,
                     start_new_session=True,
@@ -110,11 +116,12 @@ class Workers:
 def workers(
     folder: Path,
     *arguments: list[str],
-    script: Path = ROOT / "tests" / "worker_process.py",
     fault: str | None = None,
+    devices: int = 4,
+    script: Path = ROOT / "tests" / "worker_process.py",
 ) -> Iterator[Workers]:
     """`Workers`, none of which outlive the block."""
-    started = Workers(folder, list(arguments), script=script, fault=fault)
+    started = Workers(folder, list(arguments), fault=fault, devices=devices, script=script)
     try:
         yield started
     finally:
