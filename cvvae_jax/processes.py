@@ -41,7 +41,6 @@ _ARRIVAL = 300
 """Seconds to wait for all processes at the start."""
 
 _BOARD = "cvvae_jax"
-_log = logging.getLogger(__name__)
 
 
 def join() -> "Processes":
@@ -59,8 +58,9 @@ def join() -> "Processes":
         jax.distributed.initialize(
             **by_hand,
             initialization_timeout=_ARRIVAL,
-            # jax's own watch, which ends this process where the thread here can't.
-            heartbeat_timeout_seconds=int(2 * _SILENCE),
+            # jax's own watch, which ends this process where the thread here can't: half of this to
+            # the whole after a process's death, so that it is rarely first.
+            heartbeat_timeout_seconds=60,
             shutdown_timeout_seconds=60,
         )
     except ValueError as error:
@@ -113,6 +113,7 @@ class Processes:
         self._coordinator = jax_distributed.global_state.coordinator_address
         self._ending = threading.Lock()
         self._reached_end = False
+        self._status: int | None = None  # with which this process is about to end, not well
         self._heard: dict[int, tuple[str | None, float]] = {}
         self._ended_at: dict[int, float] = {}
         self._put("name", self.name)
@@ -156,6 +157,7 @@ class Processes:
         if together:
             jax.distributed.shutdown()
         else:
+            self._status = status
             self._let_others_read()
         return status
 
@@ -214,6 +216,7 @@ class Processes:
 
     def _leave(self, status: int, reason: str) -> None:
         """Ends this process after another one."""
+        self._status = status
         self._say(
             f"error: {reason.rstrip('.')}. All processes of the run end; the same command goes on "
             "from the newest checkpoint."
@@ -229,6 +232,8 @@ class Processes:
         """
 
         def explain(_: int) -> None:
+            if self._status is not None:
+                os._exit(self._status)  # it has been said why
             if self.index and not self._coordinator_answers():
                 self._leave(DIED, f"process 0 has died, or can't be reached at {self._coordinator}")
             self._say(
@@ -254,10 +259,13 @@ class Processes:
         """A message on stderr and, where that can be, in the process's log."""
         sys.stderr.write(f"{self.name}: {text}\n")
         sys.stderr.flush()
-        # The main thread may hold a lock that logging needs.
-        logged = threading.Thread(target=_log.critical, args=("%s", text), daemon=True)
+        record = logging.LogRecord(__name__, logging.CRITICAL, __file__, 0, text, None, None)
+        handlers = logging.getLogger(_BOARD).handlers  # not the root's, which print it once more
+        logged = threading.Thread(
+            target=lambda: [handler.handle(record) for handler in handlers], daemon=True
+        )
         logged.start()
-        logged.join(timeout=2)
+        logged.join(timeout=2)  # the main thread may hold a lock that logging needs
 
     def _let_others_read(self) -> None:
         """Process 0 has the board that the others read."""
