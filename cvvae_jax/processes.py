@@ -3,8 +3,8 @@
 A process that dies leaves the others waiting in a collective for ever. So every process has a
 thread that leaves a sign of life on jax's coordination service, which process 0 runs, and reads
 there whether another one has ended; its last act is then a message and `os._exit`, since the main
-thread can't be woken. When process 0 itself dies, jax aborts the others; `_explain_aborts` adds to
-its dump what happened.
+thread can't be woken. When process 0 itself dies, jax aborts the others; `_before_aborting` adds
+to its dump what happened.
 """
 
 import contextlib
@@ -16,6 +16,7 @@ import socket
 import sys
 import threading
 import time
+from collections.abc import Callable
 
 import jax
 from jax._src import distributed as jax_distributed  # its public part has no key-value store
@@ -33,7 +34,7 @@ _PERIOD = 2.0
 _SILENCE = 20.0
 """Seconds without one after which a process is taken to be dead; reading a sign needs Python's
 lock, which compiled code holds for a few seconds at most."""
-_SUSPICIOUS_SILENCE = 3 * _PERIOD
+_SUSPICIOUS_SILENCE = 10.0
 """The same once a collective has failed on another process."""
 _LATE = 45.0
 """Seconds that a process may go on after another one has reached its end."""
@@ -49,10 +50,13 @@ def join() -> "Processes":
     TPU pods, Slurm, Open MPI and Kubernetes are detected; elsewhere `JAX_COORDINATOR_ADDRESS`,
     `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say who is who.
 
+    Where the others don't come, the process ends with a message and the code `DIED`.
+
     Raises:
-        ConfigError: nothing is detected, a variable is wrong, or the others don't come.
+        ConfigError: nothing is detected, or a variable is wrong.
     """
     by_hand = _by_hand(dict(os.environ))
+    _before_aborting(_not_all_have_come)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
         jax.distributed.initialize(
@@ -69,13 +73,36 @@ def join() -> "Processes":
             f"process ({error}); set {COORDINATOR}=HOST:PORT of process 0, {COUNT} and {INDEX} "
             "(from 0), or leave --distributed out."
         ) from error
-    except jax.errors.JaxRuntimeError as error:
-        raise ConfigError(
-            f"not all processes have come together within {_ARRIVAL} seconds; has each been "
-            f"started, and can it reach {by_hand.get('coordinator_address', 'process 0')}? "
-            f"({str(error).splitlines()[0]})"
-        ) from error
+    except jax.errors.JaxRuntimeError:
+        _not_all_have_come()
     return Processes()
+
+
+def _not_all_have_come() -> None:
+    _print(
+        f"error: not all processes have come together within {_ARRIVAL} seconds; has each one been "
+        "started, and does it reach process 0?"
+    )
+    os._exit(DIED)
+
+
+def _before_aborting(explain: Callable[[], None]) -> None:
+    """Calls a function when jax aborts the process; a function that returns lets it go on.
+
+    jax does that from C++, which no exception and no handler of Python's `signal` gets a hold of.
+    """
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: explain())
+    _handlers.append(handler)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
+
+
+_handlers: list = []
+"""Kept, since nothing else knows that they are in use."""
+
+
+def _print(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _by_hand(environment: dict[str, str]) -> dict:
@@ -118,7 +145,7 @@ class Processes:
         self._ended_at: dict[int, float] = {}
         self._put("name", self.name)
         if self.count > 1:
-            self._explain_aborts()
+            _before_aborting(self._explain_abort)
             threading.Thread(target=self._watch, daemon=True).start()
 
     def check_same(self, settings: str) -> None:
@@ -153,12 +180,16 @@ class Processes:
             self._reached_end = True
         if said and (self.index == 0 or not together):
             self._say(said)
-        self._put("ended", f"{0 if together else status} {said}")
-        if together:
-            jax.distributed.shutdown()
-        else:
+        self._put("ended", f"{0 if together else status} {said.partition(chr(10))[0]}")
+        if not together:
             self._status = status
             self._let_others_read()
+            return status
+        try:
+            jax.distributed.shutdown()
+        except jax.errors.JaxRuntimeError as error:
+            self._say(f"error: the others have not come to the end with this process: {error}")
+            return DIED
         return status
 
     def await_verdict(self, error: BaseException) -> None:
@@ -177,7 +208,6 @@ class Processes:
         start, turn = time.monotonic(), 0
         self._heard = dict.fromkeys(range(1, self.count), (None, start))
         while True:
-            # Without process 0, jax ends this one; after the end there is nothing to watch.
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 turn += 1
                 self._put("alive", str(turn), allow_overwrite=True)
@@ -195,9 +225,7 @@ class Processes:
             if signs.get(index) != before:
                 self._heard[index] = (signs.get(index), now)
             elif now - since > limit:
-                self._client.key_value_set(
-                    f"{_BOARD}/ended/{index}", f"{DIED} no sign of life for {limit:.0f} s"
-                )
+                self._put("ended", f"{DIED} no sign of life for {limit:.0f} s", of=index)
 
     def _judge(self, index: int, entry: str) -> None:
         """Ends this process if another one's end, as its entry tells it, leaves it alone."""
@@ -224,25 +252,16 @@ class Processes:
         self._let_others_read()
         os._exit(status)
 
-    def _explain_aborts(self) -> None:
-        """Adds a message where jax aborts the process because process 0 has gone.
-
-        jax's client does that from C++, which no exception and no handler of Python's `signal`
-        gets a hold of.
-        """
-
-        def explain(_: int) -> None:
-            if self._status is not None:
-                os._exit(self._status)  # it has been said why
-            if self.index and not self._coordinator_answers():
-                self._leave(DIED, f"process 0 has died, or can't be reached at {self._coordinator}")
-            self._say(
-                "error: aborted. If the lines above tell of an unhealthy task, that process has "
-                "died, and the same command goes on from the newest checkpoint."
-            )
-
-        self._handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(explain)  # kept while it is in use
-        ctypes.CDLL(None).signal(int(signal.SIGABRT), self._handler)
+    def _explain_abort(self) -> None:
+        """Says what jax's dump above means; returns where it isn't known."""
+        if self._status is not None:
+            os._exit(self._status)  # it has been said why
+        if self.index and not self._coordinator_answers():
+            self._leave(DIED, f"process 0 has died, or can't be reached at {self._coordinator}")
+        self._say(
+            "error: aborted. If the lines above tell of an unhealthy task, that process has died, "
+            "and the same command goes on from the newest checkpoint."
+        )
 
     def _coordinator_answers(self) -> bool:
         """Whether process 0 still listens, two seconds from now at the latest."""
@@ -257,8 +276,7 @@ class Processes:
 
     def _say(self, text: str) -> None:
         """A message on stderr and, where that can be, in the process's log."""
-        sys.stderr.write(f"{self.name}: {text}\n")
-        sys.stderr.flush()
+        _print(f"{self.name}: {text}")
         record = logging.LogRecord(__name__, logging.CRITICAL, __file__, 0, text, None, None)
         handlers = logging.getLogger(_BOARD).handlers  # not the root's, which print it once more
         logged = threading.Thread(
@@ -272,9 +290,12 @@ class Processes:
         if self.index == 0 and self.count > 1:
             time.sleep(2.5 * _PERIOD)
 
-    def _put(self, topic: str, text: str, *, allow_overwrite: bool = False) -> None:
-        key = f"{_BOARD}/{topic}/{self.index}"
-        # What is there already has been put by process 0, which knows better.
+    def _put(
+        self, topic: str, text: str, *, of: int | None = None, allow_overwrite: bool = False
+    ) -> None:
+        """Puts something on the board, of this process if of no other one."""
+        key = f"{_BOARD}/{topic}/{self.index if of is None else of}"
+        # What is there already counts. Without process 0, jax ends this one.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(key, text, allow_overwrite=allow_overwrite)
 
