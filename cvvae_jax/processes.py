@@ -141,7 +141,9 @@ class Processes:
         self._ending = threading.Lock()
         self._reached_end = False
         self._status: int | None = None  # with which this process is about to end, not well
-        self._heard: dict[int, tuple[str | None, float]] = {}
+        self._heard: dict[int, tuple[str | None, float]] = {
+            index: (None, time.monotonic()) for index in range(1, self.count)
+        }
         self._ended_at: dict[int, float] = {}
         self._put("name", self.name)
         if self.count > 1:
@@ -204,18 +206,19 @@ class Processes:
             time.sleep(_SUSPICIOUS_SILENCE + 4 * _PERIOD)
 
     def _watch(self) -> None:
-        """Signs of life, and what others have left on the board, until the process ends."""
-        start, turn = time.monotonic(), 0
-        self._heard = dict.fromkeys(range(1, self.count), (None, start))
+        """Looks at the board until the process ends."""
         while True:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
-                turn += 1
-                self._put("alive", str(turn), allow_overwrite=True)
-                if self.index == 0:
-                    self._accuse_the_silent()
-                for index, entry in self._board("ended").items():
-                    self._judge(index, entry)
+                self.look()
             time.sleep(_PERIOD)
+
+    def look(self) -> None:
+        """Leaves a sign of life on the board, and ends this process if another one has ended."""
+        self._put("alive", str(time.monotonic()), allow_overwrite=True)
+        if self.index == 0:
+            self._accuse_the_silent()
+        for index, entry in self._board("ended").items():
+            self._judge(index, entry)
 
     def _accuse_the_silent(self) -> None:
         """Puts processes on the board that have given no sign of life for too long."""

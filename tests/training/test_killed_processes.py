@@ -176,7 +176,7 @@ def test_run_goes_on_over_other_devices_and_processes(image_vae, tmp_path):
     for number, (arguments, count, devices) in enumerate(plan):
         folder = tmp_path / f"start_{number}"
         last = number in (0, len(plan) - 1)
-        fault = None if last else "stop 4"
+        fault = None if last else "stop 1"  # after three steps
         with workers(folder, *[arguments] * count, devices=devices, fault=fault) as some:
             assert some.wait(300) == [0] * count, some.said(0)
     ours, theirs = logged_lines(config), logged_lines(expected)

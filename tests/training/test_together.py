@@ -11,7 +11,7 @@ import pytest
 from many_processes import workers, write_recipe
 from tiny_training import logged_lines, short_run
 
-from cvvae_jax import paths, processes, sharding
+from cvvae_jax import paths, sharding
 from cvvae_jax.config import ConfigError, TrainConfig
 from cvvae_jax.loading import load
 from cvvae_jax.training import loop
@@ -62,35 +62,6 @@ def test_stopped_run_of_two_processes_goes_on_in_one_and_equals_that_of_one(
         assert "stopped by SIGTERM after step 2" in log
     loop.train(config)
     assert_runs_equal(config, in_one, tolerance=1e-5)
-
-
-def test_variables_name_a_process_where_no_cluster_does():
-    names = (processes.COORDINATOR, processes.COUNT, processes.INDEX)
-    found = processes._by_hand(dict(zip(names, ("host:1", "4", "3"), strict=True)))
-    assert (found["coordinator_address"], found["num_processes"], found["process_id"]) == (
-        "host:1",
-        4,
-        3,
-    )
-    assert processes._by_hand({processes.COORDINATOR: "host:1"}) == {}  # jax detects the rest
-
-
-@pytest.mark.parametrize(
-    ("values", "reason"),
-    [
-        ((None, "2", "0"), "JAX_COORDINATOR_ADDRESS is not set"),
-        ((None, "2", None), "JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID are not set"),
-        (("host:1", "2", "2"), "from 0 to below JAX_NUM_PROCESSES, not 2 of 2"),
-        (("host:1", "two", "0"), "not 0 of two"),
-        (("host", "2", "0"), "must be HOST:PORT, not host"),
-    ],
-    ids=["address", "two", "range", "number", "port"],
-)
-def test_wrong_variables_are_named(values, reason):
-    names = (processes.COORDINATOR, processes.COUNT, processes.INDEX)
-    given = {name: value for name, value in zip(names, values, strict=True) if value is not None}
-    with pytest.raises(ConfigError, match=reason):
-        processes._by_hand(given)
 
 
 def devices_of(*counts: int) -> list:
