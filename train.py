@@ -1,43 +1,89 @@
-"""Trains a video VAE: `python train.py RECIPE [--dry-run] [--section.field VALUE ..]`.
+"""Trains a video VAE: `python train.py RECIPE [--dry-run] [--distributed] [--section.field VALUE]`.
 
 `--help` after a recipe documents every field; `--dry-run` prints what the run would be: sizes,
-operations, memory, schedule, and what is missing.
+operations, memory, schedule, and what is missing. With `--distributed` this is one process of
+several, found through the cluster that they are started by (see launch/).
 """
 
 import os
 import sys
+import traceback
+from typing import TYPE_CHECKING
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.recipe import parse_train_config
+from cvvae_jax.recipe import parse_train_config, to_json
 from cvvae_jax.training.stop import Stopped
+
+if TYPE_CHECKING:
+    from cvvae_jax.processes import Processes
+
+FLAGS = ("--dry-run", "--distributed")
 
 
 def main() -> int:
-    """Runs the recipe named on the command line; 2 after a mistake of the user's, told in one
-    sentence, 130 after Ctrl-C, 143 after SIGTERM."""
+    """Runs the recipe named on the command line; 0 also after SIGTERM, which leaves a checkpoint, 2
+    after a mistake of the user's, told in one sentence, 130 after Ctrl-C; and with several
+    processes the code of the one that ended them, 75 if it died."""
+    if "--distributed" not in sys.argv[1:]:
+        status, said, _ = outcome(None)
+        if said:
+            print(said, file=sys.stderr)
+        return status
+    # Imported only now, since --help must not start jax.
+    from cvvae_jax import processes
+
     try:
-        overrides = [argument for argument in sys.argv[1:] if argument != "--dry-run"]
-        config = parse_train_config(overrides)
-        # Imported only now, since --help must not start jax.
-        if len(overrides) < len(sys.argv) - 1:
+        joined = processes.join()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return _run_together(joined)
+
+
+def outcome(joined: "Processes | None") -> tuple[int, str, bool]:
+    """Runs the recipe: the exit code, what is said to the user, and whether that was an end which
+    all processes have come to."""
+    try:
+        config = parse_train_config([a for a in sys.argv[1:] if a not in FLAGS])
+        if joined is not None:
+            joined.check_same(to_json(config))
+        if "--dry-run" in sys.argv[1:]:
             from cvvae_jax.training.dry_run import dry_run
 
             dry_run(config)
-            return 0
+            return 0, "", True
         from cvvae_jax.training.loop import train
 
         train(config)
     except ConfigError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        if joined is not None:
+            joined.await_verdict(error)
+        return 2, f"error: {error}", False
     except Stopped as stopped:
-        print(stopped, file=sys.stderr)
-        return 128 + stopped.signal_number
+        return stopped.exit_code, str(stopped), True
     except KeyboardInterrupt:
         message = "stopped; the same command goes on from the newest checkpoint, if there is one."
-        print(message, file=sys.stderr)
-        return 130
-    return 0
+        return 130, message, False
+    return 0, "", True
+
+
+def _run_together(joined: "Processes") -> int:
+    try:
+        status, said, together = outcome(joined)
+    except SystemExit as wrong_arguments:  # which tyro has explained
+        code = wrong_arguments.code or 0
+        status, said, together = (
+            int(code),
+            "error: the command line is wrong" * bool(code),
+            not code,
+        )
+    except Exception as error:
+        joined.await_verdict(error)
+        status, said, together = 1, f"error: {error}\n{traceback.format_exc()}", False
+    status = joined.end(status, said, together=together)
+    # A regular exit would wait for the others once more.
+    sys.stdout.flush()
+    os._exit(status)
 
 
 if __name__ == "__main__":

@@ -74,9 +74,33 @@ def make_mesh(
             f"more than the {len(devices)} devices."
         )
     _check_batches(batches, data * config.fsdp, accumulate)
-    used = np.asarray(devices[: math.prod(shape)]).reshape(shape)
+    used = np.asarray(of_every_process(devices, math.prod(shape))).reshape(shape)
     _check_processes(used)
     return Mesh(used, ("data", "fsdp", rows.AXIS), axis_types=(AxisType.Auto,) * 3)
+
+
+def of_every_process(devices: list, count: int) -> list:
+    """The first devices, as many of one process as of another, since each brings an equal share of
+    a batch.
+
+    Raises:
+        ConfigError: there are not so many of every process.
+    """
+    if count == len(devices):
+        return devices
+    processes = sorted({device.process_index for device in devices})
+    share = count // len(processes)
+    used = [
+        device
+        for process in processes
+        for device in [d for d in devices if d.process_index == process][:share]
+    ]
+    if len(used) != count:
+        raise ConfigError(
+            f"{count} devices can't be taken equally from {len(processes)} processes; batches, and "
+            f"a mesh, of multiples of {len(processes)} can."
+        )
+    return used
 
 
 def _check_batches(batches: tuple[int, ...], devices: int, accumulate: int) -> None:

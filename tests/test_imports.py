@@ -10,6 +10,7 @@ ROOT = Path(__file__).parents[1] / "cvvae_jax"
 ALLOWED = {
     "config": set(),
     "recipe": {"config"},
+    "processes": {"config"},
     "paths": set(),
     "rows": set(),
     "sharding": {"config", "paths", "rows"},

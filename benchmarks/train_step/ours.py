@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jaxlib
+import numpy as np
 from jax.sharding import Mesh
 
 from benchmarks.train_step.setting import Networks, Row, job_of, random_batch
@@ -29,7 +30,8 @@ class OurStep:
         networks = Networks.random(config, tiny=row.tiny)
         self._frozen = _on(mesh, networks.frozen)
         self._state = _on(mesh, networks.state(config))
-        self._batch = sharding.put_batch(random_batch(row.bucket), mesh)
+        batch = random_batch(row.bucket) | {"stop": np.zeros(row.bucket.batch, np.uint8)}
+        self._batch = sharding.put_batch(batch, mesh)
         programs = Programs(job, config, self._state, self._frozen)
         shape = video_shape(row.bucket)
         self.programs: dict[str, Program] = {

@@ -37,9 +37,11 @@ def evaluate(
     for start in range(0, len(clips), mesh.size):
         batch = clips[start : start + mesh.size]
         filled = np.concatenate([batch, np.repeat(batch[-1:], mesh.size - len(batch), axis=0)])
-        batch_scores, batch_views = run(
-            model, frozen, jax.device_put(filled, sharding.whole_clips(mesh))
+        # Every process has all clips.
+        placed = jax.make_array_from_callback(
+            filled.shape, sharding.whole_clips(mesh), functools.partial(_part, filled)
         )
+        batch_scores, batch_views = run(model, frozen, placed)
         keep = slice(len(batch))
         scores.append({name: np.asarray(x)[keep] for name, x in batch_scores.items()})
         if start < 4:
@@ -48,6 +50,10 @@ def evaluate(
     return {name: float(x.mean()) for name, x in join(*scores).items()}, {
         name: x[:4] for name, x in join(*views).items()
     }
+
+
+def _part(clips: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
+    return clips[index]
 
 
 def _evaluate_batch(model, frozen, clips):

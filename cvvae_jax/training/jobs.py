@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cvvae_jax import paths, rows, sharding
 from cvvae_jax.config import (
@@ -150,7 +150,16 @@ def plan_run(config: TrainConfig, *, allow_missing: bool = False) -> Plan:
 
 def on_mesh(tree: Any, mesh: Mesh) -> Any:
     """Networks laid out on the devices; not copied where they lie that way already."""
-    return jax.device_put(tree, sharding.shardings(tree, mesh))
+    return jax.tree.map(_on_devices, tree, sharding.shardings(tree, mesh))
+
+
+def _on_devices(leaf: jax.Array, layout: NamedSharding) -> jax.Array:
+    """An array in another layout; several processes move it to other devices through the host."""
+    if leaf.is_fully_addressable or leaf.sharding.device_set == layout.device_set:
+        return jax.device_put(leaf, layout)
+    whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
+    values = np.asarray(jax.device_put(leaf, whole))
+    return jax.make_array_from_callback(values.shape, layout, lambda index: values[index])
 
 
 def load_image_vae(plan: Plan, trained: ImageVAE | None, config: TrainConfig) -> ImageVAE:

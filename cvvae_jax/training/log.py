@@ -1,5 +1,6 @@
 """What a run leaves to read: metrics.jsonl, TensorBoard, log.txt, animations, a progress bar, and
-Weights & Biases on request."""
+Weights & Biases on request. All of it is process 0's; `process_log` has what every process keeps.
+"""
 
 import contextlib
 import json
@@ -24,6 +25,9 @@ from cvvae_jax.training.weights_and_biases import WandbRun
 
 _console = Console(highlight=False)
 
+LARGEST = 10 * 2**20
+"""Bytes of log.txt; a longer one becomes log.1.txt."""
+
 Metrics = dict[str, float | int]
 """Numbers by name, such as `loss/total`."""
 
@@ -33,7 +37,10 @@ def say(folder: Path, text: str) -> None:
     if jax.process_index() == 0:
         text = text.encode(errors="backslashreplace").decode()  # file names may be no UTF-8
         _console.print(text, markup=False, soft_wrap=True)
-        with (folder / "log.txt").open("a") as file:
+        path = folder / "log.txt"
+        if path.exists() and path.stat().st_size > LARGEST:  # warnings, over weeks
+            path.replace(folder / "log.1.txt")
+        with path.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
@@ -45,6 +52,7 @@ def warnings_kept(folder: Path) -> Iterator[None]:
         yield
         return
     handler = logging.Handler(logging.WARNING)
+    handler.addFilter(lambda record: record.levelno == logging.WARNING)  # errors are raised
     handler.emit = lambda record: say(folder, f"warning: {record.getMessage()}")
     logger = logging.getLogger("cvvae_jax")
     logger.addHandler(handler)

@@ -14,8 +14,9 @@ from cvvae_jax.data.pipeline import Batches, batches
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.training.evaluate import Scores
 from cvvae_jax.training.guard import Diverged, after_rollback
-from cvvae_jax.training.jobs import Job, initial_state, load_image_vae, on_mesh, plan_run
+from cvvae_jax.training.jobs import Job, Plan, initial_state, load_image_vae, on_mesh, plan_run
 from cvvae_jax.training.log import say, warnings_kept, write_config
+from cvvae_jax.training.process_log import process_log
 from cvvae_jax.training.programs import Programs
 from cvvae_jax.training.progress import Progress
 from cvvae_jax.training.report import report
@@ -37,13 +38,18 @@ def train(config: TrainConfig) -> Scores:
     with jax.default_matmul_precision(config.matmul_precision), StopSignals() as stop:
         plan = plan_run(config)
         write_config(Path(config.workdir), config)
-        lpips = plan.lpips.load(plan.video.mesh) if plan.lpips else None
-        image_vae = None
-        if plan.image is not None:
-            image_vae = fit(plan.image, on_mesh(Frozen(lpips=lpips), plan.image.mesh), config, stop)
-        frozen = Frozen(load_image_vae(plan, image_vae, config), lpips)
-        model = fit(plan.video, frozen, config, stop)
-        return report(model, frozen.image_vae, plan.video, config)
+        with process_log(Path(config.workdir)):
+            return _run_plan(plan, config, stop)
+
+
+def _run_plan(plan: Plan, config: TrainConfig, stop: StopSignals) -> Scores:
+    lpips = plan.lpips.load(plan.video.mesh) if plan.lpips else None
+    image_vae = None
+    if plan.image is not None:
+        image_vae = fit(plan.image, on_mesh(Frozen(lpips=lpips), plan.image.mesh), config, stop)
+    frozen = Frozen(load_image_vae(plan, image_vae, config), lpips)
+    model = fit(plan.video, frozen, config, stop)
+    return report(model, frozen.image_vae, plan.video, config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -104,19 +110,21 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
         with contextlib.closing(_batches(run, start + offset)) as stream:
             timed = progress.timed(stream)
             for n, batch in zip(range(start + 1, stage.steps + 1), timed, strict=False):
-                placed = sharding.put_batch(batch, job.mesh)
+                marked = batch | {"stop": stop.marks(len(batch["seed"]))}
+                placed = sharding.put_batch(marked, job.mesh)
                 program = progress.program(programs, n - 1, placed["video"].shape)
                 state, metrics = program.compiled(state, placed, run.frozen)
                 progress.step(n, metrics)
-                last, stopped = n == stage.steps, stop.requested
+                last = n == stage.steps
                 if last or n % stage.eval_every == 0:
                     progress.evaluation(n, state.ema)
-                if last or stopped or n == resumed or n % stage.checkpoint_every == 0:
+                if last or progress.stop or n == resumed or n % stage.checkpoint_every == 0:
                     progress.flush()  # a run may go on from here, without this step's line
                     with progress.throughput.pause():
-                        _save(run, n, state, progress.scores(n), last=last, wait=bool(stopped))
-                if stopped:
-                    raise Stopped(stopped, n, kept=run.checkpoints.latest_step() or 0)
+                        wait = bool(progress.stop)
+                        _save(run, n, state, progress.scores(n), last=last, wait=wait)
+                if progress.stop:
+                    raise Stopped(progress.stop, n, kept=run.checkpoints.latest_step() or 0)
     finally:
         progress.close()
     return state.ema

@@ -14,6 +14,7 @@ from cvvae_jax.config import StageConfig, TrainConfig
 from cvvae_jax.training.flops import count_flops
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.jobs import Job
+from cvvae_jax.training.objective import Metrics
 from cvvae_jax.training.state import Frozen, TrainState
 from cvvae_jax.training.step import train_step, update_of
 
@@ -79,12 +80,13 @@ class Programs:
 
     def _trace(self, update: Update, video_shape: tuple[int, ...], stage: StageConfig) -> Any:
         step = functools.partial(
-            train_step, update=update, stage=stage, loss=self._job.loss, seed=self._seed
+            _step_with_stop, update=update, stage=stage, loss=self._job.loss, seed=self._seed
         )
         mesh = self._job.mesh
         batch = {
             "video": jax.ShapeDtypeStruct(video_shape, jnp.uint8),
             "seed": jax.ShapeDtypeStruct(video_shape[:1], jnp.uint32),
+            "stop": jax.ShapeDtypeStruct(video_shape[:1], jnp.uint8),
         }
         jitted = jax.jit(
             sharding.split_rows(step, mesh),
@@ -97,6 +99,15 @@ class Programs:
             donate_argnums=0,
         )
         return jitted.trace(self._state, batch, self._frozen)
+
+
+def _step_with_stop(
+    state: TrainState, batch: dict[str, jax.Array], frozen: Frozen, **options: Any
+) -> tuple[TrainState, Metrics]:
+    """`train_step`, whose metrics also have the signal that ends the run, of whatever process's
+    records (see `StopSignals.marks`)."""
+    state, metrics = train_step(state, batch, frozen, **options)
+    return state, metrics | {"stop": batch["stop"].max()}
 
 
 def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:

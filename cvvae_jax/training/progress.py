@@ -1,6 +1,7 @@
 """What is told of a job while it runs: steps, evaluations, speed; and the guard's watch."""
 
 import dataclasses
+import signal
 from collections.abc import Iterator
 
 import jax
@@ -40,6 +41,8 @@ class Progress:
         self._pending: tuple[int, Metrics, Program] | None = None
         self._latest: Metrics = {}
         self._scores: tuple[int, Scores] | None = None
+        self.stop: str | None = None
+        """Name of the signal that asks for an end, the same in all processes."""
 
     def timed(self, stream: Batches) -> Iterator[dict[str, np.ndarray]]:
         """The batches of a stream; how long they took and how many records were bad is logged."""
@@ -71,7 +74,7 @@ class Progress:
         self._pending = (step, metrics, self._program)
 
     def flush(self) -> None:
-        """Logs what has not been logged yet.
+        """Logs what has not been logged yet, and learns whether an end was asked for.
 
         Raises:
             Diverged: too many updates in a row were skipped.
@@ -81,6 +84,8 @@ class Progress:
         (step, metrics, program), self._pending = self._pending, None
         names = [field.name for field in dataclasses.fields(Guard)]
         guard = {name: int(metrics.pop(f"guard/{name}")) for name in names}  # waits for the step
+        number = int(metrics.pop("stop"))
+        self.stop = signal.Signals(number).name if number else None
         self.throughput.count(program)
         # Networks that are trained in turns have a step of their own each.
         self._latest |= metrics

@@ -57,8 +57,19 @@ def test_other_threads_are_left_alone():
     assert seen == [(None, before)]
 
 
+def test_records_carry_the_signal():
+    with StopSignals() as stop:
+        assert stop.marks(3).tolist() == [0, 0, 0]
+        send(signal.SIGTERM)
+        assert stop.marks(3).tolist() == [15, 15, 15] and stop.marks(3).dtype == "uint8"
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGTERM", 0)])
+def test_preemption_is_no_failure(name, code):
+    assert Stopped(name, 1, kept=1).exit_code == code
+
+
 def test_stopped_says_how_to_go_on():
     stopped = Stopped("SIGTERM", 12, kept=12)
-    assert stopped.signal_number == 15
     sentence = "stopped by SIGTERM after step 12; the same command goes on from step 12"
     assert str(stopped) == sentence

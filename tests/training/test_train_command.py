@@ -18,7 +18,7 @@ from cvvae_jax.training.stop import Stopped
         (Stopped("SIGINT", 3, kept=3), 130, "stopped by SIGINT after step 3;"),
         (
             Stopped("SIGTERM", 3, kept=2),
-            143,
+            0,
             "stopped by SIGTERM after step 3; the same command goes on from step 2",
         ),
         (KeyboardInterrupt(), 130, "stopped; the same command goes on"),

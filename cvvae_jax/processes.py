@@ -1,0 +1,308 @@
+"""Several processes as one run: how they find each other, and how all end when one of them does.
+
+A process that dies leaves the others waiting in a collective for ever. So every process has a
+thread that leaves a sign of life on jax's coordination service, which process 0 runs, and reads
+there whether another one has ended; its last act is then a message and `os._exit`, since the main
+thread can't be woken. When process 0 itself dies, jax aborts the others; `_before_aborting` adds
+to its dump what happened.
+"""
+
+import contextlib
+import ctypes
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+
+import jax
+from jax._src import distributed as jax_distributed  # its public part has no key-value store
+
+from cvvae_jax.config import ConfigError
+
+DIED = 75
+"""Exit code after another process died: a temporary failure, to be tried again."""
+
+COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
+"""Environment variables that name a process where no cluster is detected."""
+
+_PERIOD = 2.0
+"""Seconds between signs of life."""
+_SILENCE = 20.0
+"""Seconds without one after which a process is taken to be dead; reading a sign needs Python's
+lock, which compiled code holds for a few seconds at most."""
+_SUSPICIOUS_SILENCE = 10.0
+"""The same once a collective has failed on another process."""
+_LATE = 45.0
+"""Seconds that a process may go on after another one has reached its end."""
+_ARRIVAL = 300
+"""Seconds to wait for all processes at the start."""
+
+_BOARD = "cvvae_jax"
+
+
+def join() -> "Processes":
+    """Connects this process with the others of its run; before anything else asks jax for devices.
+
+    TPU pods, Slurm, Open MPI and Kubernetes are detected; elsewhere `JAX_COORDINATOR_ADDRESS`,
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say who is who.
+
+    Where the others don't come, the process ends with a message and the code `DIED`.
+
+    Raises:
+        ConfigError: nothing is detected, or a variable is wrong.
+    """
+    by_hand = _by_hand(dict(os.environ))
+    _before_aborting(_not_all_have_come)
+    jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
+    try:
+        jax.distributed.initialize(
+            **by_hand,
+            initialization_timeout=_ARRIVAL,
+            # jax's own watch, which ends this process where the thread here can't: half of this to
+            # the whole after a process's death, so that it is rarely first.
+            heartbeat_timeout_seconds=60,
+            shutdown_timeout_seconds=60,
+        )
+    except ValueError as error:
+        raise ConfigError(
+            "--distributed finds no TPU pod, Slurm, Open MPI or Kubernetes job around this "
+            f"process ({error}); set {COORDINATOR}=HOST:PORT of process 0, {COUNT} and {INDEX} "
+            "(from 0), or leave --distributed out."
+        ) from error
+    except jax.errors.JaxRuntimeError:
+        _not_all_have_come()
+    return Processes()
+
+
+def _not_all_have_come() -> None:
+    _print(
+        f"error: not all processes have come together within {_ARRIVAL} seconds; has each one been "
+        "started, and does it reach process 0?"
+    )
+    os._exit(DIED)
+
+
+def _before_aborting(explain: Callable[[], None]) -> None:
+    """Calls a function when jax aborts the process; a function that returns lets it go on.
+
+    jax does that from C++, which no exception and no handler of Python's `signal` gets a hold of.
+    """
+    handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: explain())
+    _handlers.append(handler)
+    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
+
+
+_handlers: list = []
+"""Kept, since nothing else knows that they are in use."""
+
+
+def _print(text: str) -> None:
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
+
+
+def _by_hand(environment: dict[str, str]) -> dict:
+    """Arguments of `jax.distributed.initialize` from the variables; none where jax is to detect."""
+    if COUNT not in environment and INDEX not in environment:
+        return {}
+    missing = [name for name in (COORDINATOR, COUNT, INDEX) if not environment.get(name)]
+    if missing:
+        raise ConfigError(
+            f"--distributed needs {COORDINATOR}, {COUNT} and {INDEX} together; "
+            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set."
+        )
+    address, count, index = (environment[name] for name in (COORDINATOR, COUNT, INDEX))
+    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
+        raise ConfigError(
+            f"{INDEX} must be a number from 0 to below {COUNT}, not {index} of {count}."
+        )
+    if not address.rpartition(":")[2].isdecimal():
+        raise ConfigError(f"{COORDINATOR} must be HOST:PORT, not {address}.")
+    return {
+        "coordinator_address": address,
+        "num_processes": int(count),
+        "process_id": int(index),
+        "cluster_detection_method": "deactivate",
+    }
+
+
+class Processes:
+    """This process among those of its run, watched from here to its end."""
+
+    def __init__(self):
+        self.index, self.count = jax.process_index(), jax.process_count()
+        self.name = f"process {self.index} of {self.count} on {socket.gethostname()}"
+        self._client = jax_distributed.global_state.client
+        self._coordinator = jax_distributed.global_state.coordinator_address
+        self._ending = threading.Lock()
+        self._reached_end = False
+        self._status: int | None = None  # with which this process is about to end, not well
+        self._heard: dict[int, tuple[str | None, float]] = {
+            index: (None, time.monotonic()) for index in range(1, self.count)
+        }
+        self._ended_at: dict[int, float] = {}
+        self._put("name", self.name)
+        if self.count > 1:
+            _before_aborting(self._explain_abort)
+            threading.Thread(target=self._watch, daemon=True).start()
+
+    def check_same(self, settings: str) -> None:
+        """Compares the settings of this process, as text, with those of process 0.
+
+        Raises:
+            ConfigError: they differ, so that the processes would wait for each other for ever.
+        """
+        self._put("settings", settings)
+        theirs = self._client.blocking_key_value_get(f"{_BOARD}/settings/0", 1000 * _ARRIVAL)
+        if theirs != settings:
+            ours = set(settings.splitlines())
+            lines = [line.strip(" ,") for line in theirs.splitlines() if line not in ours]
+            raise ConfigError(
+                "all processes must be started with the same settings; process 0 has "
+                f"{'; '.join(lines[:3]) or 'fewer of them'}, and this one has not."
+            )
+
+    def end(self, status: int, said: str, *, together: bool) -> int:
+        """Ends this process's part of the run.
+
+        Args:
+            status: its exit code.
+            said: its last words, to the user.
+            together: all processes end here and now; the code returns when all have come. False:
+                only this one does, and the others are told why and end with the same code.
+
+        Returns:
+            The exit code, with which the process must end at once.
+        """
+        with self._ending:
+            self._reached_end = True
+        if said and (self.index == 0 or not together):
+            self._say(said)
+        self._put("ended", f"{0 if together else status} {said.partition(chr(10))[0]}")
+        if not together:
+            self._status = status
+            self._let_others_read()
+            return status
+        try:
+            jax.distributed.shutdown()
+        except jax.errors.JaxRuntimeError as error:
+            self._say(f"error: the others have not come to the end with this process: {error}")
+            return DIED
+        return status
+
+    def await_verdict(self, error: BaseException) -> None:
+        """To be called with what has ended the main thread: where another process's death may be
+        the reason, waits until that is known, which ends this process."""
+        seen, suspicious = error, False
+        while seen is not None:
+            suspicious |= isinstance(seen, jax.errors.JaxRuntimeError)
+            seen = seen.__cause__ or seen.__context__
+        if suspicious and self.count > 1:
+            self._put("suspicion", "a collective failed")
+            time.sleep(_SUSPICIOUS_SILENCE + 4 * _PERIOD)
+
+    def _watch(self) -> None:
+        """Looks at the board until the process ends."""
+        while True:
+            with contextlib.suppress(jax.errors.JaxRuntimeError):
+                self.look()
+            time.sleep(_PERIOD)
+
+    def look(self) -> None:
+        """Leaves a sign of life on the board, and ends this process if another one has ended."""
+        self._put("alive", str(time.monotonic()), allow_overwrite=True)
+        if self.index == 0:
+            self._accuse_the_silent()
+        for index, entry in self._board("ended").items():
+            self._judge(index, entry)
+
+    def _accuse_the_silent(self) -> None:
+        """Puts processes on the board that have given no sign of life for too long."""
+        now, signs = time.monotonic(), self._board("alive")
+        limit = _SUSPICIOUS_SILENCE if self._board("suspicion") else _SILENCE
+        for index, (before, since) in self._heard.items():
+            if signs.get(index) != before:
+                self._heard[index] = (signs.get(index), now)
+            elif now - since > limit:
+                self._put("ended", f"{DIED} no sign of life for {limit:.0f} s", of=index)
+
+    def _judge(self, index: int, entry: str) -> None:
+        """Ends this process if another one's end, as its entry tells it, leaves it alone."""
+        status, _, said = entry.partition(" ")
+        first_seen = self._ended_at.setdefault(index, time.monotonic())
+        with self._ending:
+            if self._reached_end:
+                return
+            if int(status) == 0 and time.monotonic() - first_seen > _LATE:
+                status, said = "1", f"it reached its end {_LATE:.0f} s ago, and this one has not"
+            if int(status) == 0:
+                return
+            name = self._board("name").get(index, f"process {index}")
+            reason = f"{name} has {'died' if int(status) == DIED else 'ended'}: {said}"
+            self._leave(int(status), reason)
+
+    def _leave(self, status: int, reason: str) -> None:
+        """Ends this process after another one."""
+        self._status = status
+        self._say(
+            f"error: {reason.rstrip('.')}. All processes of the run end; the same command goes on "
+            "from the newest checkpoint."
+        )
+        self._let_others_read()
+        os._exit(status)
+
+    def _explain_abort(self) -> None:
+        """Says what jax's dump above means; returns where it isn't known."""
+        if self._status is not None:
+            os._exit(self._status)  # it has been said why
+        if self.index and not self._coordinator_answers():
+            self._leave(DIED, f"process 0 has died, or can't be reached at {self._coordinator}")
+        self._say(
+            "error: aborted. If the lines above tell of an unhealthy task, that process has died, "
+            "and the same command goes on from the newest checkpoint."
+        )
+
+    def _coordinator_answers(self) -> bool:
+        """Whether process 0 still listens, two seconds from now at the latest."""
+        host, _, port = self._coordinator.rpartition(":")
+        for _ in range(8):
+            try:
+                socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
+            except OSError:
+                return False
+            time.sleep(0.25)  # a process's connections may be closed before its listening port
+        return True
+
+    def _say(self, text: str) -> None:
+        """A message on stderr and, where that can be, in the process's log."""
+        _print(f"{self.name}: {text}")
+        record = logging.LogRecord(__name__, logging.CRITICAL, __file__, 0, text, None, None)
+        handlers = logging.getLogger(_BOARD).handlers  # not the root's, which print it once more
+        logged = threading.Thread(
+            target=lambda: [handler.handle(record) for handler in handlers], daemon=True
+        )
+        logged.start()
+        logged.join(timeout=2)  # the main thread may hold a lock that logging needs
+
+    def _let_others_read(self) -> None:
+        """Process 0 has the board that the others read."""
+        if self.index == 0 and self.count > 1:
+            time.sleep(2.5 * _PERIOD)
+
+    def _put(
+        self, topic: str, text: str, *, of: int | None = None, allow_overwrite: bool = False
+    ) -> None:
+        """Puts something on the board, of this process if of no other one."""
+        key = f"{_BOARD}/{topic}/{self.index if of is None else of}"
+        # What is there already counts. Without process 0, jax ends this one.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            self._client.key_value_set(key, text, allow_overwrite=allow_overwrite)
+
+    def _board(self, topic: str) -> dict[int, str]:
+        """What is on the board, by process."""
+        entries = self._client.key_value_dir_get(f"{_BOARD}/{topic}/")
+        return {int(key.rpartition("/")[2]): text for key, text in entries}

@@ -1,0 +1,152 @@
+"""What processes read of each other, on a board that stands in for jax's service; whole runs are in
+training/test_together.py and training/test_killed_processes.py."""
+
+import os
+import time
+import types
+
+import jax
+import pytest
+
+from cvvae_jax import processes
+from cvvae_jax.config import ConfigError
+
+NAMES = (processes.COORDINATOR, processes.COUNT, processes.INDEX)
+
+
+class Board:
+    """In place of jax's client."""
+
+    def __init__(self):
+        self._entries: dict[str, str] = {}
+
+    def key_value_set(self, key: str, text: str, allow_overwrite: bool) -> None:
+        if key in self._entries and not allow_overwrite:
+            raise jax.errors.JaxRuntimeError(f"{key} is there")
+        self._entries[key] = text
+
+    def key_value_dir_get(self, prefix: str) -> list[tuple[str, str]]:
+        return [(key, text) for key, text in self._entries.items() if key.startswith(prefix)]
+
+    def blocking_key_value_get(self, key: str, milliseconds: int) -> str:
+        return self._entries[key]
+
+
+@pytest.fixture
+def both(monkeypatch) -> list[processes.Processes]:
+    """Two processes of a run, which look at the board when they are told to."""
+    state = types.SimpleNamespace(client=Board(), coordinator_address="localhost:1")
+    monkeypatch.setattr(processes.jax_distributed, "global_state", state)
+    monkeypatch.setattr(processes, "_before_aborting", lambda explain: None)
+    monkeypatch.setattr(processes, "_PERIOD", 0.0)
+    monkeypatch.setattr(processes.Processes, "_watch", lambda self: None)
+    monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    made = []
+    for index in range(2):
+        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+        made.append(processes.Processes())
+    monkeypatch.setattr(os, "_exit", ended)
+    return made
+
+
+def ended(code: int) -> None:
+    raise SystemExit(code)
+
+
+def code_of(process: processes.Processes) -> int | None:
+    """With what a process ends when it looks at the board."""
+    try:
+        process.look()
+    except SystemExit as end:
+        return end.code
+    return None
+
+
+def test_processes_that_give_signs_of_life_leave_each_other_alone(both, monkeypatch):
+    monkeypatch.setattr(processes, "_SILENCE", 0.0)
+    for _ in range(3):
+        time.sleep(0.01)
+        assert [code_of(process) for process in reversed(both)] == [None, None]
+
+
+def test_silent_process_is_taken_to_be_dead_by_all(both, monkeypatch, capsys):
+    for process in reversed(both):
+        process.look()
+    monkeypatch.setattr(processes, "_SILENCE", 0.0)
+    time.sleep(0.01)
+    assert code_of(both[0]) == processes.DIED
+    said = capsys.readouterr().err
+    assert said.startswith(f"process 0 of 2 on {both[0].name.split()[-1]}: error: process 1 of 2")
+    assert "has died: no sign of life for 0 s. All processes of the run end; the same com" in said
+    assert code_of(both[1]) == processes.DIED  # if it was only very slow
+
+
+def test_silence_is_suspicious_sooner_once_a_collective_has_failed(both, monkeypatch):
+    monkeypatch.setattr(processes, "_SUSPICIOUS_SILENCE", 0.0)
+    for process in reversed(both):
+        process.look()
+    time.sleep(0.01)
+    assert code_of(both[0]) is None
+    error = ConfigError("no good.")
+    both[0].await_verdict(error)
+    assert code_of(both[0]) is None
+    error.__cause__ = jax.errors.JaxRuntimeError("Gloo: connection closed by peer")
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    both[0].await_verdict(error)
+    assert code_of(both[0]) == processes.DIED
+
+
+@pytest.mark.parametrize("status", [1, 2, 130])
+def test_what_ends_one_process_ends_the_other_with_its_code(both, capsys, status):
+    assert both[1].end(status, "error: no good.\nTraceback", together=False) == status
+    assert code_of(both[0]) == status
+    first, _, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("process 1 of 2 on ") and first.endswith(": error: no good.")
+    assert "process 0 of 2" in second and "process 1 of 2" in second and "no good. All" in second
+
+
+def test_process_that_goes_on_after_another_one_has_reached_its_end_is_ended(both, monkeypatch):
+    assert both[1].end(0, "", together=True) == 0
+    assert code_of(both[0]) is None
+    monkeypatch.setattr(processes, "_LATE", 0.0)
+    time.sleep(0.01)
+    assert code_of(both[0]) == 1
+
+
+def test_processes_that_end_together_say_so_once(both, capsys):
+    for process in both:
+        assert process.end(0, "stopped.", together=True) == 0
+    assert [code_of(process) for process in both] == [None, None]
+    assert capsys.readouterr().err == f"{both[0].name}: stopped.\n"
+
+
+def test_processes_of_other_settings_are_refused(both):
+    both[0].check_same('{\n  "seed": 0,\n  "steps": 5\n}')
+    both[1].check_same('{\n  "seed": 0,\n  "steps": 5\n}')
+    with pytest.raises(ConfigError, match='same settings; process 0 has "seed": 0, and this one'):
+        both[1].check_same('{\n  "seed": 1,\n  "steps": 5\n}')
+
+
+def test_variables_name_a_process_where_no_cluster_does():
+    found = processes._by_hand(dict(zip(NAMES, ("host:1", "4", "3"), strict=True)))
+    assert found["coordinator_address"] == "host:1"
+    assert (found["num_processes"], found["process_id"]) == (4, 3)
+    assert processes._by_hand({processes.COORDINATOR: "host:1"}) == {}  # jax detects the rest
+
+
+@pytest.mark.parametrize(
+    ("values", "reason"),
+    [
+        ((None, "2", "0"), "JAX_COORDINATOR_ADDRESS is not set"),
+        ((None, "2", None), "JAX_COORDINATOR_ADDRESS and JAX_PROCESS_ID are not set"),
+        (("host:1", "2", "2"), "from 0 to below JAX_NUM_PROCESSES, not 2 of 2"),
+        (("host:1", "two", "0"), "not 0 of two"),
+        (("host", "2", "0"), "must be HOST:PORT, not host"),
+    ],
+    ids=["address", "two", "range", "number", "port"],
+)
+def test_wrong_variables_are_named(values, reason):
+    given = {name: value for name, value in zip(NAMES, values, strict=True) if value is not None}
+    with pytest.raises(ConfigError, match=reason):
+        processes._by_hand(given)
