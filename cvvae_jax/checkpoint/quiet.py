@@ -15,22 +15,22 @@ _active = 0
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the log messages of Orbax to itself; what is raised still is. Any number of threads may
-    be inside."""
+    """Keeps the log messages of Orbax to itself; what is raised still is. After an error for good:
+    the other parts of what failed go on, and complain later."""
+    begin_quiet()
+    yield
+    end_quiet()
+
+
+def begin_quiet() -> None:
+    """The same until `end_quiet`. Any number of threads and places may ask for it."""
     _drop_leftovers()
     _count(1)
-    try:
-        yield
-    except BaseException:
-        stay_quiet()
-        raise
-    finally:
-        _count(-1)
 
 
-def stay_quiet() -> None:
-    """After a failure: the other parts of what failed go on, and complain later."""
-    _count(1)
+def end_quiet() -> None:
+    """The end of one `begin_quiet`."""
+    _count(-1)
 
 
 def _count(change: int) -> None:

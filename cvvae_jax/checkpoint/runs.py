@@ -5,7 +5,6 @@ thus there whole or not at all, whatever ends the process. Which steps there are
 disk every time: Orbax's own manager forgets older ones when a save fails.
 """
 
-import contextlib
 import json
 import logging
 import threading
@@ -21,7 +20,8 @@ from jax.experimental import multihost_utils
 from cvvae_jax import paths
 from cvvae_jax.checkpoint import items, manifest, steps
 from cvvae_jax.checkpoint.origin import mesh_of, origin
-from cvvae_jax.checkpoint.quiet import quiet, stay_quiet
+from cvvae_jax.checkpoint.quiet import begin_quiet, end_quiet
+from cvvae_jax.checkpoint.together import TogetherArgs, TogetherHandler
 from cvvae_jax.config import ConfigError
 
 _TEXTS = ("config", "model", "origin", "scores")  # items that are JSON
@@ -58,10 +58,9 @@ class Checkpoints:
         self._keep = steps.Keep(keep, keep_every, keep_best)
         arrays = {name: items.arrays_handler() for name in ("state", "weights")}
         texts = {name: ocp.JsonCheckpointHandler() for name in _TEXTS}
-        handler = ocp.CompositeCheckpointHandler(**arrays, **texts)
-        self._checkpointer = ocp.AsyncCheckpointer(handler)
-        self._quiet = contextlib.ExitStack()
-        self._quiet.enter_context(quiet())  # threads of Orbax outlive the calls that start them
+        self._handler = TogetherHandler(**arrays, **texts)
+        self._checkpointer = ocp.AsyncCheckpointer(self._handler)
+        begin_quiet()  # until `close`: threads of Orbax outlive the calls that start them
         self._writer: threading.Thread | None = None
         self._failure: str | None = None
 
@@ -96,7 +95,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 self._folder.mkdir(parents=True, exist_ok=True)
                 steps.clear_up(self._folder)  # a failed save may have written on for a while
-            self._checkpointer.save(partial, args=ocp.args.Composite(**written), force=True)
+            self._checkpointer.save(partial, args=TogetherArgs(**written), force=True)
         except Exception as error:  # Orbax and TensorStore raise bare ones
             self._failed(step, error)
             return
@@ -107,6 +106,8 @@ class Checkpoints:
         """What follows when the arrays are on their way to the disk, in a thread of its own."""
         try:
             self._checkpointer.wait_until_finished()
+            if self._handler.error is not None:
+                raise self._handler.error
             if jax.process_index() == 0:
                 manifest.write(partial)
                 partial.rename(self._folder / str(step))
@@ -119,7 +120,7 @@ class Checkpoints:
     def _failed(self, step: int, error: Exception) -> None:
         self._failure = f"the checkpoint of step {step} could not be written to {self._folder}: "
         self._failure += items.system_reason(error)
-        stay_quiet()
+        begin_quiet()  # for good: the other parts of what failed go on, and complain later
         if jax.process_index() == 0:
             steps.clear_up(self._folder)
         _log.warning("%s. Earlier ones stay, and the next one is tried as usual", self._failure)
@@ -250,7 +251,7 @@ class Checkpoints:
         self._checkpointer.close()
         if jax.process_index() == 0:
             steps.clear_up(self._folder)
-        self._quiet.close()
+        end_quiet()
 
 
 def _found_by_first(find: Callable[[], Any]) -> Any:

@@ -1,0 +1,83 @@
+"""Two processes with a disk in common."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SCRIPT = """
+import json, resource, sys
+import jax
+index, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
+jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
+import numpy as np
+from tiny_checkpoints import tiny_state
+from cvvae_jax import sharding
+from cvvae_jax.checkpoint import Checkpoints
+from cvvae_jax.config import ConfigError, MeshConfig
+
+host = jax.tree.map(np.asarray, tiny_state(1, size=256))
+layout = sharding.shardings(host, sharding.make_mesh(MeshConfig(fsdp=4), batches=(8,)))
+place = lambda x, s: jax.make_array_from_callback(x.shape, s, lambda part: x[part])
+state = jax.tree.map(place, host, layout)
+checkpoints, seen = Checkpoints(folder, keep=2), {}
+
+def save(step):
+    checkpoints.save(step, state=state, weights=state["model"], config={})
+    try:
+        checkpoints.finish()
+    except ConfigError as error:
+        seen[f"error {step}"] = str(error)
+
+def restore():
+    step = checkpoints.latest_whole_step()
+    restored = checkpoints.restore(step, host, layout)
+    for ours, theirs in zip(*map(jax.tree.leaves, (restored, state))):
+        for one, other in zip(ours.addressable_shards, theirs.addressable_shards):
+            np.testing.assert_array_equal(one.data, other.data)
+    return step
+
+save(1)
+before = resource.getrlimit(resource.RLIMIT_FSIZE)
+if index == 1:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, before[1]))
+save(2)
+resource.setrlimit(resource.RLIMIT_FSIZE, before)
+seen["after the failure"] = restore()
+save(3)
+if index == 0:
+    (checkpoints._folder / "3/config/metadata").write_text("{ }")
+seen["after the damage"] = restore()
+with open(f"{folder}-{index}.json", "w") as file:
+    json.dump(seen, file)
+"""
+
+
+@pytest.mark.slow
+def test_a_failure_of_one_process_is_one_of_all_at_once_and_all_use_the_same_step(tmp_path):
+    """The second one can't write its part of step 2. Orbax alone would wait twenty minutes."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    path = os.pathsep.join([str(Path(__file__).parents[2]), str(Path(__file__).parent)])
+    devices = "--xla_force_host_platform_device_count=2"
+    environment = {**os.environ, "PYTHONPATH": path, "XLA_FLAGS": devices}
+    command = [sys.executable, "-c", SCRIPT]
+    processes = [
+        subprocess.Popen([*command, str(index), port, str(tmp_path / "run")], env=environment)
+        for index in range(2)
+    ]
+    try:
+        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    finally:
+        for process in processes:
+            process.kill()
+    first, second = (json.loads((tmp_path / f"run-{index}.json").read_text()) for index in range(2))
+    assert "process 1 could not write its part" in first.pop("error 2")
+    assert "File too large" in second.pop("error 2")
+    assert first == second == {"after the failure": 1, "after the damage": 1}
+    assert {entry.name for entry in (tmp_path / "run").iterdir()} == {"1", "3.damaged"}
