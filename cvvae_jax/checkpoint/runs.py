@@ -240,9 +240,9 @@ class Checkpoints:
                 "step %s was saved by %d processes on a mesh of %s; it goes on with %d, on %s",
                 folder.name,
                 before["processes"],
-                before["mesh"],
+                _axes(before["mesh"]),
                 now["processes"],
-                now["mesh"],
+                _axes(now["mesh"]),
             )
 
     def close(self) -> None:
@@ -252,6 +252,10 @@ class Checkpoints:
         if jax.process_index() == 0:
             steps.clear_up(self._folder)
         end_quiet()
+
+
+def _axes(mesh: dict[str, int] | None) -> str:
+    return ", ".join(f"{axis} {size}" for axis, size in (mesh or {}).items()) or "one device"
 
 
 def _found_by_first(find: Callable[[], Any]) -> Any:
