@@ -23,6 +23,7 @@ from cvvae_jax.config import (
     VideoVAEConfig,
 )
 from cvvae_jax.data.pipeline import batches, eval_clips
+from cvvae_jax.metrics.image import SSIM_WINDOW
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
@@ -237,6 +238,22 @@ def _check_job(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
             )
     for bucket in job.stage.buckets:
         _check_bucket(job, bucket, model)
+    _check_score(job, model)
+
+
+def _check_score(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
+    """Raises if the score that a checkpoint is to be kept by is none of the evaluations'."""
+    name = job.stage.keep_best
+    if name is None:
+        return
+    metric, _, rival = name.partition("_")
+    if rival != "recon" and not isinstance(model, VideoVAEConfig):
+        raise ConfigError(f"keep_best is {name}, but of the {job.title} only recon is measured.")
+    if metric == "ssim" and job.clips is not None and min(job.clips.shape[2:4]) < SSIM_WINDOW:
+        raise ConfigError(
+            f"keep_best is {name}, but SSIM takes frames of {SSIM_WINDOW} x {SSIM_WINDOW} pixels "
+            "and more; psnr takes any."
+        )
 
 
 def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConfig) -> None:

@@ -17,6 +17,7 @@ from cvvae_jax.checkpoint import Checkpoints
 from cvvae_jax.config import ConfigError, TrainConfig
 from cvvae_jax.loading import load
 from cvvae_jax.training import loop, programs
+from cvvae_jax.training.jobs import plan_run
 from cvvae_jax.training.state import Guard
 
 
@@ -88,6 +89,16 @@ def test_run_goes_on_after_a_failed_save_and_from_before_a_damaged_checkpoint(co
     assert steps_in(folder) == {"3", "6", "9", "9.damaged"}
     for path, leaf in paths.flatten(load(folder)).items():
         np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
+
+
+def test_best_checkpoint_needs_a_score_that_there_is(config):
+    stage = dataclasses.replace(config.train, keep_best="ssim_recon")
+    with pytest.raises(ConfigError, match="keep_best is ssim_recon, but SSIM takes frames of 11"):
+        plan_run(dataclasses.replace(config, train=stage))
+    stage = dataclasses.replace(config.train, keep_best="psnr_compat")
+    config = dataclasses.replace(config, image_vae=None, image_train=stage)
+    with pytest.raises(ConfigError, match="but of the image VAE only recon is measured"):
+        plan_run(config)
 
 
 def test_last_checkpoint_does_not_fail_silently(config, monkeypatch):
