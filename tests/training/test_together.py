@@ -6,14 +6,18 @@ import signal
 import types
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
+from flax import nnx
 from many_processes import workers, write_recipe
 from tiny_training import logged_lines, short_run
 
 from cvvae_jax import paths, sharding
-from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.checkpoint import save_model
+from cvvae_jax.config import ConfigError, ImageVAEConfig, TrainConfig, VideoVAEConfig
 from cvvae_jax.loading import load
+from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training import loop
 
 
@@ -33,19 +37,28 @@ def assert_runs_equal(ours: TrainConfig, theirs: TrainConfig, *, tolerance: floa
             )
 
 
-def seldom_saved(folder: Path, image_vae: str) -> TrainConfig:
+# Of one level, since most of the time goes into compiling.
+WIDTHS = {"block_channels": (8,), "blocks_per_level": 1, "norm_groups": 2, "mid_attention": False}
+IMAGE = ImageVAEConfig(quant_conv=False, **WIDTHS)
+VIDEO = VideoVAEConfig(temporal_strides=(), decoder_attention="spatial", **WIDTHS)
+
+
+def short_and_seldom_saved(folder: Path, image_vae: Path) -> TrainConfig:
     """A run of five steps."""
-    config = short_run(folder, image_vae, gan="none")
+    create = jax.jit(lambda key: ImageVAE(IMAGE, rngs=nnx.Rngs(key)))
+    save_model(image_vae, create(jax.random.key(2)))
+    config = short_run(folder, str(image_vae), gan="none")
     stage = dataclasses.replace(config.train, steps=5, checkpoint_every=100)
-    return dataclasses.replace(config, train=stage, matmul_precision="highest")
+    models = {"image_model": IMAGE, "model": VIDEO}
+    return dataclasses.replace(config, train=stage, matmul_precision="highest", **models)
 
 
 def test_stopped_run_of_two_processes_goes_on_in_one_and_equals_that_of_one(
-    image_vae, no_evaluations, tmp_path
+    no_evaluations, tmp_path
 ):
     """With the same eight devices. SIGTERM comes to process 1 before the first step, so that both
     stop after the second. Sums over devices are taken in another order: 1e-5."""
-    in_one = seldom_saved(tmp_path / "one", image_vae)
+    in_one = short_and_seldom_saved(tmp_path / "one", tmp_path / "image_vae")
     loop.train(in_one)
     config = dataclasses.replace(in_one, workdir=str(tmp_path / "two"))
     recipe = str(write_recipe(tmp_path, config))
