@@ -11,7 +11,6 @@ from jax import lax
 from jaxtyping import Array, Float
 
 PadMode = Literal["zero", "edge"]
-_JNP_MODE = {"zero": "constant", "edge": "edge"}
 TORCH_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default
 
 
@@ -87,7 +86,7 @@ class Conv(nnx.Module):
         video = pad_time(video, self.kind.pads_in_time, mode=self._time_mode())
         pads = self.spatial_pads
         if self.kind.spatial_padding == "edge":
-            video = jnp.pad(video, ((0, 0), (0, 0), pads, pads, (0, 0)), mode="edge")
+            video = pad_edges(pad_edges(video, pads, axis=2), pads, axis=3)
             pads = (0, 0)
         return conv_3d(video, kernel, strides=self.strides, pads=pads) + bias
 
@@ -99,7 +98,22 @@ def pad_time(
     video: Float[Array, "b t h w c"], pads: tuple[int, int], *, mode: PadMode
 ) -> Float[Array, "b t2 h w c"]:
     """Frames added before and after: black ones, or the first and the last one again."""
-    return jnp.pad(video, ((0, 0), pads, (0, 0), (0, 0), (0, 0)), mode=_JNP_MODE[mode])
+    if mode == "edge":
+        return pad_edges(video, pads, axis=1)
+    return jnp.pad(video, ((0, 0), pads, (0, 0), (0, 0), (0, 0)))
+
+
+def pad_edges(
+    video: Float[Array, "..."], pads: tuple[int, int], *, axis: int
+) -> Float[Array, "..."]:
+    """The first and the last slice along an axis again, so many times before and after.
+
+    `jnp.pad` takes slices of the axes that it doesn't pad, too: the gradient of those of the batch
+    sends whole activations from device to device.
+    """
+    before, after = pads
+    first, last = (lax.slice_in_dim(video, i, i + 1, axis=axis) for i in (0, video.shape[axis] - 1))
+    return jnp.concatenate([first] * before + [video] + [last] * after, axis=axis)
 
 
 def conv_per_frame(

@@ -60,3 +60,15 @@ def test_convolution_along_time_sees_one_position():
     seen = {tuple(int(i) for i in place[1:4]) for place in np.argwhere(grads)}
     assert seen == {(1, 1, 3), (2, 1, 3), (3, 1, 3)}
     assert conv(video).shape == (1, 5, 4, 6, 3)
+
+
+def test_gradient_moves_no_activation_between_devices_that_split_a_batch():
+    conv = build(ConvKind("causal", spatial_padding="edge"))
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.NamedSharding(mesh, jax.P("data"))
+    video = jax.ShapeDtypeStruct((8, 3, 4, 4, 2), jnp.float32, sharding=split)
+    step = jax.jit(jax.grad(lambda v: jnp.square(conv(v)).sum()), out_shardings=split)
+    program = step.lower(video).compile().as_text()
+    assert "num_partitions=8" in program
+    assert "collective-permute" not in program
+    assert "all-gather" not in program
