@@ -13,8 +13,8 @@ class Largest:
     clips: int
     """0 where not even one fits."""
     compiled: bool
-    """Whether this very batch was compiled; else it is estimated from two others."""
-    total: float
+    """Whether this very batch was compiled; else it is estimated from two others (0: too)."""
+    total: int
     """Bytes on a device then."""
 
 
@@ -56,4 +56,4 @@ def largest_batch(
     if look(guess):
         return Largest(guess, compiled=True, total=known[guess])
     below = guess - step
-    return Largest(below, compiled=False, total=known[guess] - a_clip * step)
+    return Largest(below, compiled=False, total=round(known[guess] - a_clip * step))

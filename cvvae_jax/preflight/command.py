@@ -219,8 +219,8 @@ def _hardware(target: Topology) -> str:
         chip = target.chip
         lines.append(
             f"{target.count} x {chip.name}: {chip.memory / GIB:.2f} GiB, "
-            f"{chip.peak_flops / 1e12:.0f} TFLOP/s in bfloat16; {chip.link / 1e9:.0f} GB/s out over "
-            f"links, {chip.network / 1e9:.3g} GB/s over the network ({chip.source})"
+            f"{chip.peak_flops / 1e12:.0f} TFLOP/s in bfloat16; sends {chip.link / 1e9:.0f} GB/s "
+            f"over links, {chip.network / 1e9:.3g} GB/s over the network ({chip.source})"
         )
     if target.kind == "gpu":
         lines.append(

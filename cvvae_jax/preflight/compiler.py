@@ -18,6 +18,7 @@ from cvvae_jax.training.abstract import AbstractStage
 _PROGRAM = "*train_step*after_optimizations.txt"
 _ASSIGNMENT = "*train_step*after_optimizations-buffer-assignment.txt"
 _LAST_WRITTEN = "*train_step*after_optimizations_after_buffer_assignment.txt"
+_OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,8 +77,10 @@ def _compile_elsewhere(request: Request, devices: int) -> Step:
             finally:
                 process.kill()
                 process.wait()
-        if not _is_written(folder):
-            last = (folder / "log.txt").read_text()[-2000:]
+        last = (folder / "log.txt").read_text()[-2000:]
+        # Where memory is too small, the compiler tries again in other ways, and leaves what its
+        # last try came to.
+        if not _is_written(folder) and _OUT_OF_MEMORY not in last:
             raise RuntimeError(f"compiling for {request.topology} failed:\n{last}")
         counted = json.loads((folder / COUNTED).read_text())
         memory = of_buffer_assignment(_read(folder, _ASSIGNMENT))
@@ -105,8 +108,7 @@ def _parent_folder() -> Path:
 def _is_written(folder: Path) -> bool:
     """Whether the compiler has written all that is read: its last file stands for the others, and
     is as large as the same program was before."""
-    sizes = [_size(folder, pattern) for pattern in (_PROGRAM, _LAST_WRITTEN)]
-    return sizes[0] == sizes[1] and sizes[0] > 0
+    return 0 < _size(folder, _PROGRAM) == _size(folder, _LAST_WRITTEN)
 
 
 def _size(folder: Path, pattern: str) -> int:
