@@ -14,6 +14,7 @@ _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALL = re.compile(r"(?:body|calls|to_apply|async_execution_thread)=%?([\w.\-]+)")
 _BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
 _TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+_CHANNEL = re.compile(r"channel_id=\d+")
 _ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
 
 
@@ -40,7 +41,7 @@ def collectives(hlo: str, *, devices: int) -> list[Traffic]:
         devices: of the program; groups of unknown size are taken to be all of them.
     """
     times = _times_called(hlo)
-    found: dict[str, list[tuple[int, int, float]]] = {}
+    found: dict[str, dict[str, tuple[int, int, float]]] = {}
     computation = ""
     for line in hlo.splitlines():
         if match := _COMPUTATION.match(line):
@@ -53,13 +54,16 @@ def collectives(hlo: str, *, devices: int) -> list[Traffic]:
                 size *= group
             share = {"all-reduce": 2 * (group - 1) / group, "collective-permute": 1.0}
             wire = size * share.get(match["kind"], (group - 1) / group)
-            found.setdefault(match["kind"], []).append((count, size, wire))
+            # One that goes on beside other operations is in the text with each of them.
+            channel = _CHANNEL.search(line)
+            name = channel[0] if channel else line
+            found.setdefault(match["kind"], {})[name] = (count, size, wire)
     return [
         Traffic(
             kind,
-            sum(count for count, _, _ in found[kind]),
-            sum(count * size for count, size, _ in found[kind]),
-            sum(count * wire for count, _, wire in found[kind]),
+            sum(count for count, _, _ in found[kind].values()),
+            sum(count * size for count, size, _ in found[kind].values()),
+            sum(count * wire for count, _, wire in found[kind].values()),
         )
         for kind in KINDS
         if kind in found

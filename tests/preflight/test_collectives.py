@@ -48,7 +48,7 @@ def test_program_of_one_device_has_none():
     assert collectives(jax.jit(jnp.sin).lower(1.0).compile().as_text(), devices=1) == []
 
 
-def test_started_ones_name_their_operands_which_count_for_nothing():
+def test_neither_operands_nor_further_mentions_of_a_collective_are_counted():
     lines = [
         "ENTRY %main (x: f32[8]) -> f32[64] {",
         "  %a = (f32[8]{0:T(128)}, f32[64]{0:T(128)}) all-gather-start(%x), "
@@ -59,8 +59,10 @@ def test_started_ones_name_their_operands_which_count_for_nothing():
         "replica_groups=mesh['axis_0'=2,'axis_1'=4] {'axis_1'}, to_apply=%add",
         "}",
     ]
+    lines[1:1] = [lines[1].replace("%a", "%again").replace("dim", "channel_id=7, dim")] * 2
+    lines[3] = lines[3].replace("dim", "channel_id=7, dim")
     found = {traffic.kind: traffic for traffic in collectives("\n".join(lines), devices=8)}
-    assert found["all-gather"].bytes == 64 * 4
+    assert (found["all-gather"].count, found["all-gather"].bytes) == (1, 64 * 4)
     assert found["collective-permute"].bytes == 4 * 2 * 2
     assert found["all-reduce"].bytes == 3 * 4 + 5 * 2
     assert found["all-reduce"].wire == 22 * 2 * 3 / 4  # over groups of four
