@@ -75,7 +75,10 @@ def _fsdp(stage: AbstractStage) -> str | None:
     now = sum(bytes_per_device(tree, mesh) for tree in trees)
     split = AbstractMesh((1, records), ("data", "fsdp"))
     then = sum(bytes_per_device(tree, split) for tree in trees)
-    return f"--mesh.fsdp {records}: saves {decimal(now - then)} of what every device keeps"
+    return (
+        f"--mesh.fsdp {records}: saves {decimal(now - then)} of what every device keeps, of which "
+        "gathered parameters, and a schedule that gathers them early, may take a part again"
+    )
 
 
 def _space(config: TrainConfig, problem: Problem) -> str | None:

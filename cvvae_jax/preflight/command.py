@@ -17,7 +17,7 @@ from cvvae_jax.preflight.collectives import Traffic
 from cvvae_jax.preflight.compiler import Step, compile_step
 from cvvae_jax.preflight.estimate import estimated_memory, estimated_traffic
 from cvvae_jax.preflight.floor import floor
-from cvvae_jax.preflight.hardware import GIB, PASSES
+from cvvae_jax.preflight.hardware import FLOAT32, GIB
 from cvvae_jax.preflight.memory import parts
 from cvvae_jax.preflight.topology import Topology
 from cvvae_jax.preflight.worker import Request
@@ -145,8 +145,9 @@ class Flight:
         text = f"work: {step.flops / 1e12:.4g} TFLOP, {step.executed_flops / 1e12:.4g} executed"
         if self.target.chip is None:
             return text
-        narrow = self.config.model.dtype == "bfloat16" or self.target.kind == "gpu"
-        passes = 1 if narrow else PASSES[self.config.matmul_precision]
+        passes = FLOAT32[self.target.kind][self.config.matmul_precision]
+        if self.config.model.dtype == "bfloat16":
+            passes = 1
         least = floor(
             step.executed_flops,
             step.traffic,
@@ -154,7 +155,7 @@ class Flight:
             devices=self.stage.job.mesh.size,
             passes=passes,
         )
-        each = f" ({passes} bfloat16 products for one of float32)" if passes > 1 else ""
+        each = f" (in float32, {passes} times bfloat16's)" if passes > 1 else ""
         return (
             f"{text}; a step takes at least {1e3 * least.compute:.0f} ms at peak rate{each} and "
             f"{1e3 * least.links:.1f} ms on the links"
@@ -225,8 +226,8 @@ def _hardware(target: Topology) -> str:
     if target.kind == "gpu":
         lines.append(
             "ESTIMATED: nothing can be compiled for GPUs without one. What is kept is exact; "
-            "activations are from the traced program (for TPUs it said 10 to 35 % more than their "
-            "compiler), traffic from shapes."
+            "temporaries are from the traced program (the TPU compiler needed 58 to 89 % of such "
+            "estimates), traffic from shapes."
         )
     return "\n".join(lines)
 

@@ -29,7 +29,7 @@ def floor(
         traffic: of one device.
         chip: the hardware.
         devices: how many compute.
-        passes: products of bfloat16 that one product takes (`hardware.PASSES`).
+        passes: how many times as long a product takes as one of bfloat16 (`hardware.FLOAT32`).
     """
     sent = sum(part.wire for part in traffic)
     return Floor(executed_flops * passes / devices / chip.peak_flops, sent / chip.link)

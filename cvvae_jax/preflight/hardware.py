@@ -49,5 +49,8 @@ CHIPS = {
 TPUS = ("v5e", "v5p", "v6e")
 GPUS = ("A100", "H100", "H200")
 
-PASSES = {"default": 1, "high": 3, "highest": 6}
-"""bfloat16 products that a TPU makes of one float32 product, by `matmul_precision`."""
+FLOAT32 = {
+    "tpu": {"default": 1, "high": 3, "highest": 6},  # products of bfloat16 that make one
+    "gpu": {"default": 2, "high": 2, "highest": 15},  # TF32, and float32 proper, by data sheets
+}
+"""How many times as long a product of float32 takes as one of bfloat16, by `matmul_precision`."""
