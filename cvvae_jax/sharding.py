@@ -12,7 +12,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cvvae_jax import paths, rows
 from cvvae_jax.config import ConfigError, MeshConfig
@@ -124,7 +124,7 @@ def _check_processes(devices: np.ndarray) -> None:
             )
 
 
-def shardings(tree: Any, mesh: Mesh) -> Any:
+def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     """A tree of shardings for a module or train state, by `RULES`."""
     fsdp = mesh.shape["fsdp"]
 
@@ -134,6 +134,18 @@ def shardings(tree: Any, mesh: Mesh) -> Any:
         return NamedSharding(mesh, rule(leaf.shape, fsdp))
 
     return jax.tree_util.tree_map_with_path(of_leaf, tree)
+
+
+def gathered(tree: Any) -> Any:
+    """Parameters or their gradients as they are computed with: whole on every device of the mesh
+    that `jax.set_mesh` set, if it did.
+
+    Left alone, the partitioner also splits activations where parameters are split, and sends them,
+    a hundred times larger, from device to device at every layer.
+    """
+    if jax.sharding.get_abstract_mesh().empty:
+        return tree
+    return jax.lax.with_sharding_constraint(tree, PartitionSpec())
 
 
 def one_device(tree: Any) -> Any:

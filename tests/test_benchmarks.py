@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from benchmarks.train_step import table, topology, workers
+from benchmarks.train_step import table, workers
 from benchmarks.train_step.__main__ import Benchmark, main, rows
 from benchmarks.train_step.setting import Networks, Row, random_batch
 from cvvae_jax import paths
@@ -21,7 +21,6 @@ from cvvae_jax.models.pixels import to_float
 from cvvae_jax.training.gradients import Batch, gradients
 from cvvae_jax.training.gradients import Networks as Trained
 from cvvae_jax.training.objective import Draws
-from cvvae_jax.training.programs import Program
 from cvvae_jax.training.state import Averages, LogScales
 
 ROW = Row("jax", "video", "joint", "default", "none", family="sd3", tiny=True, devices=1)
@@ -65,28 +64,6 @@ def test_killed_row_is_out_of_memory():
     with pytest.raises(workers.RowFailed, match=workers.OUT_OF_MEMORY):
         worker.ask("facts")
     worker.close()
-
-
-def test_compiled_program_is_described():
-    kernel = jnp.ones((3, 3, 3, 4, 4))
-    numbers = ("NDHWC", "DHWIO", "NDHWC")
-
-    def convolve(video):
-        return jax.lax.conv_general_dilated(video, kernel, (1, 1, 1), "SAME", None, None, numbers)
-
-    compiled = jax.jit(convolve).lower(jnp.ones((1, 5, 8, 8, 4))).compile()
-    program = Program("joint", 5, compiled, flops=0.0, executed_flops=0.0, seconds=12.0)
-    described = topology._described(program, memory=16).split()
-    assert described[4:] == ["yes", "12", "1", "3-D"]
-    assert topology._described(program, memory=0).split()[4] == "no"
-
-
-def test_compiler_out_of_memory_is_told_in_a_line():
-    message = "RESOURCE_EXHAUSTED: memory required for HLO temporaries (16.07G) exceeds "
-    reason = topology._reason(RuntimeError(message + "available HBM (15.75G)."))
-    assert "16.07G of temporaries, 15.75G of memory" in reason
-    with pytest.raises(RuntimeError, match="else"):
-        topology._reason(RuntimeError("something else"))
 
 
 @pytest.mark.slow

@@ -35,6 +35,7 @@ ALLOWED = {
         "paths",
         "config",
     },
+    "preflight": {"training", "sharding", "recipe", "paths", "config"},
 }
 ONLY_IMPORTER = {
     "orbax": {"checkpoint"},

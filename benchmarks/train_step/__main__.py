@@ -2,11 +2,11 @@
 
     python -m benchmarks.train_step --torch                 # the whole table, on any device
     python -m benchmarks.train_step --tiny --torch          # small widths, for CPUs
-    python -m benchmarks.train_step --topology v5e:2x4      # compiled for TPUs that aren't there
 
 Networks are of the official shapes (video VAE, discriminator, frozen image VAE, LPIPS) with random
 weights, which speed and memory don't depend on. Compiling takes most of the time: options choose
-rows, and JAX_COMPILATION_CACHE_DIR names a folder that keeps programs for another run.
+rows, and JAX_COMPILATION_CACHE_DIR names a folder that keeps programs for another run. What steps
+take on TPUs that aren't there: `python -m cvvae_jax preflight`.
 """
 
 import dataclasses
@@ -20,7 +20,6 @@ import tyro
 
 from benchmarks.train_step.setting import Family, Kind, Precision, Row, Updates
 from benchmarks.train_step.table import HEADER, LEGEND, line
-from benchmarks.train_step.topology import compile_for
 from benchmarks.train_step.workers import OUT_OF_MEMORY, Result, measure
 from cvvae_jax.config import Remat
 
@@ -54,8 +53,6 @@ class Benchmark:
     with `tiny`, which is for CPUs."""
     profile: Path | None = None
     """Folder for a trace by jax's profiler of three steps of every row of ours."""
-    topology: str | None = None
-    """Compile for this TPU topology (v5e:2x4, v6e:2x4, ..) in place of running."""
 
 
 def main(options: Benchmark) -> None:
@@ -65,11 +62,6 @@ def main(options: Benchmark) -> None:
         f"{options}",
         flush=True,
     )
-    if options.topology is not None:
-        compile_for(
-            options.topology, options.family, options.remats, options.updates, tiny=options.tiny
-        )
-        return
     in_turns = options.tiny if options.in_turns is None else options.in_turns
     results = measure(
         list(rows(options)),

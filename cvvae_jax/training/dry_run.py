@@ -4,24 +4,19 @@ Every program of the run is compiled for the devices at hand, so that a run that
 known before it is started. Nothing is written, and no weights are read.
 """
 
-import functools
-import math
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-from flax import nnx
 from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
 from cvvae_jax import paths, sharding
 from cvvae_jax.config import OptimizerConfig, TrainConfig
-from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.training.jobs import Job, Plan, initial_state, plan_run, video_shape
+from cvvae_jax.training.abstract import AbstractStage, abstract_stages, bytes_per_device
+from cvvae_jax.training.jobs import Job, plan_run, video_shape
 from cvvae_jax.training.optimizer import learning_rate
-from cvvae_jax.training.programs import Programs
-from cvvae_jax.training.state import Frozen, TrainState
 
 _console = Console(highlight=False)
 
@@ -37,31 +32,22 @@ def dry_run(config: TrainConfig) -> None:
         plan = plan_run(config, allow_missing=True)
         for missing in plan.missing:  # first, since compiling takes long
             _console.print(f"missing: {missing}", markup=False, soft_wrap=True)
-        lpips = plan.lpips.abstract if plan.lpips else None
-        if plan.image is not None:
-            _describe(plan.image, Frozen(lpips=lpips), config)
-        _describe(plan.video, Frozen(_image_vae(plan), lpips), config)
+        for stage in abstract_stages(plan, config):
+            _describe(stage, config)
 
 
-def _image_vae(plan: Plan) -> ImageVAE:
-    if plan.image_vae is not None:
-        return plan.image_vae.abstract
-    return jax.eval_shape(
-        lambda key: ImageVAE(plan.image_config, rngs=nnx.Rngs(key)), jax.random.key(0)
-    )
-
-
-def _describe(job: Job, frozen: Frozen, config: TrainConfig) -> None:
-    start = job.start.abstract if job.start else None
-    state = jax.eval_shape(functools.partial(initial_state, job, seed=config.seed), frozen, start)
+def _describe(stage: AbstractStage, config: TrainConfig) -> None:
+    job = stage.job
     _say(f"{job.title}, {job.stage.steps} steps, on {sharding.describe(job.mesh)}")
-    _console.print(_parameters(state, frozen))
+    _console.print(parameters(stage))
     _console.print(_schedule(job))
-    _console.print(_state_memory(job, state, frozen))
-    _programs(job, config, state, frozen)
+    _console.print(_state_memory(stage))
+    _programs(stage, config)
 
 
-def _parameters(state: TrainState, frozen: Frozen) -> Table:
+def parameters(stage: AbstractStage) -> Table:
+    """How large the networks are, and what they compute in."""
+    state, frozen = stage.state, stage.frozen
     table = _table("parameters", "encoder", "decoder", "all", "computes in")
     networks = [("model", state.model), ("frozen image VAE", frozen.image_vae)]
     for name, network in networks:
@@ -91,22 +77,16 @@ def _schedule(job: Job) -> Table:
     return table
 
 
-def _state_memory(job: Job, state: TrainState, frozen: Frozen) -> Table:
+def _state_memory(stage: AbstractStage) -> Table:
     table = _table("kept on every device", "")
-    rows = {
-        "parameters": (state.model, state.discriminator),
-        "moments": (state.opt_state, state.gan_opt_state),
-        "averages": state.ema,
-        "frozen networks": frozen,
-    }
-    for name, tree in rows.items():
-        table.add_row(name, decimal(_bytes_per_device(tree, job)))
+    for name, tree in stage.kept.items():
+        table.add_row(name, decimal(bytes_per_device(tree, stage.job.mesh)))
     return table
 
 
-def _programs(job: Job, config: TrainConfig, state: TrainState, frozen: Frozen) -> None:
+def _programs(stage: AbstractStage, config: TrainConfig) -> None:
     """One line a program, as it gets compiled."""
-    programs = Programs(job, config, state, frozen)
+    job, programs = stage.job, stage.programs(config)
     total = sum(bucket.weight for bucket in job.stage.buckets)
     for bucket in job.stage.buckets:
         shape = video_shape(bucket)
@@ -125,13 +105,6 @@ def _programs(job: Job, config: TrainConfig, state: TrainState, frozen: Frozen) 
                 f"{decimal(memory.temp_size_in_bytes)} at work; compiled in "
                 f"{program.seconds:.0f} s"
             )
-
-
-def _bytes_per_device(tree: Any, job: Job) -> int:
-    leaves = zip(
-        jax.tree.leaves(tree), jax.tree.leaves(sharding.shardings(tree, job.mesh)), strict=True
-    )
-    return sum(math.prod(s.shard_shape(leaf.shape)) * leaf.dtype.itemsize for leaf, s in leaves)
 
 
 def _millions(tree: Any) -> str:

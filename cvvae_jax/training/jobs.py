@@ -103,13 +103,16 @@ class Plan:
     """What isn't there yet, in words."""
 
 
-def plan_run(config: TrainConfig, *, allow_missing: bool = False) -> Plan:
+def plan_run(
+    config: TrainConfig, *, allow_missing: bool = False, devices: list | None = None
+) -> Plan:
     """The jobs of a run.
 
     Args:
         config: the run.
         allow_missing: weights and data that are not there are listed rather than refused; the image
             VAE is then taken to be `config.image_model`.
+        devices: what it is planned for, in place of jax's own; they needn't be there.
 
     Raises:
         ConfigError: models, batches, devices, data and objective don't fit each other.
@@ -136,7 +139,15 @@ def plan_run(config: TrainConfig, *, allow_missing: bool = False) -> Plan:
 
     folder = Path(config.workdir)
     video = _job(
-        "video VAE", config.train, config.loss, config, folder, create_video, start, missing
+        "video VAE",
+        config.train,
+        config.loss,
+        config,
+        folder,
+        create_video,
+        start,
+        missing,
+        devices,
     )
     _check_job(video, video_config)
     _check_inflation(create_video, image_config, start)
@@ -144,7 +155,9 @@ def plan_run(config: TrainConfig, *, allow_missing: bool = False) -> Plan:
     if image_vae is None:
         alone = dataclasses.replace(config.loss, compat_mode="none")
         folder, stage = folder / "image_vae", config.image_train
-        image = _job("image VAE", stage, alone, config, folder, create_image, None, missing)
+        image = _job(
+            "image VAE", stage, alone, config, folder, create_image, None, missing, devices
+        )
         _check_job(image, image_config)
     return Plan(image, video, image_vae, image_config, lpips, tuple(missing or ()))
 
@@ -207,6 +220,7 @@ def _job(
     create: Callable,
     start: Weights | None,
     missing: list[str] | None,
+    devices: list | None,
 ) -> Job:
     clips = None
     try:
@@ -223,7 +237,9 @@ def _job(
             raise
         missing.append(f"data of the {title}: {error}")
     sizes = tuple(bucket.batch for bucket in stage.buckets)
-    mesh = sharding.make_mesh(config.mesh, batches=sizes, accumulate=stage.accumulate)
+    mesh = sharding.make_mesh(
+        config.mesh, batches=sizes, accumulate=stage.accumulate, devices=devices
+    )
     discriminator = None if loss.gan == "none" else config.discriminator
     return Job(title, folder, stage, loss, create, start, discriminator, mesh, clips)
 

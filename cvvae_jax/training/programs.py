@@ -6,6 +6,7 @@ import time
 from typing import Any
 
 import jax
+import jax.extend
 import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
@@ -17,6 +18,20 @@ from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.objective import Metrics
 from cvvae_jax.training.state import Frozen, TrainState
 from cvvae_jax.training.step import train_step, update_of
+
+
+@dataclasses.dataclass(frozen=True)
+class Lowered:
+    """A step that was traced for its devices, not compiled yet."""
+
+    lowered: jax.stages.Lowered
+    """To be compiled."""
+    jaxpr: jax.extend.core.ClosedJaxpr
+    """As it was traced."""
+    flops: float
+    """As of `Program`."""
+    executed_flops: float
+    """As of `Program`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,17 +83,25 @@ class Programs:
     def compile(self, update: Update, video_shape: tuple[int, ...]) -> Program:
         """A new program."""
         start = time.perf_counter()
+        traced = self.lower(update, video_shape)
+        compiled = traced.lowered.compile()
+        frames = video_shape[0] * video_shape[1]
+        seconds = time.perf_counter() - start
+        return Program(update, frames, compiled, traced.flops, traced.executed_flops, seconds)
+
+    def lower(self, update: Update, video_shape: tuple[int, ...]) -> Lowered:
+        """A new program before it is compiled."""
         stage = self._job.stage
         traced = self._trace(update, video_shape, stage)
         executed = flops = count_flops(traced.jaxpr)
         if stage.remat != "none" or stage.accumulate > 1:
             plain = dataclasses.replace(stage, remat="none", accumulate=1)
             flops = count_flops(self._trace(update, video_shape, plain).jaxpr)
-        compiled = traced.lower().compile()
-        frames = video_shape[0] * video_shape[1]
-        return Program(update, frames, compiled, flops, executed, time.perf_counter() - start)
+        return Lowered(traced.lower(), traced.jaxpr, flops, executed)
 
-    def _trace(self, update: Update, video_shape: tuple[int, ...], stage: StageConfig) -> Any:
+    def _trace(
+        self, update: Update, video_shape: tuple[int, ...], stage: StageConfig
+    ) -> jax.stages.Traced:
         step = functools.partial(
             _step_with_stop, update=update, stage=stage, loss=self._job.loss, seed=self._seed
         )
@@ -97,6 +120,7 @@ class Programs:
             ),
             out_shardings=(self._layout, NamedSharding(mesh, PartitionSpec())),
             donate_argnums=0,
+            keep_unused=True,  # what a step doesn't need lies in memory, too
         )
         return jitted.trace(self._state, batch, self._frozen)
 

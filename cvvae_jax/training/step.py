@@ -10,6 +10,7 @@ import optax
 from einops import rearrange
 from jaxtyping import Array, Bool, UInt8
 
+from cvvae_jax import sharding
 from cvvae_jax.config import LossConfig, StageConfig
 from cvvae_jax.losses.adversarial import adaptive_weight, lecam_average
 from cvvae_jax.models.pixels import to_float
@@ -97,13 +98,14 @@ def accumulated_gradients(
     more: the first for the gradients at the last layer, the second for all others.
     """
     networks = Networks(state.model, state.log_scales, state.discriminator)
+    networks, frozen = sharding.gathered((networks, frozen))
     shared = {"loss": loss, "remat": stage.remat}
 
     def last_layer(part: Batch):
         return last_layer_gradients(networks, part, frozen, **shared)
 
     def whole(part: Batch):
-        return gradients(
+        grads, metrics = gradients(
             networks,
             state.averages,
             part,
@@ -112,6 +114,7 @@ def accumulated_gradients(
             adaptive_weight=weight,
             **shared,
         )
+        return sharding.gathered(grads), metrics
 
     weight = None
     if stage.accumulate == 1:

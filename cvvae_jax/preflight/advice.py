@@ -1,0 +1,99 @@
+"""What to change in a recipe that doesn't fit, by the names of its settings."""
+
+import dataclasses
+
+from jax.sharding import AbstractMesh
+from rich.filesize import decimal
+
+from cvvae_jax.config import TrainConfig
+from cvvae_jax.preflight.memory import Memory
+from cvvae_jax.training.abstract import AbstractStage, bytes_per_device
+
+
+@dataclasses.dataclass(frozen=True)
+class Problem:
+    """A step that takes more memory than a device has."""
+
+    bucket: int
+    """Position in the stage's buckets."""
+    memory: Memory
+    """What it takes."""
+    clips: int
+    """On a device."""
+
+
+def advice(
+    stage: AbstractStage, config: TrainConfig, problem: Problem, *, prefix: str, limit: float
+) -> list[str]:
+    """Settings to change, those first that leave the result as it is.
+
+    Args:
+        stage: what doesn't fit.
+        config: the run.
+        problem: the step that takes most.
+        prefix: of the stage's settings, `train` or `image-train`.
+        limit: bytes that a device has.
+    """
+    lacking = decimal(int(problem.memory.total - limit))
+    lines = [f"{lacking} a device are lacking. In this order:"]
+    options = [
+        _remat(stage, prefix),
+        _accumulate(stage, problem, prefix),
+        _fsdp(stage),
+        _space(config, problem),
+        _types(config),
+        f"--{prefix}.buckets.{problem.bucket}.size or .frames smaller: memory of activations is "
+        "proportional to their pixels",
+    ]
+    return lines + [f"  {option}" for option in options if option]
+
+
+def _remat(stage: AbstractStage, prefix: str) -> str | None:
+    match stage.job.stage.remat:
+        case "none":
+            return f"--{prefix}.remat blocks (a quarter more operations), or full (a third)"
+        case "blocks":
+            return f"--{prefix}.remat full: keeps only the inputs of levels; more operations"
+        case _:
+            return None
+
+
+def _accumulate(stage: AbstractStage, problem: Problem, prefix: str) -> str | None:
+    if problem.clips < 2:
+        return None
+    parts = stage.job.stage.accumulate * problem.clips
+    return f"--{prefix}.accumulate up to {parts}: a device takes its clips one after the other"
+
+
+def _fsdp(stage: AbstractStage) -> str | None:
+    """With what it saves, which is known exactly."""
+    mesh = stage.job.mesh
+    records = mesh.shape["data"] * mesh.shape["fsdp"]
+    if mesh.shape["fsdp"] == records:
+        return None
+    trees = list(stage.kept.values())
+    now = sum(bytes_per_device(tree, mesh) for tree in trees)
+    split = AbstractMesh((1, records), ("data", "fsdp"))
+    then = sum(bytes_per_device(tree, split) for tree in trees)
+    return (
+        f"--mesh.fsdp {records}: saves {decimal(now - then)} of what every device keeps, of which "
+        "gathered parameters, and a schedule that gathers them early, may take a part again"
+    )
+
+
+def _space(config: TrainConfig, problem: Problem) -> str | None:
+    if problem.clips > 1:
+        return None
+    return f"--mesh.space {2 * config.mesh.space}: devices share a clip"
+
+
+def _types(config: TrainConfig) -> str | None:
+    settings = {
+        "--model.dtype": config.model.dtype,
+        "--frozen-dtype": config.frozen_dtype,
+        "--discriminator.dtype": config.discriminator.dtype,
+    }
+    wide = [f"{name} bfloat16" for name, dtype in settings.items() if dtype == "float32"]
+    if not wide:
+        return None
+    return f"{' '.join(wide)}: activations take half; results change by rounding"

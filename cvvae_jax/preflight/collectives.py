@@ -1,0 +1,136 @@
+"""Traffic between devices, read from a compiled program."""
+
+import dataclasses
+import math
+import re
+
+KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
+
+_INSTRUCTION = re.compile(
+    rf"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<shape>.+?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\("
+)
+_COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
+_CALL = re.compile(r"(?:body|calls|to_apply|async_execution_thread)=%?([\w.\-]+)")
+_BRANCHES = re.compile(r"branch_computations=\{([^}]*)\}")
+_TRIPS = re.compile(r'known_trip_count"?:\{"?n"?:"?(\d+)')
+_CHANNEL = re.compile(r"channel_id=\d+")
+_ARRAY = re.compile(r"\b([a-z]+\d*)\[([\d,]*)\]")
+
+
+@dataclasses.dataclass(frozen=True)
+class Traffic:
+    """All collectives of one kind in one step."""
+
+    kind: str
+    count: int
+    """How often one is done."""
+    bytes: int
+    """The arrays' bytes on one device: what is summed up, what is gathered together, or what is
+    scattered; for all but `reduce-scatter` that is the result."""
+    wire: float
+    """Bytes that one device sends at least: 2 (n - 1) / n of a sum over n devices, (n - 1) / n of
+    what is gathered, scattered or exchanged, all of what is permuted."""
+
+
+def collectives(hlo: str, *, devices: int) -> list[Traffic]:
+    """The collectives of a compiled program, by kind.
+
+    Args:
+        hlo: the program as text, partitioned for so many devices.
+        devices: of the program; groups of unknown size are taken to be all of them.
+    """
+    times = _times_called(hlo)
+    found: dict[str, dict[str, tuple[int, int, float]]] = {}
+    computation = ""
+    for line in hlo.splitlines():
+        if match := _COMPUTATION.match(line):
+            computation = match[1]
+        elif match := _INSTRUCTION.match(line):
+            count = times.get(computation, 1)
+            size = _payload(match["shape"], match["kind"], started=match["start"] is not None)
+            group = _group_size(line, devices)
+            if match["kind"] == "reduce-scatter":
+                size *= group
+            share = {"all-reduce": 2 * (group - 1) / group, "collective-permute": 1.0}
+            wire = size * share.get(match["kind"], (group - 1) / group)
+            # One that goes on beside other operations is in the text with each of them.
+            channel = _CHANNEL.search(line)
+            name = channel[0] if channel else line
+            found.setdefault(match["kind"], {})[name] = (count, size, wire)
+    return [
+        Traffic(
+            kind,
+            sum(count for count, _, _ in found[kind].values()),
+            sum(count * size for count, size, _ in found[kind].values()),
+            sum(count * wire for count, _, wire in found[kind].values()),
+        )
+        for kind in KINDS
+        if kind in found
+    ]
+
+
+def _payload(shape: str, kind: str, *, started: bool) -> int:
+    """Bytes of a result; started ones but sums also name their operands before it."""
+    if started and kind != "all-reduce":
+        members = _members(shape)
+        return _bytes(members[1] if len(members) > 1 else shape)
+    return _bytes(shape)
+
+
+def _members(shape: str) -> list[str]:
+    """Of a tuple, whose members may be tuples."""
+    members, depth = [""], 0
+    for character in shape:
+        depth -= character in ")]}"
+        if character == "," and depth == 1:
+            members.append("")
+        elif depth:
+            members[-1] += character
+        depth += character in "([{"
+    return members
+
+
+def _bytes(shape: str) -> int:
+    shape = re.sub(r"\{[^{}]*\}", "", shape)  # layouts
+    return sum(
+        _BYTES.get(kind, 4) * math.prod(int(size) for size in sizes.split(",") if size)
+        for kind, sizes in _ARRAY.findall(shape)
+    )
+
+
+def _group_size(line: str, devices: int) -> int:
+    if match := re.search(r"replica_groups=\{\{([\d,]*)\}", line):
+        return max(1, len(match[1].split(",")))
+    if match := re.search(r"replica_groups=\[\d+,(\d+)\]", line):
+        return int(match[1])
+    if match := re.search(r"replica_groups=mesh\[([^\]]*)\] ?\{([^}]*)\}", line):
+        sizes = dict(re.findall(r"'(\w+)'=(\d+)", match[1]))
+        return math.prod(int(sizes[axis]) for axis in re.findall(r"'(\w+)'", match[2]))
+    return devices
+
+
+def _times_called(hlo: str) -> dict[str, int]:
+    """How often every computation runs: bodies of loops as often as the loop goes round."""
+    calls: dict[str, list[tuple[str, int]]] = {}
+    computation = entry = ""
+    for line in hlo.splitlines():
+        if match := _COMPUTATION.match(line):
+            computation = match[1]
+            entry = computation if line.startswith("ENTRY") else entry
+            continue
+        trips = _TRIPS.search(line)
+        names = _CALL.findall(line)
+        if branches := _BRANCHES.search(line):
+            names += [name.strip().removeprefix("%") for name in branches[1].split(",")]
+        for name in names:
+            calls.setdefault(computation, []).append((name, int(trips[1]) if trips else 1))
+    times = {entry: 1}
+    waiting = [entry]
+    while waiting:
+        caller = waiting.pop()
+        for name, trips in calls.get(caller, []):
+            if times.get(name, 0) < times[caller] * trips:
+                times[name] = times[caller] * trips
+                waiting.append(name)
+    return times

@@ -1,0 +1,249 @@
+"""`python -m cvvae_jax preflight`: whether a run fits hardware that one doesn't have, and what it
+would take."""
+
+import dataclasses
+import math
+from typing import Literal
+
+import jax
+from rich.console import Console
+from rich.filesize import decimal
+
+from cvvae_jax import paths, sharding
+from cvvae_jax.config import Bucket, MeshConfig, TrainConfig
+from cvvae_jax.preflight.advice import Problem, advice
+from cvvae_jax.preflight.batches import largest_batch
+from cvvae_jax.preflight.collectives import Traffic
+from cvvae_jax.preflight.compiler import Step, compile_step
+from cvvae_jax.preflight.estimate import estimated_memory, estimated_traffic
+from cvvae_jax.preflight.floor import floor
+from cvvae_jax.preflight.hardware import FLOAT32, GIB
+from cvvae_jax.preflight.memory import parts
+from cvvae_jax.preflight.topology import Topology
+from cvvae_jax.preflight.worker import Request
+from cvvae_jax.training.abstract import AbstractStage, abstract_stages
+from cvvae_jax.training.dry_run import parameters
+from cvvae_jax.training.gradients import Update
+from cvvae_jax.training.jobs import plan_run, video_shape
+
+Batches = Literal["given", "largest"]
+
+_console = Console(highlight=False, soft_wrap=True)
+
+
+def preflight(
+    config: TrainConfig, topology: str, *, batches: Batches, only_shardings: bool
+) -> None:
+    """Compile every step of a run for a topology, and print what it takes.
+
+    Args:
+        config: the run; weights and data that are missing are listed.
+        topology: `v5e:4x8`, `cpu:8`, `gpu:8xH100`.
+        batches: `largest` also looks for the largest batch of every bucket that fits.
+        only_shardings: print which parameter lies how, and compile nothing.
+
+    Raises:
+        ConfigError: the configuration can't be run there, or there is no such topology.
+    """
+    target = Topology.parse(topology)
+    devices = target.devices()
+    with jax.default_matmul_precision(config.matmul_precision):
+        plan = plan_run(config, allow_missing=True, devices=devices)
+        for missing in plan.missing:
+            _say(f"missing: {missing}")
+        _say(_hardware(target))
+        for index, stage in enumerate(abstract_stages(plan, config)):
+            _say(f"\n{stage.job.title}, on {_mesh(stage, target)}")
+            if only_shardings:
+                _say("\n".join(shardings(stage)))
+            else:
+                _console.print(parameters(stage))
+                Flight(config, target, index, stage).fly(batches)
+
+
+@dataclasses.dataclass(frozen=True)
+class Flight:
+    """One stage of a run on a topology."""
+
+    config: TrainConfig
+    target: Topology
+    index: int
+    """Of the stage in the run."""
+    stage: AbstractStage
+
+    @property
+    def limit(self) -> float:
+        """Bytes that a device has."""
+        return self.target.chip.memory if self.target.chip else math.inf
+
+    @property
+    def prefix(self) -> str:
+        """Of the stage's settings on the command line."""
+        return "train" if self.stage.job.stage == self.config.train else "image-train"
+
+    def fly(self, batches: Batches) -> None:
+        """Compile and print every step, and what is to be done about those that don't fit."""
+        problems = []
+        for position, bucket in enumerate(self.stage.job.stage.buckets):
+            shape = video_shape(bucket)
+            size = f"{bucket.frames} frames of {bucket.height} x {bucket.width}"
+            _say(f"\nbucket of {bucket.batch} x {size}: {self._clips(shape)} a device")
+            steps = {}
+            for update in self.stage.job.updates:
+                steps[update] = self._measure(update, shape)
+                self._report(update, shape, steps[update])
+            largest = max(steps, key=lambda update: steps[update].memory.total)
+            memory = steps[largest].memory
+            if memory.total > self.limit:
+                problems.append(Problem(position, memory, self._clips(shape)))
+            if batches == "largest" and self.target.chip:
+                _say(self._largest(bucket, largest, steps[largest]))
+        if problems:
+            worst = max(problems, key=lambda problem: problem.memory.total)
+            _say("\nDoesn't fit. " + "\n".join(self._advice(worst)))
+
+    def _advice(self, problem: Problem) -> list[str]:
+        return advice(self.stage, self.config, problem, prefix=self.prefix, limit=self.limit)
+
+    def _clips(self, shape: tuple[int, ...]) -> int:
+        mesh = self.stage.job.mesh
+        return shape[0] // (mesh.shape["data"] * mesh.shape["fsdp"])
+
+    def _measure(self, update: Update, shape: tuple[int, ...]) -> Step:
+        if self.target.kind == "gpu":
+            return self._estimate(update, shape)
+        request = Request(self.config, self.target.name, self.index, update, shape)
+        return compile_step(request, self.stage, self.target)
+
+    def _estimate(self, update: Update, shape: tuple[int, ...]) -> Step:
+        """From the step of one device's clips on one device."""
+        job = self.stage.job
+        alone = sharding.make_mesh(MeshConfig(), batches=(1,), devices=[job.mesh.devices.flat[0]])
+        stage = dataclasses.replace(self.stage, job=dataclasses.replace(job, mesh=alone))
+        local = (self._clips(shape), *shape[1:])
+        step = stage.programs(self.config).lower(update, local)
+        memory = estimated_memory(self.stage, shape, step.jaxpr)
+        traffic = estimated_traffic(self.stage, update)
+        devices = job.mesh.size
+        return Step(step.flops * devices, step.executed_flops * devices, memory, traffic, 0.0)
+
+    def _report(self, update: Update, shape: tuple[int, ...], step: Step) -> None:
+        total = f"{step.memory.total / GIB:.2f}"
+        if self.target.chip:
+            verdict = "fits" if step.memory.total <= self.limit else "DOESN'T FIT"
+            total = f"{total} of {self.limit / GIB:.2f} GiB, {verdict}"
+        else:
+            total = f"{total} GiB"
+        how = "estimated" if self.target.kind == "gpu" else f"compiled in {step.seconds:.0f} s"
+        _say(f"  {update} step: {total} ({how})")
+        sizes = parts(self.stage, shape, step.memory).items()
+        _say("    memory: " + ", ".join(f"{name} {decimal(size)}" for name, size in sizes if size))
+        _say("    traffic: " + (", ".join(map(_traffic, step.traffic)) or "none"))
+        _say("    " + self._work(step))
+
+    def _work(self, step: Step) -> str:
+        text = f"work: {step.flops / 1e12:.4g} TFLOP, {step.executed_flops / 1e12:.4g} executed"
+        if self.target.chip is None:
+            return text
+        passes = FLOAT32[self.target.kind][self.config.matmul_precision]
+        if self.config.model.dtype == "bfloat16":
+            passes = 1
+        least = floor(
+            step.executed_flops,
+            step.traffic,
+            chip=self.target.chip,
+            devices=self.stage.job.mesh.size,
+            passes=passes,
+        )
+        each = f" (in float32, {passes} times bfloat16's)" if passes > 1 else ""
+        return (
+            f"{text}; a step takes at least {1e3 * least.compute:.0f} ms at peak rate{each} and "
+            f"{1e3 * least.links:.1f} ms on the links"
+        )
+
+    def _largest(self, bucket: Bucket, update: Update, given: Step) -> str:
+        """Sentence on the largest batch."""
+        devices = bucket.batch // self._clips(video_shape(bucket))
+
+        def measure(clips: int):
+            if clips * devices == bucket.batch:
+                return given.memory
+            return self._measure(update, (clips * devices, *video_shape(bucket)[1:])).memory
+
+        found = largest_batch(
+            measure,
+            given=bucket.batch // devices,
+            step=self.stage.job.stage.accumulate,
+            limit=self.limit,
+        )
+        if not found.clips:
+            return "  largest batch: none fits"
+        if self.target.kind == "gpu":
+            how = "estimated"
+        else:
+            how = "compiled" if found.compiled else "estimated from those compiled"
+        return (
+            f"  largest batch: {found.clips * devices}, {found.clips} a device, with "
+            f"{found.total / GIB:.2f} GiB in the {update} step ({how})"
+        )
+
+
+def shardings(stage: AbstractStage) -> list[str]:
+    """Which array of the model, the discriminator and the frozen networks lies how, a line each."""
+    trees = {
+        "model": stage.state.model,
+        "discriminator": stage.state.discriminator,
+        "image VAE": stage.frozen.image_vae,
+        "LPIPS": stage.frozen.lpips,
+    }
+    rows = [("parameter", "shape", "split over", "bytes a device")]
+    for name, tree in trees.items():
+        layouts = paths.flatten(sharding.shardings(tree, stage.job.mesh))
+        for path, leaf in paths.flatten(tree).items():
+            shard = layouts[path].shard_shape(leaf.shape)
+            split = " ".join(str(axis or ".") for axis in layouts[path].spec) or "whole"
+            size = math.prod(shard) * leaf.dtype.itemsize
+            shape = "x".join(map(str, leaf.shape)) or "a number"
+            rows.append((f"{name}: {path}", shape, split, f"{size:,}"))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return [
+        f"{name:<{widths[0]}}  {shape:<{widths[1]}}  {split:<{widths[2]}}  {size:>{widths[3]}}"
+        for name, shape, split, size in rows
+    ]
+
+
+def _hardware(target: Topology) -> str:
+    lines = [f"{target.name}, {target.versions()}"]
+    if target.chip is None:
+        lines.append("The memory of CPUs isn't known here; compiled for them, it isn't a TPU's.")
+    else:
+        chip = target.chip
+        lines.append(
+            f"{target.count} x {chip.name}: {chip.memory / GIB:.2f} GiB, "
+            f"{chip.peak_flops / 1e12:.0f} TFLOP/s in bfloat16; sends {chip.link / 1e9:.0f} GB/s "
+            f"over links, {chip.network / 1e9:.3g} GB/s over the network ({chip.source})"
+        )
+    if target.kind == "gpu":
+        lines.append(
+            "ESTIMATED: nothing can be compiled for GPUs without one. What is kept is exact; "
+            "temporaries are from the traced program (the TPU compiler needed 58 to 89 % of such "
+            "estimates), traffic from shapes."
+        )
+    return "\n".join(lines)
+
+
+def _mesh(stage: AbstractStage, target: Topology) -> str:
+    mesh = stage.job.mesh
+    axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
+    text = f"{mesh.size} devices ({axes})"
+    if left := target.count - mesh.size:
+        text += f"; {left} are LEFT OUT: batches (buckets.N.batch) of {target.count} clips use them"
+    return text
+
+
+def _traffic(traffic: Traffic) -> str:
+    return f"{traffic.count} x {traffic.kind} {decimal(traffic.bytes)}"
+
+
+def _say(text: str) -> None:
+    _console.print(text, markup=False)

@@ -1,0 +1,139 @@
+"""The whole command, on virtual CPUs and for GPUs, with the tiniest networks; for TPUs where their
+compiler is installed."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import pytest
+from tiny_training import DISCRIMINATOR, short_run
+
+from cvvae_jax import paths
+from cvvae_jax.cli.main import main
+from cvvae_jax.config import Bucket, LossConfig, MeshConfig, TrainConfig
+from cvvae_jax.preflight import hardware
+from cvvae_jax.preflight.command import preflight
+from cvvae_jax.preflight.compiler import Step, compile_step
+from cvvae_jax.preflight.memory import parts
+from cvvae_jax.preflight.topology import Topology
+from cvvae_jax.preflight.worker import Request
+from cvvae_jax.training.abstract import AbstractStage, abstract_stages, bytes_per_device
+from cvvae_jax.training.jobs import plan_run, video_shape
+
+LOSS = LossConfig(lpips_weight=0.0, gan="none")
+BUCKET = Bucket(5, 40, 8)  # one of its activations is larger than all parameters
+SHAPE = video_shape(BUCKET)
+
+
+def tiny(folder, **changes) -> TrainConfig:
+    config = dataclasses.replace(short_run(folder, str(folder / "missing")), loss=LOSS, **changes)
+    return dataclasses.replace(config, train=dataclasses.replace(config.train, buckets=(BUCKET,)))
+
+
+@functools.cache
+def compiled(folder, topology: str, fsdp: int) -> tuple[AbstractStage, Step]:
+    config, target = tiny(folder, mesh=MeshConfig(fsdp=fsdp)), Topology.parse(topology)
+    plan = plan_run(config, allow_missing=True, devices=target.devices())
+    stage = abstract_stages(plan, config)[0]
+    return stage, compile_step(Request(config, topology, 0, "plain", SHAPE), stage, target)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("preflight")
+
+
+@pytest.mark.usefixtures("split_small_arrays")
+def test_parts_of_memory_are_all_of_it(folder):
+    stage, step = compiled(folder, "cpu:8", 8)
+    sizes = parts(stage, SHAPE, step.memory)
+    assert sum(sizes.values()) == step.memory.total
+    parameters = bytes_per_device(stage.state.model, stage.job.mesh)
+    assert parameters < 0.2 * 4 * paths.count(stage.state.model)  # biases and norms stay whole
+    assert sizes["parameters"] == sizes["averages"] == parameters
+    assert sizes["moments"] - 2 * parameters in range(64)  # counts, and moments of log-scales
+    assert sizes["batch"] == 5 * 40 * 40 * 3 + 4
+    assert sizes["padding"] < 100  # numbers of the state that are none of these
+
+
+@pytest.mark.usefixtures("split_small_arrays")
+def test_split_parameters_move_and_activations_stay(folder):
+    """A partitioner that is left alone splits activations where parameters are split, and sends
+    them."""
+    stage, step = compiled(folder, "cpu:8", 8)
+    assert {traffic.kind for traffic in step.traffic} <= {"all-reduce", "all-gather"}
+    parameters = 4 * paths.count((stage.state.model, stage.frozen))
+    assert parameters < 5 * 40 * 40 * 8 * 4
+    assert sum(traffic.bytes for traffic in step.traffic) < 2.5 * parameters
+
+
+@pytest.mark.slow
+def test_traffic_of_equal_parameters_is_one_sum_of_gradients(folder):
+    stage, step = compiled(folder, "cpu:8", 1)
+    assert {traffic.kind for traffic in step.traffic} == {"all-reduce"}
+    gradients = 4 * paths.count(stage.state.model)
+    assert gradients <= step.traffic[0].bytes < 1.1 * gradients + 1000  # and some means
+
+
+@pytest.fixture
+def split_small_arrays(monkeypatch):
+    monkeypatch.setattr("cvvae_jax.sharding.SMALLEST_SHARDED", 64)
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("split_small_arrays")
+def test_command_says_what_a_run_takes(folder, capsys):
+    config = tiny(folder, mesh=MeshConfig(fsdp=8))
+    preflight(config, "cpu:8", batches="largest", only_shardings=False)
+    text = capsys.readouterr().out
+    assert f"cpu:8, jax {jax.__version__}" in text
+    assert "missing: --image-vae" in text
+    assert "bucket of 8 x 5 frames of 40 x 40: 1 a device" in text
+    for part in ("plain step", "parameters", "moments", "all-gather", "executed"):
+        assert part in text
+
+
+def test_run_that_does_not_fit_is_told_what_to_change(folder, capsys, monkeypatch):
+    small = dataclasses.replace(hardware.CHIPS["A100"], memory=1e4)
+    monkeypatch.setitem(hardware.CHIPS, "A100", small)
+    config = tiny(folder)
+    config = dataclasses.replace(config, train=dataclasses.replace(config.train, accumulate=2))
+    preflight(config, "gpu:8xA100", batches="given", only_shardings=False)
+    text = capsys.readouterr().out
+    assert "ESTIMATED" in text and "A100" in text and "4 are LEFT OUT" in text
+    assert "DOESN'T FIT" in text
+    for setting in ("--train.remat", "--train.accumulate", "--mesh.fsdp 4", "bfloat16", ".size"):
+        assert setting in text.split("In this order:")[1]
+
+
+def test_shardings_are_listed_on_demand(folder, capsys):
+    config = tiny(folder, mesh=MeshConfig(fsdp=2), discriminator=DISCRIMINATOR)
+    preflight(config, "cpu:8", batches="given", only_shardings=True)
+    text = capsys.readouterr().out
+    (line,) = (line for line in text.splitlines() if "model: decoder/conv_in/kernel" in line)
+    assert line.split()[2:] == ["3x3x3x4x8", "whole", f"{3**3 * 4 * 8 * 4:,}"]
+
+
+def test_errors_are_one_sentence(capsys):
+    arguments = ["preflight", "configs/quickstart.py", "--topology", "v9:2x2"]
+    assert main(arguments) == 2
+    assert "v9:2x2 is no topology that is known" in capsys.readouterr().err
+
+
+def test_request_comes_back_from_its_file(folder):
+    request = Request(tiny(folder), "v5e:2x4", 1, "joint", (8, 5, 8, 8, 3))
+    request.write(folder / "request.json")
+    assert Request.read(folder / "request.json") == request
+    json.loads((folder / "request.json").read_text())
+
+
+@pytest.mark.slow
+def test_stopped_compiler_says_what_a_whole_compile_does(folder):
+    pytest.importorskip("libtpu")
+    stage, step = compiled(folder, "v5e:2x4", 1)
+    whole = stage.programs(tiny(folder)).compile("plain", SHAPE).compiled.memory_analysis()
+    assert step.memory.arguments == whole.argument_size_in_bytes
+    # Constants are given room of whole pieces of memory.
+    assert abs(step.memory.temporaries - whole.temp_size_in_bytes) < 2**16
+    assert {traffic.kind for traffic in step.traffic} == {"all-reduce"}
