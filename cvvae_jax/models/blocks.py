@@ -17,7 +17,7 @@ from cvvae_jax.models.conv import Conv, ConvKind
 from cvvae_jax.models.remat import run_block
 
 # A score matrix of 4096 x 4096 float32 is 64 MB a frame; frames above that are attended to in
-# pieces, one at a time. Smaller ones go together, up to 1 GiB of scores.
+# pieces, one at a time. Smaller ones go together, up to 1 GiB of scores on a device.
 ATTENTION_PIECE = 4096
 SCORE_BUDGET = 2**28
 
@@ -155,7 +155,8 @@ def attention(
     frames, length, _ = query.shape
     pieces = math.ceil(length / ATTENTION_PIECE)
     size = math.ceil(length / pieces)
-    group = 1 if pieces > 1 else max(1, SCORE_BUDGET // (length * key.shape[1]))
+    budget = _devices() * SCORE_BUDGET
+    group = 1 if pieces > 1 else max(1, budget // (length * key.shape[1]))
     if frames * pieces <= group:
         return _attend(query, key, value)
 
@@ -167,6 +168,15 @@ def attention(
     parts = rearrange(padded, "n (p q) c -> n p q c", p=pieces)
     out = lax.map(attend_frame, (parts, key, value), batch_size=group)
     return rearrange(out, "n p q c -> n (p q) c")[:, :length]
+
+
+def _devices() -> int:
+    """Devices that frames are split over: those of the mesh that `jax.set_mesh` set, if it did.
+
+    Groups of a batch that is split would be gathered from all devices, one after the other.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    return math.prod(size for name, size in mesh.shape.items() if name not in mesh.manual_axes)
 
 
 def _attend(query, key, value):

@@ -81,3 +81,15 @@ def test_spatial_attention_sees_one_frame_and_temporal_attention_one_position():
     both = blocks.SpatialTemporalAttention(4, style=style(), rngs=nnx.Rngs(0))
     grads = jax.grad(lambda v: both(v)[0, 1, 0, 0].sum())(video)
     assert grads[0, 0].any() and grads[0, 2].any()
+
+
+def test_frames_that_devices_share_are_attended_to_where_they_are(monkeypatch):
+    """In groups, a batch would be gathered from all devices."""
+    monkeypatch.setattr(blocks, "SCORE_BUDGET", 2 * 16 * 16)  # a device has two frames
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.NamedSharding(mesh, jax.P("data"))
+    tokens = jax.ShapeDtypeStruct((16, 16, 4), jnp.float32, sharding=split)
+    with jax.set_mesh(mesh):
+        program = jax.jit(blocks.attention).lower(tokens, tokens, tokens).compile().as_text()
+    assert "num_partitions=8" in program
+    assert "all-gather" not in program and "while" not in program
