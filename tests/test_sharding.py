@@ -76,7 +76,8 @@ def test_losses_and_gradients_equal_those_of_one_device(shape, name):
     networks = Networks(state.model, state.log_scales, state.discriminator)
     run = sharding.split_rows(compiled_gradients(loss=LOSSES[name]), mesh)
     run = jax.jit(run, out_shardings=(sharding.shardings(networks, mesh), None))
-    program = run.lower(state, batch, frozen).compile()
+    with jax.set_mesh(mesh):
+        program = run.lower(state, batch, frozen).compile()
     if fsdp == space == 1:  # devices only tell each other their gradients
         assert not re.search("all-gather|all-to-all|collective-permute", program.as_text())
     grads, metrics = program(state, batch, frozen)
@@ -98,7 +99,8 @@ def test_step_with_sharded_moments_and_averages_equals_that_of_one_device():
         step = sharding.split_rows(step, mesh)
         compiled = jax.jit(step, out_shardings=(layout, None), donate_argnums=0)
         batch = sharding.put_batch(random_batch(8), mesh)
-        return compiled(jax.device_put(state, layout), batch, place(frozen_networks(), mesh))
+        with jax.set_mesh(mesh):
+            return compiled(jax.device_put(state, layout), batch, place(frozen_networks(), mesh))
 
     one = sharding.make_mesh(MeshConfig(), batches=(8,), devices=jax.devices()[:1])
     several = sharding.make_mesh(MeshConfig(data=2, fsdp=2, space=2), batches=(8,))

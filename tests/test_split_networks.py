@@ -80,7 +80,8 @@ def test_gradients_of_whole_networks_equal_those_of_one_device(family, shape, mo
         sharding.split_rows(gradients(family), mesh),
         out_shardings=(sharding.shardings(parts, mesh), None),
     )
-    grads, metrics = run(state, sharding.put_batch(BATCH, mesh), frozen)
+    with jax.set_mesh(mesh):
+        grads, metrics = run(state, sharding.put_batch(BATCH, mesh), frozen)
     expected, expected_metrics = on_one_device(family)
     assert_metrics_equal(metrics, expected_metrics, tolerance=1e-4)
     for part in ("model", "log_scales", "discriminator"):

@@ -51,9 +51,11 @@ def advice(
 def _remat(stage: AbstractStage, prefix: str) -> str | None:
     match stage.job.stage.remat:
         case "none":
-            return f"--{prefix}.remat blocks (a quarter more operations), or full (a third)"
+            return f"--{prefix}.remat blocks (a sixth more operations), or full (a third more)"
         case "blocks":
-            return f"--{prefix}.remat full: keeps only the inputs of levels; more operations"
+            return (
+                f"--{prefix}.remat full: keeps the inputs of levels alone (a sixth more operations)"
+            )
         case _:
             return None
 

@@ -122,7 +122,8 @@ class Programs:
             donate_argnums=0,
             keep_unused=True,  # what a step doesn't need lies in memory, too
         )
-        return jitted.trace(self._state, batch, self._frozen)
+        with jax.set_mesh(mesh):
+            return jitted.trace(self._state, batch, self._frozen)
 
 
 def _step_with_stop(

@@ -53,7 +53,7 @@ def test_parts_of_memory_are_all_of_it(folder):
     assert parameters < 0.2 * 4 * paths.count(stage.state.model)  # biases and norms stay whole
     assert sizes["parameters"] == sizes["averages"] == parameters
     assert sizes["moments"] - 2 * parameters in range(64)  # counts, and moments of log-scales
-    assert sizes["batch"] == 5 * 40 * 40 * 3 + 4
+    assert sizes["batch"] == 5 * 40 * 40 * 3 + 5
     assert sizes["padding"] < 100  # numbers of the state that are none of these
 
 
