@@ -56,9 +56,11 @@ def warnings_kept(folder: Path) -> Iterator[None]:
     handler.emit = lambda record: say(folder, f"warning: {record.getMessage()}")
     logger = logging.getLogger("cvvae_jax")
     logger.addHandler(handler)
+    logger.propagate = False  # Orbax gives the root logger a handler, which would print them again
     try:
         yield
     finally:
+        logger.propagate = True
         logger.removeHandler(handler)
 
 
