@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
@@ -90,9 +91,25 @@ class SavedModel:
         target = self.abstract
         model = checkpoint.restore_model(self.folder, target, shardings=shardings, raw=self.raw)
         if not_finite is not None:
-            found = {p: tensors.not_finite(np.asarray(v)) for p, v in paths.flatten(model).items()}
-            not_finite |= {path: what for path, what in found.items() if what}
+            judge = _not_finite_in_memory if shardings is None else _not_finite_on_devices
+            not_finite |= judge(paths.flatten(model))
         return model
+
+
+def _not_finite_in_memory(leaves: dict[str, np.ndarray]) -> dict[str, str]:
+    """Which parameters hold NaN or Inf, and which of them."""
+    found = {path: tensors.not_finite(array) for path, array in leaves.items()}
+    return {path: what for path, what in found.items() if what}
+
+
+def _not_finite_on_devices(leaves: dict[str, jax.Array]) -> dict[str, str]:
+    """The same where they lie, which may be the devices of other processes."""
+
+    def judge(leaves):
+        return {path: (jnp.isnan(x).any(), jnp.isinf(x).any()) for path, x in leaves.items()}
+
+    found = jax.device_get(jax.jit(judge)(leaves))
+    return {p: "NaN" if nan else "Inf" for p, (nan, inf) in found.items() if nan or inf}
 
 
 def load(

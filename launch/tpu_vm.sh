@@ -6,7 +6,8 @@
 # Brings the code to every VM, installs what it needs, and runs the same command on all; jax finds
 # the others through the TPU's metadata. A spot pod that has been preempted is deleted and asked for
 # again, and the run goes on from its newest checkpoint. The run folder must outlive the VMs and be
-# seen by all: a file share, or a bucket mounted as a folder.
+# seen by all: a file share, or a bucket mounted as a folder where folders can be renamed (with
+# gcsfuse: a bucket with a hierarchical namespace).
 set -uo pipefail
 
 # ---- what you may want to change -------------------------------------------------------------

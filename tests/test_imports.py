@@ -35,7 +35,7 @@ ALLOWED = {
         "paths",
         "config",
     },
-    "preflight": {"training", "sharding", "recipe", "paths", "config"},
+    "preflight": {"training", "sharding", "rows", "models.vgg", "recipe", "paths", "config"},
 }
 ONLY_IMPORTER = {
     "orbax": {"checkpoint"},

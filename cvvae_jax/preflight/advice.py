@@ -5,7 +5,9 @@ import dataclasses
 from jax.sharding import AbstractMesh
 from rich.filesize import decimal
 
+from cvvae_jax import rows
 from cvvae_jax.config import TrainConfig
+from cvvae_jax.models.vgg import SPATIAL_COMPRESSION
 from cvvae_jax.preflight.memory import Memory
 from cvvae_jax.training.abstract import AbstractStage, bytes_per_device
 
@@ -40,7 +42,7 @@ def advice(
         _remat(stage, prefix),
         _accumulate(stage, problem, prefix),
         _fsdp(stage),
-        _space(config, problem),
+        _space(stage, problem),
         _types(config),
         f"--{prefix}.buckets.{problem.bucket}.size or .frames smaller: memory of activations is "
         "proportional to their pixels",
@@ -61,10 +63,11 @@ def _remat(stage: AbstractStage, prefix: str) -> str | None:
 
 
 def _accumulate(stage: AbstractStage, problem: Problem, prefix: str) -> str | None:
-    if problem.clips < 2:
+    if problem.clips <= stage.job.stage.accumulate:
         return None
-    parts = stage.job.stage.accumulate * problem.clips
-    return f"--{prefix}.accumulate up to {parts}: a device takes its clips one after the other"
+    return (
+        f"--{prefix}.accumulate up to {problem.clips}: a device takes its clips one after the other"
+    )
 
 
 def _fsdp(stage: AbstractStage) -> str | None:
@@ -83,10 +86,15 @@ def _fsdp(stage: AbstractStage) -> str | None:
     )
 
 
-def _space(config: TrainConfig, problem: Problem) -> str | None:
-    if problem.clips > 1:
+def _space(stage: AbstractStage, problem: Problem) -> str | None:
+    """Where the devices of a process can share a clip that is alone on one."""
+    mesh, buckets = stage.job.mesh, stage.job.stage.buckets
+    space = 2 * mesh.shape[rows.AXIS]
+    own = [d for d in mesh.devices.flat if d.process_index == mesh.devices.flat[0].process_index]
+    divided = all(b.height % (space * SPATIAL_COMPRESSION) == 0 for b in buckets)
+    if problem.clips > 1 or len(own) % space or not divided:
         return None
-    return f"--mesh.space {2 * config.mesh.space}: devices share a clip"
+    return f"--mesh.space {space}: devices share a clip"
 
 
 def _types(config: TrainConfig) -> str | None:

@@ -44,8 +44,8 @@ def largest_batch(
     (few, less), (many, more) = sorted(known.items())
     a_clip = (more - less) / (many - few)
     if a_clip <= 0:
-        best = max(clips for clips, total in known.items() if total <= limit)
-        return Largest(best, compiled=True, total=known[best])
+        best = max((clips for clips, total in known.items() if total <= limit), default=0)
+        return Largest(best, compiled=True, total=known.get(best, less))
     guess = int((limit - less) / a_clip + few) // step * step
     fitting = [clips for clips, total in known.items() if total <= limit]
     failing = [clips for clips, total in known.items() if total > limit]

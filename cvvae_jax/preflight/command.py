@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from cvvae_jax import paths, sharding
-from cvvae_jax.config import Bucket, MeshConfig, TrainConfig
+from cvvae_jax.config import Bucket, ConfigError, MeshConfig, TrainConfig
 from cvvae_jax.preflight.advice import Problem, advice
 from cvvae_jax.preflight.batches import largest_batch
 from cvvae_jax.preflight.collectives import Traffic
@@ -46,6 +46,10 @@ def preflight(
         ConfigError: the configuration can't be run there, or there is no such topology.
     """
     target = Topology.parse(topology)
+    if target.kind == "gpu" and config.mesh.space > 1:
+        raise ConfigError(
+            "estimates for GPUs are of whole frames: --mesh.space must be 1 for them."
+        )
     devices = target.devices()
     with jax.default_matmul_precision(config.matmul_precision):
         plan = plan_run(config, allow_missing=True, devices=devices)
@@ -79,7 +83,7 @@ class Flight:
     @property
     def prefix(self) -> str:
         """Of the stage's settings on the command line."""
-        return "train" if self.stage.job.stage == self.config.train else "image-train"
+        return "train" if self.stage.job.title == "video VAE" else "image-train"
 
     def fly(self, batches: Batches) -> None:
         """Compile and print every step, and what is to be done about those that don't fit."""
@@ -146,7 +150,8 @@ class Flight:
         if self.target.chip is None:
             return text
         passes = FLOAT32[self.target.kind][self.config.matmul_precision]
-        if self.config.model.dtype == "bfloat16":
+        trains_video = self.stage.job.title == "video VAE"
+        if (self.config.model if trains_video else self.config.image_model).dtype == "bfloat16":
             passes = 1
         least = floor(
             step.executed_flops,

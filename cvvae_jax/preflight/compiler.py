@@ -14,10 +14,11 @@ from cvvae_jax.preflight.memory import Memory, of_buffer_assignment
 from cvvae_jax.preflight.topology import LIBTPU_WITHOUT_TPU, Topology
 from cvvae_jax.preflight.worker import COUNTED, Request
 from cvvae_jax.training.abstract import AbstractStage
+from cvvae_jax.training.programs import NAME
 
-_PROGRAM = "*train_step*after_optimizations.txt"
-_ASSIGNMENT = "*train_step*after_optimizations-buffer-assignment.txt"
-_LAST_WRITTEN = "*train_step*after_optimizations_after_buffer_assignment.txt"
+_PROGRAM = f"*{NAME}*after_optimizations.txt"
+_ASSIGNMENT = f"*{NAME}*after_optimizations-buffer-assignment.txt"
+_LAST_WRITTEN = f"*{NAME}*after_optimizations_after_buffer_assignment.txt"
 _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 
@@ -90,7 +91,7 @@ def _compile_elsewhere(request: Request, devices: int) -> Step:
 
 
 def _environment(folder: Path) -> dict[str, str]:
-    dump = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*train_step.*"
+    dump = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*{NAME}.*"
     return {
         **os.environ,
         **LIBTPU_WITHOUT_TPU,

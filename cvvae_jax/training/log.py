@@ -15,12 +15,11 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from tensorboardX import SummaryWriter
-from tensorboardX.proto.summary_pb2 import Summary
 
 from cvvae_jax.config import ConfigError, TrainConfig
 from cvvae_jax.recipe import to_json
 from cvvae_jax.training.pictures import gif
+from cvvae_jax.training.tensorboard import TensorBoard
 from cvvae_jax.training.weights_and_biases import WandbRun
 
 _console = Console(highlight=False)
@@ -40,7 +39,8 @@ def say(folder: Path, text: str) -> None:
         path = folder / "log.txt"
         if path.exists() and path.stat().st_size > LARGEST:  # warnings, over weeks
             path.replace(folder / "log.1.txt")
-        with path.open("a") as file:
+        # A message that a full disk doesn't take has been printed.
+        with contextlib.suppress(OSError), path.open("a") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
@@ -138,7 +138,8 @@ class StageLog:
             self._wandb = WandbRun(wandb, folder, title=title, settings=settings or {})
         _forget_after(folder / "metrics.jsonl", start_step)
         self._metrics = (folder / "metrics.jsonl").open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=start_step + 1)
+        self._board = TensorBoard(folder / "tensorboard", first_step=start_step + 1)
+        self._complained = False
         self._bar = Progress(
             TextColumn("{task.description}"),
             BarColumn(),
@@ -171,11 +172,10 @@ class StageLog:
         """One line of metrics.jsonl, null for what is not finite; and TensorBoard scalars."""
         if not self._active:
             return
-        self._metrics.write(json.dumps({"step": step, **finite_or_none(metrics)}) + "\n")
-        self._metrics.flush()
-        for name, value in metrics.items():
-            if math.isfinite(value):  # TensorBoard's writer warns of others every time
-                self._board.add_scalar(name, value, step)
+        with self._while_training_goes_on():
+            self._metrics.write(json.dumps({"step": step, **finite_or_none(metrics)}) + "\n")
+            self._metrics.flush()
+            self._board.scalars(step, metrics)
         if self._wandb is not None:
             self._wandb.scalars(step, metrics)
 
@@ -186,23 +186,31 @@ class StageLog:
             return
         animation = gif(frames)
         path = self._folder / "samples" / f"{step:07d}.gif"
-        path.parent.mkdir(exist_ok=True)
-        path.write_bytes(animation)
         _, height, width, _ = frames.shape
-        image = Summary.Image(
-            height=height, width=width, colorspace=3, encoded_image_string=animation
-        )
-        summary = Summary(value=[Summary.Value(tag=name, image=image)])
-        self._board.file_writer.add_summary(summary, step)
+        with self._while_training_goes_on():
+            path.parent.mkdir(exist_ok=True)
+            path.write_bytes(animation)
+            self._board.animation(step, name, animation, height=height, width=width)
         if self._wandb is not None:
             self._wandb.animation(step, name, path)
+
+    @contextlib.contextmanager
+    def _while_training_goes_on(self) -> Iterator[None]:
+        """What can't be written, for want of room, is said once and left out."""
+        try:
+            yield
+        except OSError as error:
+            if not self._complained:
+                say(self._folder, f"warning: metrics can't be written ({error}); training goes on")
+            self._complained = True
 
     def close(self) -> None:
         """Writes out what is still in memory."""
         if self._active:
             self._bar.stop()
-            self._metrics.close()
-            self._board.close()
+            with self._while_training_goes_on():
+                self._board.close()
+                self._metrics.close()
             if self._wandb is not None:
                 self._wandb.close()
 

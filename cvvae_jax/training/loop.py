@@ -115,16 +115,18 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
                 program = progress.program(programs, n - 1, placed["video"].shape)
                 state, metrics = program.compiled(state, placed, run.frozen)
                 progress.step(n, metrics)
+                stopped = progress.stop
+                if jax.process_count() == 1:  # nobody else has to hear of it first
+                    stopped = stopped or stop.requested
                 last = n == stage.steps
                 if last or n % stage.eval_every == 0:
                     progress.evaluation(n, state.ema)
-                if last or progress.stop or n == resumed or n % stage.checkpoint_every == 0:
+                if last or stopped or n == resumed or n % stage.checkpoint_every == 0:
                     progress.flush()  # a run may go on from here, without this step's line
                     with progress.throughput.pause():
-                        wait = bool(progress.stop)
-                        _save(run, n, state, progress.scores(n), last=last, wait=wait)
-                if progress.stop:
-                    raise Stopped(progress.stop, n, kept=run.checkpoints.latest_step() or 0)
+                        _save(run, n, state, progress.scores(n), last=last, wait=bool(stopped))
+                if stopped:
+                    raise Stopped(stopped, n, kept=run.checkpoints.latest_step() or 0)
     finally:
         progress.close()
     return state.ema

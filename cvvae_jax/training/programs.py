@@ -34,6 +34,10 @@ class Lowered:
     """As of `Program`."""
 
 
+NAME = "cvvae_step"
+"""Of the programs, in what the compiler and profilers say of them."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Program:
     """A compiled step."""
@@ -111,8 +115,14 @@ class Programs:
             "seed": jax.ShapeDtypeStruct(video_shape[:1], jnp.uint32),
             "stop": jax.ShapeDtypeStruct(video_shape[:1], jnp.uint8),
         }
+        split = sharding.split_rows(step, mesh)
+
+        def program(state, batch, frozen):
+            return split(state, batch, frozen)
+
+        program.__name__ = NAME
         jitted = jax.jit(
-            sharding.split_rows(step, mesh),
+            program,
             in_shardings=(
                 self._layout,
                 sharding.batch_shardings(batch, mesh),

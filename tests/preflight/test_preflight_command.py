@@ -11,7 +11,7 @@ from tiny_training import DISCRIMINATOR, short_run
 
 from cvvae_jax import paths
 from cvvae_jax.cli.main import main
-from cvvae_jax.config import Bucket, LossConfig, MeshConfig, TrainConfig
+from cvvae_jax.config import Bucket, ConfigError, LossConfig, MeshConfig, TrainConfig
 from cvvae_jax.preflight import hardware
 from cvvae_jax.preflight.command import preflight
 from cvvae_jax.preflight.compiler import Step, compile_step
@@ -20,6 +20,7 @@ from cvvae_jax.preflight.topology import Topology
 from cvvae_jax.preflight.worker import Request
 from cvvae_jax.training.abstract import AbstractStage, abstract_stages, bytes_per_device
 from cvvae_jax.training.jobs import plan_run, video_shape
+from cvvae_jax.training.programs import NAME
 
 LOSS = LossConfig(lpips_weight=0.0, gan="none")
 BUCKET = Bucket(5, 40, 8)  # one of its activations is larger than all parameters
@@ -66,6 +67,21 @@ def test_split_parameters_move_and_activations_stay(folder):
     parameters = 4 * paths.count((stage.state.model, stage.frozen))
     assert parameters < 5 * 40 * 40 * 8 * 4
     assert sum(traffic.bytes for traffic in step.traffic) < 2.5 * parameters
+
+
+@pytest.mark.parametrize("space", [1, 2])
+def test_program_has_the_name_that_the_compilers_files_are_found_by(folder, space):
+    config = tiny(folder, mesh=MeshConfig(space=space))
+    stage = abstract_stages(plan_run(config, allow_missing=True), config)[0]
+    lowered = stage.programs(config).lower("plain", SHAPE).lowered
+    assert NAME in lowered.as_text().split("module @", 1)[1].split()[0]
+    assert NAME in lowered.compile().as_text().split("HloModule ", 1)[1].split(",")[0]
+
+
+def test_estimates_for_gpus_are_not_of_split_frames(folder):
+    with pytest.raises(ConfigError, match="mesh.space must be 1"):
+        config = tiny(folder, mesh=MeshConfig(space=2))
+        preflight(config, "gpu:8xA100", batches="given", only_shardings=False)
 
 
 @pytest.mark.slow
