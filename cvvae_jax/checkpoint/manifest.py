@@ -5,6 +5,7 @@ Orbax restores flipped bytes without noticing, and takes a file that is cut shor
 
 import concurrent.futures
 import contextlib
+import errno
 import hashlib
 import json
 import os
@@ -48,6 +49,10 @@ def sync(path: Path) -> None:
     opened = os.open(path, os.O_RDONLY)
     try:
         os.fsync(opened)
+    except OSError as error:
+        # Some network file systems write names at once and have no such call for folders.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
     finally:
         os.close(opened)
 
