@@ -1,8 +1,10 @@
 """Items of a checkpoint: written, described and read; each read is checked against the manifest."""
 
+import contextlib
 import dataclasses
 import os
 import re
+import tempfile
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -54,12 +56,15 @@ def save_model(path: Path | str, model: Any) -> None:
         "weights": ocp.args.PyTreeSave(paths.flatten(model)),
         "model": ocp.args.JsonSave(describe_model(model)),
     }
-    partial = path.with_name(f"{path.name}{steps.PARTIAL}")
-    handler = ocp.CompositeCheckpointHandler(weights=weights, model=json)
-    with quiet(), ocp.Checkpointer(handler) as checkpointer:
-        checkpointer.save(partial, args=ocp.args.Composite(**items), force=True)
-    manifest.write(partial)
-    partial.rename(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}{steps.PARTIAL}-") as own:
+        written = Path(own) / path.name
+        handler = ocp.CompositeCheckpointHandler(weights=weights, model=json)
+        with quiet(), ocp.Checkpointer(handler) as checkpointer:
+            checkpointer.save(written, args=ocp.args.Composite(**items))
+        manifest.write(written)
+        written.rename(path)
+    manifest.sync(path.parent)
 
 
 def find_model(path: Path | str) -> Path | None:
@@ -187,6 +192,7 @@ def check_files(folder: Path, *items: str, hash_up_to: int | None = None) -> Non
     Raises:
         ConfigError: they are damaged; names the files, and the newest older checkpoint of the run
             whose items are whole.
+        OSError: a file can't be read now, which is no sign of damage.
     """
     if unchecked(folder):
         return
@@ -214,8 +220,10 @@ def _whole_one_before(folder: Path, items: tuple[str, ...]) -> Path | None:
     for step in reversed(steps.finished(folder.parent)):
         older = folder.parent / str(step)
         checked = holds_model(older) and not unchecked(older)
-        if step < int(folder.name) and checked and not manifest.problems(older, items=items):
-            return older
+        if step < int(folder.name) and checked:
+            with contextlib.suppress(OSError):  # it can't be told now
+                if not manifest.problems(older, items=items):
+                    return older
     return None
 
 

@@ -4,10 +4,12 @@ Orbax restores flipped bytes without noticing, and takes a file that is cut shor
 """
 
 import concurrent.futures
+import contextlib
+import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,14 +20,15 @@ _THREADS = 4  # hashing lets other threads run
 
 
 def write(folder: Path) -> None:
-    """Lists all files of a folder, which nobody must change from now on.
+    """Lists all files of a folder, which nobody must change from now on, and waits until they are
+    on the disk: else a crash of the machine could leave the folder's name without its content.
 
     Raises:
         OSError: the disk is full, or a file can't be read.
     """
     names = [name for name in _names(folder) if name != NAME]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        entries = pool.map(lambda name: _entry(folder / name), names)
+        entries = pool.map(lambda name: _written(folder / name), names)
         listed = dict(zip(names, entries, strict=True))
     partial = folder / f"{NAME}.partial"
     with partial.open("w") as file:
@@ -33,6 +36,25 @@ def write(folder: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     partial.replace(folder / NAME)
+    for place, _, _ in os.walk(folder):
+        sync(Path(place))
+
+
+def sync(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: they can't be written.
+    """
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        # Some network file systems write names at once and have no such call for folders.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(opened)
 
 
 def problems(
@@ -45,11 +67,15 @@ def problems(
         folder: one with a manifest.
         items: only the files under these subfolders; None: every file.
         hash_up_to: larger files, in bytes, are compared by size alone; None: all are read.
+
+    Raises:
+        OSError: a file is there and can't be read now, which is no sign of damage.
     """
     try:
-        raw = (folder / NAME).read_bytes()
-    except OSError as error:
-        return [f"{NAME} can't be read ({error.strerror})"]
+        with _readable(folder / NAME):
+            raw = (folder / NAME).read_bytes()
+    except FileNotFoundError:
+        return [f"{NAME} is missing"]
     try:
         listed = json.loads(raw)["files"]
         if _text(listed).encode() != raw:
@@ -62,7 +88,9 @@ def problems(
 
     listed_names, there = wanted(listed), wanted(_names(folder)) - {NAME}
     found = {name: f"{name} is missing" for name in listed_names - there}
-    found |= {name: f"{name} was not there" for name in there - listed_names}
+    # Network file systems and file managers leave hidden files anywhere.
+    added = (name for name in there - listed_names if not Path(name).name.startswith("."))
+    found |= {name: f"{name} was not there" for name in added}
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
         both = sorted(listed_names & there)
         changes = pool.map(lambda name: _change(folder / name, listed[name], hash_up_to), both)
@@ -73,14 +101,33 @@ def problems(
 def _change(path: Path, entry: dict[str, Any], hash_up_to: int | None) -> str | None:
     """What is wrong with a file, in words; None where it is as it was written."""
     try:
-        size = path.stat().st_size
-        if size != entry["bytes"]:
-            return f"has {size} bytes instead of {entry['bytes']}"
-        if (hash_up_to is None or size <= hash_up_to) and _entry(path) != entry:
-            return "has changed since it was written (by its SHA-256)"
-    except OSError as error:
-        return f"can't be read ({error.strerror})"
+        with _readable(path):
+            size = path.stat().st_size
+            if size != entry["bytes"]:
+                return f"has {size} bytes instead of {entry['bytes']}"
+            if (hash_up_to is None or size <= hash_up_to) and _entry(path) != entry:
+                return "has changed since it was written (by its SHA-256)"
+    except FileNotFoundError:
+        return "is missing"
     return None
+
+
+@contextlib.contextmanager
+def _readable(path: Path) -> Iterator[None]:
+    """Says of an error what it means for the checkpoint."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        reason = f"{error.strerror}; whether the checkpoint is damaged can't be told"
+        raise OSError(error.errno, reason, str(path)) from error
+
+
+def _written(path: Path) -> dict[str, Any]:
+    """What the manifest says of a file, once that is on the disk."""
+    sync(path)
+    return _entry(path)
 
 
 def _entry(path: Path) -> dict[str, Any]:
@@ -99,6 +146,13 @@ def _text(listed: dict[str, Any]) -> str:
 def _names(folder: Path) -> list[str]:
     """Every file below a folder, by its path in it."""
     found = []
-    for place, _, files in os.walk(folder):
+    for place, _, files in os.walk(folder, onerror=_unlistable):
         found += [(Path(place) / file).relative_to(folder).as_posix() for file in files]
     return sorted(found)
+
+
+def _unlistable(error: OSError) -> None:
+    """A folder that can't be listed would look like one without files."""
+    if not isinstance(error, FileNotFoundError):
+        with _readable(Path(error.filename)):
+            raise error

@@ -54,13 +54,22 @@ def _drop_leftovers() -> None:
     before = sys.unraisablehook
 
     def hook(unraisable: Any) -> None:
-        error = unraisable.exc_value
-        closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
-        code = getattr(unraisable.object, "cr_code", None)  # of a coroutine
-        if not closed and (code is None or "orbax" not in code.co_filename):
+        if not _of_orbax(unraisable):
             before(unraisable)
 
     sys.unraisablehook = hook
+
+
+def _of_orbax(unraisable: Any) -> bool:
+    """Whether it is of a coroutine of Orbax, or of TensorStore's threads, which are no Python and
+    tell a loop directly, naming no object: others' loops that are closed too early are told of."""
+    code = getattr(unraisable.object, "cr_code", None)
+    if code is not None:
+        return "orbax" in code.co_filename
+    error, first = unraisable.exc_value, unraisable.exc_traceback
+    closed = isinstance(error, RuntimeError) and str(error) == "Event loop is closed"
+    caller = first.tb_frame.f_code.co_name if first is not None else None
+    return closed and unraisable.object is None and caller == "call_soon_threadsafe"
 
 
 def _not_of_orbax(record: logging.LogRecord) -> bool:

@@ -5,6 +5,8 @@ thus there whole or not at all, whatever ends the process. Which steps there are
 disk every time: Orbax's own manager forgets older ones when a save fails.
 """
 
+import contextlib
+import errno
 import json
 import logging
 import threading
@@ -59,7 +61,7 @@ class Checkpoints:
         arrays = {name: items.arrays_handler() for name in ("state", "weights")}
         texts = {name: ocp.JsonCheckpointHandler() for name in _TEXTS}
         self._handler = TogetherHandler(**arrays, **texts)
-        self._checkpointer = ocp.AsyncCheckpointer(self._handler)
+        self._checkpointer = self._handler.checkpointer()
         begin_quiet()  # until `close`: threads of Orbax outlive the calls that start them
         self._writer: threading.Thread | None = None
         self._failure: str | None = None
@@ -91,16 +93,22 @@ class Checkpoints:
         if scores:
             written["scores"] = ocp.args.JsonSave(scores)
         partial = self._folder / f"{step}{steps.PARTIAL}"
+        self._handler.error = None
         try:
-            if jax.process_index() == 0:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                steps.clear_up(self._folder)  # a failed save may have written on for a while
+            _found_by_first(lambda: self._make_room(partial))
             self._checkpointer.save(partial, args=TogetherArgs(**written), force=True)
         except Exception as error:  # Orbax and TensorStore raise bare ones
             self._failed(step, error)
             return
         self._writer = threading.Thread(target=self._complete, args=(step, partial))
         self._writer.start()
+
+    def _make_room(self, partial: Path) -> None:
+        """So that a folder can be made; process 0 only."""
+        self._folder.mkdir(parents=True, exist_ok=True)
+        steps.clear_up(self._folder)  # a failed save may have written on for a while
+        if partial.exists():
+            raise FileExistsError(errno.EEXIST, "what a failed save left can't be removed", partial)
 
     def _complete(self, step: int, partial: Path) -> None:
         """What follows when the arrays are on their way to the disk, in a thread of its own."""
@@ -111,6 +119,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 manifest.write(partial)
                 partial.rename(self._folder / str(step))
+                manifest.sync(self._folder)  # older ones are removed only after that
         except Exception as error:  # Orbax and TensorStore raise bare ones
             self._failed(step, error)
             return
@@ -122,7 +131,8 @@ class Checkpoints:
         self._failure += items.system_reason(error)
         begin_quiet()  # for good: the other parts of what failed go on, and complain later
         if jax.process_index() == 0:
-            steps.clear_up(self._folder)
+            with contextlib.suppress(OSError):  # the next save tries again
+                steps.clear_up(self._folder)
         _log.warning("%s. Earlier ones stay, and the next one is tried as usual", self._failure)
 
     def _remove_old(self) -> None:
@@ -176,6 +186,7 @@ class Checkpoints:
 
         Raises:
             ConfigError: there are checkpoints, all of them damaged, which are left where they are.
+            OSError: the file system can't read one now, which says nothing of the checkpoint.
         """
         self.wait()
         verdict = _found_by_first(self._newest_whole)
@@ -259,10 +270,24 @@ def _axes(mesh: dict[str, int] | None) -> str:
 
 
 def _found_by_first(find: Callable[[], Any]) -> Any:
-    """What process 0 finds, on every process; a value for JSON."""
+    """What process 0 finds, on every process; a value for JSON.
+
+    Raises:
+        OSError: process 0 met it; on every process.
+    """
     if jax.process_count() == 1:
         return find()
-    text = json.dumps(find() if jax.process_index() == 0 else None).encode()
+    mine: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            mine["found"] = find()
+        except OSError as error:  # raised below, where the others do
+            name = None if error.filename is None else str(error.filename)
+            mine["error"] = [error.errno, error.strerror or str(error), name]
+    text = json.dumps(mine).encode()
     size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(text), np.int32)))
     padded = np.frombuffer(text.ljust(size)[:size], np.uint8)
-    return json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+    answer = json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
+    if "error" in answer:
+        raise OSError(*answer["error"])
+    return answer["found"]

@@ -1,7 +1,8 @@
 """Saves of several processes that fail together.
 
-Orbax's processes wait for each other at the end of a save. One that has failed doesn't come, and
-the others wait for it for twenty minutes. Here a failure is held back until all are there.
+Orbax's processes wait for each other when folders are made and at the end of a save. One that has
+failed doesn't come, and the others wait for it for twenty minutes. Here a failure is held back
+until all are there.
 """
 
 import shutil
@@ -14,18 +15,42 @@ import orbax.checkpoint as ocp
 
 _MARK = "written-by-"
 _PATIENCE = 10.0  # seconds
+# Folders that are made in the background send a signal for which the other processes wait.
+_AT_ONCE = ocp.AsyncOptions(create_directories_asynchronously=False)
 
 
 class TogetherHandler(ocp.CompositeCheckpointHandler):
     """Saves items; what went wrong is left in `error` rather than raised."""
 
     error: Exception | None = None
-    """Of the newest save, in this process; in process 0 also that another one failed."""
+    """Of the newest save, in this process; in process 0 also that another one failed. Whoever
+    starts a save sets it to None."""
+
+    def __init__(self, **items: Any):
+        """Saves the items by these handlers."""
+        self.temporary_path_class = _held_paths(self)
+        options = ocp.CompositeOptions(
+            temporary_path_class=self.temporary_path_class, async_options=_AT_ONCE
+        )
+        super().__init__(composite_options=options, **items)
+
+    def checkpointer(self) -> ocp.AsyncCheckpointer:
+        """What saves by this handler."""
+        return ocp.AsyncCheckpointer(
+            self, async_options=_AT_ONCE, temporary_path_class=self.temporary_path_class
+        )
+
+    def hold(self, error: Exception) -> None:
+        """Keeps an error, if it is the first."""
+        self.error = self.error or error
 
     async def async_save(self, directory: Any, args: Any) -> list[Any]:
-        """As Orbax's, with futures that never fail."""
-        self.error = None
-        futures = await super().async_save(directory, args)
+        """As Orbax's, but neither it nor its futures ever fail."""
+        try:
+            futures = await super().async_save(directory, args)
+        except Exception as error:  # Orbax and TensorStore raise bare ones
+            self.hold(error)
+            futures = []
         mark = Path(directory) / f"{_MARK}{jax.process_index()}"
         return [_Held(self, future.result) for future in futures] + [_Held(self, self._mark(mark))]
 
@@ -49,15 +74,15 @@ class TogetherHandler(ocp.CompositeCheckpointHandler):
         ]
         if missing and self.error is None:
             self.error = RuntimeError(f"process {', '.join(missing)} could not write its part")
-        for mark in folder.glob(f"{_MARK}*"):
-            mark.unlink()
-        if self.error is None:
-            try:
+        try:
+            for mark in folder.glob(f"{_MARK}*"):
+                mark.unlink()
+            if self.error is None:
                 super().finalize(directory)
-            except Exception as error:  # Orbax and TensorStore raise bare ones
-                self.error = error
+        except Exception as error:  # Orbax and TensorStore raise bare ones
+            self.hold(error)
         if self.error is not None:
-            for entry in folder.iterdir():
+            for entry in folder.iterdir() if folder.is_dir() else ():
                 if entry.is_dir():
                     shutil.rmtree(entry, ignore_errors=True)
 
@@ -78,7 +103,27 @@ class _Held:
         try:
             self._result(timeout if self._handler.error is None else _PATIENCE)
         except Exception as error:  # Orbax and TensorStore raise bare ones
-            self._handler.error = self._handler.error or error
+            self._handler.hold(error)
 
     def cancel(self) -> None:
         """Nothing is ever canceled."""
+
+
+def _held_paths(handler: TogetherHandler) -> type[ocp.path.atomicity.AtomicRenameTemporaryPath]:
+    """Orbax's temporary folders, made and renamed by process 0 while the others wait for it."""
+
+    class HeldPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
+        async def create(self) -> Any:
+            try:
+                return await super().create()
+            except Exception as error:  # Orbax raises bare ones
+                handler.hold(error)
+                return self.get()
+
+        async def finalize(self) -> None:
+            try:
+                await super().finalize()
+            except Exception as error:  # Orbax raises bare ones
+                handler.hold(error)
+
+    return HeldPath

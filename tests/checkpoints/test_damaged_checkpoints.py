@@ -1,5 +1,7 @@
 """Whatever happens to a checkpoint's files is found, named, and survived."""
 
+import errno
+import io
 import os
 import random
 import shutil
@@ -62,6 +64,33 @@ def test_additional_files_are_named(tmp_path, caplog):
     (tmp_path / "2/state/d/more").write_text("of another checkpoint")
     assert checkpoints.latest_whole_step() == 1
     assert f"{tmp_path / '2'} is damaged: state/d/more was not there" in caplog.text
+
+
+def test_hidden_files_that_others_left_are_no_damage(tmp_path):
+    checkpoints = saved_run(tmp_path, (1,))
+    for name in (".nfs0001", "state/.DS_Store"):
+        (tmp_path / "1" / name).write_text("of a file system")
+    assert checkpoints.latest_whole_step() == 1
+
+
+@pytest.mark.parametrize("file", ["weights/_METADATA", "manifest.json"])
+def test_file_that_cannot_be_read_now_is_an_error_and_no_damage(tmp_path, monkeypatch, file):
+    """As on a network disk that is away for a moment; the checkpoint stays the newest."""
+    checkpoints = saved_run(tmp_path, (1, 2))
+    whole_open = io.open
+
+    def failing(path, *args, **options):
+        if str(path) == str(tmp_path / "2" / file):
+            raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+        return whole_open(path, *args, **options)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(io, "open", failing)
+        with pytest.raises(OSError, match=r"Input/output error; whether .* damaged") as error:
+            checkpoints.latest_whole_step()
+    assert error.value.filename == str(tmp_path / "2" / file)
+    assert names_in(tmp_path) == {"1", "2"}
+    assert checkpoints.latest_whole_step() == 2
 
 
 def test_without_any_whole_checkpoint_nothing_is_started_anew(tmp_path):

@@ -2,18 +2,23 @@
 
 import contextlib
 import json
+import os
 import resource
 import shutil
 import subprocess
+import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
 
 import jax
 import pytest
-from tiny_checkpoints import names_in, restored_kernel, save, saved_run
+from tiny_checkpoints import names_in, restored_kernel, save, saved_run, tiny_state
 
 import cvvae_jax
-from cvvae_jax.checkpoint import Checkpoints
+from cvvae_jax import checkpoint
+from cvvae_jax.checkpoint import Checkpoints, manifest, quiet
+from cvvae_jax.checkpoint import steps as step_folders
 from cvvae_jax.config import Bucket, ConfigError, StageConfig
 
 
@@ -125,6 +130,53 @@ def test_full_disk_is_a_warning_until_there_is_room(small_disk, caplog):
     save(checkpoints, 3)
     checkpoints.finish()
     assert names_in(small_disk / "checkpoints") == {"3"}
+
+
+def test_older_checkpoint_is_removed_only_when_all_of_the_newer_is_on_the_disk(
+    tmp_path, monkeypatch
+):
+    """Else a crash of the machine could leave neither."""
+    done, real_sync, real_remove = [], os.fsync, step_folders.remove
+
+    def fsync(file):
+        done.append(os.readlink(f"/proc/self/fd/{file}"))
+        real_sync(file)
+
+    def remove(folder, step):
+        done.append("removed")
+        real_remove(folder, step)
+
+    checkpoints = saved_run(tmp_path, (1,))
+    monkeypatch.setattr(os, "fsync", fsync)
+    monkeypatch.setattr(step_folders, "remove", remove)
+    save(checkpoints, 2)
+    checkpoints.finish()
+    assert done[-2:] == [str(tmp_path), "removed"]
+    synced = {path.replace("/2.partial", "/2") for path in done[:-2]}
+    entries = {str(path) for path in (tmp_path / "2").rglob("*")} | {str(tmp_path / "2")}
+    assert entries - synced == {str(tmp_path / "2" / manifest.NAME)}  # synced by its first name
+    assert f"{tmp_path / '2' / manifest.NAME}.partial" in synced
+
+
+def test_model_that_cannot_be_written_leaves_nothing_and_harms_nothing(tmp_path):
+    (tmp_path / "model.partial").mkdir()
+    (tmp_path / "model.partial" / "mine").touch()
+    with largest_file(1_000), pytest.raises(Exception, match="File too large"):
+        checkpoint.save_model(tmp_path / "model", tiny_state(1)["model"])
+    assert names_in(tmp_path) == {"model.partial"}
+    checkpoint.save_model(tmp_path / "model", tiny_state(1)["model"])
+    assert names_in(tmp_path) == {"model", "model.partial"}
+    assert names_in(tmp_path / "model.partial") == {"mine"}
+
+
+def test_loops_of_others_that_are_closed_too_early_are_told_of(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    quiet._drop_leftovers.__wrapped__()
+    error = RuntimeError("Event loop is closed")
+    others = types.SimpleNamespace(exc_value=error, exc_traceback=None, object=object())
+    sys.unraisablehook(others)
+    assert told == [others]
 
 
 def test_checkpoint_says_what_wrote_it(tmp_path):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 SCRIPT = """
-import json, resource, sys
+import errno, json, os, pathlib, resource, sys, time
 import jax
 index, port, folder = int(sys.argv[1]), sys.argv[2], sys.argv[3]
 jax.distributed.initialize(f"127.0.0.1:{port}", 2, index)
@@ -52,6 +52,23 @@ save(3)
 if index == 0:
     (checkpoints._folder / "3/config/metadata").write_text("{ }")
 seen["after the damage"] = restore()
+
+def refused(wanted, call):
+    def refusing(path, *args, **options):
+        if wanted(str(path)):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return call(path, *args, **options)
+    return refusing
+
+for step, ending in enumerate(("run", ".orbax-checkpoint-tmp", "weights"), 4):
+    mkdirs = os.mkdir, pathlib.Path.mkdir
+    if index == 0:
+        wanted = lambda path: path.endswith(ending) or f"/{ending}.orbax" in path
+        os.mkdir, pathlib.Path.mkdir = (refused(wanted, call) for call in mkdirs)
+    started = time.monotonic()
+    save(step)
+    assert time.monotonic() - started < 30
+    os.mkdir, pathlib.Path.mkdir = mkdirs
 with open(f"{folder}-{index}.json", "w") as file:
     json.dump(seen, file)
 """
@@ -59,7 +76,8 @@ with open(f"{folder}-{index}.json", "w") as file:
 
 @pytest.mark.slow
 def test_a_failure_of_one_process_is_one_of_all_at_once_and_all_use_the_same_step(tmp_path):
-    """The second one can't write its part of step 2. Orbax alone would wait twenty minutes."""
+    """The second one can't write its part of step 2. Orbax alone would wait twenty minutes.
+    In the end the first one can't make a folder: the run's, the checkpoint's, an item's."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -79,5 +97,8 @@ def test_a_failure_of_one_process_is_one_of_all_at_once_and_all_use_the_same_ste
     first, second = (json.loads((tmp_path / f"run-{index}.json").read_text()) for index in range(2))
     assert "process 1 could not write its part" in first.pop("error 2")
     assert "File too large" in second.pop("error 2")
+    for step in (4, 5, 6):
+        assert "No space left on device" in first.pop(f"error {step}")
+        assert second.pop(f"error {step}")
     assert first == second == {"after the failure": 1, "after the damage": 1}
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == {"1", "3.damaged"}
