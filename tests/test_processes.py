@@ -35,16 +35,17 @@ class Board:
 @pytest.fixture
 def both(monkeypatch) -> list[processes.Processes]:
     """Two processes of a run, which look at the board when they are told to."""
-    state = types.SimpleNamespace(client=Board(), coordinator_address="localhost:1")
+    state = types.SimpleNamespace(
+        client=Board(), coordinator_address="localhost:1", process_id=0, num_processes=2
+    )
     monkeypatch.setattr(processes.jax_distributed, "global_state", state)
     monkeypatch.setattr(processes, "_before_aborting", lambda explain: None)
     monkeypatch.setattr(processes, "_PERIOD", 0.0)
+    monkeypatch.setattr(processes.Processes, "_end_if_stuck", lambda self: None)
     monkeypatch.setattr(processes.Processes, "_watch", lambda self: None)
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
     made = []
-    for index in range(2):
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+    for state.process_id in range(2):
         made.append(processes.Processes())
     monkeypatch.setattr(os, "_exit", ended)
     return made
@@ -111,6 +112,16 @@ def test_process_that_goes_on_after_another_one_has_reached_its_end_is_ended(bot
     assert code_of(both[0]) is None
     monkeypatch.setattr(processes, "_LATE", 0.0)
     time.sleep(0.01)
+    assert code_of(both[0]) == 1
+
+
+def test_process_may_take_longer_to_close_its_logs_after_a_stop_on_request(both, monkeypatch):
+    monkeypatch.setattr(processes, "_LATE", 0.0)
+    assert both[1].end(0, "stopped by SIGTERM after step 2", together=True) == 0
+    assert code_of(both[0]) is None
+    time.sleep(0.01)
+    assert code_of(both[0]) is None
+    monkeypatch.setattr(processes, "_CLOSING", 0.0)
     assert code_of(both[0]) == 1
 
 
