@@ -2,6 +2,8 @@
 training/test_together.py and training/test_killed_processes.py."""
 
 import os
+import subprocess
+import sys
 import time
 import types
 
@@ -96,6 +98,51 @@ def test_silence_is_suspicious_sooner_once_a_collective_has_failed(both, monkeyp
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     both[0].await_verdict(error)
     assert code_of(both[0]) == processes.DIED
+
+
+def test_interrupt_cuts_the_wait_for_another_process_short(both, monkeypatch):
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    both[0].await_verdict(jax.errors.JaxRuntimeError("Gloo: connection closed by peer"))
+
+
+ALONE = """
+import ctypes, sys, threading, time, types
+from cvvae_jax import processes
+
+client = types.SimpleNamespace(
+    key_value_set=lambda *_, **__: None, key_value_dir_get=lambda _: []
+)
+processes.jax_distributed.global_state = types.SimpleNamespace(
+    client=client, coordinator_address="127.0.0.1:1", process_id=1, num_processes=2
+)
+processes._STUCK, processes._PERIOD = 1.0, 0.1
+process = processes.Processes()
+time.sleep(2)  # longer than a stuck process may
+{end}
+time.sleep(20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("threading.Thread(target=ctypes.CDLL(None).abort).start()", processes.DIED, "0 has died"),
+        ("print('stuck', flush=True); ctypes.PyDLL(None).sleep(20)", 1, "Timeout (0:00:01)!"),
+    ],
+    ids=["abort", "pythons_lock_held"],
+)
+def test_process_that_can_not_go_on_is_ended(end, code, said):
+    """`PyDLL` keeps Python's lock, which what jax's abort calls would wait for."""
+    command = [sys.executable, "-c", ALONE.replace("{end}", end)]
+    start = time.monotonic()
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code and said in ended.stderr, ended.stderr
+    assert ("stuck" in ended.stdout) == (code == 1)
+    assert time.monotonic() - start < 20
 
 
 @pytest.mark.parametrize("status", [1, 2, 130])
