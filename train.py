@@ -18,13 +18,15 @@ if TYPE_CHECKING:
     from cvvae_jax.processes import Processes
 
 FLAGS = ("--dry-run", "--distributed")
+INTERRUPTED = "stopped; the same command goes on from the newest checkpoint, if there is one."
 
 
 def main() -> int:
     """Runs the recipe named on the command line; 0 also after SIGTERM, which leaves a checkpoint, 2
     after a mistake of the user's, told in one sentence, 130 after Ctrl-C; and with several
     processes the code of the one that ended them, 75 if it died."""
-    if "--distributed" not in sys.argv[1:]:
+    # Help is no matter of several processes, which it would wait for.
+    if "--distributed" not in sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
         status, said, _ = outcome(None)
         if said:
             print(said, file=sys.stderr)
@@ -37,6 +39,9 @@ def main() -> int:
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
     return _run_together(joined)
 
 
@@ -62,28 +67,36 @@ def outcome(joined: "Processes | None") -> tuple[int, str, bool]:
     except Stopped as stopped:
         return stopped.exit_code, str(stopped), True
     except KeyboardInterrupt:
-        message = "stopped; the same command goes on from the newest checkpoint, if there is one."
-        return 130, message, False
+        return 130, INTERRUPTED, False
     return 0, "", True
 
 
 def _run_together(joined: "Processes") -> int:
     try:
         status, said, together = outcome(joined)
-    except SystemExit as wrong_arguments:  # which tyro has explained
-        code = wrong_arguments.code or 0
-        status, said, together = (
-            int(code),
-            "error: the command line is wrong" * bool(code),
-            not code,
-        )
+    except SystemExit as left:
+        status, said = _meaning(left)
+        together = status == 0
     except Exception as error:
         joined.await_verdict(error)
         status, said, together = 1, f"error: {error}\n{traceback.format_exc()}", False
-    status = joined.end(status, said, together=together)
+    try:
+        status = joined.end(status, said, together=together)
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        status = 130
     # A regular exit would wait for the others once more.
     sys.stdout.flush()
     os._exit(status)
+
+
+def _meaning(left: SystemExit) -> tuple[int, str]:
+    """The exit code, as Python takes it, and what is said to the user."""
+    if left.code is None or left.code == 0:
+        return 0, ""
+    if isinstance(left.code, int):
+        return left.code, "error: the command line is wrong"  # which tyro has explained
+    return 1, f"error: {left.code}"
 
 
 if __name__ == "__main__":

@@ -4,11 +4,12 @@ A process that dies leaves the others waiting in a collective for ever. So every
 thread that leaves a sign of life on jax's coordination service, which process 0 runs, and reads
 there whether another one has ended; its last act is then a message and `os._exit`, since the main
 thread can't be woken. When process 0 itself dies, jax aborts the others; `_before_aborting` adds
-to its dump what happened.
+to its dump what happened. That takes Python's lock, without which `_end_if_stuck` ends the process.
 """
 
 import contextlib
 import ctypes
+import faulthandler
 import logging
 import os
 import signal
@@ -36,8 +37,13 @@ _SILENCE = 20.0
 lock, which compiled code holds for a few seconds at most."""
 _SUSPICIOUS_SILENCE = 10.0
 """The same once a collective has failed on another process."""
+_STUCK = 60.0
+"""Seconds after which a process is ended in which nothing gets Python's lock any more."""
 _LATE = 45.0
 """Seconds that a process may go on after another one has reached its end."""
+_CLOSING = 300.0
+"""The same once they have stopped on request, which all do after the same step: what is left to do
+is closing logs, and Weights & Biases may take minutes over it."""
 _ARRIVAL = 300
 """Seconds to wait for all processes at the start."""
 
@@ -56,7 +62,7 @@ def join() -> "Processes":
         ConfigError: nothing is detected, or a variable is wrong.
     """
     by_hand = _by_hand(dict(os.environ))
-    _before_aborting(_not_all_have_come)
+    as_before = _before_aborting(_not_all_have_come)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
         jax.distributed.initialize(
@@ -65,7 +71,7 @@ def join() -> "Processes":
             # jax's own watch, which ends this process where the thread here can't: half of this to
             # the whole after a process's death, so that it is rarely first.
             heartbeat_timeout_seconds=60,
-            shutdown_timeout_seconds=60,
+            shutdown_timeout_seconds=int(_CLOSING),
         )
     except ValueError as error:
         raise ConfigError(
@@ -75,6 +81,8 @@ def join() -> "Processes":
         ) from error
     except jax.errors.JaxRuntimeError:
         _not_all_have_come()
+    finally:
+        as_before()
     return Processes()
 
 
@@ -86,14 +94,20 @@ def _not_all_have_come() -> None:
     os._exit(DIED)
 
 
-def _before_aborting(explain: Callable[[], None]) -> None:
+def _before_aborting(explain: Callable[[], None]) -> Callable[[], None]:
     """Calls a function when jax aborts the process; a function that returns lets it go on.
 
     jax does that from C++, which no exception and no handler of Python's `signal` gets a hold of.
+
+    Returns:
+        What puts the handler before it back.
     """
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: explain())
     _handlers.append(handler)
-    ctypes.CDLL(None).signal(int(signal.SIGABRT), handler)
+    replace = ctypes.CDLL(None).signal
+    replace.argtypes, replace.restype = (ctypes.c_int, ctypes.c_void_p), ctypes.c_void_p
+    previous = replace(int(signal.SIGABRT), ctypes.cast(handler, ctypes.c_void_p))
+    return lambda: replace(int(signal.SIGABRT), previous)
 
 
 _handlers: list = []
@@ -134,13 +148,17 @@ class Processes:
     """This process among those of its run, watched from here to its end."""
 
     def __init__(self):
-        self.index, self.count = jax.process_index(), jax.process_count()
+        # As the coordination service has them: jax.process_index() would start the devices, which
+        # may take minutes, and no sign of life would be left meanwhile.
+        self.index = jax_distributed.global_state.process_id
+        self.count = jax_distributed.global_state.num_processes
         self.name = f"process {self.index} of {self.count} on {socket.gethostname()}"
         self._client = jax_distributed.global_state.client
         self._coordinator = jax_distributed.global_state.coordinator_address
         self._ending = threading.Lock()
         self._reached_end = False
         self._status: int | None = None  # with which this process is about to end, not well
+        self._aborting = False
         self._heard: dict[int, tuple[str | None, float]] = {
             index: (None, time.monotonic()) for index in range(1, self.count)
         }
@@ -148,6 +166,7 @@ class Processes:
         self._put("name", self.name)
         if self.count > 1:
             _before_aborting(self._explain_abort)
+            threading.Thread(target=self._end_if_stuck, daemon=True).start()
             threading.Thread(target=self._watch, daemon=True).start()
 
     def check_same(self, settings: str) -> None:
@@ -196,14 +215,25 @@ class Processes:
 
     def await_verdict(self, error: BaseException) -> None:
         """To be called with what has ended the main thread: where another process's death may be
-        the reason, waits until that is known, which ends this process."""
+        the reason, waits until that is known, which ends this process; or until Ctrl-C."""
         seen, suspicious = error, False
         while seen is not None:
             suspicious |= isinstance(seen, jax.errors.JaxRuntimeError)
             seen = seen.__cause__ or seen.__context__
         if suspicious and self.count > 1:
-            self._put("suspicion", "a collective failed")
-            time.sleep(_SUSPICIOUS_SILENCE + 4 * _PERIOD)
+            with contextlib.suppress(KeyboardInterrupt):
+                self._put("suspicion", "a collective failed")
+                time.sleep(_SUSPICIOUS_SILENCE + 4 * _PERIOD)
+
+    def _end_if_stuck(self) -> None:
+        """Has the process end, with the code 1, once this thread can't put that off any more.
+
+        Where the main thread keeps Python's lock for ever, in a call that doesn't come back, no
+        thread here gets to run, nor does what `_before_aborting` has jax's abort wait for.
+        """
+        while not self._aborting:
+            faulthandler.dump_traceback_later(_STUCK, exit=True, file=sys.__stderr__)
+            time.sleep(_PERIOD)
 
     def _watch(self) -> None:
         """Looks at the board until the process ends."""
@@ -237,8 +267,9 @@ class Processes:
         with self._ending:
             if self._reached_end:
                 return
-            if int(status) == 0 and time.monotonic() - first_seen > _LATE:
-                status, said = "1", f"it reached its end {_LATE:.0f} s ago, and this one has not"
+            limit = _CLOSING if said else _LATE  # only after a stop is there something to say
+            if int(status) == 0 and time.monotonic() - first_seen > limit:
+                status, said = "1", f"it reached its end {limit:.0f} s ago, and this one has not"
             if int(status) == 0:
                 return
             name = self._board("name").get(index, f"process {index}")
@@ -257,6 +288,7 @@ class Processes:
 
     def _explain_abort(self) -> None:
         """Says what jax's dump above means; returns where it isn't known."""
+        self._aborting = True
         if self._status is not None:
             os._exit(self._status)  # it has been said why
         if self.index and not self._coordinator_answers():

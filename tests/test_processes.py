@@ -2,6 +2,8 @@
 training/test_together.py and training/test_killed_processes.py."""
 
 import os
+import subprocess
+import sys
 import time
 import types
 
@@ -35,16 +37,17 @@ class Board:
 @pytest.fixture
 def both(monkeypatch) -> list[processes.Processes]:
     """Two processes of a run, which look at the board when they are told to."""
-    state = types.SimpleNamespace(client=Board(), coordinator_address="localhost:1")
+    state = types.SimpleNamespace(
+        client=Board(), coordinator_address="localhost:1", process_id=0, num_processes=2
+    )
     monkeypatch.setattr(processes.jax_distributed, "global_state", state)
     monkeypatch.setattr(processes, "_before_aborting", lambda explain: None)
     monkeypatch.setattr(processes, "_PERIOD", 0.0)
+    monkeypatch.setattr(processes.Processes, "_end_if_stuck", lambda self: None)
     monkeypatch.setattr(processes.Processes, "_watch", lambda self: None)
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
     made = []
-    for index in range(2):
-        monkeypatch.setattr(jax, "process_index", lambda index=index: index)
+    for state.process_id in range(2):
         made.append(processes.Processes())
     monkeypatch.setattr(os, "_exit", ended)
     return made
@@ -97,6 +100,51 @@ def test_silence_is_suspicious_sooner_once_a_collective_has_failed(both, monkeyp
     assert code_of(both[0]) == processes.DIED
 
 
+def test_interrupt_cuts_the_wait_for_another_process_short(both, monkeypatch):
+    def interrupt(seconds: float) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", interrupt)
+    both[0].await_verdict(jax.errors.JaxRuntimeError("Gloo: connection closed by peer"))
+
+
+ALONE = """
+import ctypes, sys, threading, time, types
+from cvvae_jax import processes
+
+client = types.SimpleNamespace(
+    key_value_set=lambda *_, **__: None, key_value_dir_get=lambda _: []
+)
+processes.jax_distributed.global_state = types.SimpleNamespace(
+    client=client, coordinator_address="127.0.0.1:1", process_id=1, num_processes=2
+)
+processes._STUCK, processes._PERIOD = 1.0, 0.1
+process = processes.Processes()
+time.sleep(2)  # longer than a stuck process may
+{end}
+time.sleep(20)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("end", "code", "said"),
+    [
+        ("threading.Thread(target=ctypes.CDLL(None).abort).start()", processes.DIED, "0 has died"),
+        ("print('stuck', flush=True); ctypes.PyDLL(None).sleep(20)", 1, "Timeout (0:00:01)!"),
+    ],
+    ids=["abort", "pythons_lock_held"],
+)
+def test_process_that_can_not_go_on_is_ended(end, code, said):
+    """`PyDLL` keeps Python's lock, which what jax's abort calls would wait for."""
+    command = [sys.executable, "-c", ALONE.replace("{end}", end)]
+    start = time.monotonic()
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert ended.returncode == code and said in ended.stderr, ended.stderr
+    assert ("stuck" in ended.stdout) == (code == 1)
+    assert time.monotonic() - start < 20
+
+
 @pytest.mark.parametrize("status", [1, 2, 130])
 def test_what_ends_one_process_ends_the_other_with_its_code(both, capsys, status):
     assert both[1].end(status, "error: no good.\nTraceback", together=False) == status
@@ -111,6 +159,16 @@ def test_process_that_goes_on_after_another_one_has_reached_its_end_is_ended(bot
     assert code_of(both[0]) is None
     monkeypatch.setattr(processes, "_LATE", 0.0)
     time.sleep(0.01)
+    assert code_of(both[0]) == 1
+
+
+def test_process_may_take_longer_to_close_its_logs_after_a_stop_on_request(both, monkeypatch):
+    monkeypatch.setattr(processes, "_LATE", 0.0)
+    assert both[1].end(0, "stopped by SIGTERM after step 2", together=True) == 0
+    assert code_of(both[0]) is None
+    time.sleep(0.01)
+    assert code_of(both[0]) is None
+    monkeypatch.setattr(processes, "_CLOSING", 0.0)
     assert code_of(both[0]) == 1
 
 
