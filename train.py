@@ -23,8 +23,9 @@ INTERRUPTED = "stopped; the same command goes on from the newest checkpoint, if 
 
 def main() -> int:
     """Runs the recipe named on the command line; 0 also after SIGTERM, which leaves a checkpoint, 2
-    after a mistake of the user's, told in one sentence, 130 after Ctrl-C; and with several
-    processes the code of the one that ended them, 75 if it died."""
+    after a mistake of the user's, told in one sentence, 1 after what another start may not meet,
+    130 after Ctrl-C; and with several processes the code of the one that ended them, 75 if it
+    died."""
     # Help is no matter of several processes, which it would wait for.
     if "--distributed" not in sys.argv[1:] or {"-h", "--help"} & set(sys.argv[1:]):
         status, said, _ = outcome(None)
@@ -64,6 +65,10 @@ def outcome(joined: "Processes | None") -> tuple[int, str, bool]:
         if joined is not None:
             joined.await_verdict(error)
         return 2, f"error: {error}", False
+    except OSError as error:  # another start may find the disk free, or the network up
+        if joined is not None:
+            joined.await_verdict(error)
+        return 1, f"error: {error}", False
     except Stopped as stopped:
         return stopped.exit_code, str(stopped), True
     except KeyboardInterrupt:

@@ -152,7 +152,7 @@ class Checkpoints:
         """Waits until the newest checkpoint is on disk.
 
         Raises:
-            ConfigError: it could not be written, by any process.
+            OSError: it could not be written, by any process; another start may succeed.
         """
         self.wait()
         failures = np.asarray([self._failure is not None])
@@ -162,7 +162,7 @@ class Checkpoints:
             newest = self.latest_step()
             failure = self._failure or f"process {failures.argmax()} could not write a checkpoint"
             goes_on = "starts anew" if newest is None else f"goes on from step {newest}"
-            raise ConfigError(f"{failure}. The same command {goes_on}.")
+            raise OSError(f"{failure}. The same command {goes_on}.")
 
     def latest_step(self) -> int | None:
         """Step of the newest finished checkpoint, None without one; waits for one that is being

@@ -47,9 +47,7 @@ def preflight(
     """
     target = Topology.parse(topology)
     if target.kind == "gpu" and config.mesh.space > 1:
-        raise ConfigError(
-            "estimates for GPUs are of whole frames: --mesh.space must be 1 for them."
-        )
+        raise ConfigError("estimates for GPUs are of whole frames: --mesh.space must be 1.")
     devices = target.devices()
     with jax.default_matmul_precision(config.matmul_precision):
         plan = plan_run(config, allow_missing=True, devices=devices)

@@ -46,9 +46,10 @@ def _count_equation(equation: Any) -> float:
         case "scan":
             return equation.params["length"] * count_flops(equation.params["jaxpr"])
         case "shard_map":  # traced for one of the devices
-            mesh, axes = equation.params["mesh"], equation.params["manual_axes"]
-            devices = math.prod(mesh.shape[axis] for axis in axes)
-            return devices * count_flops(equation.params["jaxpr"])
+            params = equation.params
+            axes = params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"]
+            devices = math.prod(params["mesh"].shape[axis] for axis in axes)
+            return devices * count_flops(params["jaxpr"])
         case _:
             return sum(map(count_flops, _inner(equation.params)), 0.0)
 

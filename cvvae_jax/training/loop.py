@@ -33,6 +33,7 @@ def train(config: TrainConfig) -> Scores:
     Raises:
         ConfigError: the configuration can't be run, the run folder belongs to another model, or
             training diverged twice.
+        OSError: the last checkpoint could not be written, or an earlier one not be read.
         Stopped: SIGINT or SIGTERM asked for the end; there is a checkpoint of the last step.
     """
     with jax.default_matmul_precision(config.matmul_precision), StopSignals() as stop:
@@ -138,7 +139,7 @@ def _save(
     """A checkpoint, unless updates are being skipped: what it would hold may be the cause.
 
     Raises:
-        ConfigError: it is the last one, or to be waited for, and could not be written.
+        OSError: it is the last one, or to be waited for, and could not be written.
     """
     if last or int(state.guard.in_a_row) == 0:
         settings = dataclasses.asdict(run.config)

@@ -89,7 +89,7 @@ def test_failed_save_that_is_waited_for_is_an_error(tmp_path, steps):
     with largest_file(10_000):
         save(checkpoints, 2)
         goes_on = "goes on from step 1" if steps else "starts anew"
-        with pytest.raises(ConfigError, match=rf"step 2 .* File too large. The same .* {goes_on}"):
+        with pytest.raises(OSError, match=rf"step 2 .* File too large. The same .* {goes_on}"):
             checkpoints.finish()
     save(checkpoints, 3)
     checkpoints.finish()

@@ -49,6 +49,13 @@ def test_gradient_of_a_strided_convolution_costs_as_much_as_the_convolution(of):
     assert flops(pulled_back, IMAGE, KERNEL, cotangent) == 3 * CONV
 
 
+def test_devices_that_split_a_frame_count_together():
+    mesh = jax.make_mesh((2,), ("space",), axis_types=(jax.sharding.AxisType.Auto,))
+    own = jax.P("space")
+    split = jax.shard_map(conv, mesh=mesh, in_specs=(own, jax.P()), out_specs=own)
+    assert flops(split, IMAGE, KERNEL) == CONV
+
+
 def test_grouped_convolution():
     def grouped(image, kernel):
         return jax.lax.conv_general_dilated(
