@@ -18,7 +18,7 @@ import numpy as np
 from tiny_checkpoints import tiny_state
 from cvvae_jax import sharding
 from cvvae_jax.checkpoint import Checkpoints
-from cvvae_jax.config import ConfigError, MeshConfig
+from cvvae_jax.config import MeshConfig
 
 host = jax.tree.map(np.asarray, tiny_state(1, size=256))
 layout = sharding.shardings(host, sharding.make_mesh(MeshConfig(fsdp=4), batches=(8,)))
@@ -30,7 +30,7 @@ def save(step):
     checkpoints.save(step, state=state, weights=state["model"], config={})
     try:
         checkpoints.finish()
-    except ConfigError as error:
+    except OSError as error:
         seen[f"error {step}"] = str(error)
 
 def restore():

@@ -104,7 +104,7 @@ def test_best_checkpoint_needs_a_score_that_there_is(config):
 def test_last_checkpoint_does_not_fail_silently(config, monkeypatch):
     FullDisk(monkeypatch, 9)
     message = r"step 9 could not be written to .*: File too large. The same .* goes on from step 6"
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(OSError, match=message):
         loop.train(config)
 
 
