@@ -85,6 +85,7 @@ def test_run_killed_at_twenty_random_moments_equals_an_undisturbed_one(undisturb
         folder = Path(config.workdir) / "checkpoints"
         while_saving += any(not path.name.isdecimal() for path in folder.glob("*"))
     print(f"seconds until both had ended: {seconds}; {while_saving} kills left half a checkpoint")
+    assert while_saving, "no kill came while a checkpoint was being written"
     with workers(tmp_path / "last", [recipe], [recipe]) as both:
         assert both.wait(600) == [0, 0], both.said(0) + both.said(1)
     assert steps_logged(config) == list(range(1, 61))
@@ -158,8 +159,9 @@ def test_other_settings_in_one_process_are_refused_by_all(image_vae, tmp_path):
 
 
 def test_run_goes_on_over_other_devices_and_processes(image_vae, tmp_path):
-    """(8, 1) -> (4, 2) -> one device -> two processes, against one mesh throughout: 1e-5, since
-    sums over devices are taken in another order. The records' seeds are the same at every step."""
+    """(8, 1) -> (4, 2) -> one device -> two processes that share clips -> two processes, against
+    one mesh throughout: 1e-5, since sums over devices are taken in another order. The records'
+    seeds are the same at every step."""
     config = often_saved(tmp_path / "run", image_vae, steps=12)
     config = dataclasses.replace(config, matmul_precision="highest")
     assert jax.device_count() == 8
@@ -171,12 +173,13 @@ def test_run_goes_on_over_other_devices_and_processes(image_vae, tmp_path):
         ([recipe, "--mesh.data", "8"], 1, 8),
         ([recipe, "--mesh.data", "4", "--mesh.fsdp", "2"], 1, 8),
         ([recipe, "--mesh.data", "1"], 1, 8),
+        ([recipe, "--mesh.space", "2", "--mesh.fsdp", "4"], 2, 4),
         ([recipe], 2, 4),
     ]
     for number, (arguments, count, devices) in enumerate(plan):
         folder = tmp_path / f"start_{number}"
         last = number in (0, len(plan) - 1)
-        fault = None if last else "stop 1"  # after three steps
+        fault = None if last else "stop 1"  # after that step; two processes some steps later
         with workers(folder, *[arguments] * count, devices=devices, fault=fault) as some:
             assert some.wait(300) == [0] * count, some.said(0)
     ours, theirs = logged_lines(config), logged_lines(expected)
