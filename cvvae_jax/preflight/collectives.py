@@ -41,7 +41,7 @@ def collectives(hlo: str, *, devices: int) -> list[Traffic]:
         devices: of the program; groups of unknown size are taken to be all of them.
     """
     times = _times_called(hlo)
-    found: dict[str, dict[str, tuple[int, int, float]]] = {}
+    found: dict[str, dict[str, list[tuple[int, int, float]]]] = {}
     computation = ""
     for line in hlo.splitlines():
         if match := _COMPUTATION.match(line):
@@ -54,20 +54,25 @@ def collectives(hlo: str, *, devices: int) -> list[Traffic]:
                 size *= group
             share = {"all-reduce": 2 * (group - 1) / group, "collective-permute": 1.0}
             wire = size * share.get(match["kind"], (group - 1) / group)
-            # One that goes on beside other operations is in the text with each of them.
             channel = _CHANNEL.search(line)
             name = channel[0] if channel else line
-            found.setdefault(match["kind"], {})[name] = (count, size, wire)
-    return [
-        Traffic(
-            kind,
-            sum(count for count, _, _ in found[kind].values()),
-            sum(count * size for count, size, _ in found[kind].values()),
-            sum(count * wire for count, _, wire in found[kind].values()),
-        )
-        for kind in KINDS
-        if kind in found
-    ]
+            found.setdefault(match["kind"], {}).setdefault(name, []).append((count, size, wire))
+    return [_total(kind, found[kind]) for kind in KINDS if kind in found]
+
+
+def _total(kind: str, by_channel: dict[str, list[tuple[int, int, float]]]) -> Traffic:
+    """One that goes on beside other operations is in the text with each of them; those that
+    `shard_map` asks for share a channel, but not a size."""
+    done = []
+    for entries in by_channel.values():
+        copies = len({size for _, size, _ in entries}) == 1
+        done += entries[-1:] if copies else entries
+    return Traffic(
+        kind,
+        sum(count for count, _, _ in done),
+        sum(count * size for count, size, _ in done),
+        sum(count * wire for count, _, wire in done),
+    )
 
 
 def _payload(shape: str, kind: str, *, started: bool) -> int:

@@ -66,3 +66,11 @@ def test_neither_operands_nor_further_mentions_of_a_collective_are_counted():
     assert found["collective-permute"].bytes == 4 * 2 * 2
     assert found["all-reduce"].bytes == 3 * 4 + 5 * 2
     assert found["all-reduce"].wire == 22 * 2 * 3 / 4  # over groups of four
+
+
+def test_collectives_of_one_channel_and_different_sizes_are_counted_each():
+    """As `shard_map` makes them."""
+    line = "  %p.{0} = f32[{0},8]{{1,0}} collective-permute(%x), channel_id=1\n"
+    hlo = "ENTRY %main (x: f32[8]) -> f32[8] {\n" + "".join(line.format(n) for n in (1, 2)) + "}\n"
+    (permuted,) = collectives(hlo, devices=8)
+    assert (permuted.count, permuted.bytes) == (2, 4 * 8 * (1 + 2))
