@@ -128,9 +128,10 @@ def video_outputs(vae, video, official: dict):
     tile = official["tile_spatial_size"] or 8 * max(height, width)
     if frames <= chunk + 1 and max(height, width) <= tile:
         return outputs(vae, video)
-    codec = Codec(vae, chunk_frames=chunk, tile=tile, overlap=official["tile_overlap_ratio"])
+    overlap = official["tile_overlap_ratio"]
+    codec = Codec(vae, chunk_frames=chunk, tile=tile, overlap=overlap, devices=jax.devices()[:1])
     posterior = codec.posterior(video)
-    decoded = codec.decode(posterior.mode(), frames=frames, height=height, width=width)
+    decoded = codec.decode(posterior.mode())[:, :frames, :height, :width]
     return jnp.concatenate([posterior.mean, posterior.logvar], axis=-1), decoded
 
 

@@ -1,4 +1,4 @@
-"""One chunk of any height and width through a VAE, tile by tile, and the tiles' cross-fade.
+"""Chunks of any height and width through a VAE, tile by tile, and the tiles' cross-fade.
 
 The tiles and the fade are those of the official code: a linear ramp, first towards the tile above,
 then towards the tile on the left, where both neighbors have been faded themselves.
@@ -10,51 +10,55 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float
 
-from cvvae_jax.codec.plan import Cut, Plan
-from cvvae_jax.models.autoencoder import VAE
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.codec.plan import Cut
 
-Video = UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t h w 3"]
-"""A video as uint8 in [0, 255] or as floats in [-1, 1], on the host or on a device."""
+Apply = Callable[[np.ndarray], Float[Array, "b t h w c"]]
 
 
-def encode_chunk(vae: VAE, video: Video, plan: Plan) -> Float[Array, "b n y x zz"]:
-    """Moments of a chunk that the strides divide: means, then unclamped log-variances, float32."""
-    encode = functools.partial(_moments, vae)
-    return _tiled(encode, video, cut=plan.pixel_tiles, joint=plan.latent_tiles)
+def tiled(apply: Apply, array: np.ndarray, *, cut: Cut, joint: Cut) -> Float[Array, "b t h w c"]:
+    """`apply` on every tile of (b, t, h, w, c), equal ones together, and the tiles joined.
+
+    Args:
+        apply: maps arrays of any batch, example by example.
+        array: what is cut.
+        cut: of the height and the width of its inputs.
+        joint: of those of its outputs.
+    """
+    lines, columns = cut.spans(array.shape[2]), cut.spans(array.shape[3])
+    if len(lines) == len(columns) == 1:
+        return apply(array)
+    inputs = {
+        (i, j): array[:, :, line, column]
+        for i, line in enumerate(lines)
+        for j, column in enumerate(columns)
+    }
+    outputs = _together(apply, inputs)
+    grid = [[outputs[i, j] for j in range(len(columns))] for i in range(len(lines))]
+    return _joined(grid, joint=joint)
 
 
-def decode_chunk(
-    vae: VAE, latents: Float[Array | np.ndarray, "b n y x z"], plan: Plan
-) -> Float[Array, "b t h w 3"]:
-    """The video of a chunk's unscaled latents: float32, about [-1, 1], not clipped."""
-    decode = functools.partial(_decoded, vae)
-    return _tiled(decode, latents, cut=plan.latent_tiles, joint=plan.pixel_tiles)
+def _together(apply: Apply, inputs: dict) -> dict:
+    """`apply` on all arrays, those of a shape as one batch."""
+    by_shape: dict[tuple, list] = {}
+    for place, array in inputs.items():
+        by_shape.setdefault(array.shape, []).append(place)
+    outputs = {}
+    for shape, places in by_shape.items():
+        result = apply(np.concatenate([inputs[place] for place in places]))
+        size = shape[0]
+        outputs |= {p: result[i * size : (i + 1) * size] for i, p in enumerate(places)}
+    return outputs
 
 
-# The model is an argument, not a closure: one compilation serves every model of a configuration,
-# and every piece of a shape. uint8 becomes float on the device: a quarter of the bytes to transfer.
-@jax.jit
-def _moments(vae: VAE, video):
-    if video.dtype == jnp.uint8:
-        video = to_float(video)
-    return vae.moments(video).astype(jnp.float32)
-
-
-@jax.jit
-def _decoded(vae: VAE, latents):
-    return vae.decode(latents).astype(jnp.float32)
-
-
-def _tiled(apply: Callable, array, *, cut: Cut, joint: Cut) -> Array:
-    """`apply` on every tile of (b, t, h, w, c): `cut` of its inputs, `joint` of its outputs."""
+@functools.partial(jax.jit, static_argnames="joint")
+def _joined(grid: list[list[Array]], *, joint: Cut) -> Array:
+    """Tiles side by side, faded into each other."""
     above, bands = None, []
-    for row in cut.spans(array.shape[2]):
+    for line in grid:
         tiles = []
-        for i, column in enumerate(cut.spans(array.shape[3])):
-            tile = apply(array[:, :, row, column])
+        for i, tile in enumerate(line):
             if above:
                 tile = _fade(above[i], tile, axis=2, width=joint.overlap)
             if tiles:
@@ -65,7 +69,6 @@ def _tiled(apply: Callable, array, *, cut: Cut, joint: Cut) -> Array:
     return _join(bands, axis=2, stride=joint.stride)
 
 
-@functools.partial(jax.jit, static_argnames=("axis", "width"))
 def _fade(before: Array, tile: Array, *, axis: int, width: int) -> Array:
     """The tile, its first `width` rows or columns faded in over the last ones of its neighbor."""
     size = before.shape[axis]

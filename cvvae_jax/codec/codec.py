@@ -1,27 +1,42 @@
 """Videos of any length and size through a VAE, as arrays; `stream.py` does so frame by frame."""
 
+import dataclasses
 import math
+from collections.abc import Iterable, Iterator
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Float, Key, UInt8
 
-from cvvae_jax.codec import chunks
-from cvvae_jax.codec.chunks import Video
-from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, TILE, make_plan
+from cvvae_jax.codec.choose import Tile, Video, Wishes, choose
+from cvvae_jax.codec.chunks import tiled
+from cvvae_jax.codec.latents import Latents
+from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, Plan
+from cvvae_jax.codec.programs import Direction, Pieces, Programs, Share
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.pixels import to_uint8
 
+Pixels = UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t h w 3"]
+"""A video as uint8 in [0, 255] or as floats in [-1, 1], on the host or on a device."""
+Mode = Literal["video", "image"]
+"""All latent frames together, or each one alone, as an image."""
+
 
 class Codec:
     """A VAE for videos of any frame count and of any size from one latent (8 x 8 pixels) up.
 
-    Time is cut into chunks of 1 + `chunk_frames` frames that share one frame, height and width into
-    tiles that are cross-faded, all as in the official code. A video is padded at its end, bottom
-    and right by repeating what is there, and the reconstruction cropped to what was given.
+    Time is cut into chunks of 1 + `chunk_frames` frames that share one frame, and frames that don't
+    fit into memory into tiles that are cross-faded, all as in the official code. A video is padded
+    at its end, bottom and right by repeating what is there, and what comes back is cropped to what
+    was given. Chunks and tiles of a shape are spread over all devices; what comes out doesn't
+    depend on how many there are. Arrays come back in the host's memory, since a video may be larger
+    than a device's.
+
+    Where devices are those of several processes, all of them must make the same calls.
     """
 
     def __init__(
@@ -29,28 +44,84 @@ class Codec:
         vae: VAE,
         *,
         chunk_frames: int = CHUNK_FRAMES,
-        tile: int = TILE,
+        tile: Tile = "auto",
         overlap: float = OVERLAP,
+        batch: int | None = None,
+        split_rows: int | None = None,
+        devices: list | None = None,
+        memory: int | None = None,
     ):
-        """Set up a codec.
+        """Set up a codec; programs are compiled at their first use.
 
         Args:
             vae: a VideoVAE, or an ImageVAE (which sees every frame alone).
             chunk_frames: frames from a chunk to the next, a multiple of the temporal compression.
-            tile: height and width of a tile in pixels, a multiple of the spatial compression.
+            tile: height and width in pixels of the tiles that larger frames are cut into, a
+                multiple of the spatial compression, 576 in the official code; `whole`: frames are
+                never cut; `auto`: they are where they wouldn't fit into a device's memory, even if
+                devices share their rows.
             overlap: the part of a tile that its neighbor shares, 0 to 0.5.
+            batch: chunks or tiles that a device takes at once; default: as many as keep it busy.
+            split_rows: devices that share the rows of a chunk, for frames that one device has no
+                room for; default: 1, or what `tile` asks for.
+            devices: those to use; default: all.
+            memory: bytes of each that may be used; default: what is free.
 
         Raises:
-            ConfigError: a number does not suit the model.
+            ConfigError: a number does not suit the model or the devices.
         """
         self.vae = vae
-        self.plan = make_plan(
-            temporal_compression=vae.temporal_compression,
-            spatial_compression=vae.config.spatial_compression,
-            chunk_frames=chunk_frames,
-            tile=tile,
-            overlap=overlap,
+        self._devices = list(devices or jax.devices())
+        self._wishes = Wishes(chunk_frames, tile, overlap, batch, split_rows, memory)
+        self._wishes.check(vae, devices=len(self._devices))
+        self._programs = Programs(vae, self._devices)
+        self._plans: dict[tuple[Direction, Video], Plan] = {}
+
+    @property
+    def chunks(self) -> Cut:
+        """How time is cut, in frames."""
+        return self._wishes.cuts(self.vae, None).frame_chunks
+
+    def plan(
+        self,
+        direction: Direction,
+        *,
+        frames: int | None,
+        height: int,
+        width: int,
+        dtype: np.dtype | type = np.uint8,
+    ) -> Plan:
+        """How videos of a size are encoded or decoded.
+
+        Where memory has to decide, programs are compiled to see what they need.
+
+        Args:
+            direction: which of the two.
+            frames: of the video; None: not known.
+            height: in pixels.
+            width: in pixels.
+            dtype: of the pixels that are encoded.
+
+        Raises:
+            ConfigError: the video has no frame or is smaller than one latent, or no plan fits into
+                memory.
+        """
+        longest = self.chunks.size
+        n, y, x, _ = self.latents_shape(
+            frames=min(frames or longest, longest), height=height, width=width
         )
+        space, time = self.vae.config.spatial_compression, self.vae.temporal_compression
+        video = Video(1 + (n - 1) * time, y * space, x * space, np.dtype(dtype))
+        if (direction, video) not in self._plans:
+            self._plans[direction, video] = choose(
+                self.vae,
+                self._programs,
+                direction,
+                video,
+                devices=self._devices,
+                by=self._wishes,
+            )
+        return self._plans[direction, video]
 
     def latents_shape(self, *, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
         """(n, y, x, z) of the latents of a video.
@@ -68,60 +139,71 @@ class Codec:
         y, x = math.ceil(height / space), math.ceil(width / space)
         return n, y, x, self.vae.config.latent_channels
 
-    def posterior(self, video: Video) -> DiagonalGaussian:
+    def posterior(self, video: Pixels) -> DiagonalGaussian:
         """The posterior over the latents of a video, uint8 in [0, 255] or float in [-1, 1].
 
         Raises:
             ConfigError: the video has no frame, or is smaller than one latent.
         """
-        parts = [self.chunk_posterior(part, index=i) for i, part in enumerate(self._chunks(video))]
-        return jax.tree.map(lambda *arrays: jnp.concatenate(arrays, axis=1), *parts)
+        _, frames, height, width, _ = video.shape
+        plan = self.plan("encode", frames=frames, height=height, width=width, dtype=video.dtype)
+        pieces = (np.asarray(video[:, span]) for span in self.chunks.spans(frames))
+        moments = np.concatenate(list(self.moments(pieces, plan)), axis=1)
+        return DiagonalGaussian.from_moments(jnp.asarray(moments))
 
-    def encode(
-        self, video: Video, *, key: Key[Array, ""] | None = None
-    ) -> Float[Array, "b n y x z"]:
-        """Unscaled latents of a video, uint8 in [0, 255] or float in [-1, 1].
+    def encode(self, video: Pixels, *, key: Key[Array, ""] | None = None) -> Latents:
+        """Unscaled latents of a video.
 
         Args:
-            video: of any frame count and size.
-            key: draws a sample of the posterior, chunk by chunk; None takes its mode.
+            video: of any frame count and size, uint8 in [0, 255] or float in [-1, 1].
+            key: draws a sample of the posterior: each latent frame of each video has noise of its
+                own, whatever the chunks; None takes its mode.
 
         Raises:
             ConfigError: the video has no frame, or is smaller than one latent.
         """
-        pieces = enumerate(self._chunks(video))
-        return jnp.concatenate([self.encode_chunk(p, index=i, key=key) for i, p in pieces], axis=1)
+        posterior = self.posterior(video)
+        values = posterior.mode() if key is None else sample(posterior, key)
+        _, frames, height, width, _ = video.shape
+        pixels = "uint8" if video.dtype == np.uint8 else "float32"
+        return Latents(np.asarray(values), frames, height, width, pixels)
 
     def decode(
-        self,
-        latents: Float[Array | np.ndarray, "b n y x z"],
-        *,
-        frames: int,
-        height: int,
-        width: int,
-    ) -> Float[Array, "b t h w 3"]:
-        """The video of unscaled latents: float32, about [-1, 1], not clipped.
+        self, latents: Latents | Float[Array | np.ndarray, "b n y x z"], *, mode: Mode = "video"
+    ) -> UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]:
+        """The video of latents: of its frame count and size, uint8 if it was, else float32, about
+        [-1, 1], not clipped.
 
         Args:
-            latents: as `encode` gives them.
-            frames: frames of the video that was encoded; likewise `height` and `width`.
-            height: in pixels.
-            width: in pixels.
+            latents: as `encode` gives them; an array holds unscaled ones, all of whose frames and
+                pixels are wanted.
+            mode: `image` decodes each latent frame alone, to one frame.
 
         Raises:
-            ConfigError: no such video has latents of this shape.
+            ConfigError: no such video has latents of this shape, or the mode is none.
         """
-        expected = self.latents_shape(frames=frames, height=height, width=width)
-        if latents.shape[1:] != expected:
-            raise ConfigError(
-                f"latents (n, y, x, z) of {frames} frames of {width} x {height} are {expected}, "
-                f"not {latents.shape[1:]}."
-            )
-        spans = self.plan.latent_chunks.spans(latents.shape[1])
-        pieces = [self.decode_chunk(latents[:, span], index=i) for i, span in enumerate(spans)]
-        return jnp.concatenate(pieces, axis=1)[:, :frames, :height, :width]
+        if not isinstance(latents, Latents):
+            latents = self._as_latents(latents)
+        latents = self.unscale(latents) if latents.scaled else latents
+        self._check(latents)
+        frames = {"video": latents.frames, "image": latents.values.shape[1]}.get(mode)
+        if frames is None:
+            raise ConfigError(f"mode must be video or image, not {mode!r}.")
+        values, cut = np.asarray(latents.values, np.float32), self.latent_chunks(mode)
+        plan = self.plan(
+            "decode",
+            frames=latents.frames if mode == "video" else 1,
+            height=latents.height,
+            width=latents.width,
+        )
+        pieces = (values[:, span] for span in cut.spans(values.shape[1]))
+        parts = self.videos(pieces, plan, pixels=latents.pixels, overlap=cut.overlap)
+        video = np.concatenate(list(parts), axis=1)
+        return video[:, :frames, : latents.height, : latents.width]
 
-    def reconstruct(self, video: Video, *, key: Key[Array, ""] | None = None) -> Video:
+    def reconstruct(
+        self, video: Pixels, *, key: Key[Array, ""] | None = None
+    ) -> UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]:
         """A video, encoded and decoded: same shape; uint8 for uint8, else float32 in [-1, 1].
 
         Args:
@@ -131,40 +213,130 @@ class Codec:
         Raises:
             ConfigError: the video has no frame, or is smaller than one latent.
         """
-        _, frames, height, width, _ = video.shape
-        latents = self.encode(video, key=key)
-        recon = self.decode(latents, frames=frames, height=height, width=width)
-        return to_uint8(recon) if video.dtype == np.uint8 else jnp.clip(recon, -1.0, 1.0)
+        recon = self.decode(self.encode(video, key=key))
+        return recon if recon.dtype == np.uint8 else np.clip(recon, -1.0, 1.0)
 
-    def chunk_posterior(self, chunk: Video, *, index: int) -> DiagonalGaussian:
-        """The posterior over the latents that chunk `index` adds: all but the first, which every
-        chunk except chunk 0 shares with the one before."""
-        moments = chunks.encode_chunk(self.vae, self._padded(chunk), self.plan)
-        return DiagonalGaussian.from_moments(moments[:, index > 0 :])
+    def scale(self, latents: Latents) -> Latents:
+        """Latents as the image VAE's diffusion models see them."""
+        if latents.scaled:
+            return latents
+        values = np.asarray(self.vae.scale(latents.values))
+        return dataclasses.replace(latents, values=values, scaled=True)
 
-    def encode_chunk(
-        self, chunk: Video, *, index: int, key: Key[Array, ""] | None = None
-    ) -> Float[Array, "b n y x z"]:
-        """The latents that chunk `index` adds; a sample depends on the key and on the index."""
-        posterior = self.chunk_posterior(chunk, index=index)
-        return posterior.mode() if key is None else posterior.sample(jax.random.fold_in(key, index))
+    def unscale(self, latents: Latents) -> Latents:
+        """The inverse of `scale`."""
+        if not latents.scaled:
+            return latents
+        values = np.asarray(self.vae.unscale(latents.values))
+        return dataclasses.replace(latents, values=values, scaled=False)
 
-    def decode_chunk(
-        self, latents: Float[Array | np.ndarray, "b n y x z"], *, index: int
-    ) -> Float[Array, "b t h w 3"]:
-        """The frames that chunk `index` adds, with their padding; `latents` begin with the last of
-        the chunk before."""
-        return chunks.decode_chunk(self.vae, latents, self.plan)[:, index > 0 :]
+    def latent_chunks(self, mode: Mode) -> Cut:
+        """How the time of latents is cut, in latent frames."""
+        return self._wishes.cuts(self.vae, None).latent_chunks if mode == "video" else Cut(1, 1)
 
-    def _chunks(self, video: Video) -> list:
-        _, frames, height, width, _ = video.shape
-        self.latents_shape(frames=frames, height=height, width=width)
-        return [video[:, span] for span in self.plan.frame_chunks.spans(frames)]
+    def moments(
+        self, chunks: Iterable[Pieces], plan: Plan
+    ) -> Iterator[Float[np.ndarray, "b n y x zz"]]:
+        """The moments that each chunk of a video adds, in order: means, then log-variances.
 
-    def _padded(self, chunk: Video) -> Array | np.ndarray:
+        The devices work on the chunks after it meanwhile: as many are read ahead.
+
+        Args:
+            chunks: (b, t, h, w, 3), by `self.chunks`, with the frame that each shares with the one
+                before.
+            plan: as `self.plan` gives it.
+        """
+        padded = (self._padded(chunk) for chunk in chunks)
+        overlap = self.chunks.overlap
+        for i, moments in enumerate(self._through("encode", padded, plan)):
+            yield np.asarray(moments)[:, overlap if i else 0 :]
+
+    def videos(
+        self,
+        chunks: Iterable[Float[np.ndarray, "b n y x z"]],
+        plan: Plan,
+        *,
+        pixels: Literal["uint8", "float32"],
+        overlap: int,
+    ) -> Iterator[UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]]:
+        """The frames that each chunk of latents adds, in order, with their padding.
+
+        The devices work on the chunks after it meanwhile: as many are read ahead.
+
+        Args:
+            chunks: unscaled, by `self.latent_chunks`.
+            plan: as `self.plan` gives it.
+            pixels: how frames are wanted, as in `Latents`.
+            overlap: latent frames that a chunk shares with the one before.
+        """
+        for i, video in enumerate(self._through("decode", chunks, plan)):
+            # Every latent frame that is shared was the first of its chunk, of one frame.
+            video = video[:, overlap if i else 0 :]
+            yield np.asarray(to_uint8(video) if pixels == "uint8" else video)
+
+    def _through(
+        self, direction: Direction, chunks: Iterable[Pieces], plan: Plan
+    ) -> Iterator[Float[Array, "b t h w c"]]:
+        """The model's output for each chunk; the next ones are given to the devices before."""
+        cuts = plan.cuts.pixel_tiles, plan.cuts.latent_tiles
+        cut, joint = cuts if direction == "encode" else cuts[::-1]
+        share = Share(plan.groups, plan.split_rows)
+
+        def run(pieces):
+            return self._programs.run(direction, pieces, share=share, batch=plan.batch)
+
+        waiting: list = []
+        for group in _grouped(chunks, plan.chunks_at_once):
+            result = tiled(run, np.concatenate(group), cut=cut, joint=joint)
+            yield from waiting
+            waiting = jnp.split(result, len(group)) if len(group) > 1 else [result]
+        yield from waiting
+
+    def _as_latents(self, values: Array | np.ndarray) -> Latents:
+        space, (_, n, y, x, _) = self.vae.config.spatial_compression, values.shape
+        return Latents(values, 1 + (n - 1) * self.vae.temporal_compression, y * space, x * space)
+
+    def _check(self, latents: Latents) -> None:
+        frames, height, width = latents.frames, latents.height, latents.width
+        wanted = self.latents_shape(frames=frames, height=height, width=width)
+        if latents.values.shape[1:] != wanted:
+            raise ConfigError(
+                f"latents (n, y, x, z) of {frames} frames of {width} x {height} are {wanted}, "
+                f"not {latents.values.shape[1:]}."
+            )
+
+    def _padded(self, chunk: np.ndarray) -> np.ndarray:
         """The last frame, row and column repeated up to what the strides divide."""
         time, space = self.vae.temporal_compression, self.vae.config.spatial_compression
         _, frames, height, width, _ = chunk.shape
         ends = (-(frames - 1) % time, -height % space, -width % space)
-        pad = np.pad if isinstance(chunk, np.ndarray) else jnp.pad
-        return pad(chunk, ((0, 0), *((0, end) for end in ends), (0, 0)), mode="edge")
+        return np.pad(chunk, ((0, 0), *((0, end) for end in ends), (0, 0)), mode="edge")
+
+
+def sample(
+    posterior: DiagonalGaussian, key: Key[Array, ""], *, start: int = 0
+) -> Float[Array, "b n y x z"]:
+    """Random latents, with noise that depends on the key and on the number of the video in the
+    batch and of the latent frame; `start` is the number of the first one."""
+    b, n, *shape = posterior.mean.shape
+
+    def noise(video, frame):
+        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, video), frame), shape)
+
+    frames = jax.vmap(noise, (None, 0))
+    return posterior.with_noise(jax.vmap(frames, (0, None))(jnp.arange(b), start + jnp.arange(n)))
+
+
+def _grouped(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
+    """Chunks of a shape that follow each other, so many together at most."""
+    group: list[np.ndarray] = []
+    for chunk in chunks:
+        if group and chunk.shape != group[0].shape:
+            yield group
+            group = []
+        group.append(chunk)
+        if len(group) == size:
+            yield group
+            group = []
+    if group:
+        yield group

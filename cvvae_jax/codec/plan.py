@@ -1,4 +1,5 @@
-"""Where a video is cut, in time and in space: plain numbers, no arrays."""
+"""Where a video is cut, in time and in space, and how devices share the pieces: plain numbers, no
+arrays."""
 
 import dataclasses
 
@@ -33,7 +34,7 @@ class Cut:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class Cuts:
     """The cuts of pixels and those of latents that belong to them."""
 
     frame_chunks: Cut
@@ -46,18 +47,105 @@ class Plan:
     """Height and width of the latents."""
 
 
-def make_plan(
+@dataclasses.dataclass(frozen=True)
+class Plan:
+    """How videos of one size go through a model: where they are cut, and who takes the pieces.
+
+    A piece is a chunk of the video, or a tile of a chunk.
+    """
+
+    frames: int
+    """Of the chunks that it was made for, like `height` and `width`; the longest one."""
+    height: int
+    """In pixels, as the model sees them: a multiple of its strides."""
+    width: int
+    """In pixels, likewise."""
+    cuts: Cuts
+    """Where the video is cut."""
+    groups: int
+    """Groups of devices; each takes pieces of its own."""
+    split_rows: int
+    """Devices of a group, which share the rows of a piece."""
+    batch: int
+    """Pieces that a group takes at once."""
+    expected: int | None
+    """Bytes that a device needs for it at most, as the compiler says; None where it wasn't asked,
+    since it left nothing to choose."""
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of a frame."""
+        tiles = self.cuts.pixel_tiles
+        return len(tiles.spans(self.height)) * len(tiles.spans(self.width))
+
+    @property
+    def chunks_at_once(self) -> int:
+        """Chunks that give every group of devices a full batch of pieces; more are no faster."""
+        return max(1, self.groups * self.batch // self.tiles)
+
+    def describe(self, *, frames: int | None) -> str:
+        """In words: what was chosen for a video of so many frames (None: not known), the memory
+        that a device needs, and whether the result is exact or blended."""
+        return " ".join(
+            [self._chunks(frames), self._tiles(), self._devices(), self._memory()]
+        ).strip()
+
+    def _chunks(self, frames: int | None) -> str:
+        size = self.cuts.frame_chunks.size
+        if frames is not None and frames <= size:
+            return f"Time: one chunk of {_counted(frames, 'frame')}."
+        number = "" if frames is None else f"{len(self.cuts.frame_chunks.spans(frames))} "
+        shared = self.cuts.frame_chunks.overlap
+        return f"Time: {number}chunks of {size} frames that share {_counted(shared, 'frame')}."
+
+    def _tiles(self) -> str:
+        size = f"{self.width} x {self.height} pixels"
+        if self.tiles == 1:
+            return f"Space: whole frames of {size}; the result is exact."
+        tiles = self.cuts.pixel_tiles
+        return (
+            f"Space: {self.tiles} tiles of {tiles.size} x {tiles.size} of frames of {size}, which "
+            f"overlap by {tiles.overlap}; the result is blended from them."
+        )
+
+    def _devices(self) -> str:
+        pieces = _counted(self.batch, "piece")
+        if self.groups * self.split_rows == 1:
+            return f"Device: one, {pieces} at once."
+        share = "each"
+        if self.split_rows > 1:
+            share = f"every {self.split_rows} of which share the rows of"
+        return f"Devices: {self.groups * self.split_rows}, {share} {pieces} at once."
+
+    def _memory(self) -> str:
+        if self.expected is None:
+            return ""
+        return f"Memory: at most {self.expected / 2**30:.2f} GiB a device."
+
+
+def _counted(number: int, what: str) -> str:
+    return f"{number} {what}{'s' * (number != 1)}"
+
+
+def make_cuts(
     *,
     temporal_compression: int,
     spatial_compression: int,
     chunk_frames: int = CHUNK_FRAMES,
-    tile: int = TILE,
+    tile: int | None = TILE,
     overlap: float = OVERLAP,
-) -> Plan:
-    """The plan for a model of these compressions.
+) -> Cuts:
+    """The cuts for a model of these compressions.
 
     The stride of tiles is rounded in latents and multiplied for pixels. (The official code rounds
     both; where they then disagree, such as with 64-pixel tiles, its output has the wrong size.)
+
+    Args:
+        temporal_compression: of the model.
+        spatial_compression: of the model.
+        chunk_frames: frames from a chunk to the next.
+        tile: height and width of a tile in pixels; None for whole frames.
+        overlap: the part of a tile that its neighbor shares.
 
     Raises:
         ConfigError: a number does not suit the model.
@@ -67,18 +155,22 @@ def make_plan(
             f"chunk-frames must be a positive multiple of {temporal_compression}, "
             f"not {chunk_frames}."
         )
-    if tile < 1 or tile % spatial_compression:
+    if tile is not None and (tile < 1 or tile % spatial_compression):
         raise ConfigError(
             f"tile must be a positive multiple of {spatial_compression} pixels, not {tile}."
         )
     if not 0 <= overlap <= 0.5:
         raise ConfigError(f"overlap must be between 0 and 0.5 of a tile, not {overlap}.")
-    size = tile // spatial_compression
-    stride = max(round(size * (1 - overlap)), 1)
+    size = _ENDLESS if tile is None else tile // spatial_compression
+    stride = size if tile is None else max(round(size * (1 - overlap)), 1)
     chunk = chunk_frames // temporal_compression
-    return Plan(
+    return Cuts(
         frame_chunks=Cut(chunk_frames + 1, chunk_frames),
         latent_chunks=Cut(chunk + 1, chunk),
-        pixel_tiles=Cut(tile, stride * spatial_compression),
+        pixel_tiles=Cut(size * spatial_compression, stride * spatial_compression),
         latent_tiles=Cut(size, stride),
     )
+
+
+_ENDLESS = 2**24
+"""Latents along one axis that no frame has: a tile of whole frames."""

@@ -1,66 +1,162 @@
-"""Video of any length through a VAE in constant memory: frames in, frames out."""
+"""Videos of any length through a VAE in constant memory: frames in, latents or frames out."""
 
+import itertools
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
-from cvvae_jax.codec.codec import Codec
+from cvvae_jax.codec.codec import Codec, Mode, sample
 from cvvae_jax.codec.plan import Cut
-from cvvae_jax.models.pixels import to_uint8
+from cvvae_jax.config import ConfigError
+from cvvae_jax.models.gaussian import DiagonalGaussian
+
+Item = TypeVar("Item")
+
+_END = object()
 
 
-def reconstruct_frames(
+def encode_frames(
     codec: Codec, frames: Iterable[np.ndarray], *, key: Key[Array, ""] | None = None
-) -> Iterator[np.ndarray]:
-    """Every frame, encoded and decoded: what `codec.reconstruct` gives for the whole video.
+) -> Iterator[Float[np.ndarray, "n y x z"]]:
+    """The unscaled latents of frames: what `codec.encode` gives for the whole video, in parts.
 
-    Two chunks are in memory at most: while the device works on one, the caller gets the frames of
-    the one before and the next is read.
+    A few chunks are in memory at once: those that the caller works on, those that the devices work
+    on, and one that a thread reads meanwhile.
 
     Args:
-        codec: the model and the size of chunks and tiles.
+        codec: the model, and how videos go through it.
         frames: uint8 arrays (height, width, 3), all of one size.
         key: draws a sample of the posterior; None takes its mode.
 
     Yields:
-        uint8 arrays (height, width, 3), as many as there are frames.
+        What each chunk adds, float32.
 
     Raises:
         ConfigError: the frames are smaller than one latent.
     """
-    waiting = None
-    for recon in _reconstructed_chunks(codec, frames, key):
-        if waiting is not None:
-            yield from np.asarray(waiting)
-        waiting = recon
-    if waiting is not None:
-        yield from np.asarray(waiting)
+    first, chunks = _first(_read_ahead(_pieces(frames, codec.chunks)))
+    if first is None:
+        return
+    count, height, width, _ = first.shape
+    # A first chunk that is shorter than others would be is the whole video.
+    plan = codec.plan("encode", frames=count, height=height, width=width)
+    start = 0
+    for moments in codec.moments((chunk[None] for chunk in chunks), plan):
+        posterior = DiagonalGaussian.from_moments(jnp.asarray(moments))
+        latents = posterior.mode() if key is None else sample(posterior, key, start=start)
+        start += moments.shape[1]
+        yield np.asarray(latents[0])
 
 
-def _reconstructed_chunks(
-    codec: Codec, frames: Iterable[np.ndarray], key: Key[Array, ""] | None
-) -> Iterator[UInt8[Array, "t h w 3"]]:
-    """The frames that each chunk adds; they may still be in the making on the device."""
-    last = None
-    for index, chunk in enumerate(_chunks(frames, codec.plan.frame_chunks)):
-        added, (height, width) = len(chunk) - (index > 0), chunk.shape[1:3]
-        codec.latents_shape(frames=added, height=height, width=width)
-        latents = codec.encode_chunk(chunk[None], index=index, key=key)
-        if last is not None:
-            latents = jnp.concatenate([last, latents], axis=1)
-        last = latents[:, -1:]
-        recon = codec.decode_chunk(latents, index=index)
-        yield to_uint8(recon[0, :added, :height, :width])
+def decode_frames(
+    codec: Codec,
+    latents: Iterable[Float[np.ndarray, "n y x z"]],
+    *,
+    height: int,
+    width: int,
+    mode: Mode = "video",
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """The frames of unscaled latents, with those that filled up the last latent frame.
+
+    Args:
+        codec: the model, and how videos go through it.
+        latents: in parts of any length.
+        height: of the frames, in pixels.
+        width: of the frames, in pixels.
+        mode: `image` decodes each latent frame alone, to one frame.
+
+    Yields:
+        Frames, while the devices work on those after them.
+
+    Raises:
+        ConfigError: frames of this size have other latents.
+    """
+    cut = codec.latent_chunks(mode)
+    first, chunks = _first(_pieces(itertools.chain.from_iterable(latents), cut))
+    if first is None:
+        return
+    expected = codec.latents_shape(frames=1, height=height, width=width)[1:]
+    if first.shape[1:] != expected:
+        raise ConfigError(
+            f"latents (y, x, z) of frames of {width} x {height} are {expected}, "
+            f"not {first.shape[1:]}."
+        )
+    frames = 1 + (len(first) - 1) * codec.vae.temporal_compression
+    plan = codec.plan("decode", frames=frames, height=height, width=width)
+    batches = (chunk[None] for chunk in chunks)
+    for video in codec.videos(batches, plan, pixels="uint8", overlap=cut.overlap):
+        yield from video[0, :, :height, :width]
 
 
-def _chunks(frames: Iterable[np.ndarray], cut: Cut) -> Iterator[UInt8[np.ndarray, "t h w 3"]]:
-    chunk, shared = [], 0
-    for frame in frames:
-        chunk.append(frame)
-        if len(chunk) == cut.size:
-            yield np.stack(chunk)
-            chunk, shared = chunk[cut.stride :], cut.overlap
-    if len(chunk) > shared:
-        yield np.stack(chunk)
+def reconstruct_frames(
+    codec: Codec, frames: Iterable[np.ndarray], *, key: Key[Array, ""] | None = None
+) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    """Every frame, encoded and decoded: what `codec.reconstruct` gives for the whole video.
+
+    Args:
+        codec: the model, and how videos go through it.
+        frames: uint8 arrays (height, width, 3), all of one size.
+        key: draws a sample of the posterior; None takes its mode.
+
+    Yields:
+        As many frames as there are, in as little memory as `encode_frames`.
+
+    Raises:
+        ConfigError: the frames are smaller than one latent.
+    """
+    first, frames = _first(frames)
+    if first is None:
+        return
+    height, width, _ = first.shape
+    counted = _Counted(frames)
+    latents = encode_frames(codec, counted, key=key)
+    recons = decode_frames(codec, latents, height=height, width=width)
+    for i, recon in enumerate(recons):
+        # What follows the last frame fills up its chunk, which all frames were read for.
+        if i < counted.count:
+            yield recon
+
+
+class _Counted:
+    """Items, and how many of them have been taken."""
+
+    def __init__(self, items: Iterable):
+        self._items, self.count = items, 0
+
+    def __iter__(self):
+        for item in self._items:
+            self.count += 1
+            yield item
+
+
+def _pieces(items: Iterable[np.ndarray], cut: Cut) -> Iterator[np.ndarray]:
+    """Arrays in stacks, as an axis is cut."""
+    piece, shared = [], 0
+    for item in items:
+        piece.append(item)
+        if len(piece) == cut.size:
+            yield np.stack(piece)
+            piece, shared = piece[cut.stride :], cut.overlap
+    if len(piece) > shared:
+        yield np.stack(piece)
+
+
+def _first(items: Iterable[Item]) -> tuple[Item | None, Iterator[Item]]:
+    """The first item, None where there is none, and all of them."""
+    iterator = iter(items)
+    for first in iterator:
+        return first, itertools.chain([first], iterator)
+    return None, iterator
+
+
+def _read_ahead(items: Iterator[Item]) -> Iterator[Item]:
+    """The items, each of which is made in a thread while the one before is worked on."""
+    with ThreadPoolExecutor(max_workers=1) as thread:
+        coming = thread.submit(next, items, _END)
+        while (item := coming.result()) is not _END:
+            coming = thread.submit(next, items, _END)
+            yield item

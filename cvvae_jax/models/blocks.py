@@ -75,7 +75,7 @@ class GroupNorm(nnx.Module):
         Only means of single channels are put in groups: as a video of (group, channel of the group)
         would be padded to many times its size on a TPU, whose last axis is 128 wide.
         """
-        means = rows.average(video.mean((1, 2, 3)))
+        means = rows.mean(video)
         grouped = reduce(means, "b (g k) -> b g", "mean", g=self.groups)
         return repeat(grouped, "b g -> b 1 1 1 (g k)", k=means.shape[1] // self.groups)
 

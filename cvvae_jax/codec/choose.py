@@ -1,0 +1,166 @@
+"""Chooses how a video goes through a model: whole where it fits, exact before blended."""
+
+import dataclasses
+from collections.abc import Iterator
+from typing import Literal
+
+import jax
+import numpy as np
+
+from cvvae_jax.codec import memory
+from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, TILE, Cuts, Plan, make_cuts
+from cvvae_jax.codec.programs import Direction, Programs, Share
+from cvvae_jax.config import ConfigError
+from cvvae_jax.models.autoencoder import VAE
+
+Tile = int | Literal["auto", "whole"]
+"""Height and width in pixels; `whole` frames; or whole where that fits into memory."""
+
+# From the official size downwards, for devices that don't even have room for that one.
+_TILES = (TILE, 448, 320, 256, 192, 128)
+# So many pixels keep an accelerator busy; smaller pieces are taken together.
+_BUSY = 17 * 512 * 512
+_LARGEST_BATCH = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class Wishes:
+    """What a user may decide."""
+
+    chunk_frames: int = CHUNK_FRAMES
+    tile: Tile = "auto"
+    overlap: float = OVERLAP
+    batch: int | None = None
+    split_rows: int | None = None
+    memory: int | None = None
+
+    def check(self, vae: VAE, *, devices: int) -> None:
+        """Raise ConfigError where a number doesn't suit the model or the number of devices."""
+        if isinstance(self.tile, str) and self.tile not in ("auto", "whole"):
+            raise ConfigError(f"tile must be pixels, auto or whole, not {self.tile}.")
+        self.cuts(vae, None if isinstance(self.tile, str) else self.tile)
+        if self.batch is not None and self.batch < 1:
+            raise ConfigError(f"batch must be 1 at least, not {self.batch}.")
+        if self.memory is not None and self.memory < 1:
+            raise ConfigError(f"memory must be positive, not {self.memory} bytes.")
+        if self.split_rows is not None and (self.split_rows < 1 or devices % self.split_rows):
+            raise ConfigError(
+                f"split-rows must divide the number of devices, {devices}, not be "
+                f"{self.split_rows}."
+            )
+
+    def cuts(self, vae: VAE, tile: int | None) -> Cuts:
+        """The cuts with such tiles; None: whole frames."""
+        return make_cuts(
+            temporal_compression=vae.temporal_compression,
+            spatial_compression=vae.config.spatial_compression,
+            chunk_frames=self.chunk_frames,
+            tile=tile,
+            overlap=self.overlap,
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Video:
+    """What a plan depends on."""
+
+    frames: int
+    """As the model sees them, as are height and width: the strides divide them."""
+    height: int
+    """In pixels."""
+    width: int
+    """In pixels."""
+    dtype: np.dtype
+    """Of the pixels."""
+
+
+def choose(
+    vae: VAE, programs: Programs, direction: Direction, video: Video, *, devices: list, by: Wishes
+) -> Plan:
+    """How videos of a size are encoded or decoded.
+
+    Where there is something to choose, the first of these that memory allows, by the compiler's own
+    account: whole frames; whole frames whose rows devices share; tiles, large ones first.
+
+    Raises:
+        ConfigError: memory allows none of them.
+    """
+    plans = list(_candidates(vae, video, devices=len(devices), by=by))
+    limit = by.memory or memory.available(devices, vae)
+    model = sum(leaf.nbytes for leaf in jax.tree.leaves(vae))
+    needed = []
+    for plan in plans:
+        one = _needs(vae, programs, direction, video, plan)
+        if one is not None and (one <= limit or len(plans) == 1):
+            room = max(limit - model, 0) // max(one - model, 1)
+            batch = by.batch or _batch(video, plan, room=room, platform=devices[0].platform)
+            expected = one + (batch - 1) * (one - model)
+            return dataclasses.replace(plan, batch=batch, expected=expected)
+        needed.append(one)
+    least = min((number for number in needed if number is not None), default=None)
+    needs = "" if least is None else f": the least that any way takes is {least / 2**30:.2f} GiB"
+    raise ConfigError(
+        f"a device has {limit / 2**30:.2f} GiB, too little to {direction} {video.frames} frames of "
+        f"{video.width} x {video.height}{needs}; fewer chunk-frames take less."
+    )
+
+
+def _candidates(vae: VAE, video: Video, *, devices: int, by: Wishes) -> Iterator[Plan]:
+    """Every way that the user leaves open, the best one first."""
+    shares = [s for s in range(1, devices + 1) if devices % s == 0]
+    if by.split_rows:
+        shares = [by.split_rows]
+    largest = max(video.height, video.width)
+    ways: list[tuple[int | None, int]]
+    match by.tile:
+        case "auto":
+            tiles = [tile for tile in _TILES if tile < largest]
+            ways = [(None, s) for s in shares] + [(tile, shares[0]) for tile in tiles]
+        case "whole":
+            ways = [(None, s) for s in shares]
+        case tile:
+            ways = [(tile, shares[0])]
+    for tile, split_rows in ways:
+        yield Plan(
+            frames=video.frames,
+            height=video.height,
+            width=video.width,
+            cuts=by.cuts(vae, tile),
+            groups=devices // split_rows,
+            split_rows=split_rows,
+            batch=1,
+            expected=None,
+        )
+
+
+def _batch(video: Video, plan: Plan, *, room: int, platform: str) -> int:
+    """Pieces for a group of devices to take at once; a CPU is busy with one."""
+    if platform == "cpu":
+        return 1
+    frames, height, width = _piece(video, plan)
+    pieces = len(plan.cuts.frame_chunks.spans(video.frames)) * plan.tiles
+    busy = _BUSY // (frames * height * width)
+    most = min(busy, room, pieces // plan.groups, _LARGEST_BATCH)
+    return 1 << max(most, 1).bit_length() - 1
+
+
+def _needs(
+    vae: VAE, programs: Programs, direction: Direction, video: Video, plan: Plan
+) -> int | None:
+    """Bytes that a device needs for one piece; None: more than it has."""
+    frames, height, width = _piece(video, plan)
+    shape, dtype = (frames, height, width, 3), video.dtype
+    if direction == "decode":
+        space = vae.config.spatial_compression
+        n = 1 + (frames - 1) // vae.temporal_compression
+        shape = (n, height // space, width // space, vae.config.latent_channels)
+        dtype = np.dtype(np.float32)
+    share = Share(plan.groups, plan.split_rows)
+    return memory.expected(programs, direction, (plan.groups, *shape), dtype, share=share)
+
+
+def _piece(video: Video, plan: Plan) -> tuple[int, int, int]:
+    """(t, h, w) of the largest piece."""
+    tile = plan.cuts.pixel_tiles.size
+    frames = min(video.frames, plan.cuts.frame_chunks.size)
+    return frames, min(video.height, tile), min(video.width, tile)

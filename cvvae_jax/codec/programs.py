@@ -1,0 +1,218 @@
+"""A model's encoder and decoder as compiled programs over devices: equal pieces in, results out."""
+
+import dataclasses
+import functools
+import logging
+import math
+import time
+from collections.abc import Callable
+from typing import Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.experimental import multihost_utils
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Array, Float, UInt8
+
+from cvvae_jax import rows
+from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.pixels import to_float
+
+_log = logging.getLogger(__name__)
+
+Direction = Literal["encode", "decode"]
+Pieces = UInt8[np.ndarray, "b t h w c"] | Float[np.ndarray, "b t h w c"]
+"""Pixels, uint8 in [0, 255] or floats in [-1, 1], or unscaled latents."""
+
+_PIECES = "pieces"
+
+
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """How devices share pieces."""
+
+    groups: int = 1
+    """Groups of devices; each takes pieces of its own."""
+    split_rows: int = 1
+    """Devices of a group, which share the rows of a piece."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Program:
+    """A compiled program and what is known of it."""
+
+    compiled: jax.stages.Compiled
+    """Takes the model and the pieces."""
+    memory: int
+    """Bytes that a device needs to run it: model, pieces, results and what lies between."""
+
+
+class Programs:
+    """The programs of a model, compiled when they are first asked for; each says so in the log."""
+
+    def __init__(self, vae: VAE, devices: list):
+        """Set up, without compiling anything.
+
+        Args:
+            vae: the model.
+            devices: those to run on; of several processes, those of all or of this one.
+        """
+        self._vae, self._devices = vae, devices
+        self._mine = [d for d in devices if d.process_index == jax.process_index()]
+        self._programs: dict[tuple, Program] = {}
+
+    @property
+    def identity(self) -> tuple:
+        """What programs depend on beside the pieces, in numbers and words."""
+        kind = type(self._vae).__name__
+        return kind, self._vae.config, self._devices[0].device_kind, len(self._devices)
+
+    def run(
+        self, direction: Direction, pieces: Pieces, *, share: Share, batch: int
+    ) -> Float[Array, "b t2 h2 w2 d"]:
+        """Moments of pixels, or pixels of latents: float32, on the first device of this process.
+
+        The devices may still be at work on it.
+
+        Args:
+            direction: what is done.
+            pieces: all of one shape, whose pixels the strides divide.
+            share: how the devices share them.
+            batch: pieces that a group of devices takes at once.
+        """
+        most = share.groups * batch
+        parts = [pieces[i : i + most] for i in range(0, len(pieces), most)]
+        results = [self._run(direction, part, share=share) for part in parts]
+        return results[0] if len(results) == 1 else jnp.concatenate(results)
+
+    def program(
+        self, direction: Direction, shape: tuple[int, ...], dtype: np.dtype, *, share: Share
+    ) -> Program:
+        """The program for so many pieces (b, t, h, w, c), compiled if it is new."""
+        precision = jax.config.jax_default_matmul_precision
+        key = (direction, shape, np.dtype(dtype).name, share, precision)
+        if key not in self._programs:
+            self._programs[key] = self._compile(direction, shape, dtype, share=share)
+        return self._programs[key]
+
+    def _run(self, direction: Direction, pieces: Pieces, *, share: Share) -> Array:
+        count, height = len(pieces), pieces.shape[2]
+        missing = (
+            share.groups * _power_of_two(math.ceil(count / share.groups)) - count,
+            -height % (self._row_unit(direction) * share.split_rows),
+        )
+        # The results of what is added are dropped; numbers that occur are the safest.
+        added = ((0, missing[0]), (0, 0), (0, missing[1]), (0, 0), (0, 0))
+        filled = np.pad(pieces, added, mode="edge")
+        program = self.program(
+            direction, (*filled.shape[:2], height, *filled.shape[3:]), filled.dtype, share=share
+        )
+        on_devices = _put(filled, self._sharding(share))
+        result = self._fetch(program.compiled(self._weights(share), on_devices))
+        compression = self._vae.config.spatial_compression
+        height = height // compression if direction == "encode" else height * compression
+        return result if not any(missing) else result[:count, :, :height]
+
+    def _row_unit(self, direction: Direction) -> int:
+        """Rows of pixels or latents that a device can take."""
+        return self._vae.config.spatial_compression if direction == "encode" else 1
+
+    def _compile(
+        self, direction: Direction, shape: tuple[int, ...], dtype: np.dtype, *, share: Share
+    ) -> Program:
+        batch, frames, height, width, channels = shape
+        unit = self._row_unit(direction)
+        own = math.ceil(height / unit / share.split_rows) * share.split_rows
+        spec = self._sharding(share).spec
+        apply = jax.shard_map(
+            functools.partial(_ON_ROWS[direction], latent_rows=height // unit, all_latent_rows=own),
+            mesh=self._mesh(share),
+            in_specs=(PartitionSpec(), spec),
+            out_specs=spec,
+        )
+        filled = (batch, frames, own * unit, width, channels)
+        pieces = jax.ShapeDtypeStruct(filled, dtype, sharding=self._sharding(share))
+        start = time.monotonic()
+        compiled = jax.jit(apply).lower(self._weights(share), pieces).compile()
+        program = Program(compiled, _bytes_needed(compiled))
+        _log.info(
+            "Compiled to %s %s of %d frames of %d x %d in %.1f s; a device needs %.2f GiB for it.",
+            direction,
+            f"{batch} pieces" if batch > 1 else "a piece",
+            frames,
+            width,
+            height,
+            time.monotonic() - start,
+            program.memory / 2**30,
+        )
+        return program
+
+    @functools.cache  # noqa: B019 - as long-lived as its programs
+    def _mesh(self, share: Share) -> Mesh:
+        used = np.asarray(self._devices[: share.groups * share.split_rows])
+        axes = {_PIECES: share.groups, rows.AXIS: share.split_rows}
+        names = [name for name in axes if name == _PIECES or share.split_rows > 1]
+        shape = [axes[name] for name in names]
+        return Mesh(used.reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
+
+    def _sharding(self, share: Share) -> NamedSharding:
+        split = (_PIECES, None, rows.AXIS) if share.split_rows > 1 else (_PIECES,)
+        return NamedSharding(self._mesh(share), PartitionSpec(*split))
+
+    @functools.cache  # noqa: B019
+    def _weights(self, share: Share) -> VAE:
+        """The model on every device."""
+        whole = NamedSharding(self._mesh(share), PartitionSpec())
+        return jax.tree.map(lambda array: _put(array, whole), self._vae)
+
+    def _fetch(self, result: Array) -> Array:
+        """A result on this process's first device."""
+        if not result.is_fully_addressable:
+            result = multihost_utils.process_allgather(result, tiled=True)
+        return jax.device_put(result, self._mine[0])
+
+
+def _put(array: Array | np.ndarray, sharding: NamedSharding) -> Array:
+    """An array that every process has, on devices of all of them."""
+    if sharding.is_fully_addressable:
+        return jax.device_put(array, sharding)
+    own = np.asarray(array)
+    return jax.make_array_from_callback(own.shape, sharding, lambda index: own[index])
+
+
+def _power_of_two(number: int) -> int:
+    """The next one: few batch sizes mean few programs."""
+    return 1 << (number - 1).bit_length()
+
+
+def _bytes_needed(compiled: jax.stages.Compiled) -> int:
+    memory = compiled.memory_analysis()
+    parts = (
+        memory.argument_size_in_bytes,
+        memory.output_size_in_bytes,
+        memory.temp_size_in_bytes,
+        -memory.alias_size_in_bytes,
+    )
+    return sum(parts)
+
+
+# uint8 becomes float on the device: a quarter of the bytes to transfer.
+def _moments(vae: VAE, video: Array) -> Array:
+    video = to_float(video) if video.dtype == jnp.uint8 else video
+    return vae.moments(video).astype(jnp.float32)
+
+
+def _decoded(vae: VAE, latents: Array) -> Array:
+    return vae.decode(latents).astype(jnp.float32)
+
+
+def _filled_up(apply: Callable, vae: VAE, pieces: Array, *, latent_rows: int, all_latent_rows: int):
+    with rows.filled_up(latent_rows, all_latent_rows):
+        return apply(vae, pieces)
+
+
+_ON_ROWS = {
+    "encode": functools.partial(_filled_up, _moments),
+    "decode": functools.partial(_filled_up, _decoded),
+}
