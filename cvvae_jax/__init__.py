@@ -11,6 +11,9 @@ _HOMES = {
     "VideoVAE": "cvvae_jax.models.video_vae",
     "ImageVAE": "cvvae_jax.models.image_vae",
     "Codec": "cvvae_jax.codec.codec",
+    "Latents": "cvvae_jax.codec.latents",
+    "save_latents": "cvvae_jax.codec.latents_files",
+    "load_latents": "cvvae_jax.codec.latents_files",
 }
 __all__ = list(_HOMES)
 __version__ = "0.1.0"

@@ -12,6 +12,8 @@ from cvvae_jax.config import ConfigError
 COMMANDS = {
     "convert": "Convert weights from PyTorch to JAX or back, and compare the two.",
     "data": "Check training data, prepare it, or show what is trained on.",
+    "decode": "Write the video or the image of latents.",
+    "encode": "Write the latents of a video or an image.",
     "inspect": "Describe a checkpoint, ours or PyTorch's, without loading it.",
     "preflight": "Say whether a training run fits hardware that you don't have.",
     "reconstruct": "Send a video or an image through a VAE and write what comes back.",

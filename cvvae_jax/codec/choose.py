@@ -129,7 +129,7 @@ def _candidates(vae: VAE, video: Video, *, devices: int, by: Wishes) -> Iterator
             groups=devices // split_rows,
             split_rows=split_rows,
             batch=1,
-            expected=None,
+            expected=0,
         )
 
 

@@ -68,9 +68,8 @@ class Plan:
     """Devices of a group, which share the rows of a piece."""
     batch: int
     """Pieces that a group takes at once."""
-    expected: int | None
-    """Bytes that a device needs for it at most, as the compiler says; None where it wasn't asked,
-    since it left nothing to choose."""
+    expected: int
+    """Bytes that a device needs for it at most, by the compiler's account."""
 
     @property
     def tiles(self) -> int:
@@ -83,12 +82,10 @@ class Plan:
         """Chunks that give every group of devices a full batch of pieces; more are no faster."""
         return max(1, self.groups * self.batch // self.tiles)
 
-    def describe(self, *, frames: int | None) -> str:
+    def describe(self, *, frames: int | None) -> list[str]:
         """In words: what was chosen for a video of so many frames (None: not known), the memory
         that a device needs, and whether the result is exact or blended."""
-        return " ".join(
-            [self._chunks(frames), self._tiles(), self._devices(), self._memory()]
-        ).strip()
+        return [self._chunks(frames), self._tiles(), self._devices(), self._memory()]
 
     def _chunks(self, frames: int | None) -> str:
         size = self.cuts.frame_chunks.size
@@ -118,9 +115,7 @@ class Plan:
         return f"Devices: {self.groups * self.split_rows}, {share} {pieces} at once."
 
     def _memory(self) -> str:
-        if self.expected is None:
-            return ""
-        return f"Memory: at most {self.expected / 2**30:.2f} GiB a device."
+        return f"Memory: {self.expected / 2**30:.3g} GiB a device at most, the model's included."
 
 
 def _counted(number: int, what: str) -> str:

@@ -112,7 +112,7 @@ def reconstruct_frames(
     if first is None:
         return
     height, width, _ = first.shape
-    counted = _Counted(frames)
+    counted = Counted(frames)
     latents = encode_frames(codec, counted, key=key)
     recons = decode_frames(codec, latents, height=height, width=width)
     for i, recon in enumerate(recons):
@@ -121,10 +121,11 @@ def reconstruct_frames(
             yield recon
 
 
-class _Counted:
+class Counted:
     """Items, and how many of them have been taken."""
 
     def __init__(self, items: Iterable):
+        """Wrap items that are taken once."""
         self._items, self.count = items, 0
 
     def __iter__(self):

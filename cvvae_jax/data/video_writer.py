@@ -26,14 +26,22 @@ from cvvae_jax.data.images import is_image
 
 _log = logging.getLogger(__name__)
 _ERRORS = (av.error.FFmpegError, OSError)
+# MP4 in fragments of a second, each of which reaches the file at once; at the end they become an
+# ordinary MP4. Matroska has such parts anyway.
+_READABLE_WHILE_WRITTEN = {
+    "movflags": "hybrid_fragmented",
+    "frag_duration": "1000000",
+    "cluster_time_limit": "1000",
+    "flush_packets": "1",
+}
 
 
 class VideoWriter:
     """Writes frames as H.264 video: `with VideoWriter(..) as writer: writer.write(frame)`.
 
     The file gets its name when it is complete; after an exception, or without any frame, there is
-    none. Colors are 4:2:0, which every player shows; frames of odd height or width are 4:4:4, the
-    only format in which libx264 takes an odd size.
+    none, unless it is to `keep_begun`. Colors are 4:2:0, which every player shows; frames of odd
+    height or width are 4:4:4, the only format in which libx264 takes an odd size.
     """
 
     def __init__(
@@ -47,6 +55,7 @@ class VideoWriter:
         crf: int = 12,
         gop: int | None = None,
         threads: int = 0,
+        keep_begun: bool = False,
     ):
         """Set up a writer; the file is created on entering the context.
 
@@ -60,13 +69,17 @@ class VideoWriter:
             gop: frames from one keyframe to the next, at most; None for x264's choice.
             threads: of the encoder; 0 for one or more a core. The bytes depend on their number,
                 and on nothing else of the machine.
+            keep_begun: after an exception the file holds the frames until then; after the process
+                was killed, NAME.partial.SUFFIX beside it does, up to the last second or two.
 
         Raises:
             ConfigError: the suffix is not accepted.
         """
         self._path = Path(path)
         require_suffix(self._path, WRITABLE_VIDEO_SUFFIXES)
-        self._partial = partial_path(self._path)
+        self._partial, self._keep_begun = partial_path(self._path), keep_begun
+        if keep_begun:
+            self._partial = self._path.with_suffix(f".partial{self._path.suffix}")
         self._fps = Fraction(fps).limit_denominator(100_000)
         self._shape = (height, width, 3)
         self._audio_from = audio_from
@@ -74,20 +87,22 @@ class VideoWriter:
         self._options["x264-params"] = "cpu-independent=1"
         if gop is not None:
             self._options["g"] = str(gop)
-        self._count = 0
+        self._count = self.frames_kept = 0
 
     def __enter__(self):
-        try:
-            self._start()
-        except BaseException:
-            self._discard()
-            raise
+        self._exit = contextlib.ExitStack()
+        with self._named_errors():
+            self._partial.touch()
         return self
 
     def _start(self) -> None:
-        self._exit = contextlib.ExitStack()
+        """Open the container; only for a first frame, since FFmpeg may crash in closing one that
+        nothing came into."""
         with self._named_errors():
-            self._container = self._exit.enter_context(av.open(str(self._partial), "w"))
+            options = _READABLE_WHILE_WRITTEN if self._keep_begun else {}
+            self._container = self._exit.enter_context(
+                av.open(str(self._partial), "w", container_options=options)
+            )
             self._stream = _add_h264(self._container, self._fps, self._shape, self._options)
             self._audio = None
             if self._audio_from is not None and not is_image(self._audio_from):
@@ -110,6 +125,8 @@ class VideoWriter:
             ConfigError: the frame has another size, or the file cannot be written (a full disk).
         """
         require_shape(self._path, frame, self._shape)
+        if self._count == 0:
+            self._start()
         picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
             format=self._stream.pix_fmt,
             interpolation=SCALER,
@@ -125,7 +142,7 @@ class VideoWriter:
 
     def __exit__(self, kind, error, traceback) -> None:
         try:
-            if kind is None:
+            if kind is None or (self._keep_begun and self._count):
                 self._finish()
         finally:
             self._discard()
@@ -137,6 +154,7 @@ class VideoWriter:
             self._container.mux(self._stream.encode())
             self._exit.close()
             os.replace(self._partial, self._path)
+        self.frames_kept = self._count
 
     def _discard(self) -> None:
         """Close what is open and remove the unfinished file, where there is one."""

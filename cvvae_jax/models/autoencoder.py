@@ -6,6 +6,7 @@ import math
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
@@ -22,6 +23,9 @@ from cvvae_jax.models.conv import Conv
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.remat import run, run_block, run_level
 from cvvae_jax.models.resample import Downsample, Upsample
+
+
+Latents = Float[Array | np.ndarray, "b n y x z"]
 
 
 class Level(nnx.Module):
@@ -185,11 +189,11 @@ class VAE(nnx.Module):
         """What `decoder.conv_out` sees: as long and large as the video, after norm and SiLU."""
         return self.decoder.hidden(latents, remat=remat)
 
-    def scale(self, latents: Float[Array, "b n y x z"]) -> Float[Array, "b n y x z"]:
+    def scale(self, latents: Latents) -> Latents:
         """Latents as a diffusion model sees them."""
         return (latents - self.config.shift_factor) * self.config.scaling_factor
 
-    def unscale(self, latents: Float[Array, "b n y x z"]) -> Float[Array, "b n y x z"]:
+    def unscale(self, latents: Latents) -> Latents:
         """The inverse of `scale`: what `decode` takes."""
         return latents / self.config.scaling_factor + self.config.shift_factor
 

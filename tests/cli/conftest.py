@@ -1,4 +1,4 @@
-"""A small AutoencoderKL as PyTorch's users have it."""
+"""A small AutoencoderKL as PyTorch's users have it, and a small video VAE of ours."""
 
 import json
 from pathlib import Path
@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from converting import IMAGE_VAE, ROOT, write
+from tiny_videos import save_weights
 
 
 @pytest.fixture(scope="module")
@@ -23,3 +24,9 @@ def tensors(shapes) -> dict[str, np.ndarray]:
 @pytest.fixture
 def source(tmp_path, tensors) -> Path:
     return write(tmp_path / "source", tensors)
+
+
+@pytest.fixture(scope="session")
+def weights(tmp_path_factory) -> str:
+    """A saved video VAE of the smallest width."""
+    return save_weights(tmp_path_factory.mktemp("model") / "weights")

@@ -1,51 +1,25 @@
 """The command line: what comes out of it, and what it says when something is wrong."""
 
+import itertools
 import signal
 import subprocess
 import sys
 import time
-from fractions import Fraction
 from pathlib import Path
 
 import av
 import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
+from tiny_videos import RATE, make_video
 
-from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
 from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.config import VideoVAEConfig
-from cvvae_jax.data.video import VideoWriter, probe, read_frames, write_image
+from cvvae_jax.data.video import probe, read_frames, write_image
 from cvvae_jax.loading import load
-from cvvae_jax.models.video_vae import VideoVAE
 
 ROOT = Path(__file__).parents[2]
-RATE = Fraction(30000, 1001)
-
-
-@pytest.fixture(scope="session")
-def weights(tmp_path_factory) -> str:
-    """A saved model of the smallest width; numpy's weights, as initializers would be compiled."""
-    config = VideoVAEConfig(block_channels=(8, 8, 8, 8), blocks_per_level=1, norm_groups=4)
-    shapes = jax.eval_shape(lambda key: VideoVAE(config, rngs=nnx.Rngs(key)), jax.random.key(0))
-    rng = np.random.default_rng(0)
-    model = jax.tree.map(lambda x: jnp.asarray(rng.normal(0, 0.1, x.shape), x.dtype), shapes)
-    path = tmp_path_factory.mktemp("model") / "weights"
-    save_model(path, model)
-    return str(path)
-
-
-def make_video(path, *, frames: int, height: int, width: int) -> str:
-    across, down = np.arange(width)[None, :, None], np.arange(height)[:, None, None]
-    with VideoWriter(path, fps=RATE, height=height, width=width) as writer:
-        for i in range(frames):
-            frame = 128 + 100 * np.sin((across + i) / 9 + np.arange(3)) * np.cos(down / 7)
-            writer.write(frame.astype(np.uint8))
-    return str(path)
 
 
 def add_audio(video: str, path) -> str:
@@ -192,14 +166,51 @@ sys.exit(main.main(["inspect"]))
     assert done.returncode == 130, done.stderr
 
 
-def test_interrupt_leaves_nothing(tmp_path, monkeypatch, weights, capsys):
+@pytest.mark.parametrize("done", [0, 3])
+def test_interrupt_leaves_what_was_done(tmp_path, monkeypatch, weights, capsys, done):
     def interrupted(codec, frames, *, key):
-        yield next(frames)
+        yield from itertools.islice(frames, done)
         raise KeyboardInterrupt
 
     monkeypatch.setattr(stream, "reconstruct_frames", interrupted)
     source = make_video(tmp_path / "in.mp4", frames=5, height=16, width=16)
     out = str(tmp_path / "out.mp4")
     assert main(["reconstruct", source, out, "--weights", weights]) == 130
-    assert "Nothing was written" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    if done:
+        assert "out.mp4 holds the first 3 frames." in said
+        assert len(list(read_frames(out))) == 3
+    else:
+        assert "Nothing was written" in said
+    assert names(tmp_path) == ({"in.mp4", "out.mp4"} if done else {"in.mp4"})
+
+
+def test_killed_writer_leaves_the_frames_until_then(tmp_path):
+    """All but those that x264 still looks ahead over, 40 at most, and the last second."""
+    program = """
+import os, sys
+import numpy as np
+from cvvae_jax.data.video import VideoWriter
+with VideoWriter(sys.argv[1], fps=25, height=16, width=16, keep_begun=True) as writer:
+    for i in range(150):
+        writer.write(np.full((16, 16, 3), i, np.uint8))
+    os.kill(os.getpid(), 9)
+"""
+    for suffix in (".mp4", ".mkv", ".mov"):
+        out = tmp_path / f"out{suffix}"
+        subprocess.run([sys.executable, "-c", program, str(out)], cwd=ROOT)
+        assert names(tmp_path) == {f"out.partial{suffix}"}
+        left = tmp_path / f"out.partial{suffix}"
+        assert 150 - 40 - 25 <= len(list(read_frames(left))) < 150
+        left.unlink()
+
+
+def test_plan_is_printed_and_nothing_is_run(tmp_path, weights, capsys):
+    source = make_video(tmp_path / "in.mp4", frames=5, height=20, width=30)
+    command = ["reconstruct", source, str(tmp_path / "out.mp4"), "--weights", weights, "--plan"]
+    assert main([*command, "--tile", "16"]) == 0
+    said = capsys.readouterr().out
+    assert "Time: one chunk of 5 frames." in said
+    assert "4 tiles of 16 x 16 of frames of 32 x 24 pixels" in said
+    assert "blended" in said and "GiB a device" in said
     assert names(tmp_path) == {"in.mp4"}

@@ -9,7 +9,6 @@ import pytest
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.stream import reconstruct_frames
 
-
 one_device = functools.partial(Codec, devices=jax.devices()[:1])
 
 

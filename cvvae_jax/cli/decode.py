@@ -1,0 +1,132 @@
+"""`python -m cvvae_jax decode IN OUT --weights PATH`: the video or image of latents."""
+
+import dataclasses
+import itertools
+import time
+from fractions import Fraction
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+import tyro
+
+from cvvae_jax.cli.codec_options import (
+    CodecOptions,
+    check_paths,
+    open_codec,
+    print_plan,
+    say_devices,
+)
+from cvvae_jax.cli.progress import track
+from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
+from cvvae_jax.config import ConfigError
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Decode(CodecOptions):
+    """Write the video or the image of latents.
+
+    It has the frames and the size of what was encoded, in constant memory (safetensors; npz files
+    are read as a whole). Ctrl-C leaves a video of what was done. Latents from elsewhere will do
+    too: an array `latents` (n, y, x, z).
+    """
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
+    """Latents: a .safetensors or .npz file."""
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """File to write: .mp4, .mkv or .mov for a video, .png, .jpg, .jpeg or .webp for an image."""
+    mode: Literal["video", "image"] = "video"
+    """`image` decodes each latent frame alone, to one frame; the video lasts as long."""
+    fps: str | None = None
+    """Frames per second of the video, such as 25 or 30000/1001; default: what the file says."""
+    scaled: tyro.conf.FlagCreatePairsOff[bool] = False
+    """The latents are as diffusion models see them; not needed where the file says so."""
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: an argument or a file cannot be used.
+        SystemExit: the arguments are malformed, or help was asked for.
+    """
+    options = tyro.cli(Decode, args=arguments, prog="python -m cvvae_jax decode")
+    check_paths(options.source, options.target)
+    from cvvae_jax.codec.latents_files import open_latents
+
+    file = open_latents(options.source)
+    require_target(options.source, options.target, image=_is_image(file))
+    codec = open_codec(options)
+    facts = file.facts or _assumed(file, codec, options)
+    _check(file, facts, codec)
+    if options.plan:
+        frames = facts.frames if options.mode == "video" else 1
+        print_plan(codec, "decode", frames=frames, height=facts.height, width=facts.width)
+        return
+    _decode(options, file, facts, codec)
+
+
+def _is_image(file) -> bool:
+    return file.facts.image if file.facts else file.shape[0] == 1
+
+
+def _assumed(file, codec, options: Decode):
+    """What a file from elsewhere doesn't say."""
+    from cvvae_jax.codec.latents_files import Facts
+
+    n, y, x, _ = file.shape
+    space = codec.vae.config.spatial_compression
+    frames = 1 + (n - 1) * codec.vae.temporal_compression
+    return Facts(frames=frames, height=y * space, width=x * space, scaled=options.scaled)
+
+
+def _check(file, facts, codec) -> None:
+    wanted = codec.latents_shape(frames=facts.frames, height=facts.height, width=facts.width)
+    if file.shape != wanted:
+        raise ConfigError(
+            f"{file.path} holds latents {file.shape}; this model's of {facts.frames} frames of "
+            f"{facts.width}x{facts.height} are {wanted} (n, y, x, z)."
+        )
+
+
+def _rate(options: Decode, file, facts, codec) -> Fraction:
+    """Of the video that is written."""
+    said = options.fps or facts.fps or ("1" if _is_image(file) else None)
+    if said is None:
+        raise ConfigError(f"{file.path} doesn't say its frames per second: give --fps.")
+    try:
+        rate = Fraction(said)
+    except (ValueError, ZeroDivisionError):
+        rate = Fraction(0)
+    if rate <= 0:
+        raise ConfigError(f"fps must be a positive number or fraction, not {said}.")
+    alone = options.mode == "image" and options.fps is None
+    return rate / codec.vae.temporal_compression if alone else rate
+
+
+def _decode(options: Decode, file, facts, codec) -> None:
+    from cvvae_jax.codec.stream import decode_frames
+
+    count = facts.frames if options.mode == "video" else file.shape[0]
+    rate = _rate(options, file, facts, codec)
+    parts = file.parts()
+    if facts.scaled or options.scaled:
+        parts = (np.asarray(codec.vae.unscale(part[None]))[0] for part in parts)
+    say_devices()
+    start = time.monotonic()
+    with video_output(
+        options.target,
+        image=_is_image(file),
+        fps=rate,
+        height=facts.height,
+        width=facts.width,
+    ) as write:
+        frames = decode_frames(
+            codec, parts, height=facts.height, width=facts.width, mode=options.mode
+        )
+        for frame in track(itertools.islice(frames, count), total=count, unit="frames"):
+            write(frame)
+    print(
+        f"{options.target}: {counted_frames(count)} of {facts.width}x{facts.height}; "
+        f"{speed(count, time.monotonic() - start)}"
+    )

@@ -1,0 +1,125 @@
+"""`python -m cvvae_jax encode IN OUT --weights PATH`: the latents of a video or an image."""
+
+import dataclasses
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated
+
+import numpy as np
+import tyro
+
+from cvvae_jax.cli.codec_options import (
+    CodecOptions,
+    check_paths,
+    check_size,
+    open_codec,
+    print_plan,
+    say_devices,
+)
+from cvvae_jax.cli.progress import track
+from cvvae_jax.cli.video_output import counted_frames, speed
+from cvvae_jax.data.video import VideoInfo, probe, read_frames
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Encode(CodecOptions):
+    """Write the latents of a video or an image.
+
+    Any frame count and any size from 8 x 8 pixels up will do, in constant memory; `decode` gives
+    back as many frames of the same size. After Ctrl-C the file holds the latents until then.
+    """
+
+    source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
+    """Video or image to read."""
+    target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
+    """File to write: .safetensors or .npz, with an array `latents`, float32 (n, y, x, z)."""
+    scaled: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Write them as diffusion models see them: (latents - shift_factor) * scaling_factor."""
+    sample: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Draw the latents from the posterior; else they are its mode."""
+    seed: int = 0
+    """Seed of the draw."""
+
+
+def main(arguments: list[str]) -> None:
+    """Run the command.
+
+    Raises:
+        ConfigError: an argument or a file cannot be used.
+        SystemExit: the arguments are malformed, or help was asked for.
+    """
+    options = tyro.cli(Encode, args=arguments, prog="python -m cvvae_jax encode")
+    check_paths(options.source, options.target)
+    from cvvae_jax.codec.latents_files import require_suffix
+
+    require_suffix(options.target)
+    info = probe(options.source)
+    codec = open_codec(options)
+    check_size(codec, info)
+    if options.plan:
+        print_plan(codec, "encode", frames=info.frames, height=info.height, width=info.width)
+        return
+    _encode(options, info, codec)
+
+
+def _encode(options: Encode, info: VideoInfo, codec) -> None:
+    import jax
+
+    from cvvae_jax.codec.latents_files import LatentsWriter
+    from cvvae_jax.codec.stream import Counted, encode_frames
+
+    say_devices()
+    start, frames = time.monotonic(), Counted(read_frames(options.source))
+    key = jax.random.key(options.seed) if options.sample else None
+    weights = _weights_sha256(options)
+    with LatentsWriter(options.target) as writer:
+        try:
+            latents = encode_frames(codec, _tracked(frames, total=info.frames), key=key)
+            for part in latents:
+                writer.write(np.asarray(codec.vae.scale(part[None]))[0] if options.scaled else part)
+        except KeyboardInterrupt:
+            if not writer.frames:
+                raise
+            whole = 1 + (writer.frames - 1) * codec.vae.temporal_compression
+            writer.finish(_facts(options, info, codec, frames=whole, weights=weights))
+            raise KeyboardInterrupt(
+                f"{options.target} holds the latents of the first {counted_frames(whole)}."
+            ) from None
+        writer.finish(_facts(options, info, codec, frames=frames.count, weights=weights))
+    shape = codec.latents_shape(frames=frames.count, height=info.height, width=info.width)
+    print(
+        f"{options.target}: latents {shape} (n, y, x, z) of {counted_frames(frames.count)} of "
+        f"{info.width}x{info.height}; {speed(frames.count, time.monotonic() - start)}"
+    )
+
+
+def _tracked(frames: Iterable[np.ndarray], *, total: int | None) -> Iterator[np.ndarray]:
+    return track(frames, total=total, unit="frames")
+
+
+def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str):
+    from cvvae_jax.codec.latents_files import Facts
+
+    return Facts(
+        frames=frames,
+        height=info.height,
+        width=info.width,
+        scaled=options.scaled,
+        scaling_factor=codec.vae.config.scaling_factor,
+        shift_factor=codec.vae.config.shift_factor,
+        fps=str(info.fps),
+        image=info.is_image,
+        source=options.source.name,
+        weights_sha256=weights,
+        seed=options.seed if options.sample else None,
+        chunk_frames=options.chunk_frames,
+    )
+
+
+def _weights_sha256(options: CodecOptions) -> str:
+    from cvvae_jax.convert.card import sha256
+    from cvvae_jax.loading import open_model
+
+    model = open_model(options.weights, prefix=options.prefix, config=options.config)
+    return sha256(model.weight_files)

@@ -1,0 +1,75 @@
+"""What `decode` and `reconstruct` write: a video or an image, and a line that sums it up."""
+
+import contextlib
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from numbers import Rational
+from pathlib import Path
+
+import numpy as np
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.video import (
+    WRITABLE_IMAGE_SUFFIXES,
+    WRITABLE_VIDEO_SUFFIXES,
+    VideoWriter,
+    write_image,
+)
+
+
+def require_target(source: Path, target: Path, *, image: bool) -> None:
+    """Raise ConfigError unless a file to write has a suffix for what comes of `source`."""
+    kind, suffixes = "a video", WRITABLE_VIDEO_SUFFIXES
+    if image:
+        kind, suffixes = "an image", WRITABLE_IMAGE_SUFFIXES
+    if target.suffix.lower() not in suffixes:
+        raise ConfigError(
+            f"{source} is {kind}, so the file to write must end in one of "
+            f"{', '.join(suffixes)}, not {target.name}."
+        )
+
+
+@contextlib.contextmanager
+def video_output(
+    target: Path,
+    *,
+    image: bool,
+    fps: Rational,
+    height: int,
+    width: int,
+    audio_from: Path | None = None,
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that writes a frame.
+
+    What was written before Ctrl-C or an error stays as a whole video, and the message says so.
+    """
+    if image:
+        yield lambda frame: write_image(target, frame)
+        return
+    writer = VideoWriter(
+        target, fps=fps, height=height, width=width, audio_from=audio_from, keep_begun=True
+    )
+    try:
+        with writer:
+            yield writer.write
+    except (KeyboardInterrupt, ConfigError) as error:
+        if not writer.frames_kept:
+            raise
+        kept = f"{target} holds the first {counted_frames(writer.frames_kept)}."
+        raise type(error)(f"{error} {kept}".strip()) from error
+
+
+def counted_frames(number: int) -> str:
+    """1 frame, 2 frames."""
+    return f"{number} frame{'s' * (number != 1)}"
+
+
+def speed(frames: int, seconds: float) -> str:
+    """How long a command took, and the most memory that it ever held on the host."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return (
+        f"{seconds:.1f} s with compilation, {frames / seconds:.2f} frames/s; "
+        f"peak memory {peak:.2f} GiB"
+    )

@@ -1,0 +1,154 @@
+"""`encode` and `decode`: latents as files, from and to videos."""
+
+from fractions import Fraction
+
+import jax
+import numpy as np
+import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from tiny_videos import RATE, make_video
+
+from cvvae_jax.cli.main import main
+from cvvae_jax.codec import stream
+from cvvae_jax.codec.codec import Codec
+from cvvae_jax.codec.latents import Latents
+from cvvae_jax.codec.latents_files import load_latents, open_latents, save_latents
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.video import probe, read_frames
+from cvvae_jax.loading import load
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory) -> str:
+    return make_video(tmp_path_factory.mktemp("video") / "in.mp4", frames=11, height=37, width=51)
+
+
+def run(command, source, target, weights, *options) -> int:
+    chunks = ["--weights", weights, "--chunk-frames", "4"]
+    return main([command, str(source), str(target), *chunks, *options])
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+def test_encode_writes_what_the_codec_gives_and_decode_its_video(tmp_path, weights, source, suffix):
+    latents, out = tmp_path / f"latents.{suffix}", tmp_path / "out.mp4"
+    assert run("encode", source, latents, weights) == 0
+    codec = Codec(load(weights), chunk_frames=4, devices=jax.devices()[:1])
+    video = np.stack(list(read_frames(source)))[None]
+    expected = codec.encode(video)
+    written = load_latents(latents)
+    # Eight devices take another batch than one: some roundings of values of order 1.
+    np.testing.assert_allclose(written.values, expected.values, atol=1e-5)
+    assert (written.frames, written.height, written.width) == (11, 37, 51)
+    assert open_latents(latents).facts.fps == "30000/1001"
+
+    assert run("decode", latents, out, weights) == 0
+    recon = np.stack(list(read_frames(out))).astype(int)
+    assert recon.shape == (11, 37, 51, 3)
+    assert probe(out).fps == RATE
+    # H.264 at this quality is some levels off.
+    assert np.abs(recon - codec.decode(expected)[0]).mean() < 4
+
+
+def test_image_mode_gives_a_frame_for_every_latent_frame_in_the_same_time(
+    tmp_path, weights, source
+):
+    latents, out = tmp_path / "latents.npz", tmp_path / "out.mp4"
+    assert run("encode", source, latents, weights) == 0
+    assert run("decode", latents, out, weights, "--mode", "image") == 0
+    frames = np.stack(list(read_frames(out))).astype(int)
+    assert frames.shape == (4, 37, 51, 3)
+    assert probe(out).fps == RATE / 4
+    codec = Codec(load(weights), devices=jax.devices()[:1])
+    whole = load_latents(latents)
+    alone = [codec.decode(whole.values[:, i : i + 1])[0, 0, :37, :51] for i in range(4)]
+    assert np.abs(frames - (np.clip(alone, -1, 1) + 1) * 127.5).mean() < 4
+
+
+def test_scaled_latents_are_the_diffusion_models_and_come_back_unscaled(tmp_path, weights, source):
+    plain, scaled = tmp_path / "plain.safetensors", tmp_path / "scaled.safetensors"
+    assert run("encode", source, plain, weights) == 0
+    assert run("encode", source, scaled, weights, "--scaled") == 0
+    np.testing.assert_allclose(
+        load_latents(scaled).values, load_latents(plain).values * 0.18215, rtol=1e-6
+    )
+    codec = Codec(load(weights), chunk_frames=4, devices=jax.devices()[:1])
+    back = codec.unscale(load_latents(scaled))
+    np.testing.assert_allclose(back.values, load_latents(plain).values, rtol=1e-6, atol=1e-6)
+    np.testing.assert_allclose(
+        codec.scale(back).values, load_latents(scaled).values, rtol=1e-6, atol=1e-6
+    )
+
+
+def test_latents_from_elsewhere_need_their_rate_only(tmp_path, weights, capsys):
+    latents = np.random.default_rng(0).standard_normal((2, 3, 4, 4)).astype(np.float16)
+    save_file({"latents": latents}, tmp_path / "z.safetensors")
+    out = tmp_path / "out.mp4"
+    assert run("decode", tmp_path / "z.safetensors", out, weights) == 2
+    assert "give --fps" in capsys.readouterr().err
+    assert run("decode", tmp_path / "z.safetensors", out, weights, "--fps", "12.5") == 0
+    assert [f.shape for f in read_frames(out)] == [(24, 32, 3)] * 5
+    assert probe(out).fps == Fraction(25, 2)
+
+
+@pytest.mark.parametrize("suffix", ["safetensors", "npz"])
+def test_file_keeps_latents_and_what_is_known_of_them(tmp_path, suffix):
+    values = np.random.default_rng(0).standard_normal((1, 3, 2, 5, 4)).astype(np.float32)
+    latents = Latents(values, 9, 16, 37, "uint8", scaled=True)
+    save_latents(tmp_path / f"z.{suffix}", latents, fps="25", source="a.mp4")
+    back = load_latents(tmp_path / f"z.{suffix}")
+    np.testing.assert_array_equal(back.values, values)
+    assert (back.frames, back.height, back.width) == (9, 16, 37)
+    assert back.pixels == "uint8"
+    assert back.scaled
+    assert open_latents(tmp_path / f"z.{suffix}").facts.source == "a.mp4"
+
+
+def test_written_files_are_those_of_the_formats(tmp_path):
+    """Read without this package."""
+    values = np.arange(24, dtype=np.float32).reshape(1, 2, 3, 2, 2)
+    for suffix in ("safetensors", "npz"):
+        save_latents(tmp_path / f"z.{suffix}", Latents(values, 5, 24, 16))
+    with safe_open(tmp_path / "z.safetensors", framework="numpy") as file:
+        np.testing.assert_array_equal(file.get_tensor("latents"), values[0])
+        assert file.metadata()["height"] == "24"
+    with np.load(tmp_path / "z.npz") as arrays:
+        np.testing.assert_array_equal(arrays["latents"], values[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("z.npz", b"text", "holds no latents"),
+        ("z.safetensors", b"text", "holds no latents"),
+        ("z.bin", b"", "ends in .safetensors or .npz"),
+    ],
+)
+def test_files_without_latents_are_named(tmp_path, name, content, said):
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ConfigError, match=said):
+        open_latents(tmp_path / name)
+
+
+def test_latents_of_another_model_are_refused(tmp_path, weights, capsys):
+    save_latents(tmp_path / "z.npz", Latents(np.zeros((1, 2, 2, 2, 16), np.float32), 5, 16, 16))
+    out = tmp_path / "out.mp4"
+    assert run("decode", tmp_path / "z.npz", out, weights, "--fps", "25") == 2
+    error = capsys.readouterr().err
+    assert "(2, 2, 2, 16)" in error
+    assert "(2, 2, 2, 4)" in error
+    assert not out.exists()
+
+
+def test_interrupted_encode_keeps_the_latents_until_then(
+    tmp_path, monkeypatch, weights, source, capsys
+):
+    def interrupted(codec, frames, *, key):
+        yield np.ones((2, 5, 7, 4), np.float32)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream, "encode_frames", interrupted)
+    assert run("encode", source, tmp_path / "z.npz", weights) == 130
+    assert "z.npz holds the latents of the first 5 frames." in capsys.readouterr().err
+    assert load_latents(tmp_path / "z.npz").frames == 5
+    assert {path.name for path in tmp_path.iterdir()} == {"z.npz"}
