@@ -24,7 +24,6 @@ from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.remat import run, run_block, run_level
 from cvvae_jax.models.resample import Downsample, Upsample
 
-
 Latents = Float[Array | np.ndarray, "b n y x z"]
 
 
