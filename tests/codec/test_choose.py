@@ -1,0 +1,74 @@
+"""How memory decides the way that a video goes through a model."""
+
+import logging
+
+import jax
+import numpy as np
+import pytest
+
+from cvvae_jax.codec.codec import Codec
+from cvvae_jax.config import ConfigError
+
+SIZE = {"frames": 1, "height": 168, "width": 150}
+
+
+@pytest.fixture(scope="module", params=[8, 1])
+def devices(request) -> list:
+    return jax.devices()[: request.param]
+
+
+@pytest.fixture(scope="module")
+def needed(vae, devices) -> int:
+    """Bytes of a device to decode a whole frame."""
+    return Codec(vae, devices=devices).plan("decode", **SIZE).expected
+
+
+def test_frames_stay_whole_where_they_fit_and_are_cut_last(vae, devices, needed):
+    fits = Codec(vae, memory=needed, devices=devices).plan("decode", **SIZE)
+    assert (fits.tiles, fits.split_rows, fits.groups) == (1, 1, len(devices))
+    assert "exact" in fits.describe(frames=1)[1]
+    lacks = Codec(vae, memory=needed - 1, devices=devices).plan("decode", **SIZE)
+    assert lacks.expected < needed
+    if len(devices) > 1:
+        assert (lacks.tiles, lacks.split_rows, lacks.groups) == (1, 2, len(devices) // 2)
+        assert "every 2 of which share the rows of" in lacks.describe(frames=1)[2]
+    else:
+        assert (lacks.tiles, lacks.cuts.pixel_tiles.size) == (4, 128)
+        assert "blended" in lacks.describe(frames=None)[1]
+
+
+def test_what_fits_in_no_way_is_refused_with_the_least_that_would(vae):
+    codec = Codec(vae, memory=1000, devices=jax.devices()[:1])
+    with pytest.raises(ConfigError, match=r"too little to decode .* least that any way takes is"):
+        codec.plan("decode", **SIZE)
+    whole = Codec(vae, memory=1000, tile="whole", devices=jax.devices()[:1])
+    assert whole.plan("decode", **SIZE).tiles == 1, "the only way that the user leaves is tried"
+
+
+def test_longer_videos_share_a_plan_and_bring_enough_chunks_for_all_devices(vae, clip):
+    codec = Codec(vae, chunk_frames=4)
+    plans = [codec.plan("encode", frames=n, height=16, width=16) for n in (5, 6, 100, None)]
+    assert len(set(plans)) == 1
+    assert plans[0].chunks_at_once == 8
+    assert "25 chunks of 5 frames that share 1 frame" in plans[0].describe(frames=100)[0]
+    assert "one chunk of 5 frames" in plans[0].describe(frames=5)[0]
+
+
+def test_what_a_program_needs_is_asked_of_the_compiler_once(vae, caplog, monkeypatch, tmp_path):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    caplog.set_level(logging.INFO, "cvvae_jax.codec")
+    plans = [Codec(vae).plan("encode", frames=1, height=16, width=24) for _ in range(2)]
+    assert plans[0] == plans[1]
+    compiled = [record for record in caplog.records if "Compiled to encode" in record.message]
+    assert len(compiled) == 1
+    Codec(vae, chunk_frames=8).encode(np.zeros((1, 1, 16, 24, 3), np.uint8))
+    assert len(caplog.records) == 2, "to run it, it is compiled"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [({"split_rows": 3}, "split-rows"), ({"batch": 0}, "batch"), ({"memory": 0}, "memory")],
+)
+def test_wishes_that_cant_be_met_are_named(vae, arguments, named):
+    with pytest.raises(ConfigError, match=named):
+        Codec(vae, **arguments)
