@@ -1,11 +1,14 @@
 """Results don't depend on how many devices there are, or on how they share the work."""
 
+import json
 import re
+from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 from conftest import TINY, random_model
+from many_processes import workers
 
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.programs import Programs, Share
@@ -98,3 +101,21 @@ def test_split_decode_gathers_nothing_but_keys_and_values(vae):
     gathered = re.findall(r"= (\S+?)\{\S* all-gather(?:-start)?\(", text)
     assert gathered == ["f32[1,2,24,8]"] * 2
     assert "collective-permute" in text
+
+
+@pytest.mark.parametrize("options", [{}, {"split_rows": 8}, {"memory": 10**9, "tile": 24}])
+@pytest.mark.slow
+def test_processes_that_share_a_video_all_have_what_one_device_gives(vae, clip, tmp_path, options):
+    one = Codec(vae, chunk_frames=4, devices=jax.devices()[:1], tile=options.get("tile", "auto"))
+    video = clip(14, 29, 40)
+    latents = one.encode(video).values
+    recon = one.decode(latents)
+    np.savez(tmp_path / "given.npz", video=video, latents=latents)
+    arguments = [str(tmp_path), json.dumps(options)]
+    script = Path(__file__).with_name("coding_process.py")
+    with workers(tmp_path, arguments, arguments, devices=4, script=script) as running:
+        assert running.wait(timeout=300) == [0, 0], running.said(0) + running.said(1)
+    for i in range(2):
+        with np.load(tmp_path / f"made-{i}.npz") as made:
+            assert largest(made["latents"] - latents) <= ROWS_TOLERANCE * largest(latents)
+            assert largest(made["video"] - recon) <= ROWS_TOLERANCE * largest(recon)
