@@ -1,6 +1,7 @@
 """Videos of any length and size through a VAE, as arrays; `stream.py` does so frame by frame."""
 
 import dataclasses
+import functools
 import math
 from collections.abc import Iterable, Iterator
 from typing import Literal
@@ -8,7 +9,7 @@ from typing import Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Array, Float, Int, Key, UInt8
 
 from cvvae_jax.codec.choose import Tile, Video, Wishes, choose
 from cvvae_jax.codec.chunks import tiled
@@ -319,12 +320,23 @@ def sample(
     """Random latents, with noise that depends on the key and on the number of the video in the
     batch and of the latent frame; `start` is the number of the first one."""
     b, n, *shape = posterior.mean.shape
+    noise = _noise(key, jnp.arange(b), start + jnp.arange(n), shape=tuple(shape))
+    return posterior.with_noise(noise)
 
-    def noise(video, frame):
-        return jax.random.normal(jax.random.fold_in(jax.random.fold_in(key, video), frame), shape)
 
-    frames = jax.vmap(noise, (None, 0))
-    return posterior.with_noise(jax.vmap(frames, (0, None))(jnp.arange(b), start + jnp.arange(n)))
+@functools.partial(jax.jit, static_argnames="shape")
+def _noise(
+    key: Key[Array, ""],
+    videos: Int[Array, " b"],
+    frames: Int[Array, " n"],
+    *,
+    shape: tuple[int, ...],
+) -> Float[Array, "b n y x z"]:
+    def of_frame(video, frame):
+        own = jax.random.fold_in(jax.random.fold_in(key, video), frame)
+        return jax.random.normal(own, shape)
+
+    return jax.vmap(jax.vmap(of_frame, (None, 0)), (0, None))(videos, frames)
 
 
 def _grouped(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:

@@ -102,9 +102,10 @@ class Programs:
             share.groups * _power_of_two(math.ceil(count / share.groups)) - count,
             -height % (self._row_unit(direction) * share.split_rows),
         )
-        # The results of what is added are dropped; numbers that occur are the safest.
-        added = ((0, missing[0]), (0, 0), (0, missing[1]), (0, 0), (0, 0))
-        filled = np.pad(pieces, added, mode="edge")
+        filled = pieces
+        if any(missing):  # results of what is added are dropped; numbers that occur are the safest
+            added = ((0, missing[0]), (0, 0), (0, missing[1]), (0, 0), (0, 0))
+            filled = np.pad(pieces, added, mode="edge")
         program = self.program(
             direction, (*filled.shape[:2], height, *filled.shape[3:]), filled.dtype, share=share
         )
@@ -135,15 +136,17 @@ class Programs:
         pieces = jax.ShapeDtypeStruct(filled, dtype, sharding=self._sharding(share))
         start = time.monotonic()
         compiled = jax.jit(apply).lower(self._weights(share), pieces).compile()
+        seconds = time.monotonic() - start
         program = Program(compiled, _bytes_needed(compiled))
         _log.info(
-            "Compiled to %s %s of %d frames of %d x %d in %.1f s; a device needs %.2f GiB for it.",
+            "Compiled in %.1f s: %s %s of %d %s of %d x %d; a device needs %.3g GiB for it.",
+            seconds,
             direction,
             f"{batch} pieces" if batch > 1 else "a piece",
             frames,
+            "frames" if direction == "encode" else "latent frames",
             width,
             height,
-            time.monotonic() - start,
             program.memory / 2**30,
         )
         return program
