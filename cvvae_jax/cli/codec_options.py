@@ -42,6 +42,9 @@ class CodecOptions:
     """GiB of each device that may be used; default: what is free."""
     plan: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print how the video would go through the model and what memory that takes, and end."""
+    distributed: tyro.conf.FlagCreatePairsOff[bool] = False
+    """This is one process of several, which share the video; the first one writes. They find each
+    other as those of train.py do."""
 
 
 def open_codec(options: CodecOptions) -> "Codec":
@@ -70,6 +73,13 @@ def open_codec(options: CodecOptions) -> "Codec":
         split_rows=options.split_rows,
         memory=memory,
     )
+
+
+def is_writer() -> bool:
+    """Whether this process writes files: of several, the first one."""
+    import jax
+
+    return jax.process_index() == 0
 
 
 def say_devices() -> None:
@@ -120,6 +130,7 @@ def _show_compiling() -> None:
     if not log.handlers:
         log.addHandler(logging.StreamHandler())
     log.setLevel(logging.INFO)
+    log.propagate = False
 
 
 def _keep_compiled_programs() -> None:

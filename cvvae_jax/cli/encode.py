@@ -2,6 +2,7 @@
 
 import dataclasses
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +14,7 @@ from cvvae_jax.cli.codec_options import (
     CodecOptions,
     check_paths,
     check_size,
+    is_writer,
     open_codec,
     print_plan,
     say_devices,
@@ -73,11 +75,16 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
     start, frames = time.monotonic(), Counted(read_frames(options.source))
     key = jax.random.key(options.seed) if options.sample else None
     weights = _weights_sha256(options)
+    latents = encode_frames(codec, _tracked(frames, total=info.frames), key=key)
+    if options.scaled:
+        latents = (np.asarray(codec.vae.scale(part[None]))[0] for part in latents)
+    if not is_writer():
+        deque(latents, maxlen=0)
+        return
     with LatentsWriter(options.target) as writer:
         try:
-            latents = encode_frames(codec, _tracked(frames, total=info.frames), key=key)
             for part in latents:
-                writer.write(np.asarray(codec.vae.scale(part[None]))[0] if options.scaled else part)
+                writer.write(part)
         except KeyboardInterrupt:
             if not writer.frames:
                 raise

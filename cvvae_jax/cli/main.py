@@ -1,11 +1,13 @@
 """Finds the command, and turns what goes wrong into one line and an exit status."""
 
 import _thread
+import contextlib
 import importlib
 import logging
 import os
 import sys
 import threading
+import traceback
 
 from cvvae_jax.config import ConfigError
 
@@ -19,6 +21,8 @@ COMMANDS = {
     "reconstruct": "Send a video or an image through a VAE and write what comes back.",
 }
 """Every command and what it does; it is `main(arguments)` in the module `cvvae_jax.cli.NAME`."""
+_SHARED = ("decode", "encode", "reconstruct")
+"""Those that several processes can work on together."""
 
 
 def main(arguments: list[str]) -> int:
@@ -44,18 +48,51 @@ def main(arguments: list[str]) -> int:
 
 def _run(name: str, arguments: list[str]) -> int:
     _set_hooks()
+    if name in _SHARED and "--distributed" in arguments and not {"-h", "--help"} & set(arguments):
+        return _run_together(name, arguments)
+    status, said = _outcome(name, arguments)
+    if said:
+        print(said, file=sys.stderr)
+    return status
+
+
+def _run_together(name: str, arguments: list[str]) -> int:
+    """One process of several, of which the first one speaks and writes."""
+    from cvvae_jax import processes
+
+    try:
+        joined = processes.join()
+    except ConfigError as error:
+        return _fail(str(error))
+    with contextlib.ExitStack() as silence:
+        if joined.index:
+            nowhere = silence.enter_context(open(os.devnull, "w"))
+            silence.enter_context(contextlib.redirect_stdout(nowhere))
+            silence.enter_context(contextlib.redirect_stderr(nowhere))
+        try:
+            status, said = _outcome(name, arguments)
+        except Exception as error:
+            joined.await_verdict(error)
+            status, said = 1, f"error: {error}\n{traceback.format_exc()}"
+    status = joined.end(status, said, together=status == 0)
+    # A regular exit would wait for the others once more.
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def _outcome(name: str, arguments: list[str]) -> tuple[int, str]:
+    """Runs a command: the exit status, and what is said of a failure."""
     try:
         # Imported here, so that one command does not wait for what another one needs.
         importlib.import_module(f"cvvae_jax.cli.{name}").main(arguments)
         sys.stdout.flush()
     except ConfigError as error:
-        return _fail(str(error))
+        return 2, f"error: {error}"
     except BrokenPipeError:  # the reader, `head` for one, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except KeyboardInterrupt as error:
-        print(f"\nInterrupted. {str(error) or 'Nothing was written.'}", file=sys.stderr)
-        return 130
-    return 0
+        return 130, f"\nInterrupted. {str(error) or 'Nothing was written.'}"
+    return 0, ""
 
 
 def _set_hooks() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from cvvae_jax.cli.codec_options import is_writer
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.video import (
     WRITABLE_IMAGE_SUFFIXES,
@@ -44,6 +45,9 @@ def video_output(
 
     What was written before Ctrl-C or an error stays as a whole video, and the message says so.
     """
+    if not is_writer():
+        yield lambda frame: None
+        return
     if image:
         yield lambda frame: write_image(target, frame)
         return

@@ -27,7 +27,8 @@ def available(devices: list, vae: VAE) -> int:
     least = int(min(_left(device, sharers=len(mine), vae=vae) for device in mine) * _USABLE)
     if jax.process_count() == 1 or len(mine) == len(devices):
         return least
-    return int(multihost_utils.process_allgather(np.asarray(least)).min())
+    kib = np.asarray(least // 1024, np.int32)  # jax has no 64 bits
+    return int(multihost_utils.process_allgather(kib).min()) * 1024
 
 
 def _left(device: jax.Device, *, sharers: int, vae: VAE) -> float:

@@ -5,6 +5,7 @@ from fractions import Fraction
 import jax
 import numpy as np
 import pytest
+from many_processes import ROOT, workers
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tiny_videos import RATE, make_video
@@ -152,3 +153,27 @@ def test_interrupted_encode_keeps_the_latents_until_then(
     assert "z.npz holds the latents of the first 5 frames." in capsys.readouterr().err
     assert load_latents(tmp_path / "z.npz").frames == 5
     assert {path.name for path in tmp_path.iterdir()} == {"z.npz"}
+
+
+@pytest.mark.slow
+def test_processes_share_a_video_and_the_first_one_writes(tmp_path, weights, source):
+    script = ROOT / "cvvae_jax" / "__main__.py"
+    latents, out = tmp_path / "z.safetensors", tmp_path / "out.mp4"
+    options = ["--weights", weights, "--chunk-frames", "4"]
+    for command, *paths in (
+        ("encode", source, latents),
+        ("decode", latents, out),
+        ("reconstruct", source, tmp_path / "recon.mp4"),
+    ):
+        own = [command, *map(str, paths), *options]
+        with workers(tmp_path / command, own, own, devices=2, script=script) as running:
+            assert running.wait(timeout=200) == [0, 0], running.said(0) + running.said(1)
+            assert paths[1].name in running.said(0)
+            assert paths[1].name not in running.said(1)
+    codec = Codec(load(weights), chunk_frames=4, devices=jax.devices()[:1])
+    video = np.stack(list(read_frames(source)))[None]
+    expected = codec.encode(video)
+    np.testing.assert_allclose(load_latents(latents).values, expected.values, atol=1e-5)
+    for path in (out, tmp_path / "recon.mp4"):
+        frames = np.stack(list(read_frames(path))).astype(int)
+        assert np.abs(frames - codec.decode(expected)[0]).mean() < 4
