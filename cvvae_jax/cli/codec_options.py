@@ -125,12 +125,15 @@ def check_size(codec: "Codec", info: VideoInfo) -> None:
         )
 
 
+class _OnStderr(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        print(record.getMessage(), file=sys.stderr, flush=True)
+
+
 def _show_compiling() -> None:
     log = logging.getLogger("cvvae_jax.codec")
-    if not log.handlers:
-        log.addHandler(logging.StreamHandler())
+    log.handlers, log.propagate = [_OnStderr()], False
     log.setLevel(logging.INFO)
-    log.propagate = False
 
 
 def _keep_compiled_programs() -> None:

@@ -56,6 +56,9 @@ def test_longer_videos_share_a_plan_and_bring_enough_chunks_for_all_devices(vae,
 
 def test_what_a_program_needs_is_asked_of_the_compiler_once(vae, caplog, monkeypatch, tmp_path):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    log = logging.getLogger("cvvae_jax.codec")
+    monkeypatch.setattr(log, "handlers", [caplog.handler])  # a command may have set its own
+    monkeypatch.setattr(log, "propagate", False)
     caplog.set_level(logging.INFO, "cvvae_jax.codec")
     plans = [Codec(vae).plan("encode", frames=1, height=16, width=24) for _ in range(2)]
     assert plans[0] == plans[1]

@@ -178,3 +178,27 @@ def test_too_small_videos_and_foreign_latents_are_refused(vae, clip):
         codec.encode(clip(1, 7, 16))
     with pytest.raises(ConfigError, match=r"\(3, 2, 2, 4\)"):
         codec.decode(Latents(np.zeros((1, 2, 2, 2, 4), np.float32), 9, 16, 16))
+
+
+def test_plans_that_cut_nothing_are_the_same(vae, clip):
+    video = clip(5, 16, 40)
+    whole = one_device(vae, tile="whole", chunk_frames=4).encode(video)
+    for options in ({"chunk_frames": 8}, {"tile": 40, "chunk_frames": 4}, {"overlap": 0.5}):
+        np.testing.assert_array_equal(one_device(vae, **options).encode(video).values, whole.values)
+
+
+def test_inside_of_a_tile_is_that_tile_alone(vae, clip):
+    """Latents 0 to 6 and 5 to 9 of 9 with tiles of 6, of which one is shared; frames likewise."""
+    video, codec = clip(1, 16, 72), one_device(vae, tile=48, overlap=0.2)
+    first, last = (
+        one_device(vae).encode(video[:, :, :, part]).values
+        for part in (slice(0, 48), slice(40, 72))
+    )
+    both = codec.encode(video).values
+    np.testing.assert_allclose(both[..., :5, :], first[..., :5, :], atol=SAME_PROGRAM)
+    np.testing.assert_allclose(both[..., 6:, :], last[..., 1:, :], atol=SAME_PROGRAM)
+    recon = codec.decode(both)
+    ends = (one_device(vae).decode(both[..., part, :]) for part in (slice(0, 6), slice(5, 9)))
+    first, last = ends
+    np.testing.assert_allclose(recon[..., :40, :], first[..., :40, :], atol=SAME_PROGRAM)
+    np.testing.assert_allclose(recon[..., 48:, :], last[..., 8:, :], atol=SAME_PROGRAM)
