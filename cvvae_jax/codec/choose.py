@@ -128,8 +128,6 @@ def _candidates(vae: VAE, video: Video, *, devices: int, by: Wishes) -> Iterator
             cuts=by.cuts(vae, tile),
             groups=devices // split_rows,
             split_rows=split_rows,
-            batch=1,
-            expected=0,
         )
 
 

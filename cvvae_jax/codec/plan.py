@@ -66,10 +66,10 @@ class Plan:
     """Groups of devices; each takes pieces of its own."""
     split_rows: int
     """Devices of a group, which share the rows of a piece."""
-    batch: int
+    batch: int = 1
     """Pieces that a group takes at once."""
-    expected: int
-    """Bytes that a device needs for it at most, by the compiler's account."""
+    expected: int = 0
+    """Bytes that a device needs for it at most, by the compiler's account; 0 before it is asked."""
 
     @property
     def tiles(self) -> int:
