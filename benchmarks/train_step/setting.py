@@ -15,6 +15,7 @@ from cvvae_jax import paths
 from cvvae_jax.config import Bucket, LPIPSConfig, Remat, TrainConfig
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.models import vgg
+from cvvae_jax.models.conv_forms import as_defined
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
@@ -115,7 +116,9 @@ class Networks:
         rng = np.random.default_rng(0)
         abstract = cls.abstract(config, tiny=tiny)
         leaves = paths.flatten(abstract).items()
-        return paths.unflatten(abstract, {path: _random(rng, path, leaf) for path, leaf in leaves})
+        return paths.unflatten(
+            abstract, {path: random_array(rng, path, leaf) for path, leaf in leaves}
+        )
 
     def state(self, config: TrainConfig) -> TrainState:
         """Of the first step."""
@@ -124,7 +127,7 @@ class Networks:
         return TrainState.create(self.model, self.discriminator, optimizers, log_scale=log_scale)
 
 
-def _random(rng: np.random.Generator, path: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+def random_array(rng: np.random.Generator, path: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:
     """A kernel that keeps the size of what it is applied to, a scale of 1, or a bias of 0."""
     if not path.endswith("kernel"):
         return np.full(leaf.shape, path.endswith("scale"), leaf.dtype)
@@ -161,7 +164,8 @@ def forward_flops(row: Row) -> float:
     model = abstract_model(VideoVAE, row.config.model)
     video = jax.ShapeDtypeStruct(video_shape(row.bucket), jnp.float32)
     run = jax.make_jaxpr(lambda model, video: model.decode(model.encode(video).mode()))
-    return count_flops(run(model, video))
+    with as_defined():
+        return count_flops(run(model, video))
 
 
 def official_flops(row: Row) -> dict[str, float]:

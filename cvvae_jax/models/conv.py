@@ -5,16 +5,15 @@ import dataclasses
 from typing import Literal
 
 import jax.numpy as jnp
-from einops import rearrange
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
 from cvvae_jax import rows
+from cvvae_jax.models import conv_forms
+from cvvae_jax.models.conv_forms import SpatialPads
 
 PadMode = Literal["zero", "edge"]
-SpatialPads = tuple[tuple[int, int], tuple[int, int]]
-"""Rows added before and after, and columns."""
 TORCH_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default
 
 
@@ -79,21 +78,45 @@ class Conv(nnx.Module):
         self.kind, self.strides, self.dtype = kind, strides, dtype
 
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 d"]:
-        kernel = self.kernel[...].astype(self.dtype)
-        bias = self.bias[...].astype(self.dtype).reshape(1, 1, 1, 1, -1)
-        video, pads = pad_space(
-            video.astype(self.dtype), self.spatial_pads, mode=self._space_mode()
-        )
+        return self._convolve(video, self.kernel[...], self.bias[...])
+
+    def _convolve(
+        self, video: Array, kernel: Array, bias: Array, *, doubled: bool = False
+    ) -> Array:
+        video = video.astype(self.dtype)
         if self.kind.time == "none":
-            return conv_per_frame(video, kernel, strides=self.strides[1:], pads=pads) + bias
-        video = pad_time(video, self.kind.pads_in_time, mode=self._time_mode())
-        return conv_3d(video, kernel, strides=self.strides, pads=pads) + bias
+            kernel = kernel[None]
+        elif video.shape[1] == 1 and not conv_forms.are_defined():
+            kernel = self._of_one_frame(kernel)
+        else:
+            video = pad_time(video, self.kind.pads_in_time, mode=self._time_mode())
+        video, pads = pad_space(video, self.spatial_pads, mode=self._space_mode())
+        found = conv_forms.convolve(video, kernel, strides=self.strides, pads=pads, doubled=doubled)
+        return found + bias.astype(self.dtype).reshape(1, 1, 1, 1, -1)
+
+    def _of_one_frame(self, kernel: Array) -> Array:
+        """What a kernel does to a video of one frame: its taps in time see that frame or black."""
+        if self._time_mode() == "edge":
+            return kernel.sum(0, keepdims=True)
+        return kernel[self.kind.pads_in_time[0]][None]
 
     def _space_mode(self) -> PadMode:
         return "zero" if self.kind.time == "none" else self.kind.spatial_padding
 
     def _time_mode(self) -> PadMode:
         return "edge" if self.kind.time == "causal" else self.kind.temporal_padding
+
+
+class UpsamplingConv(Conv):
+    """A convolution of frames of twice the height and width, in which every pixel stands four
+    times."""
+
+    def __call__(
+        self, video: Float[Array, "b t h w c"], *, outputs: slice = slice(None)
+    ) -> Float[Array, "b t h2 w2 d"]:
+        """`outputs` are the channels to be computed."""
+        kernel, bias = self.kernel[..., outputs], self.bias[outputs]
+        return self._convolve(video, kernel, bias, doubled=True)
 
 
 def pad_time(
@@ -130,57 +153,3 @@ def pad_space(
         video = pad_edges(pad_edges(video, rows_pads, axis=2), columns_pads, axis=3)
         rows_pads = columns_pads = (0, 0)
     return video, (rows_pads, columns_pads)
-
-
-def conv_per_frame(
-    video: Float[Array, "b t h w c"],
-    kernel: Float[Array, "kh kw c d"],
-    *,
-    strides: tuple[int, int],
-    pads: SpatialPads,
-) -> Float[Array, "b t h2 w2 d"]:
-    """A 2-D convolution of every frame, zero-padded by `pads` along height and width."""
-    frames = rearrange(video, "b t h w c -> (b t) h w c")
-    frames = lax.conv_general_dilated(
-        frames, kernel, strides, pads, dimension_numbers=("NHWC", "HWIO", "NHWC")
-    )
-    return rearrange(frames, "(b t) h w c -> b t h w c", b=video.shape[0])
-
-
-def conv_3d(
-    video: Float[Array, "b t h w c"],
-    kernel: Float[Array, "kt kh kw c d"],
-    *,
-    strides: tuple[int, int, int],
-    pads: SpatialPads,
-) -> Float[Array, "b t2 h2 w2 d"]:
-    """A 3-D convolution, unpadded in time, zero-padded by `pads` along height and width.
-
-    XLA's 3-D convolution on CPUs runs at a fraction of its 2-D one, so CPUs get the sum of 2-D
-    convolutions.
-    """
-    return lax.platform_dependent(
-        video,
-        kernel,
-        cpu=lambda v, k: conv_3d_as_2d(v, k, strides=strides, pads=pads),
-        default=lambda v, k: conv_3d_direct(v, k, strides=strides, pads=pads),
-    )
-
-
-def conv_3d_direct(video, kernel, *, strides, pads):
-    """The definition of `conv_3d`: one 3-D convolution."""
-    return lax.conv_general_dilated(
-        video, kernel, strides, ((0, 0), *pads), dimension_numbers=("NDHWC", "DHWIO", "NDHWC")
-    )
-
-
-def conv_3d_as_2d(video, kernel, *, strides, pads):
-    """`conv_3d` as a sum over the kernel's taps in time of 2-D convolutions of shifted frames."""
-    taps = kernel.shape[0]
-    span = video.shape[1] - taps + 1
-    return sum(
-        conv_per_frame(
-            video[:, tap : tap + span : strides[0]], kernel[tap], strides=strides[1:], pads=pads
-        )
-        for tap in range(taps)
-    )

@@ -2,13 +2,13 @@
 
 from typing import Literal
 
-import jax.numpy as jnp
 from einops import rearrange, reduce
 from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax.models.blocks import Style
-from cvvae_jax.models.conv import Conv
+from cvvae_jax.models.conv import Conv, UpsamplingConv
+from cvvae_jax.models.conv_forms import are_defined
 
 
 class Downsample(nnx.Module):
@@ -46,15 +46,17 @@ class Upsample(nnx.Module):
     """
 
     def __init__(self, channels: int, *, time_stride: int, style: Style, rngs: nnx.Rngs):
-        self.conv = Conv(
+        self.conv = UpsamplingConv(
             channels, channels * time_stride, kind=style.upsampling, **style.dtypes, rngs=rngs
         )
-        self.time_stride = time_stride
+        self.channels, self.time_stride = channels, time_stride
 
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c"]:
-        video = self.conv(jnp.repeat(jnp.repeat(video, 2, axis=2), 2, axis=3))
         if self.time_stride == 1:
-            return video
+            return self.conv(video)
+        if video.shape[1] == 1 and not are_defined():
+            return self.conv(video, outputs=slice(self.channels, None))
+        video = self.conv(video)
         return rearrange(video, "b t h w (n c) -> b (t n) h w c", n=2)[:, 1:]
 
 

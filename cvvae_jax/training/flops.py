@@ -4,6 +4,7 @@ Counted are products of convolutions and matrices, 2 operations each, in the pro
 (before a compiler changes it). All else is a few percent of a VAE's operations.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -29,29 +30,40 @@ def peak_flops(device: jax.Device) -> float | None:
     return PEAK_FLOPS[max(names, key=len)] if names else None
 
 
-def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr) -> float:
-    """Operations of a traced program; of alternatives, the largest."""
+def count_flops(jaxpr: core.ClosedJaxpr | core.Jaxpr, *, platform: str | None = None) -> float:
+    """Operations of a traced program; of alternatives, the largest, or that of a `platform` (`cpu`)
+    where they are for different ones."""
     jaxpr = jaxpr.jaxpr if isinstance(jaxpr, core.ClosedJaxpr) else jaxpr
-    return sum((_count_equation(equation) for equation in jaxpr.eqns), 0.0)
+    return sum((_count_equation(equation, platform) for equation in jaxpr.eqns), 0.0)
 
 
-def _count_equation(equation: Any) -> float:
+def _count_equation(equation: Any, platform: str | None) -> float:
+    count = functools.partial(count_flops, platform=platform)
     match equation.primitive.name:
         case "conv_general_dilated":
             return _convolution(equation)
         case "dot_general":
             return _product(equation)
         case "cond":
-            return max(map(count_flops, equation.params["branches"]))
+            return max(map(count, _branches(equation.params, platform)))
         case "scan":
-            return equation.params["length"] * count_flops(equation.params["jaxpr"])
+            return equation.params["length"] * count(equation.params["jaxpr"])
         case "shard_map":  # traced for one of the devices
             params = equation.params
             axes = params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"]
             devices = math.prod(params["mesh"].shape[axis] for axis in axes)
-            return devices * count_flops(params["jaxpr"])
+            return devices * count(params["jaxpr"])
         case _:
-            return sum(map(count_flops, _inner(equation.params)), 0.0)
+            return sum(map(count, _inner(equation.params)), 0.0)
+
+
+def _branches(params: dict[str, Any], platform: str | None) -> list[Any]:
+    """Those that a platform may take; None stands for all platforms that aren't named before."""
+    platforms = params.get("branches_platforms")
+    if platform is None or platforms is None:
+        return params["branches"]
+    pairs = zip(params["branches"], platforms, strict=True)
+    return [branch for branch, names in pairs if names is None or platform in names][:1]
 
 
 def _inner(params: dict[str, Any]) -> list[Any]:
