@@ -58,9 +58,12 @@ def main(arguments: list[str]) -> None:
     require_target(options.source, options.target, image=_is_image(file))
     codec = open_codec(options)
     facts = file.facts or _assumed(file, codec, options)
-    _check(file, facts, codec)
+    _check(file, facts, codec, scaled=options.scaled)
     if options.plan:
-        frames = facts.frames if options.mode == "video" else 1
+        alone = options.mode == "image"
+        if alone:
+            print(f"{file.shape[0]} latent frames, each alone:")
+        frames = 1 if alone else facts.frames
         print_plan(codec, "decode", frames=frames, height=facts.height, width=facts.width)
         return
     _decode(options, file, facts, codec)
@@ -80,12 +83,21 @@ def _assumed(file, codec, options: Decode):
     return Facts(frames=frames, height=y * space, width=x * space, scaled=options.scaled)
 
 
-def _check(file, facts, codec) -> None:
+def _check(file, facts, codec, *, scaled: bool) -> None:
     wanted = codec.latents_shape(frames=facts.frames, height=facts.height, width=facts.width)
     if file.shape != wanted:
         raise ConfigError(
             f"{file.path} holds latents {file.shape}; this model's of {facts.frames} frames of "
             f"{facts.width}x{facts.height} are {wanted} (n, y, x, z)."
+        )
+    if scaled and not facts.scaled:
+        raise ConfigError(f"{file.path} says that its latents are unscaled: leave out --scaled.")
+    theirs = facts.scaling_factor, facts.shift_factor
+    ours = codec.vae.config.scaling_factor, codec.vae.config.shift_factor
+    if facts.scaled and None not in theirs and theirs != ours:
+        raise ConfigError(
+            f"{file.path} was scaled by {theirs[0]} after a shift by {theirs[1]}, but this model "
+            f"has {ours[0]} and {ours[1]}: it is not the one that encoded it."
         )
 
 
