@@ -7,10 +7,12 @@ from fractions import Fraction
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tiny_videos import RATE, make_video
 
+from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
 from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
@@ -22,9 +24,10 @@ from cvvae_jax.codec.latents_files import (
     open_latents,
     save_latents,
 )
-from cvvae_jax.config import ConfigError
+from cvvae_jax.config import ConfigError, ImageVAEConfig
 from cvvae_jax.data.video import probe, read_frames
 from cvvae_jax.loading import load
+from cvvae_jax.models.image_vae import ImageVAE
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +74,21 @@ def test_image_mode_gives_a_frame_for_every_latent_frame_in_the_same_time(
     whole = load_latents(latents)
     alone = [codec.decode(whole.values[:, i : i + 1])[0, 0, :37, :51] for i in range(4)]
     assert np.abs(frames - (np.clip(alone, -1, 1) + 1) * 127.5).mean() < 4
+
+
+def test_image_vae_decodes_the_latent_frames_of_a_video(tmp_path, source):
+    """It would have made eleven of eleven frames, not four."""
+    config = ImageVAEConfig(block_channels=(8, 8, 8, 8), blocks_per_level=1, norm_groups=4)
+    shapes = jax.eval_shape(lambda: ImageVAE(config, rngs=nnx.Rngs(0)))
+    model = jax.tree.map(lambda x: jax.numpy.full(x.shape, 0.01, x.dtype), shapes)
+    save_model(tmp_path / "image_vae", model)
+    values = np.random.default_rng(0).standard_normal((1, 4, 5, 7, 4)).astype(np.float32)
+    save_latents(tmp_path / "z.npz", Latents(values, 11, 37, 51), fps="22")
+    out, image_vae = tmp_path / "out.mp4", str(tmp_path / "image_vae")
+    assert run("decode", tmp_path / "z.npz", out, image_vae, "--mode", "image") == 0
+    assert [frame.shape for frame in read_frames(out)] == [(37, 51, 3)] * 4
+    assert probe(out).fps == Fraction(22 * 4, 11)
+    assert run("decode", tmp_path / "z.npz", tmp_path / "no.mp4", image_vae) == 2
 
 
 def test_scaled_latents_are_the_diffusion_models_and_come_back_unscaled(tmp_path, weights, source):
