@@ -105,6 +105,8 @@ def print_plan(
 
 def check_paths(source: Path, target: Path) -> None:
     """Raise ConfigError where there is nothing to read or no place to write to."""
+    if source.is_dir():
+        raise ConfigError(f"{source} is a folder; name a file to read.")
     if not source.is_file():
         raise ConfigError(f"{source}: no such file.")
     if target.exists() and os.path.samefile(source, target):
@@ -132,6 +134,7 @@ class _OnStderr(logging.Handler):
 
 def _show_compiling() -> None:
     log = logging.getLogger("cvvae_jax.codec")
+    # Or absl, which Orbax imports, would print it once more.
     log.handlers, log.propagate = [_OnStderr()], False
     log.setLevel(logging.INFO)
 

@@ -36,7 +36,8 @@ class Decode(CodecOptions):
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """File to write: .mp4, .mkv or .mov for a video, .png, .jpg, .jpeg or .webp for an image."""
     mode: Literal["video", "image"] = "video"
-    """`image` decodes each latent frame alone, to one frame; the video lasts as long."""
+    """`image` decodes each latent frame alone, to one frame; the video lasts as long. For image
+    VAEs, whose latents a video VAE's are, too."""
     fps: str | None = None
     """Frames per second of the video, such as 25 or 30000/1001; default: what the file says."""
     scaled: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -58,9 +59,12 @@ def main(arguments: list[str]) -> None:
     require_target(options.source, options.target, image=_is_image(file))
     codec = open_codec(options)
     facts = file.facts or _assumed(file, codec, options)
-    _check(file, facts, codec)
+    alone = options.mode == "image"
+    _check(file, facts, codec, alone=alone, scaled=options.scaled)
     if options.plan:
-        frames = facts.frames if options.mode == "video" else 1
+        if alone:
+            print(f"{file.shape[0]} latent frames, each alone:")
+        frames = 1 if alone else facts.frames
         print_plan(codec, "decode", frames=frames, height=facts.height, width=facts.width)
         return
     _decode(options, file, facts, codec)
@@ -80,12 +84,22 @@ def _assumed(file, codec, options: Decode):
     return Facts(frames=frames, height=y * space, width=x * space, scaled=options.scaled)
 
 
-def _check(file, facts, codec) -> None:
+def _check(file, facts, codec, *, alone: bool, scaled: bool) -> None:
     wanted = codec.latents_shape(frames=facts.frames, height=facts.height, width=facts.width)
-    if file.shape != wanted:
+    # Alone, they may be decoded by an image VAE, which would have made one of every frame.
+    if file.shape[alone:] != wanted[alone:]:
         raise ConfigError(
             f"{file.path} holds latents {file.shape}; this model's of {facts.frames} frames of "
             f"{facts.width}x{facts.height} are {wanted} (n, y, x, z)."
+        )
+    if scaled and not facts.scaled:
+        raise ConfigError(f"{file.path} says that its latents are unscaled: leave out --scaled.")
+    theirs = facts.scaling_factor, facts.shift_factor
+    ours = codec.vae.config.scaling_factor, codec.vae.config.shift_factor
+    if facts.scaled and None not in theirs and theirs != ours:
+        raise ConfigError(
+            f"{file.path} was scaled by {theirs[0]} after a shift by {theirs[1]}, but this model "
+            f"has {ours[0]} and {ours[1]}: it is not the one that encoded it."
         )
 
 
@@ -100,8 +114,11 @@ def _rate(options: Decode, file, facts, codec) -> Fraction:
         rate = Fraction(0)
     if rate <= 0:
         raise ConfigError(f"fps must be a positive number or fraction, not {said}.")
-    alone = options.mode == "image" and options.fps is None
-    return rate / codec.vae.temporal_compression if alone else rate
+    if options.fps is not None or options.mode == "video":
+        return rate
+    n, *_ = codec.latents_shape(frames=facts.frames, height=facts.height, width=facts.width)
+    own = n == file.shape[0]
+    return rate / codec.vae.temporal_compression if own else rate * file.shape[0] / facts.frames
 
 
 def _decode(options: Decode, file, facts, codec) -> None:

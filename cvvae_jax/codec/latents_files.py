@@ -11,6 +11,7 @@ import math
 import shutil
 import struct
 import tempfile
+import typing
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,8 @@ SUFFIXES = (".safetensors", ".npz")
 """Of files with latents."""
 
 _LAYOUT = "n y x z"
+# Types of numbers that are read, as safetensors and NumPy call them.
+_KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -168,8 +171,7 @@ def open_latents(path: str | Path) -> LatentsFile:
     require_suffix(path)
     try:
         read = _npz_header if path.suffix.lower() == ".npz" else _safetensors_header
-        shape, words = read(path)
-        facts = _facts(words) if words.get("layout") == _LAYOUT else None
+        shape, kind, words = read(path)
     except (SafetensorError, OSError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise ConfigError(
             f"{path} holds no latents that can be read: an array `latents` (n, y, x, z) is wanted "
@@ -177,6 +179,12 @@ def open_latents(path: str | Path) -> LatentsFile:
         ) from error
     if len(shape) != 4 or 0 in shape:
         raise ConfigError(f"{path}: latents are (n, y, x, z), not {shape}.")
+    if kind not in _KINDS.values():
+        raise ConfigError(f"{path}: latents are {', '.join(_KINDS.values())}, not {kind}.")
+    try:
+        facts = _facts(words) if words.get("layout") == _LAYOUT else None
+    except (ValueError, TypeError) as error:
+        raise ConfigError(f"{path}: its metadata is damaged: {error}.") from error
     return LatentsFile(path, shape, facts)
 
 
@@ -236,11 +244,18 @@ def _strings(facts: Facts) -> dict[str, str]:
 
 
 def _facts(words: dict[str, str]) -> Facts:
-    types = {field.name: field.type for field in dataclasses.fields(Facts)}
-    known = {name: word for name, word in words.items() if name in types}
-    texts = {"fps", "source", "weights_sha256", "pixels"}
-    values = {n: word if n in texts else json.loads(word) for n, word in known.items()}
-    return Facts(**values)
+    hints = typing.get_type_hints(Facts)
+    return Facts(**{name: _fact(name, words[name], hints[name]) for name in words.keys() & hints})
+
+
+def _fact(name: str, word: str, hint) -> str | int | float | bool:
+    kinds = typing.get_args(hint) or (hint,)
+    if str in kinds or word in kinds:
+        return word
+    value = json.loads(word) if hint is not PixelType else None
+    if type(value) not in kinds and not (type(value) is int and float in kinds):
+        raise ValueError(f"{name} cannot be {word}")
+    return value
 
 
 def _write_safetensors(path: Path, numbers, shape: tuple[int, ...], words: dict[str, str]) -> None:
@@ -263,12 +278,14 @@ def _write_npz(path: Path, numbers, shape: tuple[int, ...], words: dict[str, str
             np.lib.format.write_array(member, np.asarray(json.dumps(words)))
 
 
-def _safetensors_header(path: Path) -> tuple[tuple[int, ...], dict[str, str]]:
+def _safetensors_header(path: Path) -> tuple[tuple[int, ...], str, dict[str, str]]:
     with safe_open(path, framework="numpy") as file:
-        return tuple(file.get_slice("latents").get_shape()), file.metadata() or {}
+        latents = file.get_slice("latents")
+        kind = _KINDS.get(latents.get_dtype(), latents.get_dtype())
+        return tuple(latents.get_shape()), kind, file.metadata() or {}
 
 
-def _npz_header(path: Path) -> tuple[tuple[int, ...], dict[str, str]]:
+def _npz_header(path: Path) -> tuple[tuple[int, ...], str, dict[str, str]]:
     with np.load(path, allow_pickle=False) as arrays:
         words = json.loads(str(arrays["metadata"])) if "metadata" in arrays else {}
     with zipfile.ZipFile(path) as archive, archive.open("latents.npy") as member:
@@ -276,4 +293,5 @@ def _npz_header(path: Path) -> tuple[tuple[int, ...], dict[str, str]]:
         read = {(1, 0): np.lib.format.read_array_header_1_0}.get(
             version, np.lib.format.read_array_header_2_0
         )
-        return read(member)[0], words
+        shape, _, kind = read(member)
+        return shape, kind.name, words

@@ -1,23 +1,34 @@
 """`encode` and `decode`: latents as files, from and to videos."""
 
+import io
+import logging
 from fractions import Fraction
 
 import jax
 import numpy as np
 import pytest
+from flax import nnx
 from many_processes import ROOT, workers
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tiny_videos import RATE, make_video
 
+from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
 from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.latents import Latents
-from cvvae_jax.codec.latents_files import load_latents, open_latents, save_latents
-from cvvae_jax.config import ConfigError
+from cvvae_jax.codec.latents_files import (
+    Facts,
+    LatentsWriter,
+    load_latents,
+    open_latents,
+    save_latents,
+)
+from cvvae_jax.config import ConfigError, ImageVAEConfig
 from cvvae_jax.data.video import probe, read_frames
 from cvvae_jax.loading import load
+from cvvae_jax.models.image_vae import ImageVAE
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +75,21 @@ def test_image_mode_gives_a_frame_for_every_latent_frame_in_the_same_time(
     whole = load_latents(latents)
     alone = [codec.decode(whole.values[:, i : i + 1])[0, 0, :37, :51] for i in range(4)]
     assert np.abs(frames - (np.clip(alone, -1, 1) + 1) * 127.5).mean() < 4
+
+
+def test_image_vae_decodes_the_latent_frames_of_a_video(tmp_path, source):
+    """It would have made eleven of eleven frames, not four."""
+    config = ImageVAEConfig(block_channels=(8, 8, 8, 8), blocks_per_level=1, norm_groups=4)
+    shapes = jax.eval_shape(lambda: ImageVAE(config, rngs=nnx.Rngs(0)))
+    model = jax.tree.map(lambda x: jax.numpy.full(x.shape, 0.01, x.dtype), shapes)
+    save_model(tmp_path / "image_vae", model)
+    values = np.random.default_rng(0).standard_normal((1, 4, 5, 7, 4)).astype(np.float32)
+    save_latents(tmp_path / "z.npz", Latents(values, 11, 37, 51), fps="22")
+    out, image_vae = tmp_path / "out.mp4", str(tmp_path / "image_vae")
+    assert run("decode", tmp_path / "z.npz", out, image_vae, "--mode", "image") == 0
+    assert [frame.shape for frame in read_frames(out)] == [(37, 51, 3)] * 4
+    assert probe(out).fps == Fraction(22 * 4, 11)
+    assert run("decode", tmp_path / "z.npz", tmp_path / "no.mp4", image_vae) == 2
 
 
 def test_scaled_latents_are_the_diffusion_models_and_come_back_unscaled(tmp_path, weights, source):
@@ -129,6 +155,58 @@ def test_files_without_latents_are_named(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigError, match=said):
         open_latents(tmp_path / name)
+
+
+def test_what_is_compiled_is_said_once(tmp_path, monkeypatch, weights, source):
+    """The root logger has a handler, too, as Orbax' libraries give it one."""
+    roots = io.StringIO()
+    monkeypatch.setattr(logging.getLogger(), "handlers", [logging.StreamHandler(roots)])
+    assert run("encode", source, tmp_path / "z.npz", weights) == 0
+    assert "Compiled" not in roots.getvalue()
+
+
+def test_arrays_that_are_no_latents_are_named(tmp_path):
+    np.savez(tmp_path / "z.npz", latents=np.zeros((1, 2, 3, 4), int))
+    with pytest.raises(ConfigError, match="not int64"):
+        open_latents(tmp_path / "z.npz")
+    save_file({"latents": np.zeros((1, 2, 3, 4), np.uint8)}, tmp_path / "z.safetensors")
+    with pytest.raises(ConfigError, match="not U8"):
+        open_latents(tmp_path / "z.safetensors")
+    save_file({"latents": np.zeros((1, 4, 2, 3, 3), np.float32)}, tmp_path / "z.safetensors")
+    with pytest.raises(ConfigError, match=r"\(n, y, x, z\), not \(1, 4, 2, 3, 3\)"):
+        open_latents(tmp_path / "z.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("frames", "many"), ("frames", '"5"'), ("scaled", "1"), ("pixels", "int4")]
+)
+def test_damaged_metadata_is_named(tmp_path, name, word):
+    said = {"layout": "n y x z", "frames": "1", "height": "8", "width": "8", name: word}
+    latents = {"latents": np.zeros((1, 1, 1, 4), np.float32)}
+    save_file(latents, tmp_path / "z.safetensors", metadata=said)
+    with pytest.raises(ConfigError, match="its metadata is damaged"):
+        open_latents(tmp_path / "z.safetensors")
+
+
+@pytest.mark.parametrize(
+    ("facts", "options", "said"),
+    [
+        ({"scaled": False}, ["--scaled"], "leave out --scaled"),
+        (
+            {"scaled": True, "scaling_factor": 0.13025, "shift_factor": 0.0},
+            [],
+            "scaled by 0.13025 after a shift by 0.0, but this model has 0.18215",
+        ),
+    ],
+)
+def test_scale_that_contradicts_the_file_is_refused(
+    tmp_path, weights, capsys, facts, options, said
+):
+    with LatentsWriter(tmp_path / "z.npz") as writer:
+        writer.write(np.zeros((1, 1, 1, 4), np.float32))
+        writer.finish(Facts(frames=1, height=8, width=8, fps="25", **facts))
+    assert run("decode", tmp_path / "z.npz", tmp_path / "out.mp4", weights, *options) == 2
+    assert said in capsys.readouterr().err
 
 
 def test_latents_of_another_model_are_refused(tmp_path, weights, capsys):

@@ -100,6 +100,7 @@ def test_image_comes_back_as_the_codec_gives_it(tmp_path, weights, sample, capsy
     ("arguments", "said"),
     [
         (["missing.mp4", "out.mp4"], "missing.mp4: no such file"),
+        ([".", "out.mp4"], ". is a folder"),
         (["in.mp4", "out.png"], "in.mp4 is a video"),
         (["in.png", "out.mp4"], "in.png is an image"),
         (["in.mp4", "out.txt"], "not out.txt"),
