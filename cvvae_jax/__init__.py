@@ -11,6 +11,7 @@ _HOMES = {
     "VideoVAE": "cvvae_jax.models.video_vae",
     "ImageVAE": "cvvae_jax.models.image_vae",
     "Codec": "cvvae_jax.codec.codec",
+    "LatentsDataset": "cvvae_jax.data.latents.reader",
 }
 __all__ = list(_HOMES)
 __version__ = "0.1.0"

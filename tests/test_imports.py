@@ -21,7 +21,7 @@ ALLOWED = {
     "data": {"config"},
     "convert": {"models", "losses.lpips", "checkpoint", "paths", "config"},
     "loading": {"convert", "checkpoint", "sharding", "paths", "config", "recipe"},
-    "codec": {"models", "data.video", "sharding", "paths", "config"},
+    "codec": {"models", "data.video", "data.latents.clips", "sharding", "paths", "config"},
     "training": {
         "models",
         "losses",

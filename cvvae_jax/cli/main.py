@@ -13,6 +13,7 @@ COMMANDS = {
     "convert": "Convert weights from PyTorch to JAX or back, and compare the two.",
     "data": "Check training data, prepare it, or show what is trained on.",
     "inspect": "Describe a checkpoint, ours or PyTorch's, without loading it.",
+    "latents": "Encode a data set into shards of latents.",
     "preflight": "Say whether a training run fits hardware that you don't have.",
     "reconstruct": "Send a video or an image through a VAE and write what comes back.",
 }
