@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, Key, UInt8, UInt32
 
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.data.latents.clips import Limits
@@ -21,7 +21,7 @@ class LatentsEncoder:
             sample: give `latents` drawn from the posterior; else its `mean` and `logvar`.
             seed: of the draw.
         """
-        self._codec, self._sample, self._seed = codec, sample, seed
+        self._codec, self._sample, self._key = codec, sample, jax.random.key(seed)
         self.limits = Limits(
             temporal_compression=codec.vae.temporal_compression,
             smallest=codec.vae.config.spatial_compression,
@@ -41,12 +41,11 @@ class LatentsEncoder:
         if not self._sample:
             return {"mean": posterior.mean, "logvar": posterior.logvar}
         numbers = np.asarray(keys, np.uint32)
-        return {"latents": posterior.sample(_clip_keys(self._seed, numbers))}
+        return {"latents": posterior.sample(_clip_keys(self._key, numbers))}
 
 
 @jax.jit
-def _clip_keys(seed: int, numbers: Array) -> Array:
-    """A key for every row of uint32 (b, 2)."""
-    key = jax.random.key(seed)
+def _clip_keys(key: Key[Array, ""], numbers: UInt32[Array | np.ndarray, "b 2"]) -> Key[Array, " b"]:
+    """A key for every row: a number of a file, and that of a clip in it."""
     fold = jax.random.fold_in
     return jax.vmap(lambda row: fold(fold(key, row[0]), row[1]))(numbers)

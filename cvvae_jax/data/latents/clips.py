@@ -116,7 +116,7 @@ def _cut(
         raise ConfigError(f"{media} holds no frame that can be decoded.")
     original = _size(first)
     _require_size(media, original, config.size, limits.smallest)
-    box = _Box.of(original, config.size)
+    box = Box.of(original, config.size)
     capacity = length or _fitting(box, config.record_mb, limits.temporal_compression)
     frames = itertools.chain([first], frames)
     for start in itertools.count(step=capacity):

@@ -7,9 +7,10 @@ import functools
 import hashlib
 import itertools
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from cvvae_jax.config import ConfigError
 from cvvae_jax.data.files import is_remote
 from cvvae_jax.data.latents.ahead import in_order
 from cvvae_jax.data.latents.clips import Clip
@@ -18,7 +19,7 @@ from cvvae_jax.data.latents.folder import Folder
 from cvvae_jax.data.latents.options import LatentsConfig, Share
 from cvvae_jax.data.latents.work import Encoder, Item, ShardWork, read_item
 from cvvae_jax.data.prepare.shards import record_name
-from cvvae_jax.data.resuming import Track, absolute, interruptible, locked, named_errors
+from cvvae_jax.data.resuming import GOES_ON, Track, absolute, interruptible, locked, named_errors
 from cvvae_jax.data.sources import open_sources
 
 
@@ -130,13 +131,23 @@ def write_latents(
             done = _encode(folder, items, shards, encoder, config, model, readers)
             if track is not None and shards:
                 done = track(done, total=sum(map(len, shards.values())), unit="files")
-            for _ in done:
-                pass
+            _exhaust(done, config, readers)
             missing = folder.missing()
             if not missing:
                 folder.complete()
         statistics = None if missing else folder.statistics()
         return Outcome(was_complete=False, missing=len(missing), statistics=statistics)
+
+
+def _exhaust(done: Iterable[Item], config: LatentsConfig, readers: int) -> None:
+    try:
+        for _ in done:
+            pass
+    except MemoryError:
+        raise ConfigError(
+            f"There is not enough memory for frames of {readers} --readers with up to twice "
+            f"{config.record_mb:g} MiB each (--record-mb). {GOES_ON}"
+        ) from None
 
 
 def _encode(

@@ -28,8 +28,8 @@ def write_shard(
     """Write packed records into a shard file.
 
     Returns:
-        Where each record lies in the file: in an ArrayRecord its number, and 0; in a tar the byte
-        that its sample begins at, and how many bytes it has.
+        Of each record its place in the file, which is its number in an ArrayRecord and its first
+        byte in a tar, and its size in bytes.
     """
     match format:
         case "array_record":
@@ -41,15 +41,15 @@ def write_shard(
 def _write_array_record(
     path: Path, records: Iterable[tuple[Entry, bytes]]
 ) -> list[tuple[int, int]]:
-    count = 0
+    places = []
     writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
     try:
-        for _, data in records:
+        for number, (_, data) in enumerate(records):
             writer.write(data)
-            count += 1
+            places.append((number, len(data)))
     finally:
         writer.close()
-    return [(number, 0) for number in range(count)]
+    return places
 
 
 def _write_tar(path: Path, records: Iterable[tuple[Entry, bytes]]) -> list[tuple[int, int]]:

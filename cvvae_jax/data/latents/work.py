@@ -181,7 +181,8 @@ class ShardWork:
         entries = [entry for entry, _ in group]
         # Copies of the last one: another size of batch would be compiled anew.
         filled = group + group[-1:] * (self._config.batch - len(group))
-        video = np.stack([video for _, video in filled])
+        videos = [video for _, video in filled]
+        video = np.stack(videos) if len(videos) > 1 else videos[0][None]  # no copy of a long one
         arrays = self._encoder(video, [(entry.item, entry.clip) for entry, _ in filled])
         group.clear()
         self._store()

@@ -1,0 +1,466 @@
+"""Data sets of latents: what is stored, that it is always the same, and what is refused."""
+
+import dataclasses
+import fcntl
+import json
+import pickle
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import grain
+import numpy as np
+import pytest
+from latents_of import PlainEncoder, model, write
+from PIL import Image
+from prepare_media import contents, pictures, write_video
+
+import cvvae_jax
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.latents import folder as folders
+from cvvae_jax.data.latents.clips import read_clips
+from cvvae_jax.data.latents.options import LatentsConfig, Share
+from cvvae_jax.data.latents.run import write_latents
+from cvvae_jax.data.media import Frames
+from cvvae_jax.data.video import read_frames
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FORMATS = ("array_record", "webdataset")
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory):
+    """Five videos of 18 to 22 frames of 64x48, two images of 60x40, a damaged one of each."""
+    folder = tmp_path_factory.mktemp("latents") / "corpus"
+    for number in range(5):
+        write_video(folder / f"v/{number}.mp4", pictures(18 + number, seed=number))
+    (folder / "i").mkdir()
+    for number in range(2):
+        Image.fromarray(pictures(1, 40, 60, seed=number)[0]).save(folder / f"i/{number}.png")
+    (folder / "i/bad.jpg").write_bytes(b"no image")
+    data = (folder / "v/2.mp4").read_bytes()
+    (folder / "v/cut.mp4").write_bytes(data[: len(data) // 2])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def whole(corpus):
+    """The corpus as whole videos, in one process."""
+    target = corpus.parent / "whole"
+    done = write(corpus, target)
+    assert not done.was_complete and done.missing == 0
+    return target
+
+
+def records(target):
+    dataset = cvvae_jax.LatentsDataset(target)
+    return [dataset[number] for number in range(len(dataset))]
+
+
+def assert_same_records(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, other[name], strict=True, err_msg=name)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_record_is_what_the_encoder_gave_and_what_is_known_of_the_file(
+    corpus, whole, tmp_path, format
+):
+    write(corpus, tmp_path / "out", format=format)
+    found = records(tmp_path / "out")
+    names = [f"v/{number}.mp4" for number in range(5)] + ["i/0.png", "i/1.png"]
+    assert [record["name"] for record in found] == names
+    for record in found:
+        video = np.stack(list(read_frames(corpus / record["name"])))
+        expected = PlainEncoder()(video[None], [(0, 0)])
+        for name, array in expected.items():
+            np.testing.assert_array_equal(record[name], array[0], strict=True)
+        is_image = record["kind"] == "image"
+        known = {
+            **{"frames": len(video), "fps": 1.0 if is_image else 24.0, "clip": 0, "start": 0},
+            **{"height": 40 if is_image else 48, "width": 60 if is_image else 64},
+            **{"crop_top": 0, "crop_left": 0, "weights": "0" * 64},
+            **{"scaling_factor": 0.5, "shift_factor": 0.25},
+        }
+        assert record.items() >= known.items()
+        for size in ("original", "resized"):
+            assert record[f"{size}_height"] == known["height"]
+            assert record[f"{size}_width"] == known["width"]
+    assert_same_records(found, records(whole))
+
+
+def test_statistics_are_those_of_samples_of_the_posterior(whole):
+    """Of every channel, over all places of all records; 1e-12: two ways to sum in float64."""
+    found = records(whole)
+    mean, logvar = (
+        np.concatenate([record[name].reshape(-1, 2) for record in found]).astype(np.float64)
+        for name in ("mean", "logvar")
+    )
+    statistics = cvvae_jax.LatentsDataset(whole).statistics
+    np.testing.assert_allclose(statistics.mean, mean.mean(0), rtol=1e-12)
+    variance = np.exp(logvar).mean(0) + mean.var(0)
+    np.testing.assert_allclose(statistics.std, np.sqrt(variance), rtol=1e-12)
+
+
+def test_statistics_of_samples_are_their_own(corpus, tmp_path):
+    write(corpus, tmp_path / "out", PlainEncoder(sample=True), sample=True)
+    found = np.concatenate([each["latents"].reshape(-1, 2) for each in records(tmp_path / "out")])
+    statistics = cvvae_jax.LatentsDataset(tmp_path / "out").statistics
+    np.testing.assert_allclose(statistics.mean, found.astype(np.float64).mean(0), rtol=1e-12)
+    np.testing.assert_allclose(statistics.std, found.astype(np.float64).std(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("sample", [False, True])
+def test_processes_and_interrupts_change_no_byte(corpus, tmp_path, sample):
+    """Three processes, of which the last begins first; and some that are interrupted at
+    the first encoding, at the second, and so on, another number of processes each time."""
+    settings = {"sample": sample, "clip_frames": 5}
+    write(corpus, tmp_path / "alone", PlainEncoder(sample=sample), **settings)
+    expected = contents(tmp_path / "alone")
+    for index in (2, 0, 1):
+        done = write(
+            corpus,
+            tmp_path / "three",
+            PlainEncoder(sample=sample),
+            share=(index, 3),
+            **settings,
+        )
+        assert (done.statistics is None) == (index != 1)
+    assert contents(tmp_path / "three") == expected
+    for number in range(1, 100):
+        encoder = PlainEncoder(sample=sample, fails_at=number)
+        count = 1 + number % 3
+        try:
+            done = write(
+                corpus, tmp_path / "cut", encoder, share=(number // 3 % count, count), **settings
+            )
+            if done.statistics is not None:
+                break
+        except KeyboardInterrupt as interrupt:
+            assert "the same command goes on" in str(interrupt)
+    assert number > 10 and contents(tmp_path / "cut") == expected
+
+
+def test_a_finished_shard_is_not_encoded_again(corpus, tmp_path):
+    """The third shard's first encoding is interrupted; two whole videos come before it."""
+    encoders = [PlainEncoder(fails_at=5), PlainEncoder()]
+    with pytest.raises(KeyboardInterrupt):
+        write(corpus, tmp_path / "out", encoders[0])
+    write(corpus, tmp_path / "out", encoders[1])
+    assert encoders[1].calls == 7 - 4
+
+
+def test_a_shard_that_was_removed_is_made_again(corpus, whole, tmp_path):
+    write(corpus, tmp_path / "out", share=(0, 2))
+    (removed,) = tmp_path.glob("out/*000002-of*")
+    removed.unlink()
+    write(corpus, tmp_path / "out", share=(0, 2))
+    write(corpus, tmp_path / "out", share=(1, 2))
+    assert contents(tmp_path / "out").keys() == contents(whole).keys()
+    assert_same_records(records(tmp_path / "out"), records(whole))
+
+
+def test_a_complete_set_is_left_as_it_is(whole):
+    before = contents(whole)
+    encoder = PlainEncoder(fails_at=1)
+    done = write(whole.parent / "corpus", whole, encoder)
+    assert done.was_complete and done.statistics["records"] == 7
+    assert contents(whole) == before
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"weights": "1" * 64}, "with weights 000"),
+        ({"chunk_frames": 8}, "with chunk-frames 16, not 8"),
+        ({"size": 8}, "with size None, not 8"),
+        ({"store": "float16"}, "with store float32, not float16"),
+        ({"items_per_shard": 3}, "with items-per-shard 2, not 3"),
+    ],
+)
+@pytest.mark.parametrize("finished", [False, True])
+def test_another_model_or_setting_is_named(corpus, tmp_path, changed, said, finished):
+    def run(encoder=None, **changed):
+        config = LatentsConfig(
+            **{"items_per_shard": 2}
+            | {k: v for k, v in changed.items() if k not in ("weights", "chunk_frames")}
+        )
+        known = {k: v for k, v in changed.items() if k in ("weights", "chunk_frames")}
+        return write_latents(
+            str(corpus),
+            str(tmp_path / "out"),
+            config=config,
+            model=model(encoder, **{"chunk_frames": 16} | known),
+            share=Share(),
+            exclude=None,
+            readers=1,
+        )
+
+    if finished:
+        run()
+    else:
+        with pytest.raises(KeyboardInterrupt):
+            run(PlainEncoder(fails_at=1))
+    before = contents_of_all(tmp_path / "out")
+    with pytest.raises(ConfigError, match=said):
+        run(**changed)
+    assert contents_of_all(tmp_path / "out") == before
+
+
+def contents_of_all(folder):
+    return {path: path.is_file() and path.read_bytes() for path in folder.rglob("*")}
+
+
+def test_a_changed_source_is_refused_and_a_moved_one_is_not(tmp_path):
+    for number in range(3):
+        write_video(tmp_path / f"a/{number}.mp4", pictures(5, seed=number))
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "a", tmp_path / "out", PlainEncoder(fails_at=3))
+    (tmp_path / "a").rename(tmp_path / "b")
+    write_video(tmp_path / "b/3.mp4", pictures(5, seed=3))
+    with pytest.raises(ConfigError, match="some were added, removed or renamed"):
+        write(tmp_path / "b", tmp_path / "out")
+    (tmp_path / "b/3.mp4").unlink()
+    write(tmp_path / "b", tmp_path / "out")
+    assert [record["name"] for record in records(tmp_path / "out")] == ["0.mp4", "1.mp4", "2.mp4"]
+
+
+def test_bad_files_are_left_out_whole_and_listed(corpus, whole, tmp_path):
+    """The damaged video gives clips before its damage; none of them is in the set."""
+    write(corpus, tmp_path / "out", clip_frames=1)
+    assert {record["name"] for record in records(tmp_path / "out")} == {
+        record["name"] for record in records(whole)
+    }
+    for target in (tmp_path / "out", whole):
+        rows = [line.split("\t") for line in (target / "bad.tsv").read_text().splitlines()]
+        assert {Path(name).name for name, _ in rows} == {"cut.mp4", "bad.jpg"}
+        assert all("cannot be read" in why or "damaged" in why or "ends" in why for _, why in rows)
+    write(corpus, tmp_path / "again", exclude=str(whole / "bad.tsv"))
+    assert (tmp_path / "again/bad.tsv").read_text() == ""
+
+
+def test_a_set_of_nothing_but_bad_files_is_an_error_and_can_be_repaired(tmp_path):
+    write_video(tmp_path / "in/a.mp4", pictures(5, 6, 64))
+    with pytest.raises(ConfigError, match=r"None of the 1 files .*64x6 pixels.*8x8"):
+        write(tmp_path / "in", tmp_path / "out")
+    write_video(tmp_path / "in/a.mp4", pictures(5))
+    assert write(tmp_path / "in", tmp_path / "out").statistics["records"] == 1
+
+
+def test_a_shard_of_many_bad_files_is_an_error(tmp_path):
+    """A disk that went away must not make an empty set."""
+    (tmp_path / "in").mkdir()
+    for number in range(20):
+        (tmp_path / f"in/{number}.png").write_bytes(b"no image")
+    Image.fromarray(pictures(1)[0]).save(tmp_path / "in/zz.png")
+    with pytest.raises(ConfigError, match="None of 20 files in a row"):
+        write(tmp_path / "in", tmp_path / "out", items_per_shard=20)
+    write(tmp_path / "in", tmp_path / "other", items_per_shard=21)
+
+
+def test_latents_that_are_no_numbers_are_not_stored(corpus, tmp_path):
+    class Broken(PlainEncoder):
+        def __call__(self, video, keys):
+            arrays = super().__call__(video, keys)
+            if keys == [(1, 0)]:
+                arrays["mean"][0, 0, 0, 0, 0] = np.nan
+            if keys == [(3, 0)]:
+                arrays["mean"][0, 0, 0, 0, 0] = 1e5  # too large for float16
+            return arrays
+
+    write(corpus, tmp_path / "out", Broken(), store="float16")
+    assert {record["item"] for record in records(tmp_path / "out")} == {0, 2, 4, 6, 7}
+    assert "no finite float16 numbers" in (tmp_path / "out/bad.tsv").read_text()
+
+
+def test_clips_follow_each_other_and_what_is_left_is_counted(corpus, tmp_path):
+    done = write(corpus, tmp_path / "out", clip_frames=19, size=40)
+    found = records(tmp_path / "out")
+    videos = [record for record in found if record["kind"] == "video"]
+    assert [(each["name"], each["start"], each["frames"]) for each in videos] == [
+        (f"v/{number}.mp4", 0, 19) for number in (1, 2, 3, 4)
+    ]
+    assert done.statistics["left_out_frames"] == 0 + 1 + 2 + 3
+    assert "has 18 frames, fewer than a clip of 19" in (tmp_path / "out/bad.tsv").read_text()
+    done = write(corpus, tmp_path / "short", clip_frames=5, size=40)
+    found = [each for each in records(tmp_path / "short") if each["kind"] == "video"]
+    assert [each["start"] for each in found[:3]] == [0, 5, 10]
+    assert done.statistics["left_out_frames"] == 3 + 4 + 0 + 1 + 2
+
+
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (64, 48)])
+def test_the_crop_is_the_square_in_the_middle(height, width):
+    """Frames as they are decoded by someone else, so that no codec blurs them."""
+    frames = np.zeros((1, height, width, 3), np.uint8)
+    frames[:, height // 2 - 24 : height // 2 + 24, width // 2 - 24 : width // 2 + 24] = 200
+    media = Frames("some", frames, fps=30.0)
+    (clip,) = read_clips(media, "video", LatentsConfig(size=48), PlainEncoder.limits)
+    assert (clip.video == 200).all() and clip.video.shape == (1, 48, 48, 3)
+    assert (clip.box.top, clip.box.left) == ((height - 48) // 2, (width - 48) // 2)
+    (clip,) = read_clips(media, "video", LatentsConfig(size=24), PlainEncoder.limits)
+    assert clip.box.resized == (height // 2, width // 2) and clip.video.shape == (1, 24, 24, 3)
+    with pytest.raises(ConfigError, match="fewer than the size 49; nothing is enlarged"):
+        list(read_clips(media, "video", LatentsConfig(size=49), PlainEncoder.limits))
+
+
+def test_a_long_video_becomes_several_records(corpus, tmp_path):
+    """Nine frames of 64x48 fit into 0.08 MiB: 1 + 4k that none is padded but the last."""
+    done = write(corpus, tmp_path / "out", record_mb=0.08)
+    found = [record for record in records(tmp_path / "out") if record["name"] == "v/4.mp4"]
+    assert [(each["clip"], each["start"], each["frames"]) for each in found] == [
+        (0, 0, 9),
+        (1, 9, 9),
+        (2, 18, 4),
+    ]
+    assert done.statistics["left_out_frames"] == 0
+
+
+def test_a_batch_changes_no_record(corpus, tmp_path):
+    shapes = []
+
+    class Noting(PlainEncoder):
+        def __call__(self, video, keys):
+            shapes.append(video.shape)
+            return super().__call__(video, keys)
+
+    settings = {"clip_frames": 5, "size": 40}
+    write(corpus, tmp_path / "one", **settings)
+    write(corpus, tmp_path / "three", Noting(), batch=3, **settings)
+    assert_same_records(records(tmp_path / "three"), records(tmp_path / "one"))
+    assert set(shapes) == {(3, 5, 40, 40, 3), (3, 1, 40, 40, 3)}
+    with pytest.raises(ConfigError, match="set clip-frames and size"):
+        LatentsConfig(batch=2, size=40)
+
+
+def test_tar_shards_are_samples_of_webdataset(corpus, tmp_path):
+    """Its rule: what stands before the first dot is the key, and files of one key follow each
+    other."""
+    write(corpus, tmp_path / "out", format="webdataset", store="float16")
+    names = []
+    for path in sorted((tmp_path / "out").glob("*.tar")):
+        with tarfile.open(path) as tar:
+            members = tar.getmembers()
+        names += [member.name for member in members]
+        assert all((m.mtime, m.uid, m.uname) == (0, 0, "") for m in members)
+    keys = list(dict.fromkeys(name.partition(".")[0] for name in names))
+    assert len(keys) == 7 and "/" not in "".join(keys)
+    assert names == [f"{key}.{end}" for key in keys for end in ("json", "logvar.npy", "mean.npy")]
+    assert records(tmp_path / "out")[0]["mean"].dtype == np.float16
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_set_is_a_source_for_grain(corpus, whole, tmp_path, format):
+    write(corpus, tmp_path / "out", format=format)
+    dataset = cvvae_jax.LatentsDataset(
+        tmp_path / "out", keep=lambda record: record["kind"] == "image"
+    )
+    sent = pickle.loads(pickle.dumps(dataset))
+    assert len(sent) == 2 and sent[0]["name"] == "i/0.png"
+    batches = grain.MapDataset.source(sent).seed(0).shuffle().batch(2)
+    (batch,) = list(batches.to_iter_dataset())
+    assert batch["mean"].shape == (2, 1, 5, 8, 2)
+    with pytest.raises(IndexError):
+        dataset[2]
+
+
+def test_sets_that_cannot_be_read_are_refused_in_a_sentence(corpus, whole, tmp_path):
+    with pytest.raises(ConfigError, match=r"no folder that `latents` wrote"):
+        cvvae_jax.LatentsDataset(corpus)
+    with pytest.raises(KeyboardInterrupt):
+        write(corpus, tmp_path / "out", PlainEncoder(fails_at=4))
+    with pytest.raises(ConfigError, match="is not finished: `latents` goes on"):
+        cvvae_jax.LatentsDataset(tmp_path / "out")
+    with pytest.raises(ConfigError, match="no record of it is kept"):
+        cvvae_jax.LatentsDataset(whole, keep=lambda record: False)
+    write(corpus, tmp_path / "out")
+    next((tmp_path / "out").glob("*000000-of*")).write_bytes(b"")
+    with pytest.raises(ConfigError, match="damaged"):
+        cvvae_jax.LatentsDataset(tmp_path / "out")[0]
+
+
+def test_reading_needs_no_jax(whole):
+    code = (
+        f"import sys, cvvae_jax; cvvae_jax.LatentsDataset({str(whole)!r})[0]; "
+        "sys.exit('jax' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode == 0
+
+
+def test_two_processes_of_one_number_are_an_error(corpus, tmp_path):
+    with pytest.raises(KeyboardInterrupt):
+        write(corpus, tmp_path / "out", PlainEncoder(fails_at=1))
+    with open(tmp_path / "out/.latents/lock-0-of-1", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(ConfigError, match="process 0 of 1 is at work"):
+            write(corpus, tmp_path / "out")
+    for index, count in ((-1, 1), (2, 2)):
+        with pytest.raises(ConfigError, match="process-index must be"):
+            Share(index, count)
+
+
+def test_processes_may_complete_a_set_at_once(corpus, whole, tmp_path, monkeypatch):
+    """One is just about to read the parts that the other one removes."""
+    complete = folders.Folder._complete
+
+    def slow(folder):
+        monkeypatch.setattr(folders.Folder, "_complete", complete)
+        other = folders.Folder(folder.target.place, process="other")
+        other.begin(folder._settings)
+        other.complete()
+        complete(folder)
+
+    monkeypatch.setattr(folders.Folder, "_complete", slow)
+    assert write(corpus, tmp_path / "out").statistics["records"] == 7
+    assert contents(tmp_path / "out") == contents(whole)
+
+
+def test_shards_of_other_settings_are_found_at_the_end(corpus, tmp_path):
+    """Two processes that begin at the same moment may both find an empty folder."""
+    target = tmp_path / "out"
+    write(corpus, target, share=(0, 2))
+    begun = json.loads((target / "latents.json").read_text())
+    (target / "latents.json").write_text(json.dumps(begun | {"seed": 3}))
+    with pytest.raises(ConfigError, match=r"000000-of-000005\S* was written with other"):
+        write(corpus, target, share=(1, 2), seed=3)
+
+
+def test_other_files_are_not_written_beside(corpus, tmp_path):
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(ConfigError, match=r"holds other files, such as mine\.txt"):
+        write(corpus, tmp_path)
+
+
+def test_a_model_that_cannot_be_loaded_leaves_nothing(corpus, tmp_path):
+    def fail():
+        raise ConfigError("no model")
+
+    with pytest.raises(ConfigError, match="no model"):
+        write_latents(
+            str(corpus),
+            str(tmp_path / "out"),
+            config=LatentsConfig(),
+            model=dataclasses.replace(model(), load=fail),
+            share=Share(),
+            exclude=None,
+            readers=1,
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_remote_target_gets_the_same_files(corpus, whole):
+    import fsspec
+
+    write(corpus, "memory://latents-test/out", share=(1, 2))
+    write(corpus, "memory://latents-test/out", share=(0, 2))
+    system = fsspec.filesystem("memory")
+    try:
+        found = {
+            Path(path).name: system.cat_file(path) for path in system.find("/latents-test/out")
+        }
+        assert found == contents(whole)
+    finally:
+        system.rm("/latents-test", recursive=True)
