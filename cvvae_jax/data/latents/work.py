@@ -111,7 +111,7 @@ class ShardWork:
             config: what is stored.
             entry: what is said of a clip of a file.
         """
-        self._folder, self._encoder, self._config, self._entry = folder, encoder, config, entry
+        self._encoder, self._config, self._entry = encoder, config, entry
         self._file = (folder / "records").open("w+b")
         self._records: dict[ClipKey, _Record] = {}
         self._bad: dict[int, str] = {}
