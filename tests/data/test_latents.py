@@ -2,6 +2,7 @@
 
 import dataclasses
 import fcntl
+import io
 import json
 import pickle
 import subprocess
@@ -21,6 +22,7 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.data.latents import folder as folders
 from cvvae_jax.data.latents.clips import read_clips
 from cvvae_jax.data.latents.options import LatentsConfig, Share
+from cvvae_jax.data.latents.reader import _reader as open_reader
 from cvvae_jax.data.latents.run import write_latents
 from cvvae_jax.data.media import Frames
 from cvvae_jax.data.video import read_frames
@@ -39,8 +41,9 @@ def corpus(tmp_path_factory):
     for number in range(2):
         Image.fromarray(pictures(1, 40, 60, seed=number)[0]).save(folder / f"i/{number}.png")
     (folder / "i/bad.jpg").write_bytes(b"no image")
-    data = (folder / "v/2.mp4").read_bytes()
-    (folder / "v/cut.mp4").write_bytes(data[: len(data) // 2])
+    write_video(folder / "v/cut.mkv", pictures(60), options={"g": "5"})
+    data = (folder / "v/cut.mkv").read_bytes()
+    (folder / "v/cut.mkv").write_bytes(data[: len(data) // 2])
     return folder
 
 
@@ -231,14 +234,16 @@ def test_a_changed_source_is_refused_and_a_moved_one_is_not(tmp_path):
 
 def test_bad_files_are_left_out_whole_and_listed(corpus, whole, tmp_path):
     """The damaged video gives clips before its damage; none of them is in the set."""
-    write(corpus, tmp_path / "out", clip_frames=1)
+    encoder = PlainEncoder()
+    done = write(corpus, tmp_path / "out", encoder, clip_frames=1)
+    assert encoder.calls > done.statistics["records"] + 5
     assert {record["name"] for record in records(tmp_path / "out")} == {
         record["name"] for record in records(whole)
     }
     for target in (tmp_path / "out", whole):
         rows = [line.split("\t") for line in (target / "bad.tsv").read_text().splitlines()]
-        assert {Path(name).name for name, _ in rows} == {"cut.mp4", "bad.jpg"}
-        assert all("cannot be read" in why or "damaged" in why or "ends" in why for _, why in rows)
+        assert {Path(name).name for name, _ in rows} == {"cut.mkv", "bad.jpg"}
+        assert "ends early" in rows[0][1] and "cannot be read as an image" in rows[1][1]
     write(corpus, tmp_path / "again", exclude=str(whole / "bad.tsv"))
     assert (tmp_path / "again/bad.tsv").read_text() == ""
 
@@ -346,6 +351,13 @@ def test_tar_shards_are_samples_of_webdataset(corpus, tmp_path):
             members = tar.getmembers()
         names += [member.name for member in members]
         assert all((m.mtime, m.uid, m.uname) == (0, 0, "") for m in members)
+    index = map(json.loads, (tmp_path / "out/index.jsonl").read_text().splitlines())
+    for row in index:
+        with open(tmp_path / "out" / row["shard"], "rb") as file:
+            file.seek(row["place"])
+            part = io.BytesIO(file.read(row["bytes"]))
+        with tarfile.open(fileobj=part) as tar:
+            assert len({name.partition(".")[0] for name in tar.getnames()}) == 1
     keys = list(dict.fromkeys(name.partition(".")[0] for name in names))
     assert len(keys) == 7 and "/" not in "".join(keys)
     assert names == [f"{key}.{end}" for key in keys for end in ("json", "logvar.npy", "mean.npy")]
@@ -363,8 +375,9 @@ def test_the_set_is_a_source_for_grain(corpus, whole, tmp_path, format):
     batches = grain.MapDataset.source(sent).seed(0).shuffle().batch(2)
     (batch,) = list(batches.to_iter_dataset())
     assert batch["mean"].shape == (2, 1, 5, 8, 2)
-    with pytest.raises(IndexError):
-        dataset[2]
+    for outside in (2, -1):
+        with pytest.raises(IndexError):
+            dataset[outside]
 
 
 def test_sets_that_cannot_be_read_are_refused_in_a_sentence(corpus, whole, tmp_path):
@@ -376,10 +389,22 @@ def test_sets_that_cannot_be_read_are_refused_in_a_sentence(corpus, whole, tmp_p
         cvvae_jax.LatentsDataset(tmp_path / "out")
     with pytest.raises(ConfigError, match="no record of it is kept"):
         cvvae_jax.LatentsDataset(whole, keep=lambda record: False)
-    write(corpus, tmp_path / "out")
-    next((tmp_path / "out").glob("*000000-of*")).write_bytes(b"")
-    with pytest.raises(ConfigError, match="damaged"):
-        cvvae_jax.LatentsDataset(tmp_path / "out")[0]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_damage_is_named_with_its_shard(corpus, tmp_path, format):
+    """Some bytes of the first record, of which a tar checks only those that head a file; and an
+    empty shard."""
+    write(corpus, tmp_path / "out", format=format)
+    shard = next((tmp_path / "out").glob("*000000-of*"))
+    data = bytearray(shard.read_bytes())
+    start = data.index(b"crop_top") if format == "array_record" else 0
+    data[start : start + 20] = bytes(20)
+    for damaged in (data, b""):
+        shard.write_bytes(damaged)
+        open_reader.cache_clear()
+        with pytest.raises(ConfigError, match=rf"{shard.name} is .*damaged"):
+            cvvae_jax.LatentsDataset(tmp_path / "out")[0]
 
 
 def test_reading_needs_no_jax(whole):
