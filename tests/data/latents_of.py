@@ -1,7 +1,10 @@
-"""An encoder without a network, and the folders that it fills, for the tests of `latents`."""
+"""An encoder without a network, media, and what it makes of them, for the tests of `latents`."""
 
 import numpy as np
+from PIL import Image
+from prepare_media import pictures, write_video
 
+import cvvae_jax
 from cvvae_jax.data.latents.clips import Limits
 from cvvae_jax.data.latents.options import LatentsConfig, Share
 from cvvae_jax.data.latents.run import Model, write_latents
@@ -51,3 +54,30 @@ def write(source, target, encoder=None, *, share=(0, 1), exclude=None, track=Non
         readers=2,
         track=track,
     )
+
+
+def write_sources(folder):
+    """Five videos of 18 to 22 frames of 64x48, two images of 60x40, a damaged one of each."""
+    for number in range(5):
+        write_video(folder / f"v/{number}.mp4", pictures(18 + number, seed=number))
+    (folder / "i").mkdir()
+    for number in range(2):
+        Image.fromarray(pictures(1, 40, 60, seed=number)[0]).save(folder / f"i/{number}.png")
+    (folder / "i/bad.jpg").write_bytes(b"no image")
+    write_video(folder / "v/cut.mkv", pictures(60), options={"g": "5"})
+    data = (folder / "v/cut.mkv").read_bytes()
+    (folder / "v/cut.mkv").write_bytes(data[: len(data) // 2])
+    return folder
+
+
+def records(target):
+    dataset = cvvae_jax.LatentsDataset(target)
+    return [dataset[number] for number in range(len(dataset))]
+
+
+def assert_same_records(ours, theirs):
+    assert len(ours) == len(theirs)
+    for one, other in zip(ours, theirs, strict=True):
+        assert one.keys() == other.keys()
+        for name, value in one.items():
+            np.testing.assert_array_equal(value, other[name], strict=True, err_msg=name)

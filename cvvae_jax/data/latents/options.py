@@ -22,7 +22,7 @@ class LatentsConfig:
     """Resize the short side to so many pixels and take the square in the middle; what is smaller is
     left out. Unset: frames as they are."""
     store: Literal["float32", "float16"] = "float32"
-    """Type of the stored arrays; float16 halves them and costs 3 digits after the first."""
+    """Type of the stored arrays; float16 halves them, rounded to 11 bits."""
     sample: tyro.conf.FlagCreatePairsOff[bool] = False
     """Store latents drawn from the posterior; else its mean and log-variance."""
     seed: int = 0
