@@ -96,12 +96,15 @@ class Folder:
         self._compare(settings)
         self._settings = settings
 
-    def names(self) -> list[str]:
-        """The files of all shards."""
-        items, per_shard = self._settings["items"], self._settings["items_per_shard"]
-        count = -(-items // per_shard)
+    @property
+    def shards(self) -> range:
+        """Numbers of all shards."""
+        return range(-(-self._settings["items"] // self._settings["items_per_shard"]))
+
+    def name(self, shard: int) -> str:
+        """The file of a shard."""
         format: Format = self._settings["format"]
-        return [shard_name(number, count, format) for number in range(count)]
+        return shard_name(shard, len(self.shards), format)
 
     def numbers(self, shard: int) -> range:
         """The files of the source that a shard is made of."""
@@ -116,9 +119,9 @@ class Folder:
         if COMPLETE in names:
             return []
         return [
-            number
-            for number, name in enumerate(self.names())
-            if f"{name}.json" not in parts or name not in names
+            shard
+            for shard in self.shards
+            if f"{self.name(shard)}.json" not in parts or self.name(shard) not in names
         ]
 
     def put(self, shard: Path, number: int, **known) -> None:
@@ -129,7 +132,7 @@ class Folder:
             number: of the shard.
             known: fields of its `Part`.
         """
-        name = self.names()[number]
+        name = self.name(number)
         part = Part(settings=_digest(self._settings), bytes=shard.stat().st_size, **known)
         self.target.put(shard, name)
         self.target.write(f"{_PARTS}/{name}.json", json.dumps(dataclasses.asdict(part)))
@@ -158,7 +161,7 @@ class Folder:
             self.target.remove(_WORK)
 
     def _complete(self) -> None:
-        names = self.names()
+        names = [self.name(shard) for shard in self.shards]
         parts = [self._part(name) for name in names]
         rows = [
             {"shard": name, **row}

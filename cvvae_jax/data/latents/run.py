@@ -160,7 +160,7 @@ def _encode(
     readers: int,
 ) -> Iterator[Item]:
     """Makes shards; every file of them is yielded when it has been read."""
-    names, entry = folder.names(), functools.partial(_entry, model)
+    entry = functools.partial(_entry, model)
     jobs = (
         functools.partial(read_item, items[each], config, encoder.limits)
         for numbers in shards.values()
@@ -170,7 +170,7 @@ def _encode(
         for number, numbers in shards.items():
             shard = [items[each] for each in numbers]
             with folder.target.scratch() as scratch:
-                path = scratch / names[number]
+                path = scratch / folder.name(number)
                 work = ShardWork(scratch, encoder=encoder, config=config, entry=entry)
                 with contextlib.closing(work):
                     yield from work.encode(shard, events)
