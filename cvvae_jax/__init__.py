@@ -14,6 +14,7 @@ _HOMES = {
     "Latents": "cvvae_jax.codec.latents",
     "save_latents": "cvvae_jax.codec.latents_files",
     "load_latents": "cvvae_jax.codec.latents_files",
+    "LatentsDataset": "cvvae_jax.data.latents.reader",
 }
 __all__ = list(_HOMES)
 __version__ = "0.1.0"

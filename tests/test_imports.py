@@ -21,7 +21,7 @@ ALLOWED = {
     "data": {"config"},
     "convert": {"models", "losses.lpips", "checkpoint", "paths", "config"},
     "loading": {"convert", "checkpoint", "sharding", "paths", "config", "recipe"},
-    "codec": {"models", "rows", "config"},
+    "codec": {"models", "data.latents.clips", "rows", "config"},
     "training": {
         "models",
         "losses",

@@ -17,6 +17,7 @@ COMMANDS = {
     "decode": "Write the video or the image of latents.",
     "encode": "Write the latents of a video or an image.",
     "inspect": "Describe a checkpoint, ours or PyTorch's, without loading it.",
+    "latents": "Encode a data set into shards of latents.",
     "preflight": "Say whether a training run fits hardware that you don't have.",
     "reconstruct": "Send a video or an image through a VAE and write what comes back.",
 }

@@ -1,6 +1,7 @@
 """Chooses how a video goes through a model: whole where it fits, exact before blended."""
 
 import dataclasses
+import math
 from collections.abc import Iterator
 from typing import Literal
 
@@ -135,10 +136,7 @@ def _batch(video: Video, plan: Plan, *, room: int, platform: str) -> int:
     """Pieces for a group of devices to take at once; a CPU is busy with one."""
     if platform == "cpu":
         return 1
-    frames, height, width = _piece(video, plan)
-    pieces = len(plan.cuts.frame_chunks.spans(video.frames)) * plan.tiles
-    busy = _BUSY // (frames * height * width)
-    most = min(busy, room, pieces // plan.groups, _LARGEST_BATCH)
+    most = min(_BUSY // math.prod(_piece(video, plan)), room, _LARGEST_BATCH)
     return 1 << max(most, 1).bit_length() - 1
 
 

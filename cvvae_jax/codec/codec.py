@@ -149,8 +149,8 @@ class Codec:
         _, frames, height, width, _ = video.shape
         plan = self.plan("encode", frames=frames, height=height, width=width, dtype=video.dtype)
         pieces = (np.asarray(video[:, span]) for span in self.chunks.spans(frames))
-        moments = np.concatenate(list(self.moments(pieces, plan)), axis=1)
-        return DiagonalGaussian.from_moments(jnp.asarray(moments))
+        moments = jnp.concatenate(list(self.moments(pieces, plan)), axis=1)
+        return DiagonalGaussian.from_moments(moments)
 
     def encode(self, video: Pixels, *, key: Key[Array, ""] | None = None) -> Latents:
         """Unscaled latents of a video.
@@ -235,9 +235,7 @@ class Codec:
         """How the time of latents is cut, in latent frames."""
         return self._wishes.cuts(self.vae, None).latent_chunks if mode == "video" else Cut(1, 1)
 
-    def moments(
-        self, chunks: Iterable[Pieces], plan: Plan
-    ) -> Iterator[Float[np.ndarray, "b n y x zz"]]:
+    def moments(self, chunks: Iterable[Pieces], plan: Plan) -> Iterator[Float[Array, "b n y x zz"]]:
         """The moments that each chunk of a video adds, in order: means, then log-variances.
 
         The devices work on the chunks after it meanwhile: as many are read ahead.
@@ -250,7 +248,7 @@ class Codec:
         padded = (self._padded(chunk) for chunk in chunks)
         overlap = self.chunks.overlap
         for i, moments in enumerate(self._through("encode", padded, plan)):
-            yield np.asarray(moments)[:, overlap if i else 0 :]
+            yield moments[:, overlap if i else 0 :]
 
     def videos(
         self,
@@ -289,6 +287,7 @@ class Codec:
         waiting: list = []
         for group in _grouped(chunks, plan.chunks_at_once):
             result = tiled(run, np.concatenate(group), cut=cut, joint=joint)
+            jax.block_until_ready(waiting)  # or all of a long video would be on its way to devices
             yield from waiting
             waiting = jnp.split(result, len(group)) if len(group) > 1 else [result]
         yield from waiting

@@ -5,7 +5,6 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
@@ -46,7 +45,7 @@ def encode_frames(
     plan = codec.plan("encode", frames=count, height=height, width=width)
     start = 0
     for moments in codec.moments((chunk[None] for chunk in chunks), plan):
-        posterior = DiagonalGaussian.from_moments(jnp.asarray(moments))
+        posterior = DiagonalGaussian.from_moments(moments)
         latents = posterior.mode() if key is None else sample(posterior, key, start=start)
         start += moments.shape[1]
         yield np.asarray(latents[0])

@@ -2,12 +2,9 @@
 
 import contextlib
 import dataclasses
-import fcntl
 import json
 import os
-import signal
-import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cvvae_jax.config import ConfigError
@@ -18,14 +15,11 @@ from cvvae_jax.data.prepare.options import PrepareOptions
 from cvvae_jax.data.prepare.shards import PARTS, ShardJob, shard_name
 from cvvae_jax.data.prepare.target import SCRATCH, WORK, Target
 from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX
+from cvvae_jax.data.resuming import Track, absolute, interruptible, locked, named_errors
 from cvvae_jax.data.sources import open_sources, write_exclusions
 
 BAD = "bad.tsv"
 """The file of the target that lists what was left out, and why."""
-Track = Callable[..., Iterable]
-"""Shows progress: `track(items, total=.., unit=..)` gives the items."""
-
-_GOES_ON = "What is finished stays, and the same command goes on."
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +51,10 @@ def prepare(options: PrepareOptions, track: Track | None = None) -> Summary:
         ConfigError: the source or the target cannot be used, or a disk is full.
         KeyboardInterrupt: Ctrl-C or SIGTERM; its message says how to go on.
     """
-    target = Target(_absolute(options.target).rstrip("/"))
+    target = Target(absolute(options.target).rstrip("/"))
     settings = _settings(options)
     runner = _runner(options)
-    with _interruptible(), _named_errors(target):
+    with interruptible(), named_errors(target.place):
         was_complete = _check(target, settings)
         if not was_complete:
             plan.open_kind.cache_clear()
@@ -169,15 +163,8 @@ def _settings(options: PrepareOptions) -> dict[str, Any]:
 
 def _places(options: PrepareOptions) -> tuple[str, str | None]:
     """The source, and the list of what to leave out of it."""
-    exclude = None if options.exclude is None else _absolute(options.exclude)
-    return _absolute(options.source), exclude
-
-
-def _absolute(place: str) -> str:
-    """A place that means the same wherever the command runs, and its workers."""
-    if is_remote(place) or place.startswith("tfds:"):
-        return place
-    return os.path.abspath(place)
+    exclude = None if options.exclude is None else absolute(options.exclude)
+    return absolute(options.source), exclude
 
 
 def _runner(options: PrepareOptions) -> Any:
@@ -223,48 +210,10 @@ def _locked(target: Target) -> Iterator[None]:
     if is_remote(target.place):
         yield
         return
-    with open(os.path.join(target.place, WORK, "lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(
-                f"{target.place} is being prepared by another process; wait until it has ended."
-            ) from None
+    busy = f"{target.place} is being prepared by another process; wait until it has ended."
+    with locked(os.path.join(target.place, WORK, "lock"), busy):
         try:
             yield
         finally:
             # Of workers that were ended.
             target.remove(SCRATCH)
-
-
-@contextlib.contextmanager
-def _named_errors(target: Target) -> Iterator[None]:
-    try:
-        yield
-    except ConfigError:
-        raise
-    except Exception as error:
-        # Remote file systems have errors of their own.
-        if isinstance(error, OSError) or is_remote(target.place):
-            reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            message = f"{target.place} cannot be finished: {reason}. {_GOES_ON}"
-            raise ConfigError(message) from error
-        raise
-
-
-@contextlib.contextmanager
-def _interruptible() -> Iterator[None]:
-    """Makes SIGTERM the same as Ctrl-C, with a message for both."""
-    is_main = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, _interrupt) if is_main else None
-    try:
-        yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(_GOES_ON) from None
-    finally:
-        if is_main:
-            signal.signal(signal.SIGTERM, before)
-
-
-def _interrupt(number: int, frame: Any) -> None:
-    raise KeyboardInterrupt

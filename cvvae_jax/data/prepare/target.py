@@ -25,6 +25,10 @@ class Target:
     """A local path, or an address that fsspec knows."""
 
     place: str
+    work: str = WORK
+    """The folder in it for what is not finished."""
+    scratch_name: str = "scratch"
+    """The folder in that one for what is being written; a killed process leaves something there."""
 
     def names(self, folder: str = "") -> set[str]:
         """Names of the files and folders in it, or in a folder of it; none where there is none.
@@ -58,10 +62,12 @@ class Target:
         if not is_remote(self.place):
             with file.open("rb") as opened:
                 os.fsync(opened.fileno())
-            os.replace(file, os.path.join(self.place, name))
+            path = os.path.join(self.place, name)
+            os.replace(file, path)
+            _sync_folder(os.path.dirname(path))
             return
         system, root = self._system()
-        partial = f"{root}/{WORK}/partial-{uuid.uuid4().hex}"
+        partial = f"{root}/{self.work}/partial-{uuid.uuid4().hex}"
         system.put_file(str(file), partial)
         system.mv(partial, f"{root}/{name}")
 
@@ -80,7 +86,9 @@ class Target:
     def scratch(self) -> Iterator[Path]:
         """A local folder for files to `put`; what stays in it is removed."""
         # On the disk of a local target, since only there a file is moved at once.
-        above = None if is_remote(self.place) else os.path.join(self.place, SCRATCH)
+        above = None
+        if not is_remote(self.place):
+            above = os.path.join(self.place, self.work, self.scratch_name)
         if above:
             os.makedirs(above, exist_ok=True)
         folder = tempfile.mkdtemp(dir=above)
@@ -92,3 +100,12 @@ class Target:
     def _system(self) -> tuple[fsspec.AbstractFileSystem, str]:
         system, root = fsspec.core.url_to_fs(self.place)
         return system, root.rstrip("/")
+
+
+def _sync_folder(folder: str) -> None:
+    """Keeps the order of renames where the power fails."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    finally:
+        os.close(opened)
