@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from converting import IMAGE_VAE, ROOT, write
-from tiny_videos import save_weights
+from tiny_models import save_tiny_vae
 
 
 @pytest.fixture(scope="module")
@@ -29,4 +29,4 @@ def source(tmp_path, tensors) -> Path:
 @pytest.fixture(scope="session")
 def weights(tmp_path_factory) -> str:
     """A saved video VAE of the smallest width."""
-    return save_weights(tmp_path_factory.mktemp("model") / "weights")
+    return save_tiny_vae(tmp_path_factory.mktemp("model") / "weights")

@@ -8,7 +8,8 @@ from pathlib import Path
 import jax
 import pytest
 from flax import nnx
-from tiny_videos import make_video, save_weights
+from tiny_models import save_tiny_vae
+from tiny_videos import make_video
 
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import ImageVAEConfig
@@ -22,7 +23,7 @@ COMMANDS = ("encode", "decode", "reconstruct")
 @pytest.fixture
 def workplace(tmp_path, monkeypatch) -> Path:
     """A folder with a run, of tiny models, and a video."""
-    save_weights(tmp_path / "runs/quickstart")
+    save_tiny_vae(tmp_path / "runs/quickstart")
     config = ImageVAEConfig(block_channels=(8, 8, 8, 8), blocks_per_level=1, norm_groups=4)
     shapes = jax.eval_shape(lambda: ImageVAE(config, rngs=nnx.Rngs(0)))
     model = jax.tree.map(lambda x: jax.numpy.full(x.shape, 0.01, x.dtype), shapes)

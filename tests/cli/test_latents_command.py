@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from many_processes import environment
-from tiny_weights import save_tiny_vae
+from tiny_models import save_tiny_vae
 
 import cvvae_jax
 from cvvae_jax.cli.main import main
