@@ -43,7 +43,7 @@ class Wishes:
         if self.batch is not None and self.batch < 1:
             raise ConfigError(f"batch must be 1 at least, not {self.batch}.")
         if self.memory is not None and self.memory < 1:
-            raise ConfigError(f"memory must be positive, not {self.memory} bytes.")
+            raise ConfigError(f"memory must be positive, not {self.memory / 2**30:g} GiB.")
         if self.split_rows is not None and (self.split_rows < 1 or devices % self.split_rows):
             raise ConfigError(
                 f"split-rows must divide the number of devices, {devices}, not be "
@@ -99,9 +99,9 @@ def choose(
             return dataclasses.replace(plan, batch=batch, expected=expected)
         needed.append(one)
     least = min((number for number in needed if number is not None), default=None)
-    needs = "" if least is None else f": the least that any way takes is {least / 2**30:.2f} GiB"
+    needs = "" if least is None else f": the least that any way takes is {least / 2**30:.3g} GiB"
     raise ConfigError(
-        f"a device has {limit / 2**30:.2f} GiB, too little to {direction} {video.frames} frames of "
+        f"a device has {limit / 2**30:.3g} GiB, too little to {direction} {video.frames} frames of "
         f"{video.width} x {video.height}{needs}; fewer chunk-frames take less."
     )
 

@@ -1,28 +1,27 @@
 """Videos of any length and size through a VAE, as arrays; `stream.py` does so frame by frame."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal
+from typing import Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from cvvae_jax.codec.choose import Tile, Video, Wishes, choose
 from cvvae_jax.codec.chunks import tiled
 from cvvae_jax.codec.latents import Latents
+from cvvae_jax.codec.pixels import Pixels, checked
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, Plan
 from cvvae_jax.codec.programs import Direction, Pieces, Programs, Share
+from cvvae_jax.codec.sampling import sample
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.pixels import to_uint8
 
-Pixels = UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t h w 3"]
-"""A video as uint8 in [0, 255] or as floats in [-1, 1], on the host or on a device."""
 Mode = Literal["video", "image"]
 """All latent frames together, or each one alone, as an image."""
 
@@ -107,6 +106,8 @@ class Codec:
             ConfigError: the video has no frame or is smaller than one latent, or no plan fits into
                 memory.
         """
+        if direction not in get_args(Direction):
+            raise ConfigError(f"direction must be encode or decode, not {direction!r}.")
         longest = self.chunks.size
         n, y, x, _ = self.latents_shape(
             frames=min(frames or longest, longest), height=height, width=width
@@ -143,12 +144,15 @@ class Codec:
     def posterior(self, video: Pixels) -> DiagonalGaussian:
         """The posterior over the latents of a video, uint8 in [0, 255] or float in [-1, 1].
 
+        The devices may still be at work on its end.
+
         Raises:
-            ConfigError: the video has no frame, or is smaller than one latent.
+            ConfigError: it is no video, or smaller than one latent.
         """
+        video = checked(video)
         _, frames, height, width, _ = video.shape
         plan = self.plan("encode", frames=frames, height=height, width=width, dtype=video.dtype)
-        pieces = (np.asarray(video[:, span]) for span in self.chunks.spans(frames))
+        pieces = (video[:, span] for span in self.chunks.spans(frames))
         moments = jnp.concatenate(list(self.moments(pieces, plan)), axis=1)
         return DiagonalGaussian.from_moments(moments)
 
@@ -186,10 +190,8 @@ class Codec:
         if not isinstance(latents, Latents):
             latents = self._as_latents(latents)
         latents = self.unscale(latents) if latents.scaled else latents
-        self._check(latents)
-        frames = {"video": latents.frames, "image": latents.values.shape[1]}.get(mode)
-        if frames is None:
-            raise ConfigError(f"mode must be video or image, not {mode!r}.")
+        self._check(latents, mode)
+        frames = latents.frames if mode == "video" else latents.values.shape[1]
         values, cut = np.asarray(latents.values, np.float32), self.latent_chunks(mode)
         plan = self.plan(
             "decode",
@@ -296,9 +298,13 @@ class Codec:
         space, (_, n, y, x, _) = self.vae.config.spatial_compression, values.shape
         return Latents(values, 1 + (n - 1) * self.vae.temporal_compression, y * space, x * space)
 
-    def _check(self, latents: Latents) -> None:
+    def _check(self, latents: Latents, mode: Mode) -> None:
+        """Raise ConfigError unless this model can have such latents; images may be of any video."""
+        if mode not in get_args(Mode):
+            raise ConfigError(f"mode must be video or image, not {mode!r}.")
         frames, height, width = latents.frames, latents.height, latents.width
-        wanted = self.latents_shape(frames=frames, height=height, width=width)
+        n, *shape = self.latents_shape(frames=frames, height=height, width=width)
+        wanted = (n if mode == "video" else latents.values.shape[1], *shape)
         if latents.values.shape[1:] != wanted:
             raise ConfigError(
                 f"latents (n, y, x, z) of {frames} frames of {width} x {height} are {wanted}, "
@@ -311,31 +317,6 @@ class Codec:
         _, frames, height, width, _ = chunk.shape
         ends = (-(frames - 1) % time, -height % space, -width % space)
         return np.pad(chunk, ((0, 0), *((0, end) for end in ends), (0, 0)), mode="edge")
-
-
-def sample(
-    posterior: DiagonalGaussian, key: Key[Array, ""], *, start: int = 0
-) -> Float[Array, "b n y x z"]:
-    """Random latents, with noise that depends on the key and on the number of the video in the
-    batch and of the latent frame; `start` is the number of the first one."""
-    b, n, *shape = posterior.mean.shape
-    noise = _noise(key, jnp.arange(b), start + jnp.arange(n), shape=tuple(shape))
-    return posterior.with_noise(noise)
-
-
-@functools.partial(jax.jit, static_argnames="shape")
-def _noise(
-    key: Key[Array, ""],
-    videos: Int[Array, " b"],
-    frames: Int[Array, " n"],
-    *,
-    shape: tuple[int, ...],
-) -> Float[Array, "b n y x z"]:
-    def of_frame(video, frame):
-        own = jax.random.fold_in(jax.random.fold_in(key, video), frame)
-        return jax.random.normal(own, shape)
-
-    return jax.vmap(jax.vmap(of_frame, (None, 0)), (0, None))(videos, frames)
 
 
 def _grouped(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:

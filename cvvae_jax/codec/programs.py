@@ -139,10 +139,10 @@ class Programs:
         seconds = time.monotonic() - start
         program = Program(compiled, _bytes_needed(compiled))
         _log.info(
-            "Compiled in %.1f s: %s %s of %d %s of %d x %d; a device needs %.3g GiB for it.",
+            "Compiled in %.1f s: %s %d x %d %s of %d x %d; a device needs %.3g GiB for it.",
             seconds,
             direction,
-            f"{batch} pieces" if batch > 1 else "a piece",
+            batch,
             frames,
             "frames" if direction == "encode" else "latent frames",
             width,

@@ -8,8 +8,9 @@ from typing import TypeVar
 import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
-from cvvae_jax.codec.codec import Codec, Mode, sample
+from cvvae_jax.codec.codec import Codec, Mode
 from cvvae_jax.codec.plan import Cut
+from cvvae_jax.codec.sampling import sample
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.gaussian import DiagonalGaussian
 

@@ -11,6 +11,7 @@ import pytest
 from cvvae_jax.codec import chunks
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.latents import Latents
+from cvvae_jax.codec.pixels import checked
 from cvvae_jax.codec.plan import Cut, make_cuts
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.pixels import to_uint8
@@ -202,3 +203,38 @@ def test_inside_of_a_tile_is_that_tile_alone(vae, clip):
     first, last = ends
     np.testing.assert_allclose(recon[..., :40, :], first[..., :40, :], atol=SAME_PROGRAM)
     np.testing.assert_allclose(recon[..., 48:, :], last[..., 8:, :], atol=SAME_PROGRAM)
+
+
+def test_latents_of_a_video_are_images_to_an_image_vae(vae, image_vae, clip):
+    latents = one_device(vae).encode(clip(6, 13, 16))
+    codec = one_device(image_vae)
+    with pytest.raises(ConfigError, match=r"\(6, 2, 2, 4\)"):
+        codec.decode(latents)
+    images = codec.decode(latents, mode="image")
+    assert images.shape == (1, 3, 13, 16, 3)
+    alone = codec.decode(latents.values[:, 1:2])[:, 0, :13]
+    np.testing.assert_allclose(to_uint8(alone), images[:, 1], atol=1)  # halves round either way
+
+
+@pytest.mark.parametrize(
+    ("video", "said"),
+    [
+        (np.zeros((5, 16, 16, 3), np.uint8), r"not \(5, 16, 16, 3\)"),
+        (np.zeros((1, 5, 16, 16, 4), np.uint8), "not"),
+        (np.zeros((0, 5, 16, 16, 3), np.uint8), "not"),
+        (np.zeros((1, 5, 16, 16, 3), np.int64), "not int64"),
+        (np.full((1, 5, 16, 16, 3), 200.0, np.float32), "one is 200"),
+    ],
+    ids=["no batch", "alpha", "empty", "integers", "range"],
+)
+def test_what_is_no_video_is_named(video, said):
+    with pytest.raises(ConfigError, match=said):
+        checked(video)
+
+
+def test_floats_of_other_types_are_taken_as_float32():
+    video = np.linspace(-1, 1, 3 * 64).reshape(1, 1, 8, 8, 3)
+    for dtype in (np.float64, np.float16, jnp.bfloat16):
+        pixels = checked(video.astype(dtype))
+        assert pixels.dtype == np.float32
+        np.testing.assert_array_equal(pixels, video.astype(dtype).astype(np.float32))

@@ -1,0 +1,34 @@
+"""Samples of a posterior that don't depend on how a video was cut."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, Key
+
+from cvvae_jax.models.gaussian import DiagonalGaussian
+
+
+def sample(
+    posterior: DiagonalGaussian, key: Key[Array, ""], *, start: int = 0
+) -> Float[Array, "b n y x z"]:
+    """Random latents, with noise that depends on the key and on the number of the video in the
+    batch and of the latent frame; `start` is the number of the first one."""
+    b, n, *shape = posterior.mean.shape
+    noise = _noise(key, jnp.arange(b), start + jnp.arange(n), shape=tuple(shape))
+    return posterior.with_noise(noise)
+
+
+@functools.partial(jax.jit, static_argnames="shape")
+def _noise(
+    key: Key[Array, ""],
+    videos: Int[Array, " b"],
+    frames: Int[Array, " n"],
+    *,
+    shape: tuple[int, ...],
+) -> Float[Array, "b n y x z"]:
+    def of_frame(video, frame):
+        own = jax.random.fold_in(jax.random.fold_in(key, video), frame)
+        return jax.random.normal(own, shape)
+
+    return jax.vmap(jax.vmap(of_frame, (None, 0)), (0, None))(videos, frames)
