@@ -39,7 +39,7 @@ def blocks(page: str, language: str) -> list[str]:
 
 def test_documented_python_of_inference_runs(workplace):
     names = {}
-    here, in_torch = blocks("docs/inference.md", "python")
+    here, in_torch, *_ = blocks("docs/inference.md", "python")
     exec(here, names)
     assert names["recon"].shape == names["video"].shape == (1, 11, 37, 51, 3)
     assert names["alone"].shape == (1, 4, 37, 51, 3)
