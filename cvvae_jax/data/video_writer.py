@@ -36,6 +36,11 @@ _READABLE_WHILE_WRITTEN = {
 }
 
 
+def begun_path(path: Path) -> Path:
+    """Where a writer that is to keep what was begun has it until the file is complete."""
+    return path.with_suffix(f".partial{path.suffix}")
+
+
 class VideoWriter:
     """Writes frames as H.264 video: `with VideoWriter(..) as writer: writer.write(frame)`.
 
@@ -79,7 +84,7 @@ class VideoWriter:
         require_suffix(self._path, WRITABLE_VIDEO_SUFFIXES)
         self._partial, self._keep_begun = partial_path(self._path), keep_begun
         if keep_begun:
-            self._partial = self._path.with_suffix(f".partial{self._path.suffix}")
+            self._partial = begun_path(self._path)
         self._fps = Fraction(fps).limit_denominator(100_000)
         self._shape = (height, width, 3)
         self._audio_from = audio_from

@@ -214,3 +214,11 @@ def test_plan_is_printed_and_nothing_is_run(tmp_path, weights, capsys):
     assert "4 tiles of 16 x 16 of frames of 32 x 24 pixels" in said
     assert "blended" in said and "GiB a device" in said
     assert names(tmp_path) == {"in.mp4"}
+
+
+def test_what_an_earlier_run_has_begun_is_no_input_for_the_same_output(tmp_path, weights, capsys):
+    source = make_video(tmp_path / "out.partial.mp4", frames=5, height=16, width=16)
+    before = Path(source).read_bytes()
+    assert main(["reconstruct", source, str(tmp_path / "out.mp4"), "--weights", weights]) == 2
+    assert "would be written first" in capsys.readouterr().err
+    assert Path(source).read_bytes() == before
