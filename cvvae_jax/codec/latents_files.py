@@ -101,9 +101,9 @@ class LatentsWriter:
             ConfigError: the file cannot be written (a full disk).
         """
         self._shape = part.shape[1:]
-        self._frames += len(part)
         with self._named_errors():
             self._numbers.write(np.ascontiguousarray(part, "<f4").data)
+        self._frames += len(part)  # after it: Ctrl-C may cut the writing short
 
     def finish(self, facts: Facts) -> None:
         """Give the file its name.
@@ -118,6 +118,7 @@ class LatentsWriter:
         write = _write_npz if self._path.suffix.lower() == ".npz" else _write_safetensors
         try:
             with self._named_errors():
+                self._numbers.truncate(4 * math.prod(shape))
                 self._numbers.seek(0)
                 write(partial, self._numbers, shape, _strings(facts))
                 partial.replace(self._path)
