@@ -134,13 +134,13 @@ def _candidates(vae: VAE, video: Video, *, devices: int, by: Wishes) -> Iterator
 
 
 def _batch(video: Video, plan: Plan, *, room: int, platform: str) -> int:
-    """Pieces for a group of devices to take at once; a CPU is busy with one."""
+    """Pieces for a group of devices to take at once, where there are so many; a CPU is busy with
+    one."""
     if platform == "cpu":
         return 1
     frames, height, width = _piece(video, plan)
-    pieces = len(plan.cuts.frame_chunks.spans(video.frames)) * plan.tiles
     busy = _BUSY // (frames * height * width)
-    most = min(busy, room, pieces // plan.groups, _LARGEST_BATCH)
+    most = min(busy, room, _LARGEST_BATCH)
     return 1 << max(most, 1).bit_length() - 1
 
 

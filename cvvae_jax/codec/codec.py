@@ -109,7 +109,9 @@ class Codec:
         """
         longest = self.chunks.size
         n, y, x, _ = self.latents_shape(
-            frames=min(frames or longest, longest), height=height, width=width
+            frames=longest if frames is None else min(frames, longest),
+            height=height,
+            width=width,
         )
         space, time = self.vae.config.spatial_compression, self.vae.temporal_compression
         video = Video(1 + (n - 1) * time, y * space, x * space, np.dtype(dtype))
