@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import functools
 import logging
 import math
 import time
@@ -61,6 +62,7 @@ class Programs:
         self._vae, self._devices = vae, devices
         self._mine = [d for d in devices if d.process_index == jax.process_index()]
         self._programs: dict[tuple, Program] = {}
+        self._placed: dict[Share, VAE] = {}
 
     @property
     def identity(self) -> tuple:
@@ -83,7 +85,7 @@ class Programs:
         """
         most = share.groups * batch
         parts = [pieces[i : i + most] for i in range(0, len(pieces), most)]
-        results = [self._run(direction, part, share=share) for part in parts]
+        results = [self._run(direction, part, share=share, batch=batch) for part in parts]
         return results[0] if len(results) == 1 else jnp.concatenate(results)
 
     def program(
@@ -96,10 +98,12 @@ class Programs:
             self._programs[key] = self._compile(direction, shape, dtype, share=share)
         return self._programs[key]
 
-    def _run(self, direction: Direction, pieces: Pieces, *, share: Share) -> Array:
+    def _run(
+        self, direction: Direction, pieces: Pieces, *, share: Share, batch: int
+    ) -> Array:
         count, height = len(pieces), pieces.shape[2]
         missing = (
-            share.groups * _power_of_two(math.ceil(count / share.groups)) - count,
+            share.groups * min(_power_of_two(math.ceil(count / share.groups)), batch) - count,
             -height % (self._row_unit(direction) * share.split_rows),
         )
         filled = pieces
@@ -151,7 +155,6 @@ class Programs:
         )
         return program
 
-    @functools.cache  # noqa: B019 - as long-lived as its programs
     def _mesh(self, share: Share) -> Mesh:
         used = np.asarray(self._devices[: share.groups * share.split_rows])
         axes = {_PIECES: share.groups, rows.AXIS: share.split_rows}
@@ -163,11 +166,18 @@ class Programs:
         split = (_PIECES, None, rows.AXIS) if share.split_rows > 1 else (_PIECES,)
         return NamedSharding(self._mesh(share), PartitionSpec(*split))
 
-    @functools.cache  # noqa: B019
     def _weights(self, share: Share) -> VAE:
-        """The model on every device."""
-        whole = NamedSharding(self._mesh(share), PartitionSpec())
-        return jax.tree.map(lambda array: _put(array, whole), self._vae)
+        """The model on every device: one copy, that every way of sharing sees."""
+        if share not in self._placed:
+            whole = NamedSharding(self._mesh(share), PartitionSpec())
+            # Of what is there, the buffers are taken: a model may be gigabytes.
+            known = next(iter(self._placed.values()), None)
+            self._placed[share] = (
+                jax.tree.map(lambda array: _put(array, whole), self._vae)
+                if known is None
+                else jax.tree.map(lambda array: _on_mesh(array, whole), known)
+            )
+        return self._placed[share]
 
     def _fetch(self, result: Array) -> Array:
         """A result on this process's first device."""
@@ -182,6 +192,12 @@ def _put(array: Array | np.ndarray, sharding: NamedSharding) -> Array:
         return jax.device_put(array, sharding)
     own = np.asarray(array)
     return jax.make_array_from_callback(own.shape, sharding, lambda index: own[index])
+
+
+def _on_mesh(array: Array, whole: NamedSharding) -> Array:
+    """The same buffers, as an array on another mesh of the same devices."""
+    parts = [part.data for part in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, whole, parts)
 
 
 def _power_of_two(number: int) -> int:
