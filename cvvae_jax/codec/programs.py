@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import functools
 import logging
 import math
 import time
@@ -98,9 +97,7 @@ class Programs:
             self._programs[key] = self._compile(direction, shape, dtype, share=share)
         return self._programs[key]
 
-    def _run(
-        self, direction: Direction, pieces: Pieces, *, share: Share, batch: int
-    ) -> Array:
+    def _run(self, direction: Direction, pieces: Pieces, *, share: Share, batch: int) -> Array:
         count, height = len(pieces), pieces.shape[2]
         missing = (
             share.groups * min(_power_of_two(math.ceil(count / share.groups)), batch) - count,
