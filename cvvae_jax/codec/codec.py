@@ -3,8 +3,8 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Iterable, Iterator
-from typing import Literal
+from collections.abc import Callable, Iterable, Iterator
+from typing import Literal, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -25,6 +25,9 @@ Pixels = UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t
 """A video as uint8 in [0, 255] or as floats in [-1, 1], on the host or on a device."""
 Mode = Literal["video", "image"]
 """All latent frames together, or each one alone, as an image."""
+
+
+Item = TypeVar("Item")
 
 
 class Codec:
@@ -251,8 +254,8 @@ class Codec:
         """
         padded = (self._padded(chunk) for chunk in chunks)
         overlap = self.chunks.overlap
-        for i, moments in enumerate(self._through("encode", padded, plan)):
-            yield np.asarray(moments)[:, overlap if i else 0 :]
+        for i, moments in enumerate(self._through("encode", padded, plan, finish=_as_is)):
+            yield moments[:, overlap if i else 0 :]
 
     def videos(
         self,
@@ -272,15 +275,24 @@ class Codec:
             pixels: how frames are wanted, as in `Latents`.
             overlap: latent frames that a chunk shares with the one before.
         """
-        for i, video in enumerate(self._through("decode", chunks, plan)):
+        finish = to_uint8 if pixels == "uint8" else _as_is
+        for i, video in enumerate(self._through("decode", chunks, plan, finish=finish)):
             # Every latent frame that is shared was the first of its chunk, of one frame.
-            video = video[:, overlap if i else 0 :]
-            yield np.asarray(to_uint8(video) if pixels == "uint8" else video)
+            yield video[:, overlap if i else 0 :]
 
     def _through(
-        self, direction: Direction, chunks: Iterable[Pieces], plan: Plan
-    ) -> Iterator[Float[Array, "b t h w c"]]:
-        """The model's output for each chunk; the next ones are given to the devices before."""
+        self,
+        direction: Direction,
+        chunks: Iterable[Pieces],
+        plan: Plan,
+        *,
+        finish: Callable[[Array], Array],
+    ) -> Iterator[np.ndarray]:
+        """The model's output for each chunk; the next ones are given to the devices before.
+
+        A device works in the order in which it is given work: what is still to be done with an
+        output, `finish`, is given to it before the next chunks, or it would wait for them.
+        """
         cuts = plan.cuts.pixel_tiles, plan.cuts.latent_tiles
         cut, joint = cuts if direction == "encode" else cuts[::-1]
         share = Share(plan.groups, plan.split_rows)
@@ -288,12 +300,14 @@ class Codec:
         def run(pieces):
             return self._programs.run(direction, pieces, share=share, batch=plan.batch)
 
-        waiting: list = []
-        for group in _grouped(chunks, plan.chunks_at_once):
-            result = tiled(run, np.concatenate(group), cut=cut, joint=joint)
-            yield from waiting
-            waiting = jnp.split(result, len(group)) if len(group) > 1 else [result]
-        yield from waiting
+        def results():
+            for group in _grouped(chunks, plan.chunks_at_once):
+                result = finish(tiled(run, np.concatenate(group), cut=cut, joint=joint))
+                result.copy_to_host_async()
+                yield result, len(group)
+
+        for result, count in _one_behind(results()):
+            yield from np.split(np.asarray(result), count)
 
     def _as_latents(self, values: Array | np.ndarray) -> Latents:
         space, (_, n, y, x, _) = self.vae.config.spatial_compression, values.shape
@@ -341,16 +355,38 @@ def _noise(
     return jax.vmap(jax.vmap(of_frame, (None, 0)), (0, None))(videos, frames)
 
 
+def _one_behind(items: Iterable[Item]) -> Iterator[Item]:
+    """Each item once the next one has been made, or can't be: what came before an error counts."""
+    waiting: list[Item] = []
+    try:
+        for item in items:
+            yield from waiting
+            waiting = [item]
+    except ConfigError:
+        yield from waiting
+        raise
+    yield from waiting
+
+
+def _as_is(array: Array) -> Array:
+    return array
+
+
 def _grouped(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
     """Chunks of a shape that follow each other, so many together at most."""
     group: list[np.ndarray] = []
-    for chunk in chunks:
-        if group and chunk.shape != group[0].shape:
+    try:
+        for chunk in chunks:
+            if group and chunk.shape != group[0].shape:
+                yield group
+                group = []
+            group.append(chunk)
+            if len(group) == size:
+                yield group
+                group = []
+    except ConfigError:  # the file ends early; what it held until then counts
+        if group:
             yield group
-            group = []
-        group.append(chunk)
-        if len(group) == size:
-            yield group
-            group = []
+        raise
     if group:
         yield group

@@ -137,11 +137,16 @@ class Counted:
 def _pieces(items: Iterable[np.ndarray], cut: Cut) -> Iterator[np.ndarray]:
     """Arrays in stacks, as an axis is cut."""
     piece, shared = [], 0
-    for item in items:
-        piece.append(item)
-        if len(piece) == cut.size:
+    try:
+        for item in items:
+            piece.append(item)
+            if len(piece) == cut.size:
+                yield np.stack(piece)
+                piece, shared = piece[cut.stride :], cut.overlap
+    except ConfigError:  # the file ends early; what it held until then counts
+        if len(piece) > shared:
             yield np.stack(piece)
-            piece, shared = piece[cut.stride :], cut.overlap
+        raise
     if len(piece) > shared:
         yield np.stack(piece)
 
