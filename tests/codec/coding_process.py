@@ -6,7 +6,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
-from conftest import TINY, random_model
+from tiny_models import TINY, random_model
 
 from cvvae_jax import processes
 from cvvae_jax.codec.codec import Codec

@@ -7,8 +7,8 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from conftest import TINY, random_model
 from many_processes import workers
+from tiny_models import TINY, random_model
 
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.programs import Programs, Share
