@@ -145,6 +145,12 @@ class VideoWriter:
             if self._audio:
                 self._audio.copy_until(self._count / self._fps)
 
+    @property
+    def begun(self) -> Path | None:
+        """The file with the frames until then, where `keep_begun` couldn't give it its name."""
+        kept = self._keep_begun and self._count and self._partial.exists()
+        return self._partial if kept else None
+
     def __exit__(self, kind, error, traceback) -> None:
         try:
             if kind is None or (self._keep_begun and self._count):
@@ -162,13 +168,14 @@ class VideoWriter:
         self.frames_kept = self._count
 
     def _discard(self) -> None:
-        """Close what is open and remove the unfinished file, where there is one."""
+        """Close what is open and remove the unfinished file, unless it is to be kept."""
         try:
             # Closing writes the rest, which fails again on a full disk; the first error is told.
             with contextlib.suppress(*_ERRORS):
                 self._exit.close()
         finally:
-            self._partial.unlink(missing_ok=True)
+            if self.begun is None:
+                self._partial.unlink(missing_ok=True)
 
 
 class _AudioCopy:
