@@ -241,7 +241,13 @@ def _facts(words: dict[str, str]) -> Facts:
     known = {name: word for name, word in words.items() if name in types}
     texts = {"fps", "source", "weights_sha256", "pixels"}
     values = {n: word if n in texts else json.loads(word) for n, word in known.items()}
-    return Facts(**values)
+    facts = Facts(**values)
+    sizes = (facts.frames, facts.height, facts.width)
+    if not all(type(size) is int and size > 0 for size in sizes):
+        raise ValueError(f"frames, height and width are {sizes}")
+    if facts.pixels not in ("uint8", "float32") or type(facts.scaled) is not bool:
+        raise ValueError(f"pixels are {facts.pixels}, scaled is {facts.scaled}")
+    return facts
 
 
 def _write_safetensors(path: Path, numbers, shape: tuple[int, ...], words: dict[str, str]) -> None:
@@ -272,6 +278,7 @@ def _safetensors_header(path: Path) -> tuple[tuple[int, ...], dict[str, str]]:
 def _npz_header(path: Path) -> tuple[tuple[int, ...], dict[str, str]]:
     with np.load(path, allow_pickle=False) as arrays:
         words = json.loads(str(arrays["metadata"])) if "metadata" in arrays else {}
+        words = words if isinstance(words, dict) else {}  # another program's
     with zipfile.ZipFile(path) as archive, archive.open("latents.npy") as member:
         version = np.lib.format.read_magic(member)
         read = {(1, 0): np.lib.format.read_array_header_1_0}.get(

@@ -131,6 +131,17 @@ def test_files_without_latents_are_named(tmp_path, name, content, said):
         open_latents(tmp_path / name)
 
 
+@pytest.mark.parametrize(
+    "changed", [{"frames": '"9"'}, {"frames": "null"}, {"height": "-8"}, {"scaled": "3"}]
+)
+def test_metadata_that_cant_be_is_named(tmp_path, changed):
+    words = {"layout": "n y x z", "frames": "5", "height": "16", "width": "16"}
+    latents = np.zeros((2, 2, 2, 4), np.float32)
+    save_file({"latents": latents}, tmp_path / "z.safetensors", metadata=words | changed)
+    with pytest.raises(ConfigError, match="z.safetensors holds no latents"):
+        open_latents(tmp_path / "z.safetensors")
+
+
 def test_latents_of_another_model_are_refused(tmp_path, weights, capsys):
     save_latents(tmp_path / "z.npz", Latents(np.zeros((1, 2, 2, 2, 16), np.float32), 5, 16, 16))
     out = tmp_path / "out.mp4"
