@@ -12,6 +12,7 @@ import tyro
 
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.data.video import VideoInfo
+from cvvae_jax.data.video_writer import begun_path
 
 if TYPE_CHECKING:
     from cvvae_jax.codec.codec import Codec
@@ -111,6 +112,11 @@ def check_paths(source: Path, target: Path) -> None:
         raise ConfigError(f"{source}: no such file.")
     if target.exists() and os.path.samefile(source, target):
         raise ConfigError(f"{target} is the input; name another file to write.")
+    begun = begun_path(target)
+    if begun.exists() and os.path.samefile(source, begun):
+        raise ConfigError(
+            f"{source} is where {target} would be written first; rename it or name another file."
+        )
     if not target.parent.is_dir():
         raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}.")
     if target.is_dir():

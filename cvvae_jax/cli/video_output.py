@@ -58,9 +58,12 @@ def video_output(
         with writer:
             yield writer.write
     except (KeyboardInterrupt, ConfigError) as error:
-        if not writer.frames_kept:
+        if writer.frames_kept:
+            kept = f"{target} holds the first {counted_frames(writer.frames_kept)}."
+        elif writer.begun:
+            kept = f"{writer.begun} holds what could be written."
+        else:
             raise
-        kept = f"{target} holds the first {counted_frames(writer.frames_kept)}."
         raise type(error)(f"{error} {kept}".strip()) from error
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Literal
 
 import jax
-import numpy as np
 
 from cvvae_jax.codec import memory
+from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, TILE, Cuts, Plan, make_cuts
 from cvvae_jax.codec.programs import Direction, Programs, Share
 from cvvae_jax.config import ConfigError
@@ -71,8 +71,8 @@ class Video:
     """In pixels."""
     width: int
     """In pixels."""
-    dtype: np.dtype
-    """Of the pixels."""
+    pixels: PixelType
+    """What is encoded, or wanted of what is decoded."""
 
 
 def choose(
@@ -89,14 +89,14 @@ def choose(
     plans = list(_candidates(vae, video, devices=len(devices), by=by))
     limit = by.memory or memory.available(devices, vae)
     model = sum(leaf.nbytes for leaf in jax.tree.leaves(vae))
-    needed = []
+    batch, needed = by.batch or 1, []
     for plan in plans:
-        one = _needs(vae, programs, direction, video, plan)
+        one = _needs(vae, programs, direction, plan, batch=batch)
         if one is not None and (one <= limit or len(plans) == 1):
             room = max(limit - model, 0) // max(one - model, 1)
-            batch = by.batch or _batch(video, plan, room=room, platform=devices[0].platform)
-            expected = one + (batch - 1) * (one - model)
-            return dataclasses.replace(plan, batch=batch, expected=expected)
+            most = by.batch or _batch(plan, room=room, platform=devices[0].platform)
+            expected = model + (one - model) * most // batch
+            return dataclasses.replace(plan, batch=most, expected=expected)
         needed.append(one)
     least = min((number for number in needed if number is not None), default=None)
     needs = "" if least is None else f": the least that any way takes is {least / 2**30:.3g} GiB"
@@ -126,37 +126,42 @@ def _candidates(vae: VAE, video: Video, *, devices: int, by: Wishes) -> Iterator
             frames=video.frames,
             height=video.height,
             width=video.width,
+            pixels=video.pixels,
             cuts=by.cuts(vae, tile),
             groups=devices // split_rows,
             split_rows=split_rows,
         )
 
 
-def _batch(video: Video, plan: Plan, *, room: int, platform: str) -> int:
-    """Pieces for a group of devices to take at once; a CPU is busy with one."""
+def _batch(plan: Plan, *, room: int, platform: str) -> int:
+    """Pieces for a group of devices to take at once, where there are so many; a CPU is busy with
+    one."""
     if platform == "cpu":
         return 1
-    most = min(_BUSY // math.prod(_piece(video, plan)), room, _LARGEST_BATCH)
+    most = min(_BUSY // math.prod(plan.piece), room, _LARGEST_BATCH)
     return 1 << max(most, 1).bit_length() - 1
 
 
 def _needs(
-    vae: VAE, programs: Programs, direction: Direction, video: Video, plan: Plan
+    vae: VAE, programs: Programs, direction: Direction, plan: Plan, *, batch: int
 ) -> int | None:
-    """Bytes that a device needs for one piece; None: more than it has."""
-    frames, height, width = _piece(video, plan)
-    shape, dtype = (frames, height, width, 3), video.dtype
+    """Bytes that a device needs for so many pieces; None: more than it has."""
+    frames, height, width = plan.piece
+    shape = (frames, height, width, 3)
     if direction == "decode":
         space = vae.config.spatial_compression
         n = 1 + (frames - 1) // vae.temporal_compression
         shape = (n, height // space, width // space, vae.config.latent_channels)
-        dtype = np.dtype(np.float32)
-    share = Share(plan.groups, plan.split_rows)
-    return memory.expected(programs, direction, (plan.groups, *shape), dtype, share=share)
-
-
-def _piece(video: Video, plan: Plan) -> tuple[int, int, int]:
-    """(t, h, w) of the largest piece."""
-    tile = plan.cuts.pixel_tiles.size
-    frames = min(video.frames, plan.cuts.frame_chunks.size)
-    return frames, min(video.height, tile), min(video.width, tile)
+    needed = memory.expected(
+        programs,
+        direction,
+        (plan.groups * batch, *shape),
+        share=Share(plan.groups, plan.split_rows),
+        pixels=plan.program_pixels(direction),
+    )
+    if needed is None or plan.tiles == 1:
+        return needed
+    # One device holds the tiles of a chunk, the joined chunk, and the one before.
+    channels = 3 if direction == "decode" else 2 * vae.config.latent_channels
+    scale = 1 if direction == "decode" else vae.config.spatial_compression**2
+    return needed + 3 * 4 * plan.frames * plan.height * plan.width * channels // scale

@@ -11,16 +11,15 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from cvvae_jax.codec.choose import Tile, Video, Wishes, choose
-from cvvae_jax.codec.chunks import tiled
 from cvvae_jax.codec.latents import Latents
-from cvvae_jax.codec.pixels import Pixels, checked
+from cvvae_jax.codec.pipeline import through
+from cvvae_jax.codec.pixels import Pixels, PixelType, checked
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, Plan
-from cvvae_jax.codec.programs import Direction, Pieces, Programs, Share
-from cvvae_jax.codec.sampling import sample
+from cvvae_jax.codec.programs import Direction, Pieces, Programs
+from cvvae_jax.codec.sampling import latents_of
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
-from cvvae_jax.models.pixels import to_uint8
 
 Mode = Literal["video", "image"]
 """All latent frames together, or each one alone, as an image."""
@@ -89,7 +88,7 @@ class Codec:
         frames: int | None,
         height: int,
         width: int,
-        dtype: np.dtype | type = np.uint8,
+        pixels: PixelType = "uint8",
     ) -> Plan:
         """How videos of a size are encoded or decoded.
 
@@ -100,7 +99,7 @@ class Codec:
             frames: of the video; None: not known.
             height: in pixels.
             width: in pixels.
-            dtype: of the pixels that are encoded.
+            pixels: what is encoded, or wanted of what is decoded.
 
         Raises:
             ConfigError: the video has no frame or is smaller than one latent, or no plan fits into
@@ -110,10 +109,12 @@ class Codec:
             raise ConfigError(f"direction must be encode or decode, not {direction!r}.")
         longest = self.chunks.size
         n, y, x, _ = self.latents_shape(
-            frames=min(frames or longest, longest), height=height, width=width
+            frames=longest if frames is None else min(frames, longest),
+            height=height,
+            width=width,
         )
         space, time = self.vae.config.spatial_compression, self.vae.temporal_compression
-        video = Video(1 + (n - 1) * time, y * space, x * space, np.dtype(dtype))
+        video = Video(1 + (n - 1) * time, y * space, x * space, pixels)
         if (direction, video) not in self._plans:
             self._plans[direction, video] = choose(
                 self.vae,
@@ -144,17 +145,11 @@ class Codec:
     def posterior(self, video: Pixels) -> DiagonalGaussian:
         """The posterior over the latents of a video, uint8 in [0, 255] or float in [-1, 1].
 
-        The devices may still be at work on its end.
-
         Raises:
             ConfigError: it is no video, or smaller than one latent.
         """
-        video = checked(video)
-        _, frames, height, width, _ = video.shape
-        plan = self.plan("encode", frames=frames, height=height, width=width, dtype=video.dtype)
-        pieces = (video[:, span] for span in self.chunks.spans(frames))
-        moments = jnp.concatenate(list(self.moments(pieces, plan)), axis=1)
-        return DiagonalGaussian.from_moments(moments)
+        moments = np.concatenate(list(self._moments_of(checked(video))), axis=1)
+        return DiagonalGaussian.from_moments(jnp.asarray(moments))
 
     def encode(self, video: Pixels, *, key: Key[Array, ""] | None = None) -> Latents:
         """Unscaled latents of a video.
@@ -165,13 +160,16 @@ class Codec:
                 own, whatever the chunks; None takes its mode.
 
         Raises:
-            ConfigError: the video has no frame, or is smaller than one latent.
+            ConfigError: it is no video, or smaller than one latent.
         """
-        posterior = self.posterior(video)
-        values = posterior.mode() if key is None else sample(posterior, key)
+        video = checked(video)
+        parts, start = [], 0
+        for moments in self._moments_of(video):
+            parts.append(latents_of(moments, key, start=start))
+            start += moments.shape[1]
         _, frames, height, width, _ = video.shape
-        pixels = "uint8" if video.dtype == np.uint8 else "float32"
-        return Latents(np.asarray(values), frames, height, width, pixels)
+        values = np.concatenate(parts, axis=1)
+        return Latents(values, frames, height, width, video.dtype.name)
 
     def decode(
         self, latents: Latents | Float[Array | np.ndarray, "b n y x z"], *, mode: Mode = "video"
@@ -198,9 +196,10 @@ class Codec:
             frames=latents.frames if mode == "video" else 1,
             height=latents.height,
             width=latents.width,
+            pixels=latents.pixels,
         )
         pieces = (values[:, span] for span in cut.spans(values.shape[1]))
-        parts = self.videos(pieces, plan, pixels=latents.pixels, overlap=cut.overlap)
+        parts = self.videos(pieces, plan, overlap=cut.overlap)
         video = np.concatenate(list(parts), axis=1)
         return video[:, :frames, : latents.height, : latents.width]
 
@@ -237,7 +236,9 @@ class Codec:
         """How the time of latents is cut, in latent frames."""
         return self._wishes.cuts(self.vae, None).latent_chunks if mode == "video" else Cut(1, 1)
 
-    def moments(self, chunks: Iterable[Pieces], plan: Plan) -> Iterator[Float[Array, "b n y x zz"]]:
+    def moments(
+        self, chunks: Iterable[Pieces], plan: Plan
+    ) -> Iterator[Float[np.ndarray, "b n y x zz"]]:
         """The moments that each chunk of a video adds, in order: means, then log-variances.
 
         The devices work on the chunks after it meanwhile: as many are read ahead.
@@ -249,16 +250,11 @@ class Codec:
         """
         padded = (self._padded(chunk) for chunk in chunks)
         overlap = self.chunks.overlap
-        for i, moments in enumerate(self._through("encode", padded, plan)):
+        for i, moments in enumerate(through(self._programs, "encode", padded, plan)):
             yield moments[:, overlap if i else 0 :]
 
     def videos(
-        self,
-        chunks: Iterable[Float[np.ndarray, "b n y x z"]],
-        plan: Plan,
-        *,
-        pixels: Literal["uint8", "float32"],
-        overlap: int,
+        self, chunks: Iterable[Float[np.ndarray, "b n y x z"]], plan: Plan, *, overlap: int
     ) -> Iterator[UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]]:
         """The frames that each chunk of latents adds, in order, with their padding.
 
@@ -267,32 +263,18 @@ class Codec:
         Args:
             chunks: unscaled, by `self.latent_chunks`.
             plan: as `self.plan` gives it.
-            pixels: how frames are wanted, as in `Latents`.
             overlap: latent frames that a chunk shares with the one before.
         """
-        for i, video in enumerate(self._through("decode", chunks, plan)):
+        for i, video in enumerate(through(self._programs, "decode", chunks, plan)):
             # Every latent frame that is shared was the first of its chunk, of one frame.
-            video = video[:, overlap if i else 0 :]
-            yield np.asarray(to_uint8(video) if pixels == "uint8" else video)
+            yield video[:, overlap if i else 0 :]
 
-    def _through(
-        self, direction: Direction, chunks: Iterable[Pieces], plan: Plan
-    ) -> Iterator[Float[Array, "b t h w c"]]:
-        """The model's output for each chunk; the next ones are given to the devices before."""
-        cuts = plan.cuts.pixel_tiles, plan.cuts.latent_tiles
-        cut, joint = cuts if direction == "encode" else cuts[::-1]
-        share = Share(plan.groups, plan.split_rows)
-
-        def run(pieces):
-            return self._programs.run(direction, pieces, share=share, batch=plan.batch)
-
-        waiting: list = []
-        for group in _grouped(chunks, plan.chunks_at_once):
-            result = tiled(run, np.concatenate(group), cut=cut, joint=joint)
-            jax.block_until_ready(waiting)  # or all of a long video would be on its way to devices
-            yield from waiting
-            waiting = jnp.split(result, len(group)) if len(group) > 1 else [result]
-        yield from waiting
+    def _moments_of(self, video: np.ndarray) -> Iterator[np.ndarray]:
+        _, frames, height, width, _ = video.shape
+        plan = self.plan(
+            "encode", frames=frames, height=height, width=width, pixels=video.dtype.name
+        )
+        return self.moments((video[:, span] for span in self.chunks.spans(frames)), plan)
 
     def _as_latents(self, values: Array | np.ndarray) -> Latents:
         space, (_, n, y, x, _) = self.vae.config.spatial_compression, values.shape
@@ -316,19 +298,6 @@ class Codec:
         time, space = self.vae.temporal_compression, self.vae.config.spatial_compression
         _, frames, height, width, _ = chunk.shape
         ends = (-(frames - 1) % time, -height % space, -width % space)
+        if not any(ends):
+            return chunk
         return np.pad(chunk, ((0, 0), *((0, end) for end in ends), (0, 0)), mode="edge")
-
-
-def _grouped(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    """Chunks of a shape that follow each other, so many together at most."""
-    group: list[np.ndarray] = []
-    for chunk in chunks:
-        if group and chunk.shape != group[0].shape:
-            yield group
-            group = []
-        group.append(chunk)
-        if len(group) == size:
-            yield group
-            group = []
-    if group:
-        yield group

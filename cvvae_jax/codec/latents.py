@@ -1,13 +1,12 @@
 """Latents of a video, with what it takes to get the video back."""
 
 import dataclasses
-from typing import Literal
 
 import jax
 import numpy as np
 from jaxtyping import Array, Float
 
-PixelType = Literal["uint8", "float32"]
+from cvvae_jax.codec.pixels import PixelType
 
 
 @jax.tree_util.register_dataclass

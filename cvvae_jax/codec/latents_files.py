@@ -20,7 +20,8 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
-from cvvae_jax.codec.latents import Latents, PixelType
+from cvvae_jax.codec.latents import Latents
+from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.config import ConfigError
 
 SUFFIXES = (".safetensors", ".npz")
@@ -245,7 +246,10 @@ def _strings(facts: Facts) -> dict[str, str]:
 
 def _facts(words: dict[str, str]) -> Facts:
     hints = typing.get_type_hints(Facts)
-    return Facts(**{name: _fact(name, words[name], hints[name]) for name in words.keys() & hints})
+    facts = Facts(**{name: _fact(name, words[name], hints[name]) for name in words.keys() & hints})
+    if min(facts.frames, facts.height, facts.width) < 1:
+        raise ValueError(f"no video has {facts.frames} frames of {facts.width} x {facts.height}")
+    return facts
 
 
 def _fact(name: str, word: str, hint) -> str | int | float | bool:
@@ -288,6 +292,7 @@ def _safetensors_header(path: Path) -> tuple[tuple[int, ...], str, dict[str, str
 def _npz_header(path: Path) -> tuple[tuple[int, ...], str, dict[str, str]]:
     with np.load(path, allow_pickle=False) as arrays:
         words = json.loads(str(arrays["metadata"])) if "metadata" in arrays else {}
+        words = words if isinstance(words, dict) else {}  # another program's
     with zipfile.ZipFile(path) as archive, archive.open("latents.npy") as member:
         version = np.lib.format.read_magic(member)
         read = {(1, 0): np.lib.format.read_array_header_1_0}.get(

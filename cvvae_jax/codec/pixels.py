@@ -1,6 +1,6 @@
 """What a video to be encoded may be."""
 
-from typing import Any
+from typing import Any, Literal
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,6 +10,9 @@ from cvvae_jax.config import ConfigError
 
 Pixels = UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t h w 3"]
 """A video as uint8 in [0, 255] or as floats in [-1, 1], on the host or on a device."""
+
+PixelType = Literal["uint8", "float32"]
+"""How pixels are given, and given back."""
 
 # What was decoded, which may be encoded again, goes some way beyond 1, but not to 255.
 _NO_PIXEL = 10.0

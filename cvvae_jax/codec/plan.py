@@ -3,6 +3,7 @@ arrays."""
 
 import dataclasses
 
+from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.config import ConfigError
 
 CHUNK_FRAMES = 16
@@ -60,6 +61,8 @@ class Plan:
     """In pixels, as the model sees them: a multiple of its strides."""
     width: int
     """In pixels, likewise."""
+    pixels: PixelType
+    """What is encoded, or wanted of what is decoded."""
     cuts: Cuts
     """Where the video is cut."""
     groups: int
@@ -76,6 +79,17 @@ class Plan:
         """Tiles of a frame."""
         tiles = self.cuts.pixel_tiles
         return len(tiles.spans(self.height)) * len(tiles.spans(self.width))
+
+    @property
+    def piece(self) -> tuple[int, int, int]:
+        """Frames, height and width of the largest piece, in pixels."""
+        tile = self.cuts.pixel_tiles.size
+        frames = min(self.frames, self.cuts.frame_chunks.size)
+        return frames, min(self.height, tile), min(self.width, tile)
+
+    def program_pixels(self, direction: str) -> PixelType:
+        """What the model's program takes or gives: tiles that fade into each other are floats."""
+        return "float32" if direction == "decode" and self.tiles > 1 else self.pixels
 
     @property
     def chunks_at_once(self) -> int:

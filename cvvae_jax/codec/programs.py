@@ -16,8 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax import rows
+from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.models.autoencoder import VAE
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.pixels import to_float, to_uint8
 
 _log = logging.getLogger(__name__)
 
@@ -45,7 +46,34 @@ class Program:
     compiled: jax.stages.Compiled
     """Takes the model and the pieces."""
     memory: int
-    """Bytes that a device needs to run it: model, pieces, results and what lies between."""
+    """Bytes that a device needs while it runs: the model, its pieces and those that come next, its
+    results and those before, which are on their way to the host, and what lies between."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Output:
+    """What came, or will come, of pieces; on the devices, which may still be at work on it."""
+
+    array: Array
+    """The results, and those of what was added to fill up the devices."""
+    count: int
+    """Pieces."""
+    height: int
+    """Rows of a result."""
+
+    def on_host(self) -> np.ndarray:
+        """The results, waited for."""
+        if self.array.is_fully_addressable:
+            results = np.asarray(self.array)
+        else:
+            results = multihost_utils.process_allgather(self.array, tiled=True)
+        return results[: self.count, :, : self.height]
+
+    def on_device(self, device: jax.Device) -> Array:
+        """The results on one device of this process."""
+        if not self.array.is_fully_addressable:
+            return jax.device_put(self.on_host(), device)
+        return jax.device_put(self.array, device)[: self.count, :, : self.height]
 
 
 class Programs:
@@ -59,8 +87,11 @@ class Programs:
             devices: those to run on; of several processes, those of all or of this one.
         """
         self._vae, self._devices = vae, devices
-        self._mine = [d for d in devices if d.process_index == jax.process_index()]
+        mine = [d for d in devices if d.process_index == jax.process_index()]
+        self.home = mine[0]
+        """The device of this process where tiles are joined."""
         self._programs: dict[tuple, Program] = {}
+        self._placed: dict[Share, VAE] = {}
 
     @property
     def identity(self) -> tuple:
@@ -69,75 +100,100 @@ class Programs:
         return kind, self._vae.config, self._devices[0].device_kind, len(self._devices)
 
     def run(
-        self, direction: Direction, pieces: Pieces, *, share: Share, batch: int
-    ) -> Float[Array, "b t2 h2 w2 d"]:
-        """Moments of pixels, or pixels of latents: float32, on the first device of this process.
-
-        The devices may still be at work on it.
+        self,
+        direction: Direction,
+        pieces: Pieces,
+        *,
+        share: Share,
+        batch: int,
+        pixels: PixelType,
+    ) -> list[Output]:
+        """Moments of pixels, float32, or pixels of latents, in parts.
 
         Args:
             direction: what is done.
             pieces: all of one shape, whose pixels the strides divide.
             share: how the devices share them.
             batch: pieces that a group of devices takes at once.
+            pixels: of the side that has pixels: float32 ones are not clipped.
         """
         most = share.groups * batch
         parts = [pieces[i : i + most] for i in range(0, len(pieces), most)]
-        results = [self._run(direction, part, share=share) for part in parts]
-        return results[0] if len(results) == 1 else jnp.concatenate(results)
+        return [
+            self._run(direction, part, share=share, batch=batch, pixels=pixels) for part in parts
+        ]
 
     def program(
-        self, direction: Direction, shape: tuple[int, ...], dtype: np.dtype, *, share: Share
+        self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
     ) -> Program:
         """The program for so many pieces (b, t, h, w, c), compiled if it is new."""
         precision = jax.config.jax_default_matmul_precision
-        key = (direction, shape, np.dtype(dtype).name, share, precision)
+        key = (direction, shape, share, pixels, precision)
         if key not in self._programs:
-            self._programs[key] = self._compile(direction, shape, dtype, share=share)
+            self._programs[key] = self._compile(direction, shape, share=share, pixels=pixels)
         return self._programs[key]
 
-    def _run(self, direction: Direction, pieces: Pieces, *, share: Share) -> Array:
+    def _run(
+        self,
+        direction: Direction,
+        pieces: Pieces,
+        *,
+        share: Share,
+        batch: int,
+        pixels: PixelType,
+    ) -> Output:
         count, height = len(pieces), pieces.shape[2]
         missing = (
-            share.groups * _power_of_two(math.ceil(count / share.groups)) - count,
+            share.groups * min(_power_of_two(math.ceil(count / share.groups)), batch) - count,
             -height % (self._row_unit(direction) * share.split_rows),
         )
         filled = pieces
         if any(missing):  # results of what is added are dropped; numbers that occur are the safest
             added = ((0, missing[0]), (0, 0), (0, missing[1]), (0, 0), (0, 0))
             filled = np.pad(pieces, added, mode="edge")
-        program = self.program(
-            direction, (*filled.shape[:2], height, *filled.shape[3:]), filled.dtype, share=share
-        )
+        shape = (*filled.shape[:2], height, *filled.shape[3:])
+        program = self.program(direction, shape, share=share, pixels=pixels)
         on_devices = _put(filled, self._sharding(share))
-        result = self._fetch(program.compiled(self._weights(share), on_devices))
+        result = program.compiled(self._weights(share), on_devices)
+        if result.is_fully_addressable:
+            result.copy_to_host_async()
         compression = self._vae.config.spatial_compression
         height = height // compression if direction == "encode" else height * compression
-        return result if not any(missing) else result[:count, :, :height]
+        return Output(result, count, height)
 
     def _row_unit(self, direction: Direction) -> int:
         """Rows of pixels or latents that a device can take."""
         return self._vae.config.spatial_compression if direction == "encode" else 1
 
     def _compile(
-        self, direction: Direction, shape: tuple[int, ...], dtype: np.dtype, *, share: Share
+        self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
     ) -> Program:
         batch, frames, height, width, channels = shape
         unit = self._row_unit(direction)
         own = math.ceil(height / unit / share.split_rows) * share.split_rows
-        spec = self._sharding(share).spec
-        apply = jax.shard_map(
-            functools.partial(_ON_ROWS[direction], latent_rows=height // unit, all_latent_rows=own),
-            mesh=self._mesh(share),
-            in_specs=(PartitionSpec(), spec),
-            out_specs=spec,
+        sharding = self._sharding(share)
+        local = functools.partial(
+            _on_own_rows,
+            apply=_moments if direction == "encode" else _DECODED[pixels],
+            latent_rows=height // unit,
+            all_latent_rows=own,
         )
-        filled = (batch, frames, own * unit, width, channels)
-        pieces = jax.ShapeDtypeStruct(filled, dtype, sharding=self._sharding(share))
+        apply = jax.shard_map(
+            local,
+            mesh=self._mesh(share),
+            in_specs=(PartitionSpec(), sharding.spec),
+            out_specs=sharding.spec,
+        )
+        pieces = jax.ShapeDtypeStruct(
+            (batch, frames, own * unit, width, channels),
+            pixels if direction == "encode" else "float32",
+            sharding=sharding,
+        )
         start = time.monotonic()
         compiled = jax.jit(apply).lower(self._weights(share), pieces).compile()
         seconds = time.monotonic() - start
-        program = Program(compiled, _bytes_needed(compiled))
+        coming = math.prod(sharding.shard_shape(pieces.shape)) * pieces.dtype.itemsize
+        program = Program(compiled, _bytes_needed(compiled) + coming)
         _log.info(
             "Compiled in %.1f s: %s %d x %d %s of %d x %d; a device needs %.3g GiB for it.",
             seconds,
@@ -151,7 +207,6 @@ class Programs:
         )
         return program
 
-    @functools.cache  # noqa: B019 - as long-lived as its programs
     def _mesh(self, share: Share) -> Mesh:
         used = np.asarray(self._devices[: share.groups * share.split_rows])
         axes = {_PIECES: share.groups, rows.AXIS: share.split_rows}
@@ -163,17 +218,18 @@ class Programs:
         split = (_PIECES, None, rows.AXIS) if share.split_rows > 1 else (_PIECES,)
         return NamedSharding(self._mesh(share), PartitionSpec(*split))
 
-    @functools.cache  # noqa: B019
     def _weights(self, share: Share) -> VAE:
-        """The model on every device."""
-        whole = NamedSharding(self._mesh(share), PartitionSpec())
-        return jax.tree.map(lambda array: _put(array, whole), self._vae)
-
-    def _fetch(self, result: Array) -> Array:
-        """A result on this process's first device."""
-        if not result.is_fully_addressable:
-            result = multihost_utils.process_allgather(result, tiled=True)
-        return jax.device_put(result, self._mine[0])
+        """The model on every device: one copy, that every way of sharing sees."""
+        if share not in self._placed:
+            whole = NamedSharding(self._mesh(share), PartitionSpec())
+            # Of what is there, the buffers are taken: a model may be gigabytes.
+            known = next(iter(self._placed.values()), None)
+            self._placed[share] = (
+                jax.tree.map(lambda array: _put(array, whole), self._vae)
+                if known is None
+                else jax.tree.map(lambda array: _on_mesh(array, whole), known)
+            )
+        return self._placed[share]
 
 
 def _put(array: Array | np.ndarray, sharding: NamedSharding) -> Array:
@@ -182,6 +238,12 @@ def _put(array: Array | np.ndarray, sharding: NamedSharding) -> Array:
         return jax.device_put(array, sharding)
     own = np.asarray(array)
     return jax.make_array_from_callback(own.shape, sharding, lambda index: own[index])
+
+
+def _on_mesh(array: Array, whole: NamedSharding) -> Array:
+    """The same buffers, as an array on another mesh of the same devices."""
+    parts = [part.data for part in array.addressable_shards]
+    return jax.make_array_from_single_device_arrays(array.shape, whole, parts)
 
 
 def _power_of_two(number: int) -> int:
@@ -193,14 +255,14 @@ def _bytes_needed(compiled: jax.stages.Compiled) -> int:
     memory = compiled.memory_analysis()
     parts = (
         memory.argument_size_in_bytes,
-        memory.output_size_in_bytes,
+        2 * memory.output_size_in_bytes,
         memory.temp_size_in_bytes,
         -memory.alias_size_in_bytes,
     )
     return sum(parts)
 
 
-# uint8 becomes float on the device: a quarter of the bytes to transfer.
+# uint8 is converted on the device: a quarter of the bytes to transfer.
 def _moments(vae: VAE, video: Array) -> Array:
     video = to_float(video) if video.dtype == jnp.uint8 else video
     return vae.moments(video).astype(jnp.float32)
@@ -210,12 +272,14 @@ def _decoded(vae: VAE, latents: Array) -> Array:
     return vae.decode(latents).astype(jnp.float32)
 
 
-def _filled_up(apply: Callable, vae: VAE, pieces: Array, *, latent_rows: int, all_latent_rows: int):
+_DECODED = {
+    "float32": _decoded,
+    "uint8": lambda vae, latents: to_uint8(_decoded(vae, latents)),
+}
+
+
+def _on_own_rows(
+    vae: VAE, pieces: Array, *, apply: Callable, latent_rows: int, all_latent_rows: int
+) -> Array:
     with rows.filled_up(latent_rows, all_latent_rows):
         return apply(vae, pieces)
-
-
-_ON_ROWS = {
-    "encode": functools.partial(_filled_up, _moments),
-    "decode": functools.partial(_filled_up, _decoded),
-}

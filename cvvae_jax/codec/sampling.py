@@ -4,9 +4,26 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from cvvae_jax.models.gaussian import DiagonalGaussian
+
+
+def latents_of(
+    moments: Float[np.ndarray, "b n y x zz"], key: Key[Array, ""] | None, *, start: int = 0
+) -> Float[np.ndarray, "b n y x z"]:
+    """Latents of moments: the mode for no key, else a sample.
+
+    Args:
+        moments: means, then log-variances, of some latent frames.
+        key: of a `sample`.
+        start: number of the first of the latent frames.
+    """
+    if key is None:  # without any device, which is at work on what comes next
+        return moments[..., : moments.shape[-1] // 2]
+    posterior = DiagonalGaussian.from_moments(jnp.asarray(moments))
+    return np.asarray(sample(posterior, key, start=start))
 
 
 def sample(

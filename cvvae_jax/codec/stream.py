@@ -1,6 +1,7 @@
 """Videos of any length through a VAE in constant memory: frames in, latents or frames out."""
 
 import itertools
+from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
@@ -10,9 +11,8 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from cvvae_jax.codec.codec import Codec, Mode
 from cvvae_jax.codec.plan import Cut
-from cvvae_jax.codec.sampling import sample
+from cvvae_jax.codec.sampling import latents_of
 from cvvae_jax.config import ConfigError
-from cvvae_jax.models.gaussian import DiagonalGaussian
 
 Item = TypeVar("Item")
 
@@ -38,18 +38,23 @@ def encode_frames(
     Raises:
         ConfigError: the frames are smaller than one latent.
     """
-    first, chunks = _first(_read_ahead(_pieces(frames, codec.chunks)))
-    if first is None:
-        return
+    first, chunks = _first(_pieces(frames, codec.chunks))
+    if first is not None:
+        yield from _latents(codec, first, chunks, key=key)
+
+
+def _latents(
+    codec: Codec, first: np.ndarray, chunks: Iterator[np.ndarray], *, key: Key[Array, ""] | None
+) -> Iterator[np.ndarray]:
+    """Of all chunks, the first one among them; one that is shorter than others would be is the
+    whole video."""
     count, height, width, _ = first.shape
-    # A first chunk that is shorter than others would be is the whole video.
     plan = codec.plan("encode", frames=count, height=height, width=width)
+    read = _read_ahead(chunks, count=plan.chunks_at_once)
     start = 0
-    for moments in codec.moments((chunk[None] for chunk in chunks), plan):
-        posterior = DiagonalGaussian.from_moments(moments)
-        latents = posterior.mode() if key is None else sample(posterior, key, start=start)
+    for moments in codec.moments((chunk[None] for chunk in read), plan):
+        yield latents_of(moments, key, start=start)[0]
         start += moments.shape[1]
-        yield np.asarray(latents[0])
 
 
 def decode_frames(
@@ -88,7 +93,7 @@ def decode_frames(
     frames = 1 + (len(first) - 1) * codec.vae.temporal_compression
     plan = codec.plan("decode", frames=frames, height=height, width=width)
     batches = (chunk[None] for chunk in chunks)
-    for video in codec.videos(batches, plan, pixels="uint8", overlap=cut.overlap):
+    for video in codec.videos(batches, plan, overlap=cut.overlap):
         yield from video[0, :, :height, :width]
 
 
@@ -108,12 +113,14 @@ def reconstruct_frames(
     Raises:
         ConfigError: the frames are smaller than one latent.
     """
-    first, frames = _first(frames)
+    counted = Counted(frames)
+    first, chunks = _first(_pieces(counted, codec.chunks))
     if first is None:
         return
-    height, width, _ = first.shape
-    counted = Counted(frames)
-    latents = encode_frames(codec, counted, key=key)
+    count, height, width, _ = first.shape
+    for direction in ("encode", "decode"):  # while nothing else is in the devices' memory
+        codec.plan(direction, frames=count, height=height, width=width)
+    latents = _latents(codec, first, chunks, key=key)
     recons = decode_frames(codec, latents, height=height, width=width)
     for i, recon in enumerate(recons):
         # What follows the last frame fills up its chunk, which all frames were read for.
@@ -137,11 +144,16 @@ class Counted:
 def _pieces(items: Iterable[np.ndarray], cut: Cut) -> Iterator[np.ndarray]:
     """Arrays in stacks, as an axis is cut."""
     piece, shared = [], 0
-    for item in items:
-        piece.append(item)
-        if len(piece) == cut.size:
+    try:
+        for item in items:
+            piece.append(item)
+            if len(piece) == cut.size:
+                yield np.stack(piece)
+                piece, shared = piece[cut.stride :], cut.overlap
+    except ConfigError:  # the file ends early; what it held until then counts
+        if len(piece) > shared:
             yield np.stack(piece)
-            piece, shared = piece[cut.stride :], cut.overlap
+        raise
     if len(piece) > shared:
         yield np.stack(piece)
 
@@ -154,10 +166,14 @@ def _first(items: Iterable[Item]) -> tuple[Item | None, Iterator[Item]]:
     return None, iterator
 
 
-def _read_ahead(items: Iterator[Item]) -> Iterator[Item]:
-    """The items, each of which is made in a thread while the one before is worked on."""
+def _read_ahead(items: Iterator[Item], *, count: int) -> Iterator[Item]:
+    """The items, so many of which a thread makes while those before are worked on."""
     with ThreadPoolExecutor(max_workers=1) as thread:
-        coming = thread.submit(next, items, _END)
-        while (item := coming.result()) is not _END:
-            coming = thread.submit(next, items, _END)
-            yield item
+        coming = deque(thread.submit(next, items, _END) for _ in range(count))
+        try:
+            while (item := coming.popleft().result()) is not _END:
+                coming.append(thread.submit(next, items, _END))
+                yield item
+        finally:
+            for future in coming:
+                future.cancel()

@@ -36,6 +36,11 @@ _READABLE_WHILE_WRITTEN = {
 }
 
 
+def begun_path(path: Path) -> Path:
+    """Where a writer that is to keep what was begun has it until the file is complete."""
+    return path.with_suffix(f".partial{path.suffix}")
+
+
 class VideoWriter:
     """Writes frames as H.264 video: `with VideoWriter(..) as writer: writer.write(frame)`.
 
@@ -79,7 +84,7 @@ class VideoWriter:
         require_suffix(self._path, WRITABLE_VIDEO_SUFFIXES)
         self._partial, self._keep_begun = partial_path(self._path), keep_begun
         if keep_begun:
-            self._partial = self._path.with_suffix(f".partial{self._path.suffix}")
+            self._partial = begun_path(self._path)
         self._fps = Fraction(fps).limit_denominator(100_000)
         self._shape = (height, width, 3)
         self._audio_from = audio_from
@@ -140,6 +145,12 @@ class VideoWriter:
             if self._audio:
                 self._audio.copy_until(self._count / self._fps)
 
+    @property
+    def begun(self) -> Path | None:
+        """The file with the frames until then, where `keep_begun` couldn't give it its name."""
+        kept = self._keep_begun and self._count and self._partial.exists()
+        return self._partial if kept else None
+
     def __exit__(self, kind, error, traceback) -> None:
         try:
             if kind is None or (self._keep_begun and self._count):
@@ -157,13 +168,14 @@ class VideoWriter:
         self.frames_kept = self._count
 
     def _discard(self) -> None:
-        """Close what is open and remove the unfinished file, where there is one."""
+        """Close what is open and remove the unfinished file, unless it is to be kept."""
         try:
             # Closing writes the rest, which fails again on a full disk; the first error is told.
             with contextlib.suppress(*_ERRORS):
                 self._exit.close()
         finally:
-            self._partial.unlink(missing_ok=True)
+            if self.begun is None:
+                self._partial.unlink(missing_ok=True)
 
 
 class _AudioCopy:

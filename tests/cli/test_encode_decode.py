@@ -178,7 +178,8 @@ def test_arrays_that_are_no_latents_are_named(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("name", "word"), [("frames", "many"), ("frames", '"5"'), ("scaled", "1"), ("pixels", "int4")]
+    ("name", "word"),
+    [("frames", "many"), ("frames", '"5"'), ("scaled", "1"), ("pixels", "int4"), ("height", "-8")],
 )
 def test_damaged_metadata_is_named(tmp_path, name, word):
     said = {"layout": "n y x z", "frames": "1", "height": "8", "width": "8", name: word}

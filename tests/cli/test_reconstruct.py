@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from unittest.mock import Mock
 
 import av
 import jax
@@ -16,7 +17,7 @@ from tiny_videos import RATE, make_video
 from cvvae_jax.cli.main import main
 from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.data.video import probe, read_frames, write_image
+from cvvae_jax.data.video import VideoWriter, probe, read_frames, write_image
 from cvvae_jax.loading import load
 
 ROOT = Path(__file__).parents[2]
@@ -215,3 +216,22 @@ def test_plan_is_printed_and_nothing_is_run(tmp_path, weights, capsys):
     assert "4 tiles of 16 x 16 of frames of 32 x 24 pixels" in said
     assert "blended" in said and "GiB a device" in said
     assert names(tmp_path) == {"in.mp4"}
+
+
+def test_what_an_earlier_run_has_begun_is_no_input_for_the_same_output(tmp_path, weights, capsys):
+    source = make_video(tmp_path / "out.partial.mp4", frames=5, height=16, width=16)
+    before = Path(source).read_bytes()
+    assert main(["reconstruct", source, str(tmp_path / "out.mp4"), "--weights", weights]) == 2
+    assert "would be written first" in capsys.readouterr().err
+    assert Path(source).read_bytes() == before
+
+
+def test_a_writer_that_fails_in_closing_keeps_what_it_has(tmp_path, monkeypatch):
+    """A full disk, or a second Ctrl-C."""
+    monkeypatch.setattr(VideoWriter, "_finish", Mock(side_effect=KeyboardInterrupt))
+    writer = VideoWriter(tmp_path / "out.mp4", fps=25, height=16, width=16, keep_begun=True)
+    with pytest.raises(KeyboardInterrupt), writer:
+        for i in range(150):
+            writer.write(np.full((16, 16, 3), i, np.uint8))
+    assert writer.begun == tmp_path / "out.partial.mp4"
+    assert len(list(read_frames(writer.begun))) >= 150 - 40 - 25

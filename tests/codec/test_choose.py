@@ -1,12 +1,16 @@
 """How memory decides the way that a video goes through a model."""
 
+import gc
 import logging
+import weakref
 
 import jax
 import numpy as np
 import pytest
 
+from cvvae_jax.codec.choose import Video, Wishes, _batch, _candidates
 from cvvae_jax.codec.codec import Codec
+from cvvae_jax.codec.programs import Share
 from cvvae_jax.config import ConfigError
 
 SIZE = {"frames": 1, "height": 168, "width": 150}
@@ -75,3 +79,25 @@ def test_what_a_program_needs_is_asked_of_the_compiler_once(vae, caplog, monkeyp
 def test_wishes_that_cant_be_met_are_named(vae, arguments, named):
     with pytest.raises(ConfigError, match=named):
         Codec(vae, **arguments)
+
+
+def test_small_chunks_are_taken_together_on_an_accelerator(vae):
+    """Also one that is the only kind of chunk of its video: 4 of 17 x 256 x 256 keep it busy."""
+    video = Video(17, 256, 256, "uint8")
+    plan = next(_candidates(vae, video, devices=1, by=Wishes()))
+    batches = [_batch(plan, room=room, platform="gpu") for room in (100, 3, 0)]
+    assert batches == [4, 2, 1]
+
+
+def test_a_codec_that_is_gone_holds_no_memory_of_devices(vae):
+    codec = Codec(vae, devices=jax.devices()[:2])
+    shares = [codec._programs._weights(share) for share in (Share(2), Share(1, 2))]
+    first, second = (
+        {part.data.unsafe_buffer_pointer() for part in jax.tree.leaves(model)[0].addressable_shards}
+        for model in shares
+    )
+    assert first == second, "one copy of the model for every way of sharing"
+    programs = weakref.ref(codec._programs)
+    del codec
+    gc.collect()
+    assert programs() is None

@@ -177,6 +177,8 @@ def test_too_small_videos_and_foreign_latents_are_refused(vae, clip):
     codec = one_device(vae)
     with pytest.raises(ConfigError, match="8 x 8 pixels"):
         codec.encode(clip(1, 7, 16))
+    with pytest.raises(ConfigError, match=r"not \(1, 0, 16, 16, 3\)"):
+        codec.encode(clip(0, 16, 16))
     with pytest.raises(ConfigError, match=r"\(3, 2, 2, 4\)"):
         codec.decode(Latents(np.zeros((1, 2, 2, 2, 4), np.float32), 9, 16, 16))
 

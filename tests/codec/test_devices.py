@@ -96,7 +96,7 @@ def test_split_decode_gathers_nothing_but_keys_and_values(vae):
     """Latents of 6 rows over 4 devices, two rows each: keys and values of all 8, of 3 positions
     each."""
     programs = Programs(vae, jax.devices()[:4])
-    program = programs.program("decode", (1, 2, 6, 3, 4), np.dtype("float32"), share=Share(1, 4))
+    program = programs.program("decode", (1, 2, 6, 3, 4), share=Share(1, 4), pixels="uint8")
     text = program.compiled.as_text()
     gathered = re.findall(r"= (\S+?)\{\S* all-gather(?:-start)?\(", text)
     assert gathered == ["f32[1,2,24,8]"] * 2

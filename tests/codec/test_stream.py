@@ -8,6 +8,7 @@ import pytest
 
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.stream import reconstruct_frames
+from cvvae_jax.config import ConfigError
 
 one_device = functools.partial(Codec, devices=jax.devices()[:1])
 
@@ -54,3 +55,19 @@ def test_stream_holds_four_chunks_at_most(vae, clip):
 
 def test_stream_of_nothing_is_empty(vae):
     assert list(reconstruct_frames(one_device(vae), [])) == []
+
+
+@pytest.mark.parametrize("frames", [3, 12, 23])
+def test_frames_before_an_error_of_the_file_come_out(vae, clip, frames):
+    """On eight devices, whose chunks are taken together."""
+    codec, video = Codec(vae, chunk_frames=4), clip(frames, 16, 24)[0]
+
+    def damaged():
+        yield from video
+        raise ConfigError("the file ends early")
+
+    came = []
+    with pytest.raises(ConfigError, match="ends early"):
+        for frame in reconstruct_frames(codec, damaged()):
+            came.append(frame)
+    assert len(came) == frames
