@@ -61,7 +61,7 @@ def _branches(params: dict[str, Any], platform: str | None) -> list[Any]:
     """Those that a platform may take; None stands for all platforms that aren't named before."""
     platforms = params.get("branches_platforms")
     if platform is None or platforms is None:
-        return params["branches"]
+        return list(params["branches"])
     pairs = zip(params["branches"], platforms, strict=True)
     return [branch for branch, names in pairs if names is None or platform in names][:1]
 
