@@ -115,8 +115,9 @@ _handlers: list = []
 
 
 def _print(text: str) -> None:
-    sys.stderr.write(f"{text}\n")
-    sys.stderr.flush()
+    stderr = sys.__stderr__ or sys.stderr  # a command may have silenced the other one
+    stderr.write(f"{text}\n")
+    stderr.flush()
 
 
 def _by_hand(environment: dict[str, str]) -> dict:
@@ -281,7 +282,7 @@ class Processes:
         self._status = status
         self._say(
             f"error: {reason.rstrip('.')}. All processes of the run end; the same command goes on "
-            "from the newest checkpoint."
+            "from the newest checkpoint, if there is one."
         )
         self._let_others_read()
         os._exit(status)
@@ -295,7 +296,7 @@ class Processes:
             self._leave(DIED, f"process 0 has died, or can't be reached at {self._coordinator}")
         self._say(
             "error: aborted. If the lines above tell of an unhealthy task, that process has died, "
-            "and the same command goes on from the newest checkpoint."
+            "and the same command goes on from the newest checkpoint, if there is one."
         )
 
     def _coordinator_answers(self) -> bool:

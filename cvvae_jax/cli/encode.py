@@ -21,6 +21,7 @@ from cvvae_jax.cli.codec_options import (
 )
 from cvvae_jax.cli.progress import track
 from cvvae_jax.cli.video_output import counted_frames, speed
+from cvvae_jax.config import ConfigError
 from cvvae_jax.data.video import VideoInfo, probe, read_frames
 
 
@@ -85,14 +86,14 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
         try:
             for part in latents:
                 writer.write(part)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ConfigError) as error:
             if not writer.frames:
                 raise
             whole = 1 + (writer.frames - 1) * codec.vae.temporal_compression
+            whole = min(whole, frames.count)
             writer.finish(_facts(options, info, codec, frames=whole, weights=weights))
-            raise KeyboardInterrupt(
-                f"{options.target} holds the latents of the first {counted_frames(whole)}."
-            ) from None
+            kept = f"{options.target} holds the latents of the first {counted_frames(whole)}."
+            raise type(error)(f"{error} {kept}".strip()) from error
         writer.finish(_facts(options, info, codec, frames=frames.count, weights=weights))
     shape = codec.latents_shape(frames=frames.count, height=info.height, width=info.width)
     print(

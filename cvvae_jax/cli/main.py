@@ -71,7 +71,10 @@ def _run_together(name: str, arguments: list[str]) -> int:
             silence.enter_context(contextlib.redirect_stdout(nowhere))
             silence.enter_context(contextlib.redirect_stderr(nowhere))
         try:
+            joined.check_same("\n".join([name, *arguments]))
             status, said = _outcome(name, arguments)
+        except ConfigError as error:
+            status, said = 2, f"error: {error}"
         except Exception as error:
             joined.await_verdict(error)
             status, said = 1, f"error: {error}\n{traceback.format_exc()}"

@@ -57,12 +57,15 @@ def video_output(
     try:
         with writer:
             yield writer.write
-    except (KeyboardInterrupt, ConfigError) as error:
+    except (KeyboardInterrupt, Exception) as error:
         if writer.frames_kept:
             kept = f"{target} holds the first {counted_frames(writer.frames_kept)}."
         elif writer.begun:
             kept = f"{writer.begun} holds what could be written."
         else:
+            raise
+        if not isinstance(error, (KeyboardInterrupt, ConfigError)):
+            error.add_note(kept)  # which a traceback ends with
             raise
         raise type(error)(f"{error} {kept}".strip()) from error
 

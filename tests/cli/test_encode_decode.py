@@ -1,6 +1,7 @@
 """`encode` and `decode`: latents as files, from and to videos."""
 
 import io
+import itertools
 import logging
 from fractions import Fraction
 
@@ -14,6 +15,7 @@ from safetensors.numpy import save_file
 from tiny_videos import RATE, make_video
 
 from cvvae_jax.checkpoint import save_model
+from cvvae_jax.cli import encode
 from cvvae_jax.cli.main import main
 from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
@@ -224,6 +226,7 @@ def test_interrupted_encode_keeps_the_latents_until_then(
     tmp_path, monkeypatch, weights, source, capsys
 ):
     def interrupted(codec, frames, *, key):
+        assert len(list(itertools.islice(frames, 9))) == 9
         yield np.ones((2, 5, 7, 4), np.float32)
         raise KeyboardInterrupt
 
@@ -256,3 +259,18 @@ def test_processes_share_a_video_and_the_first_one_writes(tmp_path, weights, sou
     for path in (out, tmp_path / "recon.mp4"):
         frames = np.stack(list(read_frames(path))).astype(int)
         assert np.abs(frames - codec.decode(expected)[0]).mean() < 4
+
+
+def test_latents_of_a_file_that_ends_early_are_kept(
+    tmp_path, monkeypatch, weights, source, capsys
+):
+    def damaged(path):
+        yield from itertools.islice(read_frames(path), 7)
+        raise ConfigError("in.mp4 ends early.")
+
+    monkeypatch.setattr(encode, "read_frames", damaged)
+    assert run("encode", source, tmp_path / "z.npz", weights) == 2
+    said = capsys.readouterr().err
+    assert "in.mp4 ends early. " in said
+    assert "z.npz holds the latents of the first 7 frames." in said
+    assert load_latents(tmp_path / "z.npz").frames == 7
