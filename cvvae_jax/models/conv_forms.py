@@ -28,6 +28,8 @@ Form = Callable[..., Array]
 
 # So few channels leave a convolution idle: those of all taps in time are one convolution's.
 _FEW_CHANNELS = 4
+# Narrower networks train slower on CPUs by sub-pixels, which also take longer to compile.
+_WIDE = 64
 # From here on, few products pay for their second or two of compiling, on two cores.
 _MANY_OPERATIONS = 1e11
 _MANY_CHANNELS = 128
@@ -75,6 +77,8 @@ def convolve(
     default = functools.partial(_in_kernels, form=direct, **arguments)
     if _many(video, kernel, strides, doubled=doubled):
         cpu = functools.partial(_in_few_products, pads=pads, doubled=doubled)
+    elif doubled and min(kernel.shape[3:]) < _WIDE:
+        cpu = functools.partial(_in_repeated, pads=pads)
     elif kernel.shape[0] > 1:
         cpu = functools.partial(_in_kernels, form=_form_of_frames(kernel), **arguments)
     else:
@@ -95,8 +99,7 @@ def definition(
     kernel = kernel.astype(video.dtype)
     if not doubled:
         return direct(video, kernel, strides=strides, pads=pads)
-    video = jnp.repeat(jnp.repeat(_padded(video, pads), 2, axis=2), 2, axis=3)
-    return direct(video[:, :, 1:-1, 1:-1], kernel, strides=strides, pads=_NO_PADS)
+    return repeated(video, kernel, pads=pads, form=direct)
 
 
 def direct(
@@ -137,6 +140,12 @@ def outputs_joined(video, kernel, *, strides, pads):
     return sum(_shifted(part, kernel, strides)[tap] for tap, part in enumerate(parts))
 
 
+def repeated(video, kernel, *, pads, form):
+    """A convolution of pixels that are repeated first."""
+    video = jnp.repeat(jnp.repeat(_padded(video, pads), 2, axis=2), 2, axis=3)
+    return form(video[:, :, 1:-1, 1:-1], kernel, strides=_UNIT, pads=_NO_PADS)
+
+
 def sub_pixels(video, kernel, *, pads, form):
     """`definition` of a doubled video by one convolution of 2 x 2 taps in space, 16 products for a
     pixel in place of 36.
@@ -168,9 +177,15 @@ def _in_kernels(video, kernel, *, form, strides, pads, doubled):
     return form(video, kernel.astype(video.dtype), strides=strides, pads=pads)
 
 
+def _in_repeated(video, kernel, *, pads):
+    return repeated(video, kernel.astype(video.dtype), pads=pads, form=_form_of_frames(kernel))
+
+
 def _form_of_frames(kernel: Array) -> Form:
     """Of 3-D convolutions on CPUs."""
     inputs, outputs = kernel.shape[3:]
+    if kernel.shape[0] == 1:
+        return direct
     if inputs <= _FEW_CHANNELS:
         return inputs_joined
     return outputs_joined if outputs <= _FEW_CHANNELS else summed

@@ -261,9 +261,7 @@ def test_processes_share_a_video_and_the_first_one_writes(tmp_path, weights, sou
         assert np.abs(frames - codec.decode(expected)[0]).mean() < 4
 
 
-def test_latents_of_a_file_that_ends_early_are_kept(
-    tmp_path, monkeypatch, weights, source, capsys
-):
+def test_latents_of_a_file_that_ends_early_are_kept(tmp_path, monkeypatch, weights, source, capsys):
     def damaged(path):
         yield from itertools.islice(read_frames(path), 7)
         raise ConfigError("in.mp4 ends early.")
