@@ -25,7 +25,7 @@ def encode_frames(
     """The unscaled latents of frames: what `codec.encode` gives for the whole video, in parts.
 
     A few chunks are in memory at once: those that the caller works on, those that the devices work
-    on, and one that a thread reads meanwhile.
+    on, and as many that a thread reads meanwhile.
 
     Args:
         codec: the model, and how videos go through it.
