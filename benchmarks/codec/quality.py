@@ -12,7 +12,7 @@ import cvvae_jax
 from cvvae_jax import paths
 from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.families import abstract_model
-from cvvae_jax.data import media, video
+from cvvae_jax.data import video
 from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.video_vae import VideoVAE
 
@@ -52,7 +52,7 @@ def _clips(folder: Path) -> list[np.ndarray]:
     """The middle of the first frames of every video that is large and long enough, in [-1, 1]."""
     found = []
     for path in sorted(folder.rglob("*.mp4")):
-        frames = np.stack(list(itertools.islice(video.read_frames(media.MediaFile(path)), _FRAMES)))
+        frames = np.stack(list(itertools.islice(video.read_frames(path), _FRAMES)))
         top, left = ((size - _SIZE) // 2 for size in frames.shape[1:3])
         if len(frames) == _FRAMES and min(top, left) >= 0:
             clip = frames[:, top : top + _SIZE, left : left + _SIZE]
