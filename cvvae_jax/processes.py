@@ -115,9 +115,8 @@ _handlers: list = []
 
 
 def _print(text: str) -> None:
-    stderr = sys.__stderr__ or sys.stderr  # a command may have silenced the other one
-    stderr.write(f"{text}\n")
-    stderr.flush()
+    sys.stderr.write(f"{text}\n")
+    sys.stderr.flush()
 
 
 def _by_hand(environment: dict[str, str]) -> dict:

@@ -5,11 +5,13 @@ import dataclasses
 import logging
 import os
 import sys
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.data.video import VideoInfo
 from cvvae_jax.data.video_writer import begun_path
@@ -58,7 +60,8 @@ def open_codec(options: CodecOptions) -> "Codec":
     from cvvae_jax.loading import load
     from cvvae_jax.models.autoencoder import VAE
 
-    _show_compiling()
+    if is_writer():
+        _show_compiling()
     _keep_compiled_programs()
     vae = load(options.weights, dtype=options.dtype, prefix=options.prefix, config=options.config)
     if not isinstance(vae, VAE):
@@ -87,8 +90,15 @@ def say_devices() -> None:
     """Which ones are used, on stderr."""
     import jax
 
+    if not is_writer():
+        return
     kinds = ", ".join(sorted({device.device_kind for device in jax.devices()}))
     print(f"Devices: {jax.device_count()} x {kinds}", file=sys.stderr, flush=True)
+
+
+def track_frames(frames: Iterable[Any], *, total: int | None) -> Iterator[Any]:
+    """The frames, or pairs of them; of several processes, the one that writes shows how far they are."""
+    return track(frames, total=total, unit="frames") if is_writer() else iter(frames)
 
 
 def print_plan(

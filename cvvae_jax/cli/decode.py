@@ -16,8 +16,8 @@ from cvvae_jax.cli.codec_options import (
     open_codec,
     print_plan,
     say_devices,
+    track_frames,
 )
-from cvvae_jax.cli.progress import track
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.config import ConfigError
 
@@ -141,7 +141,7 @@ def _decode(options: Decode, file, facts, codec) -> None:
         frames = decode_frames(
             codec, parts, height=facts.height, width=facts.width, mode=options.mode
         )
-        for frame in track(itertools.islice(frames, count), total=count, unit="frames"):
+        for frame in track_frames(itertools.islice(frames, count), total=count):
             write(frame)
     print(
         f"{options.target}: {counted_frames(count)} of {facts.width}x{facts.height}; "

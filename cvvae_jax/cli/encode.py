@@ -3,7 +3,6 @@
 import dataclasses
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -18,8 +17,8 @@ from cvvae_jax.cli.codec_options import (
     open_codec,
     print_plan,
     say_devices,
+    track_frames,
 )
-from cvvae_jax.cli.progress import track
 from cvvae_jax.cli.video_output import counted_frames, speed
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.video import VideoInfo, probe, read_frames
@@ -76,7 +75,7 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
     start, frames = time.monotonic(), Counted(read_frames(options.source))
     key = jax.random.key(options.seed) if options.sample else None
     weights = _weights_sha256(options)
-    latents = encode_frames(codec, _tracked(frames, total=info.frames), key=key)
+    latents = encode_frames(codec, track_frames(frames, total=info.frames), key=key)
     if options.scaled:
         latents = (np.asarray(codec.vae.scale(part[None]))[0] for part in latents)
     if not is_writer():
@@ -100,10 +99,6 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
         f"{options.target}: latents {shape} (n, y, x, z) of {counted_frames(frames.count)} of "
         f"{info.width}x{info.height}; {speed(frames.count, time.monotonic() - start)}"
     )
-
-
-def _tracked(frames: Iterable[np.ndarray], *, total: int | None) -> Iterator[np.ndarray]:
-    return track(frames, total=total, unit="frames")
 
 
 def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str):

@@ -65,19 +65,15 @@ def _run_together(name: str, arguments: list[str]) -> int:
         joined = processes.join()
     except ConfigError as error:
         return _fail(str(error))
-    with contextlib.ExitStack() as silence:
-        if joined.index:
-            nowhere = silence.enter_context(open(os.devnull, "w"))
-            silence.enter_context(contextlib.redirect_stdout(nowhere))
-            silence.enter_context(contextlib.redirect_stderr(nowhere))
-        try:
-            joined.check_same("\n".join([name, *arguments]))
+    try:
+        joined.check_same("\n".join([name, *arguments]))
+        with contextlib.redirect_stdout(None) if joined.index else contextlib.nullcontext():
             status, said = _outcome(name, arguments)
-        except ConfigError as error:
-            status, said = 2, f"error: {error}"
-        except Exception as error:
-            joined.await_verdict(error)
-            status, said = 1, f"error: {error}\n{traceback.format_exc()}"
+    except ConfigError as error:
+        status, said = 2, f"error: {error}"
+    except Exception as error:
+        joined.await_verdict(error)
+        status, said = 1, f"error: {error}\n{traceback.format_exc()}"
     status = joined.end(status, said, together=status == 0)
     # A regular exit would wait for the others once more.
     sys.stdout.flush()
@@ -89,7 +85,8 @@ def _outcome(name: str, arguments: list[str]) -> tuple[int, str]:
     try:
         # Imported here, so that one command does not wait for what another one needs.
         importlib.import_module(f"cvvae_jax.cli.{name}").main(arguments)
-        sys.stdout.flush()
+        if sys.stdout:
+            sys.stdout.flush()
     except ConfigError as error:
         return 2, f"error: {error}"
     except BrokenPipeError:  # the reader, `head` for one, has seen enough

@@ -18,8 +18,8 @@ from cvvae_jax.cli.codec_options import (
     open_codec,
     print_plan,
     say_devices,
+    track_frames,
 )
-from cvvae_jax.cli.progress import track
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.data.video import VideoInfo, probe, read_frames
 
@@ -86,7 +86,7 @@ def _reconstruct(options: Reconstruct, info: VideoInfo, codec, write: Callable) 
     say_devices()
     start, psnrs = time.monotonic(), []
     pairs = zip(kept, recons, strict=True)
-    for frame, recon in track(pairs, total=info.frames, unit="frames"):
+    for frame, recon in track_frames(pairs, total=info.frames):
         write(np.concatenate([frame, recon], axis=1) if options.side_by_side else recon)
         psnrs.append(_psnr(frame, recon))
     shape = codec.latents_shape(frames=len(psnrs), height=info.height, width=info.width)
