@@ -97,7 +97,7 @@ def say_devices() -> None:
 
 
 def track_frames(frames: Iterable[Any], *, total: int | None) -> Iterator[Any]:
-    """The frames, or pairs of them; of several processes, the one that writes shows how far they are."""
+    """The frames, or pairs of them; of several processes, the writer shows how far they are."""
     return track(frames, total=total, unit="frames") if is_writer() else iter(frames)
 
 
