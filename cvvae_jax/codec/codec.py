@@ -277,6 +277,8 @@ class Codec:
         return self.moments((video[:, span] for span in self.chunks.spans(frames)), plan)
 
     def _as_latents(self, values: Array | np.ndarray) -> Latents:
+        if values.ndim != 5:
+            raise ConfigError(f"latents are (batch, n, y, x, channels), not {values.shape}.")
         space, (_, n, y, x, _) = self.vae.config.spatial_compression, values.shape
         return Latents(values, 1 + (n - 1) * self.vae.temporal_compression, y * space, x * space)
 
