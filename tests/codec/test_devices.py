@@ -112,7 +112,7 @@ def test_processes_that_share_a_video_all_have_what_one_device_gives(vae, clip, 
     recon = one.decode(latents)
     np.savez(tmp_path / "given.npz", video=video, latents=latents)
     arguments = [str(tmp_path), json.dumps(options)]
-    script = Path(__file__).with_name("coding_process.py")
+    script = Path(__file__).parents[1] / "coding_process.py"
     with workers(tmp_path, arguments, arguments, devices=4, script=script) as running:
         assert running.wait(timeout=300) == [0, 0], running.said(0) + running.said(1)
     for i in range(2):
