@@ -32,7 +32,9 @@ class Theirs:
         rows = (families.SD3 if spatial else families.SD21).rows(model.config)
         self._tensors = {name: self._put(tensor) for name, tensor in to_official(model, rows)}
         self._array = self._put(np.moveaxis(array, -1, 1))
-        self._network = torch.compile(self._forward, dynamic=False) if variant == "compiled" else self._forward
+        self._network = (
+            torch.compile(self._forward, dynamic=False) if variant == "compiled" else self._forward
+        )
         if self._device == "cuda":
             torch.cuda.reset_peak_memory_stats()
         start = time.perf_counter()
