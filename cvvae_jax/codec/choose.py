@@ -98,11 +98,13 @@ def choose(
             expected = model + (one - model) * most // batch
             return dataclasses.replace(plan, batch=most, expected=expected)
         needed.append(one)
-    least = min((number for number in needed if number is not None), default=None)
-    needs = "" if least is None else f": the least that any way takes is {least / 2**30:.3g} GiB"
+    what = f"{direction} {video.frames} frames of {video.width} x {video.height}"
+    known = [number for number in needed if number is not None]
+    if not known:
+        raise ConfigError(f"no program to {what} could be compiled; the log says why.")
     raise ConfigError(
-        f"a device has {limit / 2**30:.3g} GiB, too little to {direction} {video.frames} frames of "
-        f"{video.width} x {video.height}{needs}; fewer chunk-frames take less."
+        f"a device has {limit / 2**30:.3g} GiB, too little to {what}: the least that any way takes "
+        f"is {min(known) / 2**30:.3g} GiB; fewer chunk-frames take less."
     )
 
 

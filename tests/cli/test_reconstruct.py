@@ -195,7 +195,7 @@ import numpy as np
 from cvvae_jax.data.video import VideoWriter
 with VideoWriter(sys.argv[1], fps=25, height=16, width=16, keep_begun=True) as writer:
     for i in range(150):
-        writer.write(np.full((16, 16, 3), i, np.uint8))
+        writer.write(np.full((16, 16, 3), 100 + i % 2, np.uint8))  # one keyframe
     os.kill(os.getpid(), 9)
 """
     for suffix in (".mp4", ".mkv", ".mov"):
@@ -232,6 +232,6 @@ def test_a_writer_that_fails_in_closing_keeps_what_it_has(tmp_path, monkeypatch)
     writer = VideoWriter(tmp_path / "out.mp4", fps=25, height=16, width=16, keep_begun=True)
     with pytest.raises(KeyboardInterrupt), writer:
         for i in range(150):
-            writer.write(np.full((16, 16, 3), i, np.uint8))
+            writer.write(np.full((16, 16, 3), 100 + i % 2, np.uint8))  # one keyframe
     assert writer.begun == tmp_path / "out.partial.mp4"
     assert len(list(read_frames(writer.begun))) >= 150 - 40 - 25

@@ -49,9 +49,9 @@ def both_ways(vae, video, codec) -> tuple[np.ndarray, np.ndarray]:
 @pytest.mark.parametrize("tile", ["whole", 24])
 @pytest.mark.parametrize("batch", [1, 2])
 def test_chunks_and_tiles_over_devices_equal_one_device(vae, clip, tile, batch):
-    """21 frames are 5 chunks, 23 are another one; neither fills 8 devices."""
-    video = clip(23, 17, 40)
-    options = {"chunk_frames": 4, "tile": tile}
+    """20 frames are two chunks of 9 and one of 5; neither fills 8 devices."""
+    video = clip(20, 17, 40)
+    options = {"chunk_frames": 8, "tile": tile}
     one = Codec(vae, **options, devices=jax.devices()[:1])
     eight = Codec(vae, **options, batch=batch)
     latents = one.encode(video).values
