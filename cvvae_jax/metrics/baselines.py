@@ -1,6 +1,9 @@
-"""What a VAE must beat: plain resampling to its latent grid and back."""
+"""What a VAE must beat: plain resampling to its latent grid and back, in space, in time or
+in both."""
 
 import jax
+import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Float
 
 
@@ -24,3 +27,28 @@ def bicubic_in_space_and_time(
 def _through(video: Array, shape: tuple[int, ...]) -> Array:
     small = jax.image.resize(video, shape, "cubic", antialias=True)
     return jax.image.resize(small, video.shape, "cubic", antialias=True)
+
+
+def nearest_in_time(
+    video: Float[Array, "b t h w c"], *, temporal_compression: int
+) -> Float[Array, "b t h w c"]:
+    """Frames 0, k, 2k, .. (k is `temporal_compression`) as they are, every other one as the nearest
+    of them, the earlier of two."""
+    last = (video.shape[1] - 1) // temporal_compression
+    # A frame right between two kept ones belongs to the earlier.
+    nearest = (np.arange(video.shape[1]) + (temporal_compression - 1) // 2) // temporal_compression
+    return video[:, np.minimum(nearest, last) * temporal_compression]
+
+
+def linear_in_time(
+    video: Float[Array, "b t h w c"], *, temporal_compression: int
+) -> Float[Array, "b t h w c"]:
+    """Frames 0, k, 2k, .. (k is `temporal_compression`) as they are, those between two of them as
+    mixtures of both; those after the last one are equal to it."""
+    frames = np.arange(video.shape[1])
+    last = frames[-1] // temporal_compression * temporal_compression
+    before = np.minimum(frames // temporal_compression * temporal_compression, last)
+    after = np.minimum(before + temporal_compression, last)
+    share = ((frames - before) / temporal_compression).astype(np.float32)[None, :, None, None, None]
+    earlier, later = video[:, before], video[:, after]
+    return earlier + jnp.asarray(share, video.dtype) * (later - earlier)

@@ -2,7 +2,6 @@
 
 import jax.numpy as jnp
 import numpy as np
-from jax.lax import Precision
 from jaxtyping import Array, Float
 
 from cvvae_jax import rows
@@ -13,13 +12,35 @@ _SSIM_SIGMA = 1.5
 # Squares of K1 = 0.01 and K2 = 0.03 times the range of values, 2.
 _SSIM_C1, _SSIM_C2 = 0.02**2, 0.06**2
 
+MS_SSIM_PIXELS = (SSIM_WINDOW - 1) * 2**4 + 1
+"""Height and width in pixels of the smallest frames that MS-SSIM is defined on, 161."""
+_MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
+
+_PSNR_LIMIT = 100.0
+
+
+def mse(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) -> Float[Array, "b t"]:
+    """Mean squared error of every frame, float32, for values in [-1, 1]; `recon` is clipped to
+    them."""
+    return rows.average(jnp.square(error(recon, video)).mean(axis=(2, 3, 4)))
+
 
 def psnr(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) -> Float[Array, "b t"]:
-    """Peak signal-to-noise ratio of every frame in dB, for values in [-1, 1]; `recon` is clipped to
-    them."""
-    error = jnp.clip(recon, -1.0, 1.0).astype(jnp.float32) - video
-    mean = rows.average(jnp.square(error).mean(axis=(2, 3, 4)))
-    return -10.0 * jnp.log10(mean / 4.0 + 1e-10)
+    """Peak signal-to-noise ratio of every frame in dB, at most 100, for values in [-1, 1]; `recon`
+    is clipped to them."""
+    return psnr_of(mse(recon, video))
+
+
+def psnr_of(
+    mse: Float[Array | np.ndarray | np.generic, "*shape"],
+) -> Float[Array | np.ndarray | np.generic, "*shape"]:
+    """Mean squared errors of values in [-1, 1] as peak signal-to-noise ratios in dB, at most 100.
+
+    JAX arrays and NumPy ones stay what they are, of the same dtype.
+    """
+    xp = mse.__array_namespace__()
+    least = xp.asarray(4.0 * 10.0 ** (-_PSNR_LIMIT / 10.0), dtype=mse.dtype)
+    return -10.0 * xp.log10(xp.maximum(mse, least) / 4.0)
 
 
 def ssim(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) -> Float[Array, "b t"]:
@@ -32,33 +53,84 @@ def ssim(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) -> 
     Raises:
         ValueError: frames are smaller than a window.
     """
-    if min(video.shape[2:4]) < SSIM_WINDOW:
+    _require("SSIM", video, SSIM_WINDOW)
+    luminance, contrast = _similarity(_clipped(recon), video.astype(jnp.float32))
+    return (luminance * contrast).mean(axis=(2, 3, 4))
+
+
+def ms_ssim(
+    recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]
+) -> Float[Array, "b t"]:
+    """Multi-scale structural similarity of every frame (Wang, Simoncelli & Bovik 2003), 1 for equal
+    ones, for values in [-1, 1]; `recon` is clipped to them.
+
+    A product of the contrast and structure terms of SSIM at five scales, each half the one before
+    (means of 2 x 2 pixels; an odd last row or column is left out), and of the luminance term at
+    the coarsest, to the powers of the paper. Terms are averaged over windows and channels before
+    they are multiplied, and negative averages count as 0.
+
+    Raises:
+        ValueError: frames have less than 161 pixels in height or width.
+    """
+    _require("MS-SSIM", video, MS_SSIM_PIXELS)
+    x, y = _clipped(recon), video.astype(jnp.float32)
+    product = jnp.ones(video.shape[:2], jnp.float32)
+    for scale, weight in enumerate(_MS_SSIM_WEIGHTS):
+        luminance, contrast = _similarity(x, y)
+        coarsest = scale == len(_MS_SSIM_WEIGHTS) - 1
+        term = luminance * contrast if coarsest else contrast
+        product *= jnp.maximum(term.mean(axis=(2, 3, 4)), 0.0) ** weight
+        if not coarsest:
+            x, y = _halved(x), _halved(y)
+    return product
+
+
+def error(
+    recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]
+) -> Float[Array, "b t h w 3"]:
+    """Clipped reconstruction minus video, float32."""
+    return _clipped(recon) - video.astype(jnp.float32)
+
+
+def _clipped(recon):
+    return jnp.clip(recon, -1.0, 1.0).astype(jnp.float32)
+
+
+def _require(name: str, video: Array, pixels: int) -> None:
+    if min(video.shape[2:4]) < pixels:
         height, width = video.shape[2:4]
-        raise ValueError(f"SSIM needs frames of {SSIM_WINDOW} pixels, not {height} x {width}.")
-    x, y = jnp.clip(recon, -1.0, 1.0).astype(jnp.float32), video.astype(jnp.float32)
-    mean_x, mean_y, *squares = _windowed(jnp.stack([x, y, x * x, y * y, x * y]))
-    var_x, var_y, cov = (
-        square - product
-        for square, product in zip(squares, (mean_x**2, mean_y**2, mean_x * mean_y), strict=True)
-    )
-    alike = (2 * mean_x * mean_y + _SSIM_C1) * (2 * cov + _SSIM_C2)
-    apart = (mean_x**2 + mean_y**2 + _SSIM_C1) * (var_x + var_y + _SSIM_C2)
-    return (alike / apart).mean(axis=(2, 3, 4))
+        raise ValueError(f"{name} needs frames of {pixels} pixels, not {height} x {width}.")
+
+
+def _similarity(x: Float[Array, "b t h w c"], y: Float[Array, "b t h w c"]):
+    """The luminance term of SSIM, and the product of its contrast and structure terms, at every
+    window.
+
+    Written by the difference of the two frames, 1 - (..) / (.. + C): equal to the paper's
+    fractions, but where frames are alike, rounding shrinks with their difference.
+    """
+    squares, square_of_difference = x * x + y * y, jnp.square(x - y)
+    mean_x, mean_y, *means = _windowed(jnp.stack([x, y, squares, square_of_difference]))
+    apart, sizes = jnp.square(mean_x - mean_y), mean_x**2 + mean_y**2
+    luminance = 1 - apart / (sizes + _SSIM_C1)
+    contrast = 1 - (means[1] - apart) / (means[0] - sizes + _SSIM_C2)
+    return luminance, contrast
+
+
+def _halved(video: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c"]:
+    b, t, h, w, c = video.shape
+    whole = video[:, :, : h // 2 * 2, : w // 2 * 2]
+    return whole.reshape(b, t, h // 2, 2, w // 2, 2, c).mean(axis=(3, 5))
 
 
 def _windowed(values: Float[Array, "n b t h w c"]) -> Float[Array, "n b t i j c"]:
-    """Gaussian means over all windows inside of the frame."""
-    _, _, _, h, w, _ = values.shape
-    rows, columns = _window_matrix(h), _window_matrix(w)
-    # Variances are small differences of these, which the usual rounding of products would drown.
-    return jnp.einsum("ih,nbthwc,jw->nbtijc", rows, values, columns, precision=Precision.HIGHEST)
+    """Gaussian means over all windows inside of the frame.
 
-
-def _window_matrix(size: int) -> np.ndarray:
-    """Row i holds the weights of the window that starts at pixel i: float32 (size - 10, size)."""
-    distance = np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2
-    weights = np.exp(-0.5 * (distance / _SSIM_SIGMA) ** 2)
-    matrix = np.zeros((size - SSIM_WINDOW + 1, size), np.float32)
-    for i in range(len(matrix)):
-        matrix[i, i : i + SSIM_WINDOW] = weights / weights.sum()
-    return matrix
+    As sums of shifted frames: the time of a product with a banded matrix grows with the square of
+    the frame's side, and XLA's convolutions of single channels are slower still on CPUs.
+    """
+    height, width = (size - SSIM_WINDOW + 1 for size in values.shape[3:5])
+    weights = np.exp(-0.5 * ((np.arange(SSIM_WINDOW) - SSIM_WINDOW // 2) / _SSIM_SIGMA) ** 2)
+    taps = [(i, float(weight)) for i, weight in enumerate(weights / weights.sum())]
+    down = sum(weight * values[:, :, :, i : i + height] for i, weight in taps)
+    return sum(weight * down[:, :, :, :, i : i + width] for i, weight in taps)

@@ -1,0 +1,135 @@
+"""How errors behave over time: whether they stand still, drift or flicker.
+
+Everything here looks along the time axis of (batch, time, height, width, channel), and nowhere
+else.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from cvvae_jax.metrics.image import error
+
+_LEVELS = 127.5
+"""8-bit levels in a unit of values in [-1, 1]."""
+
+
+def difference_mse(
+    recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]
+) -> Float[Array, "b t-1"]:
+    """Mean squared error of every difference between a frame and the next one, float32.
+
+    For values in [-1, 1], `recon` clipped to them. 0 where an error doesn't change from frame to
+    frame; twice the mean squared error where errors of neighbors are unrelated; four times where
+    they alternate. `metrics.image.psnr_of` makes decibels of it, of the peak 2 of frames.
+    """
+    return jnp.square(jnp.diff(error(recon, video), axis=1)).mean(axis=(2, 3, 4))
+
+
+def error_spectrum(
+    recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"], *, window: int = 16
+) -> Float[Array, "b f"]:
+    """Power of the error's course over time by frequency, averaged over pixels and channels.
+
+    For values in [-1, 1], `recon` clipped to them; float32 at the `window` / 2 + 1 `frequencies`.
+    Welch's method (1967): windows of `window` frames that overlap by half or more, evenly spaced,
+    so that they reach from the first to the last frame; a shorter clip is one shorter window, its
+    spectrum evaluated at the same frequencies. Windows are Hann's, between samples (none of them
+    is zero, so that every frame counts, though the ends of a clip count least). A pixel's mean
+    over a window is kept apart and is power at frequency 0: an error that stands still is there
+    alone.
+
+    The sum over frequencies is the squared error's mean, frames weighted as the squares of the
+    windows weight them (Parseval): the mean squared error of the clip where it is equal in all
+    frames.
+
+    Raises:
+        ValueError: `window` is odd or less than 2.
+    """
+    if window < 2 or window % 2:
+        raise ValueError(f"A spectrum's window is an even number of frames, not {window}.")
+    starts, length = _windows(video.shape[1], window)
+    transform, mean = (jnp.asarray(matrix, jnp.float32) for matrix in _transform(length, window))
+    frames = error(recon, video)
+
+    def powers(start):
+        part = jax.lax.dynamic_slice_in_dim(frames, start, length, axis=1)
+        # float32 in full, or power leaks from strong frequencies to weak ones.
+        waves = jnp.einsum("pft,bthwc->bpfhwc", transform, part, precision="highest")
+        still = jnp.einsum("t,bthwc->bhwc", mean, part, precision="highest")
+        power = jnp.square(waves).mean(axis=(3, 4, 5)).sum(axis=1)
+        return power.at[:, 0].add(jnp.square(still).mean(axis=(1, 2, 3)))
+
+    return jax.lax.map(powers, jnp.asarray(starts)).mean(axis=0)
+
+
+def frequencies(window: int = 16) -> np.ndarray:
+    """Of a spectrum, in cycles per frame: float64 (`window` / 2 + 1,) from 0 to 0.5."""
+    return np.linspace(0.0, 0.5, window // 2 + 1)
+
+
+def flicker(
+    spectrum: Float[Array | np.ndarray, "*batch f"],
+) -> Float[Array | np.ndarray | np.generic, "*batch"]:
+    """Error that comes and goes within four frames or fewer, in 8-bit levels.
+
+    The root of a spectrum's power at a quarter cycle per frame and above: a pattern that repeats
+    with every group of four frames counts, a slower one doesn't.
+    """
+    return _rms(spectrum, 0.25, 0.5)
+
+
+def drift(
+    spectrum: Float[Array | np.ndarray, "*batch f"],
+) -> Float[Array | np.ndarray | np.generic, "*batch"]:
+    """Error that comes and goes within eight frames or more, in 8-bit levels.
+
+    The root of a spectrum's power up to an eighth of a cycle per frame, but for 0: an error that
+    stands still is none.
+    """
+    return _rms(spectrum, 1e-9, 0.125)
+
+
+def by_position(values: np.ndarray, period: int) -> Float[np.ndarray, "positions"]:
+    """Means of (b, t) values over clips and groups, by position in the group: float64.
+
+    A causal model sees the first frame alone and then groups of `period` frames: entry 0 is the
+    mean of all first frames, entries 1 to `period` those of the groups' first to last frames; NaN
+    where clips have none.
+    """
+    values = np.asarray(values, np.float64)
+    times = np.arange(values.shape[1])
+    positions = np.where(times == 0, 0, (times - 1) % period + 1)
+    chosen = [values[:, positions == i] for i in range(period + 1)]
+    return np.array([part.mean() if part.size else np.nan for part in chosen])
+
+
+def _rms(spectrum, low: float, high: float):
+    cycles = frequencies(2 * (spectrum.shape[-1] - 1))
+    inside = np.flatnonzero((cycles >= low) & (cycles <= high))
+    return _LEVELS * spectrum[..., inside].sum(axis=-1) ** 0.5
+
+
+def _windows(frames: int, window: int) -> tuple[np.ndarray, int]:
+    """First frames of the windows, int, and how many frames each has."""
+    length = min(frames, window)
+    count = 1 + -(-(frames - length) // (window // 2))
+    return np.linspace(0, frames - length, count).round().astype(int), length
+
+
+def _transform(length: int, window: int) -> tuple[np.ndarray, np.ndarray]:
+    """Matrices of what a spectrum's power is squares of, float64.
+
+    (2, `window` / 2 + 1, `length`): cosines and sines of a windowed segment without its mean; and
+    (`length`,): the mean, weighted by the window's squares, that makes Parseval's sum exact.
+    """
+    hann = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
+    mean = hann**2 / np.sum(hann**2)
+    waves = np.exp(-2j * np.pi * np.outer(frequencies(window), np.arange(length))) * hann
+    waves -= np.outer(waves.sum(axis=1), mean)
+    # Positive frequencies stand for negative ones too, but for the lowest and the highest.
+    sides = np.full(len(waves), 2.0)
+    sides[[0, -1]] = 1.0
+    waves *= np.sqrt(sides / (window * np.sum(hann**2)))[:, None]
+    return np.stack([waves.real, waves.imag]), mean
