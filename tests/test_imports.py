@@ -17,7 +17,7 @@ ALLOWED = {
     "checkpoint": {"config", "paths"},
     "models": {"config", "paths", "rows"},
     "losses": {"config", "models.remat", "models.vgg", "rows"},
-    "metrics": {"losses.lpips", "models.i3d", "rows"},
+    "metrics": {"losses.lpips", "models.i3d", "rows", "config"},
     "data": {"config"},
     "convert": {"models", "losses.lpips", "checkpoint", "paths", "config"},
     "loading": {"convert", "checkpoint", "sharding", "paths", "config", "recipe"},
@@ -46,6 +46,7 @@ ONLY_IMPORTER = {
     "tensorflow_datasets": {"data"},
     "fsspec": {"data"},
     "apache_beam": {"data"},
+    "cv2": {"metrics"},
 }
 
 
