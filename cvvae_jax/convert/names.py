@@ -23,7 +23,9 @@ class Row:
     layer's."""
 
 
-_SAME = {"bias": "bias", "mix_factor": "mix_factor"}  # parameters called alike on both sides
+_I3D_STEM = ("1a_7x7", "2b_1x1", "2c_3x3")
+# Parameters called alike on both sides.
+_SAME = {name: name for name in ("bias", "mix_factor", "running_mean", "running_var")}
 
 
 def our_path(rows: list[Row], official: str) -> tuple[str, Row] | None:
@@ -153,6 +155,18 @@ def lpips_rows(*, torchvision: bool = False) -> list[Row]:
         network = "features" if torchvision else f"net.slice{i + 1}"
         rows += [Row(f"{network}.{p}", f"levels/{i:02d}/{j:02d}") for j, p in enumerate(level)]
         rows.append(Row(f"lin{i}.model.1", f"heads/{i:02d}", 2))
+    return rows
+
+
+def i3d_rows() -> list[Row]:
+    """Inception-I3D, pytorch-i3d's names: single layers, then blocks of named branches."""
+    layers = {f"Conv3d_{name}": f"stem/{i:02d}" for i, name in enumerate(_I3D_STEM)}
+    for i, blocks in enumerate(("3b 3c", "4b 4c 4d 4e 4f", "5b 5c")):
+        for j, name in enumerate(blocks.split()):
+            layers[f"Mixed_{name}.*"] = f"levels/{i:02d}/{j:02d}/*"
+    rows = [Row("logits.conv3d", "classifier")]
+    for official, ours in layers.items():
+        rows += [Row(f"{official}.conv3d", f"{ours}/conv"), Row(f"{official}.bn", f"{ours}/norm")]
     return rows
 
 
