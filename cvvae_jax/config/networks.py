@@ -241,7 +241,7 @@ class I3DConfig:
 
 @dataclasses.dataclass(frozen=True)
 class InceptionConfig:
-    """The network of the Frechet distance of frames: InceptionV3 as FID has it, with 1008 classes."""
+    """The network of the Frechet distance of frames: InceptionV3 with the 1008 classes of FID's."""
 
     dtype: DType = "float32"
     """Type of the convolutions; what follows them is float32 whatever is set."""

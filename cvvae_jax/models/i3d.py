@@ -117,8 +117,9 @@ class I3D(nnx.Module):
         self.classifier = WindowConv(inputs, CLASSES, window=(1, 1, 1), padding="same", **last)
 
     def features(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t2 h2 w2 c"]:
-        """What the classifier sees of a video in [-1, 1]: means over two of eight frames and 7 x 7 of
-        32 x 32 pixels, (b, t / 8 - 1, h / 32 - 6, w / 32 - 6, 1024), quotients rounded up.
+        """What the classifier sees of a video in [-1, 1]: means over two groups of eight frames and
+        7 x 7 fields of 32 x 32 pixels, (b, t / 8 - 1, h / 32 - 6, w / 32 - 6, 1024) with quotients
+        rounded up.
 
         Raises:
             ValueError: the video has fewer than 9 frames, or fewer than 193 pixels of height or
