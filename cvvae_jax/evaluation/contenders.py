@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, UInt32
 
@@ -22,6 +21,7 @@ from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.loading import load, open_model
 from cvvae_jax.metrics import baselines
 from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.pixels import to_float, to_uint8
 from cvvae_jax.recipe import load_recipe
 
 Baseline = Literal["nearest", "linear", "bicubic"]
@@ -92,6 +92,22 @@ class Model:
                 values = posterior.sample(keys)
         _, frames, height, width, _ = videos.shape
         return self.codec.decode(Latents(values, frames, height, width, videos.dtype.name))
+
+    def tile_borders(self, videos: Pixels) -> tuple[list[int], list[int]]:
+        """Rows and columns of pixels that tiles begin or end before when videos are decoded."""
+        _, frames, height, width, _ = videos.shape
+        plan = self.codec.plan(
+            "decode", frames=frames, height=height, width=width, pixels=videos.dtype.name
+        )
+        spans = (plan.cuts.pixel_tiles.spans(length) for length in (plan.height, plan.width))
+        return tuple(
+            _inside({end for span in own for end in (span.start, span.stop)}, length)
+            for own, length in zip(spans, (height, width), strict=True)
+        )
+
+
+def _inside(borders: set[int], length: int) -> list[int]:
+    return sorted(border for border in borders if 0 < border < length)
 
 
 @jax.jit
@@ -182,8 +198,7 @@ def _without_model(
     """A function of videos in [-1, 1] for videos of either type."""
     if videos.dtype != np.uint8:
         return np.asarray(function(videos))
-    recon = np.asarray(function(videos.astype(np.float32) / 127.5 - 1))
-    return np.clip(np.round((recon + 1) * 127.5), 0, 255).astype(np.uint8)
+    return np.asarray(to_uint8(function(to_float(videos))))
 
 
 def image_vae_of(path: Path) -> Path | None:

@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, UInt8
 from cvvae_jax.codec.pixels import Pixels
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.losses.lpips import lpips
-from cvvae_jax.metrics import features, flow, image, time
+from cvvae_jax.metrics import features, flow, image, seams, time
 from cvvae_jax.models.pixels import to_float, to_uint8
 
 Arrays = dict[str, np.ndarray]
@@ -56,19 +56,29 @@ class Measure:
             for name in sorted(NETWORK_METRICS & self._wanted)
         }
 
-    def __call__(self, recon: Video, video: Video) -> Arrays:
+    def __call__(
+        self, recon: Video, video: Video, *, tile_borders: tuple[list[int], list[int]]
+    ) -> Arrays:
         """All of a reconstruction.
 
+        Args:
+            recon: in [-1, 1], clipped to it, or in [0, 255].
+            video: what it reconstructs.
+            tile_borders: rows and columns of pixels that tiles begin or end before.
+
         Returns:
-            by name: `mse`, `ssim`, `ms_ssim`, `lpips_vgg`, `lpips_alex` (t,); `difference_mse`
-            and `warping` (t - 1,); `spectrum` (f,); features of the reconstruction `fvd` (d,) and
-            `fid` (t, d). What isn't defined on frames so small is left out.
+            by name: `mse`, `ssim`, `ms_ssim`, `lpips_vgg`, `lpips_alex`, `tile_seam` (t,);
+            `difference_mse` and `warping` (t - 1,); `spectrum` (f,); `chunk_seam` (); features of
+            the reconstruction `fvd` (d,) and `fid` (t, d). What isn't defined on frames so small
+            or clips so short is left out.
         """
         found = self.frames(recon[None], video[None])
         found = {name: values[0] for name, values in found.items()}
         if "time" in self._wanted or "seams" in self._wanted:
             found |= self._over_time(recon, video)
-        if "warping" in self._wanted:
+        if "seams" in self._wanted and any(tile_borders):
+            found |= self._tile_seams(recon, video, tile_borders)
+        if "warping" in self._wanted and min(video.shape[1:3]) >= flow.FLOW_PIXELS:
             recon, video = (np.asarray(_as_uint8(x)) for x in (recon, video))
             found["warping"] = flow.warping_error(recon, video)
         return found | self.features(recon)
@@ -105,7 +115,22 @@ class Measure:
         pieces = (_pieces_of_time(x, size) for x in (recon, video))
         window = self._protocol.spectrum_window
         found = self._in_pieces(functools.partial(_time, window=window), *pieces, size=1)
-        return {name: values.sum(axis=0) * (size / (h * w)) for name, values in found.items()}
+        found = {name: values.sum(axis=0) * (size / (h * w)) for name, values in found.items()}
+        # Chunks share a frame, which is the earlier one's.
+        begins = range(self._protocol.chunk_frames + 1, t, self._protocol.chunk_frames)
+        if "seams" in self._wanted and begins:
+            steps = found["difference_mse"][None]
+            found["chunk_seam"] = np.asarray(seams.chunk_seam_ratio(steps, frames=begins))[0]
+        return found
+
+    def _tile_seams(
+        self, recon: Video, video: Video, borders: tuple[list[int], list[int]]
+    ) -> Arrays:
+        _, h, w, _ = video.shape
+        rows, columns = map(tuple, borders)
+        run = functools.partial(_tile_seam, rows=rows, columns=columns)
+        size = max(1, _PIXELS // (h * w))
+        return self._in_pieces(run, recon[:, None], video[:, None], size=size)
 
     def _in_pieces(self, run: Callable, *arrays: np.ndarray, size: int) -> Arrays:
         """A function of batches, over all entries: at most `size` a device at once.
@@ -161,6 +186,12 @@ def _time(recon, video, *, window):
         "difference_mse": time.difference_mse(recon, video),
         "spectrum": time.error_spectrum(recon, video, window=window),
     }
+
+
+@functools.partial(jax.jit, static_argnames=("rows", "columns"))
+def _tile_seam(recon, video, *, rows, columns):
+    recon, video = _as_values(recon), _as_values(video)
+    return {"tile_seam": seams.seam_ratio(recon, video, rows=rows, columns=columns)}
 
 
 @jax.jit

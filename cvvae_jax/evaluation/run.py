@@ -185,9 +185,12 @@ class Bench:
             if not todo:
                 continue
             videos, recons = self.rebuild(contender.name, todo)
+            rebuild = self._open(contender.name)
+            is_model = isinstance(rebuild, Model)
+            borders = rebuild.tile_borders(videos) if is_model else ([], [])
             compatibility = self._compatibility(contender, videos, todo)
             for i, (clip, video, recon) in enumerate(zip(todo, videos, recons, strict=True)):
-                arrays = self._measured(recon, video)
+                arrays = self._measured(recon, video, tile_borders=borders)
                 arrays |= {COMPATIBILITY + name: x[i] for name, x in compatibility.items()}
                 store.write(contender.name, clip.number, arrays)
         for clip in batch:
@@ -204,13 +207,12 @@ class Bench:
             or self._image_model is None
         ):
             return {}
-        key = jax.random.key(self._evaluation.protocol.seed)
         return measure_compatibility(
             self._open(contender.name).codec,
             self._image_model.codec,
             videos,
             image_metrics=self._image_metrics,
-            key=key,
+            seeds=[clip.number for clip in clips],
         )
 
     def _image_metrics(self, recon: np.ndarray, target: np.ndarray) -> Arrays:
