@@ -27,9 +27,9 @@ def seam_ratio(
 ) -> Float[Array, "b"]:
     """Mean squared steps of the error across the borders of tiles over those anywhere else.
 
-    Float32. For values in [-1, 1], `recon` clipped to them. `rows` and `columns` are where tiles begin: r
-    stands for the border between pixels r - 1 and r. Borders between rows are held against other
-    rows and those between columns against other columns, since pictures are rougher in one
+    Float32, for values in [-1, 1], `recon` clipped to them. `rows` and `columns` are where tiles
+    begin: r stands for the border between pixels r - 1 and r. Borders between rows are held against
+    other rows and those between columns against other columns, since pictures are rougher in one
     direction than in the other; every border counts once. 1 means that no seam can be seen, and is
     given for equal videos too; NaN that there are no borders, or nothing but borders.
 
