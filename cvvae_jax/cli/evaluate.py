@@ -171,7 +171,13 @@ def _networks(options: Evaluate, metrics: set[str]) -> "dict[str, NetworkFile]":
 
     wanted = {
         "lpips_vgg": ("--lpips", options.lpips, options.lpips_heads, "LPIPS", "vgg"),
-        "lpips_alex": ("--lpips-alex", options.lpips_alex, options.lpips_alex_heads, "LPIPS", "alex"),
+        "lpips_alex": (
+            "--lpips-alex",
+            options.lpips_alex,
+            options.lpips_alex_heads,
+            "LPIPS",
+            "alex",
+        ),
         "fvd": ("--i3d", options.i3d, None, "I3D", None),
         "fid": ("--inception", options.inception, None, "Inception", None),
     }
@@ -197,7 +203,10 @@ def _print_table(folder: Path) -> None:
     metrics = [m for m in results["metrics"] if m["group"] != "time" or m["better"] != "one"]
     width = max(len(contender["name"]) for contender in results["contenders"])
     clips, left_out = (len(results["data"][name]) for name in ("clips", "left_out"))
-    print(f"{results['protocol']['name']} on {clips} clips" + f", {left_out} left out" * bool(left_out))
+    print(
+        f"{results['protocol']['name']} on {clips} clips"
+        + f", {left_out} left out" * bool(left_out)
+    )
     labels = [metric["label"] for metric in metrics]
     print("  ".join([" " * width, *(f"{label:>8}" for label in labels)]))
     for contender in results["contenders"]:

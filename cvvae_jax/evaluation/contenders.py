@@ -111,9 +111,7 @@ def _inside(borders: set[int], length: int) -> list[int]:
 
 
 @jax.jit
-def _clip_keys(
-    key: Key[Array, ""], numbers: UInt32[Array | np.ndarray, " b"]
-) -> Key[Array, " b"]:
+def _clip_keys(key: Key[Array, ""], numbers: UInt32[Array | np.ndarray, " b"]) -> Key[Array, " b"]:
     return jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
 
 
@@ -192,9 +190,7 @@ def baseline_contender(kind: Baseline, like: Contender) -> Contender:
     )
 
 
-def _without_model(
-    function: Callable, videos: Pixels, numbers: UInt32[np.ndarray, " b"]
-) -> Pixels:
+def _without_model(function: Callable, videos: Pixels, numbers: UInt32[np.ndarray, " b"]) -> Pixels:
     """A function of videos in [-1, 1] for videos of either type."""
     if videos.dtype != np.uint8:
         return np.asarray(function(videos))

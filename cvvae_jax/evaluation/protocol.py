@@ -48,7 +48,7 @@ class Protocol:
     start: Literal["first", "middle"] = "first"
     """Where in the video the clip lies: at its first frame, or in its middle."""
     size: int | None = None
-    """Pixels of the short side after the resize; smaller videos are enlarged. Unset: as they are."""
+    """Pixels of the short side after the resize, also of smaller videos. Unset: as they are."""
     crop: Literal["center", "none"] = "center"
     """With a size, the square in the middle, or whole frames."""
     resize: Literal["bicubic", "bilinear", "lanczos", "area"] = "bicubic"

@@ -134,9 +134,7 @@ def _examples(
     return found
 
 
-def _write_example(
-    clip: Clip, name: str, rebuild: RebuildClips, store: Store, media: str
-) -> None:
+def _write_example(clip: Clip, name: str, rebuild: RebuildClips, store: Store, media: str) -> None:
     _, recon = rebuild(name, [clip])
     path = store.folder / media
     path.parent.mkdir(exist_ok=True)

@@ -74,9 +74,7 @@ class Evaluation:
         }
 
 
-def evaluate(
-    evaluation: Evaluation, *, share: Share, track: Track | None = None
-) -> Path | None:
+def evaluate(evaluation: Evaluation, *, share: Share, track: Track | None = None) -> Path | None:
     """Measures what is not measured yet, and writes results and report when everything is.
 
     Args:
@@ -223,7 +221,9 @@ class Bench:
 
     def _videos(self, clips: Iterable[Clip]) -> np.ndarray:
         videos = np.stack([clip.video for clip in clips])
-        return videos if self._evaluation.protocol.pixels == "uint8" else np.asarray(to_float(videos))
+        if self._evaluation.protocol.pixels == "float":
+            return np.asarray(to_float(videos))
+        return videos
 
 
 def _batches(
