@@ -8,7 +8,7 @@ import numpy as np
 
 from cvvae_jax.evaluation.measure import Arrays
 from cvvae_jax.metrics.image import psnr_of
-from cvvae_jax.metrics.time import drift, flicker
+from cvvae_jax.metrics.time import flicker
 
 
 @dataclasses.dataclass(frozen=True)
@@ -56,14 +56,17 @@ def _difference_psnr(arrays: Arrays) -> float | None:
     return _psnr(arrays, "difference_mse")
 
 
-def _of_spectrum(function: Callable[[np.ndarray], Any]) -> Callable[[Arrays], float | None]:
-    def figure(arrays: Arrays) -> float | None:
-        # A single frame has no course over time.
-        if "spectrum" not in arrays or not len(arrays["difference_mse"]):
-            return None
-        return float(function(np.asarray(arrays["spectrum"], np.float64)))
+def _flicker(arrays: Arrays) -> float | None:
+    return float(flicker(np.asarray(arrays["spectrum"], np.float64))) if _moves(arrays) else None
 
-    return figure
+
+def _drift(arrays: Arrays) -> float | None:
+    return float(arrays["drift"]) if _moves(arrays) else None
+
+
+def _moves(arrays: Arrays) -> bool:
+    """A single frame has no course over time."""
+    return np.size(arrays.get("difference_mse", ())) > 0
 
 
 FIGURES = (
@@ -110,13 +113,13 @@ FIGURES = (
         *("flicker", "Flicker", "levels", "lower", 2, "time"),
         "Error that comes and goes within four frames or fewer: the root of the error's power at a "
         "quarter cycle per frame and above, in 8-bit levels.",
-        _of_spectrum(flicker),
+        _flicker,
     ),
     Figure(
-        *("drift", "Slow change", "levels", "lower", 2, "time"),
-        "Error that changes within eight frames or more: the root of the error's power up to an "
-        "eighth of a cycle per frame, without what stands still, in 8-bit levels.",
-        _of_spectrum(drift),
+        *("drift", "Drift", "levels", "lower", 2, "time"),
+        "Error that grows steadily from the first to the last frame: root mean square of the "
+        "straight line that fits every pixel's error over time, in 8-bit levels.",
+        _drift,
     ),
     Figure(
         *("chunk_seam", "Chunk seams", "", "one", 3, "time"),

@@ -76,6 +76,8 @@ class Protocol:
         for name in ("frames", "size"):
             if getattr(self, name) is not None:
                 at_least(self, 1, name)
+        if self.spectrum_window % 2:
+            raise ConfigError(f"spectrum_window must be even, not {self.spectrum_window}.")
         if self.fps is not None and (self.fps <= 0 or self.stride != 1 or self.frames is None):
             raise ConfigError("fps must be positive, and needs frames and no stride beside it.")
         if self.media == "image" and (self.frames or 1, self.stride, self.fps) != (1, 1, None):
@@ -125,6 +127,8 @@ def _checked(fields: dict[str, Any]) -> Protocol:
         fields[name] = value = tuple(value) if isinstance(value, list) else value
         if not _fits(value, kinds[name]):
             raise ConfigError(f"{name} must be {_described(kinds[name])}, not {value!r}.")
+        if kinds[name] == float | None:
+            fields[name] = float(value)
     return Protocol(**fields)
 
 
