@@ -36,7 +36,7 @@ def test_published_protocols_are_there(name, frames, stride, fps, size):
 
 def test_a_file_is_a_protocol_and_what_it_leaves_out_has_a_default(tmp_path):
     found = load(tmp_path, 'frames = 5\nfps = 24\nmetrics = ["psnr", "time"]\ntile = 64\n')
-    assert found == Protocol(frames=5, fps=24, metrics=("psnr", "time"), tile=64)
+    assert found == Protocol(frames=5, fps=24.0, metrics=("psnr", "time"), tile=64)
 
 
 def test_hash_depends_on_every_field_but_the_description():
