@@ -43,8 +43,8 @@ class Convert:
     config: Path | None = None
     """An official config.json, where it does not lie beside the weights."""
     lpips_heads: Path | None = None
-    """LPIPS' heads (vgg.pth of the package lpips), where SRC is torchvision's VGG16; both become
-    one model."""
+    """LPIPS' heads (vgg.pth or alex.pth of the package lpips), where SRC is torchvision's VGG16 or
+    AlexNet; both become one model."""
     raw: tyro.conf.FlagCreatePairsOff[bool] = False
     """Of a run, take the parameters as the optimizer left them; else their average."""
     verify: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -47,10 +47,14 @@ class DiagonalGaussian:
     def kl(self, other: "DiagonalGaussian | None" = None) -> Float[Array, " b"]:
         """KL divergence in nats to another Gaussian, or to a standard normal, summed over all
         latent axes."""
+        return rows.total(self.kl_of_each(other).sum(axis=(1, 2, 3, 4)))
+
+    def kl_of_each(self, other: "DiagonalGaussian | None" = None) -> Float[Array, "b n y x z"]:
+        """The KL divergence in nats of every entry, whose sum is `kl`."""
         if other is None:
             terms = jnp.square(self.mean) + jnp.exp(self.logvar) - 1.0 - self.logvar
         else:
             ratio = jnp.exp(self.logvar - other.logvar)
             distance = jnp.square(self.mean - other.mean) * jnp.exp(-other.logvar)
             terms = distance + ratio - 1.0 - self.logvar + other.logvar
-        return 0.5 * rows.total(terms.sum(axis=(1, 2, 3, 4)))
+        return 0.5 * terms

@@ -10,7 +10,7 @@ from cvvae_jax.metrics import time
 from cvvae_jax.metrics.image import mse
 
 difference_mse = jax.jit(time.difference_mse)
-drift = jax.jit(time.drift)
+drift_mse = jax.jit(time.drift_mse)
 error_spectrum = jax.jit(time.error_spectrum, static_argnames="window")
 
 
@@ -117,7 +117,7 @@ def test_windows_are_even(window):
 
 def test_clips_in_a_batch_do_not_meet():
     recon, video = random_pair(3, 20, 4, 4)
-    for measure in (difference_mse, error_spectrum, drift):
+    for measure in (difference_mse, error_spectrum, drift_mse):
         alone = measure(recon[1:2], video[1:2])
         # The same numbers in another batch: only the order of float32 sums may differ.
         np.testing.assert_allclose(measure(recon, video)[1:2], alone, rtol=1e-5)
@@ -125,7 +125,7 @@ def test_clips_in_a_batch_do_not_meet():
 
 def test_drift_of_one_frame_is_none():
     recon, video = random_pair(2, 1, 4, 4)
-    np.testing.assert_array_equal(drift(recon, video), 0)
+    np.testing.assert_array_equal(drift_mse(recon, video), 0)
 
 
 def test_positions_are_of_the_first_frame_and_of_groups_after_it():

@@ -1,0 +1,65 @@
+"""What links an error of the image decoder to a distance of latents, measured on a frame."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from cvvae_jax.metrics import lipschitz
+from cvvae_jax.models.image_vae import ImageVAE
+
+STEPS = 12
+"""Of Lanczos' method at each point."""
+POINTS = (0.0, 0.5, 1.0)
+"""Where on the way from one latents to the other singular values are looked at."""
+
+
+@jax.jit
+def stretch(
+    image_vae: ImageVAE,
+    own: Float[Array | np.ndarray, "y x z"],
+    latents: Float[Array | np.ndarray, "y x z"],
+    target: Float[Array | np.ndarray, "h w 3"],
+) -> dict[str, Float[Array, ""]]:
+    """What links an error of D_i to a distance of latents; lengths are roots of mean squares.
+
+    Args:
+        image_vae: has the decoder D_i.
+        own: E_i's latents of a frame.
+        latents: E_v's.
+        target: the frame itself.
+
+    Returns:
+        `distance` of the two latents. `loss` of D_i(E_v) against the frame, `image_error` of
+        D_i(E_i), not clipped. Stretches: `chord`, distance of the two images by that of the
+        latents; `path`, length of the curve of images between them by the same; `largest`, `least`
+        and `typical` of `lipschitz.Stretches` at both ends and halfway: the largest, the smallest
+        and the root mean square.
+    """
+    own, latents, target = jnp.asarray(own), jnp.asarray(latents), jnp.asarray(target)
+
+    def decode(values):
+        return image_vae.decode(values[None, None])[0, 0]
+
+    key = jax.random.key(0)
+    distance, apart = lipschitz.chord(decode, own, latents)
+    path = lipschitz.path_length(decode, own, latents)
+    found = jax.lax.map(
+        lambda s: lipschitz.stretches(decode, own + s * (latents - own), steps=STEPS, key=key),
+        jnp.asarray(POINTS, own.dtype),
+    )
+    # From roots of sums to roots of means of squares.
+    scale = (own.size / target.size) ** 0.5
+    return {
+        "distance": distance / own.size**0.5,
+        "loss": _rms(decode(latents) - target),
+        "image_error": _rms(decode(own) - target),
+        "chord": scale * apart / distance,
+        "path": scale * path / distance,
+        "largest": scale * found.largest.max(),
+        "least": scale * found.least.min(),
+        "typical": scale * _rms(found.typical),
+    }
+
+
+def _rms(values: Array) -> Array:
+    return jnp.sqrt(jnp.square(values).mean())
