@@ -97,7 +97,7 @@ class Measure:
 
     def features(self, video: Video) -> Arrays:
         """What distributions are compared by."""
-        found, (t, h, w, _) = {}, video.shape
+        found, (_, h, w, _) = {}, video.shape
         if "fvd" in self._networks:
             network = self._networks["fvd"]
             found["fvd"] = np.asarray(_clip_features(network, video[None]))[0]
