@@ -44,6 +44,16 @@ def test_defects_are_ranked(video):
     assert own < 1 < noisy < 7 < stuck
 
 
+def test_what_is_hidden_next_is_left_out(video):
+    """A bright square moves over the still picture: what it hides has nowhere to go."""
+    frames = np.repeat(video[:1], 2, axis=0)
+    for i in range(2):
+        frames[i, 20:44, 12 + 8 * i : 36 + 8 * i] = 255 - video[0, :24, :24] // 4
+    hidden = np.square(frames[1].astype(float) - frames[0])[20:44, 36:44].sum()
+    # Far less than what those pixels alone would make of it.
+    assert warping_error(frames, frames)[0] < 0.7 * np.sqrt(hidden / frames[0].size)
+
+
 def test_still_video_reads_zero(video):
     still = np.repeat(video[:1], 3, axis=0)
     np.testing.assert_array_equal(warping_error(still, still), 0)
