@@ -20,6 +20,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
@@ -168,6 +169,7 @@ def _lpips(videos: Videos, name: str) -> Sides:
         return {}
     import lpips as theirs
 
+    warnings.filterwarnings("ignore", module="torchvision")  # of how lpips calls it
     tensors = videos.tensors()
     network = theirs.LPIPS(net=name, pretrained=False, pnet_rand=True, verbose=False).eval()
     for head in network.lins:
@@ -234,19 +236,23 @@ def drift_mse(videos: Videos) -> Sides:
 
 
 def error_spectrum(videos: Videos) -> Sides:
-    """Without the lowest frequencies, where SciPy has no mean weighted as ours."""
+    """But for the two lowest frequencies, which a window's mean has a share in: SciPy's has other
+    weights."""
     from scipy.signal import welch
 
-    def theirs():
-        windows = {"nperseg": 16, "noverlap": 8, "window": hann}
-        _, power = welch(videos.errors()[:, :frames], axis=1, **windows)
-        return power.mean((2, 3, 4))[:, 4:] / 16
+    half = min(8, videos.video.shape[1] // 2)
+    frames = videos.video.shape[1] // half * half  # SciPy leaves the others out
+    hann = np.sin(np.pi * (np.arange(2 * half) + 0.5) / (2 * half)) ** 2
 
-    frames = videos.video.shape[1] // 8 * 8  # that windows which overlap by half divide
-    hann = np.sin(np.pi * (np.arange(16) + 0.5) / 16) ** 2
+    def theirs():
+        _, power = welch(videos.errors()[:, :frames], axis=1, window=hann, noverlap=half)
+        return power.mean((2, 3, 4))[:, 2:] / (2 * half)
+
+    def ours(*pair):
+        return metrics_time.error_spectrum(*pair, window=2 * half)[:, 2:]
+
     pair = [x[:, :frames] for x in videos.pair]
-    ours = _ours(lambda *pair: metrics_time.error_spectrum(*pair)[:, 4:], *pair)
-    return {"cvvae_jax": ours, "scipy welch": theirs}
+    return {"cvvae_jax": _ours(ours, *pair), "scipy welch": theirs}
 
 
 def seam_ratio(videos: Videos) -> Sides:
