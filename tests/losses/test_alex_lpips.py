@@ -86,6 +86,16 @@ def test_equal_frames_have_no_distance_and_every_other_frame_its_own(network):
     np.testing.assert_allclose(alone, distance[:, :1], rtol=1e-5)
 
 
+def test_gradient_is_finite_and_leads_away_from_the_distance(network):
+    """Also for identical videos, where the distance is smallest."""
+    video, other = random_video(0, 1, 1, 31, 31), random_video(1, 1, 1, 31, 31)
+    gradient = jax.jit(jax.grad(lambda a, b: lpips(network, a, b).sum()))
+    assert jnp.isfinite(gradient(video, video)).all()
+    step = gradient(video, other)
+    before, after = (distances(network, v, other) for v in (video, video - 1e-2 * step))
+    assert after < before
+
+
 def test_smaller_frames_than_its_windows_are_refused(network):
     """Rather than measured as NaN, the mean of nothing."""
     smallest = random_video(0, 1, 1, 31, 31)
