@@ -8,7 +8,7 @@ import numpy as np
 
 from cvvae_jax.evaluation.measure import Arrays
 from cvvae_jax.metrics.image import psnr_of
-from cvvae_jax.metrics.time import flicker
+from cvvae_jax.metrics.time import flicker, levels_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,16 +57,20 @@ def _difference_psnr(arrays: Arrays) -> float | None:
 
 
 def _flicker(arrays: Arrays) -> float | None:
-    return float(flicker(np.asarray(arrays["spectrum"], np.float64))) if _moves(arrays) else None
+    if not _has_course(arrays):
+        return None
+    return float(flicker(np.asarray(arrays["spectrum"], np.float64)))
 
 
 def _drift(arrays: Arrays) -> float | None:
-    return float(arrays["drift"]) if _moves(arrays) else None
+    if not _has_course(arrays):
+        return None
+    return float(levels_of(np.asarray(arrays["drift_mse"], np.float64)))
 
 
-def _moves(arrays: Arrays) -> bool:
-    """A single frame has no course over time."""
-    return np.size(arrays.get("difference_mse", ())) > 0
+def _has_course(arrays: Arrays) -> bool:
+    """A single frame has none over time."""
+    return len(arrays.get("difference_mse", ())) > 0
 
 
 FIGURES = (
@@ -118,7 +122,7 @@ FIGURES = (
     Figure(
         *("drift", "Drift", "levels", "lower", 2, "time"),
         "Error that grows steadily from the first to the last frame: root mean square of the "
-        "straight line that fits every pixel's error over time, in 8-bit levels.",
+        "straight line that fits a pixel's error best, without its mean, in 8-bit levels.",
         _drift,
     ),
     Figure(

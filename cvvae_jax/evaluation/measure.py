@@ -68,9 +68,9 @@ class Measure:
 
         Returns:
             by name: `mse`, `ssim`, `ms_ssim`, `lpips_vgg`, `lpips_alex`, `tile_seam` (t,);
-            `difference_mse` and `warping` (t - 1,); `spectrum` (f,); `chunk_seam`, `drift` ();
-            features of the reconstruction `fvd` (d,) and `fid` (t, d). What isn't defined on frames so small
-            or clips so short is left out.
+            `difference_mse` and `warping` (t - 1,); `spectrum` (f,); `drift_mse` and `chunk_seam`
+            (); features of the reconstruction `fvd` (d,) and `fid` (t, d). What isn't defined on
+            frames so small or clips so short is left out.
         """
         found = self.frames(recon[None], video[None])
         found = {name: values[0] for name, values in found.items()}
@@ -116,7 +116,6 @@ class Measure:
         window = self._protocol.spectrum_window
         found = self._in_pieces(functools.partial(_time, window=window), *pieces, size=1)
         found = {name: values.sum(axis=0) * (size / (h * w)) for name, values in found.items()}
-        found["drift"] = np.sqrt(found["drift"])
         # Chunks share a frame, which is the earlier one's.
         begins = range(self._protocol.chunk_frames + 1, t, self._protocol.chunk_frames)
         if "seams" in self._wanted and begins:
@@ -185,8 +184,8 @@ def _time(recon, video, *, window):
     recon, video = _as_values(recon), _as_values(video)
     return {
         "difference_mse": time.difference_mse(recon, video),
+        "drift_mse": time.drift_mse(recon, video),
         "spectrum": time.error_spectrum(recon, video, window=window),
-        "drift": jnp.square(time.drift(recon, video)),
     }
 
 

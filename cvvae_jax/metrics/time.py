@@ -78,15 +78,17 @@ def flicker(
     with every group of four frames counts, a slower one doesn't.
     """
     fast = frequencies(2 * (spectrum.shape[-1] - 1)) >= 0.25
-    return _LEVELS * spectrum[..., fast].sum(axis=-1) ** 0.5
+    return levels_of(spectrum[..., fast].sum(axis=-1))
 
 
-def drift(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) -> Float[Array, "b"]:
-    """Error that grows steadily from the first to the last frame, in 8-bit levels, float32.
+def drift_mse(
+    recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]
+) -> Float[Array, "b"]:
+    """Mean squared error that grows steadily from the first to the last frame, float32.
 
     For values in [-1, 1], `recon` clipped to them. The course of a pixel's error is fitted by a
-    straight line (least squares); the root of its mean square, about its mean, over frames, pixels
-    and channels: all of an error that is such a line, none of one that stands still, and 0 for a
+    straight line (least squares); the line's mean square, about its mean, over frames, pixels and
+    channels: all of an error that is such a line, none of one that stands still, and 0 for a
     single frame.
     """
     frames = video.shape[1]
@@ -96,7 +98,14 @@ def drift(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) ->
     along = jnp.einsum(
         "t,bthwc->bhwc", jnp.asarray(line, jnp.float32), error(recon, video), precision="highest"
     )
-    return _LEVELS * jnp.sqrt(jnp.square(along).mean(axis=(1, 2, 3)) / frames)
+    return jnp.square(along).mean(axis=(1, 2, 3)) / frames
+
+
+def levels_of(
+    mse: Float[Array | np.ndarray | np.generic, "*shape"],
+) -> Float[Array | np.ndarray | np.generic, "*shape"]:
+    """Mean squared errors of values in [-1, 1] as root mean squares in 8-bit levels."""
+    return _LEVELS * mse**0.5
 
 
 def by_position(values: np.ndarray, period: int) -> Float[np.ndarray, "positions"]:

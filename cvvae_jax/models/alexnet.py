@@ -47,7 +47,8 @@ class AlexLPIPS(nnx.Module):
             )
             inputs = width
         widths = [width for width, _ in LAYERS]
-        self.heads = average_heads(widths, param_dtype=dtypes["param_dtype"], rngs=rngs)
+        heads = average_heads(widths, param_dtype=dtypes["param_dtype"], rngs=rngs)
+        self.heads = nnx.List(heads)
 
     def features(
         self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"

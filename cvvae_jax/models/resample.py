@@ -3,6 +3,7 @@
 from typing import Literal
 
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange, reduce
 from flax import nnx
 from jax import lax
@@ -116,6 +117,6 @@ def _reduce_windows(video, start, function, window, strides, pads):
         if taps > 1:
             sizes, steps, borders = [1] * 5, [1] * 5, [(0, 0)] * 5
             sizes[axis], steps[axis], borders[axis] = taps, stride, pad
-            start = jnp.asarray(start, video.dtype)
+            start = np.asarray(start, video.dtype)  # a traced one would have no gradient
             video = lax.reduce_window(video, start, function, sizes, steps, borders)
     return video

@@ -41,7 +41,8 @@ class LPIPS(nnx.Module):
             )
             inputs = widths[-1]
         widths = [level[-1] for level in LEVELS]
-        self.heads = average_heads(widths, param_dtype=dtypes["param_dtype"], rngs=rngs)
+        heads = average_heads(widths, param_dtype=dtypes["param_dtype"], rngs=rngs)
+        self.heads = nnx.List(heads)
 
     def features(
         self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
@@ -62,21 +63,13 @@ def scaled(video: Float[Array, "b t h w 3"]) -> Float[Array, "b t h w 3"]:
     return (video - shift) / scale
 
 
-def average_heads(widths: Iterable[int], *, param_dtype: jnp.dtype, rngs: nnx.Rngs) -> nnx.List:
+def average_heads(
+    widths: Iterable[int], *, param_dtype: jnp.dtype, rngs: nnx.Rngs
+) -> list[nnx.Linear]:
     """A head for every feature of so many channels, which takes the channels' mean."""
-    return nnx.List(
-        [
-            nnx.Linear(
-                inputs,
-                1,
-                use_bias=False,
-                kernel_init=nnx.initializers.constant(1 / inputs),
-                param_dtype=param_dtype,
-                rngs=rngs,
-            )
-            for inputs in widths
-        ]
-    )
+    options = {"use_bias": False, "param_dtype": param_dtype, "rngs": rngs}
+    average = nnx.initializers.constant
+    return [nnx.Linear(n, 1, kernel_init=average(1 / n), **options) for n in widths]
 
 
 def _pooled_level(level, video):

@@ -27,7 +27,8 @@ def test_what_moves_as_its_input_has_hardly_an_error(video):
     errors = warping_error(video, video)
     assert errors.shape == (4,)
     assert errors.max() < 1
-    np.testing.assert_array_equal(warping_error(video + np.uint8(5), video), errors)
+    brighter = warping_error(video + np.uint8(5), video)
+    np.testing.assert_allclose(brighter, errors, rtol=1e-5)  # float32
 
 
 def test_flicker_is_read_in_levels(video):
@@ -41,6 +42,16 @@ def test_defects_are_ranked(video):
     stuck = np.repeat(video[:1], 5, axis=0)
     own, noisy, stuck = (warping_error(x, video).mean() for x in (video, noisy, stuck))
     assert own < 1 < noisy < 7 < stuck
+
+
+def test_what_is_hidden_next_is_left_out(video):
+    """A bright square moves over the still picture: what it hides has nowhere to go."""
+    frames = np.repeat(video[:1], 2, axis=0)
+    for i in range(2):
+        frames[i, 20:44, 12 + 8 * i : 36 + 8 * i] = 255 - video[0, :24, :24] // 4
+    hidden = np.square(frames[1].astype(float) - frames[0])[20:44, 36:44].sum()
+    # Far less than what those pixels alone would make of it.
+    assert warping_error(frames, frames)[0] < 0.7 * np.sqrt(hidden / frames[0].size)
 
 
 def test_still_video_reads_zero(video):

@@ -81,6 +81,15 @@ def test_statistics_of_parts_are_those_of_the_whole_beside_large_means():
     np.testing.assert_array_equal(other.mean, whole[150:].mean(0))
 
 
+def test_statistics_taken_over_are_left_as_they_were():
+    other, found = statistics(features(0, 5, 3)), Statistics()
+    before = other.covariance()
+    found.merge(other)
+    found.add(features(1, 4, 3))
+    assert other.count == 5
+    np.testing.assert_array_equal(other.covariance(), before)
+
+
 def test_what_has_no_covariance_is_refused():
     one = statistics(np.ones((1, 3)))
     with pytest.raises(ValueError, match="two features at least, not 1"):
