@@ -35,6 +35,7 @@ ALLOWED = {
         "paths",
         "config",
     },
+    "evaluation": {"data", "config"},
     "preflight": {"training", "sharding", "rows", "models.vgg", "recipe", "paths", "config"},
 }
 ONLY_IMPORTER = {

@@ -132,12 +132,7 @@ class VideoWriter:
         require_shape(self._path, frame, self._shape)
         if self._count == 0:
             self._start()
-        picture = av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
-            format=self._stream.pix_fmt,
-            interpolation=SCALER,
-            dst_colorspace=Colorspace.ITU709,
-            dst_color_range=ColorRange.MPEG,
-        )
+        picture = to_yuv(frame, self._stream.pix_fmt)
         picture.pts, picture.time_base = self._count, 1 / self._fps
         self._count += 1
         with self._named_errors():
@@ -225,7 +220,21 @@ def _add_h264(container, fps: Fraction, shape: tuple[int, int, int], options: di
     stream = container.add_stream("libx264", rate=fps, options=options)
     stream.height, stream.width = height, width
     stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
-    codec = stream.codec_context
+    state_colors(stream.codec_context)
+    return stream
+
+
+def to_yuv(frame: np.ndarray, pixel_format: str) -> av.VideoFrame:
+    """A uint8 RGB frame (height, width, 3) in the colors that `state_colors` states."""
+    return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
+        format=pixel_format,
+        interpolation=SCALER,
+        dst_colorspace=Colorspace.ITU709,
+        dst_color_range=ColorRange.MPEG,
+    )
+
+
+def state_colors(codec: av.VideoCodecContext) -> None:
+    """Say in the stream what its numbers mean: players guess otherwise, by the frame's size."""
     codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
     codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
-    return stream
