@@ -14,8 +14,10 @@ from cvvae_jax.data.containers import partial_path, reason, require_shape, requi
 from cvvae_jax.data.video_writer import state_colors, to_yuv
 
 _QUALITY = 30  # libvpx's crf, of 0 (best) to 63: about 35 dB, 15 KB a frame of 768 x 256
-# One thread, so that the bytes depend on nothing of the machine.
+# One thread, and no random number that the container would have, so that equal frames give equal
+# bytes.
 _OPTIONS = {"crf": str(_QUALITY), "b": "0", "deadline": "good", "cpu-used": "4", "threads": "1"}
+_CONTAINER_OPTIONS = {"fflags": "+bitexact"}
 
 
 def write_webm(path: str | Path, frames: Iterable[np.ndarray], *, fps: Rational | float) -> None:
@@ -38,7 +40,7 @@ def write_webm(path: str | Path, frames: Iterable[np.ndarray], *, fps: Rational 
         raise ConfigError(f"{path} was not written: there was no frame to write.")
     partial = partial_path(path)
     try:
-        with av.open(str(partial), "w") as container:
+        with av.open(str(partial), "w", container_options=_CONTAINER_OPTIONS) as container:
             _write(container, first, frames, fps=Fraction(fps).limit_denominator(1000), path=path)
         os.replace(partial, path)
     except (av.error.FFmpegError, OSError) as error:

@@ -143,7 +143,7 @@ def _compatibility(name: str, random) -> dict:
     levels = {"Ei-Di": 31.62, "Ei-Dv": cross - 1, "Ev-Di": cross, "Ev-Dv": MEANS[name][0]}
 
     def scores(psnr: float) -> dict:
-        return {"psnr": psnr, "ssim": psnr / 34, "lpips_vgg": 0.5 - psnr / 75}
+        return {"lpips_vgg": 0.5 - psnr / 75, "psnr": psnr, "ssim": psnr / 34}
 
     spread = 0.2 if name == "quickstart" else 2.0
     return {
@@ -168,10 +168,12 @@ def _compatibility(name: str, random) -> dict:
             "kl_by_position": [0.8 * spread, *(3 * spread + random.random(4)).tolist()],
             "frechet": 4.2 * spread,
             "frechet_within": 0.31,
+            "distance_by_position": (0.2 * spread + 0.1 * random.random(5)).tolist(),
             "mmd": 0.06 * spread,
             "probe_r2": {"image_from_video": 0.93, "video_from_image": 0.88},
         },
-        "lipschitz": {"stretch": {"mean": 4.12, "largest": 19.7}, "bound_holds": True},
+        "lipschitz": {"distance": 0.3 * spread, "loss": 0.11, "largest": 2.1, "loss_bound": 0.4}
+        | {"within_bound": 1.0, "chord": None, "extra": {"points": 3}},
     }
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from markupsafe import Markup
 
 from cvvae_jax.evaluation.report import numbers
+from cvvae_jax.evaluation.report.numbers import Number
 
 Results = dict[str, Any]
 INTERVAL = "95 % interval"
@@ -67,7 +68,7 @@ def score(results: Results, contender: str, metric: dict) -> dict:
     return results["scores"].get(contender, {}).get(metric["key"]) or {}
 
 
-def value_of(results: Results, contender: str, metric: dict) -> float | None:
+def value_of(results: Results, contender: str, metric: dict) -> Number:
     """A contender's mean of a metric."""
     return score(results, contender, metric).get("value")
 
@@ -91,7 +92,7 @@ def verdict(metric: dict, entry: dict) -> str | None:
     return "better" if (low > 0) == (metric["better"] == "higher") else "worse"
 
 
-def ends(entry: dict) -> tuple[float | None, float | None]:
+def ends(entry: dict) -> tuple[Number, Number]:
     """The interval of a score or of a difference."""
     return entry.get("low"), entry.get("high")
 
@@ -188,7 +189,7 @@ def standings(results: Results) -> Standings | None:
     scale = min(places), max(places)
     sign = -1 if metric["better"] == "higher" else 1
 
-    def order(row: Standing) -> tuple[bool, float]:
+    def order(row: Standing) -> tuple[bool, float | int]:
         value = value_of(results, row.name, metric)
         return value is None, sign * (value or 0)
 
@@ -200,7 +201,9 @@ def standings(results: Results) -> Standings | None:
     return Standings(sorted(rows, key=order), low, high, numbers.percent(0.0, *scale))
 
 
-def _standing(results, metric, contender: dict, color: int, scale: tuple[float, float]) -> Standing:
+def _standing(
+    results: Results, metric: dict, contender: dict, color: int, scale: tuple
+) -> Standing:
     name, digits = contender["name"], metric["digits"]
     entry, own = paired(results, name, metric), score(results, name, metric)
     is_reference = name == results["reference"]
@@ -242,6 +245,6 @@ def _kept(text: str) -> Markup:
     return Markup('<span class="keep">{}</span>').format(text)
 
 
-def _quantity(metric: dict, value: float) -> str:
+def _quantity(metric: dict, value: float | int) -> str:
     parts = (numbers.fixed(value, metric["digits"]), metric.get("unit"), metric["label"])
     return " ".join(part for part in parts if part)

@@ -2,16 +2,17 @@
 
 import math
 
+Number = float | int | None
 MISSING = "–"
 _MINUS = "\N{MINUS SIGN}"
 
 
-def fixed(value: float | None, digits: int) -> str:
+def fixed(value: Number, digits: int) -> str:
     """A number with so many digits after the point, thousands set apart."""
     return MISSING if value is None else _typographic(f"{value:,.{digits}f}", value)
 
 
-def signed(value: float | None, digits: int) -> str:
+def signed(value: Number, digits: int) -> str:
     """As `fixed`, with the sign of positive numbers, too; what rounds to zero has none."""
     if value is None:
         return MISSING
@@ -19,7 +20,7 @@ def signed(value: float | None, digits: int) -> str:
     return f"+{text}" if value > 0 and any(c in "123456789" for c in text) else text
 
 
-def significant(value: float | None, digits: int = 3) -> str:
+def significant(value: Number, digits: int = 3) -> str:
     """A number of unknown size with so many digits that count."""
     if value is None:
         return MISSING
@@ -34,7 +35,7 @@ def significant(value: float | None, digits: int = 3) -> str:
     return _typographic(f"{value:,.{max(0, digits - 1 - power)}f}", value)
 
 
-def span(low: float | None, high: float | None, digits: int) -> str | None:
+def span(low: Number, high: Number, digits: int) -> str | None:
     """An interval in brackets; None where one end is missing."""
     if low is None or high is None:
         return None
@@ -50,14 +51,14 @@ def millions(count: int | None) -> str:
     return f"{count / 10**6:.1f} M" if count < 10**9 else f"{count / 10**9:.2f} G"
 
 
-def percent(value: float | None, low: float, high: float) -> float | None:
+def percent(value: Number, low: float | int, high: float | int) -> float | None:
     """Where a number lies between two others, in percent."""
     if value is None:
         return None
     return round(100 * (value - low) / (high - low), 2) if high > low else 50.0
 
 
-def _typographic(text: str, value: float) -> str:
+def _typographic(text: str, value: float | int) -> str:
     # A small negative number that rounds to zero is no "-0.00".
     digits = text.removeprefix("-")
     is_zero = not any(c in "123456789" for c in digits)

@@ -1,13 +1,23 @@
 """The report of an evaluation: one HTML file that needs no network and no server."""
 
+import functools
 import os
 from pathlib import Path
 
+import jinja2
+
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import partial_path, reason
-from cvvae_jax.evaluation.report import numbers, scores_table, sections
-from cvvae_jax.evaluation.report.answer import INTERVAL, Results, answer, first_metric, standings
-from cvvae_jax.evaluation.report.compatibility_section import display, flattened, section
+from cvvae_jax.evaluation.report import numbers, scores_table
+from cvvae_jax.evaluation.report.answer import (
+    INTERVAL,
+    Results,
+    answer,
+    first_metric,
+    score,
+    standings,
+)
+from cvvae_jax.evaluation.report.fields import display, flattened
 from cvvae_jax.evaluation.report.players import ERROR_LEVELS, error_colors
 
 REPORT_NAME = "report.html"
@@ -44,23 +54,12 @@ def write_report(results: Results, folder: str | Path) -> Path:
 
 def render(results: Results, folder: Path) -> str:
     """The page's text; arguments and errors as of `write_report`."""
-    import jinja2
+    # Here, since Matplotlib takes long.
+    from cvvae_jax.evaluation.report import sections
+    from cvvae_jax.evaluation.report.compatibility_section import section
 
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("cvvae_jax.evaluation.report", "template"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    environment.filters |= {
-        "display": display,
-        "flattened": flattened,
-        "millions": numbers.millions,
-        "fixed": numbers.fixed,
-    }
     gradient = ", ".join("#" + bytes(color).hex() for color in error_colors()[::32])
-    return environment.get_template("page.html.jinja").render(
+    return _template().render(
         results=results,
         answer=answer(results),
         standings=standings(results),
@@ -77,6 +76,23 @@ def render(results: Results, folder: Path) -> str:
     )
 
 
+@functools.cache
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("cvvae_jax.evaluation.report", "template"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    environment.filters |= {
+        "display": display,
+        "flattened": flattened,
+        "millions": numbers.millions,
+    }
+    return environment.get_template("page.html.jinja")
+
+
 def _clip_scores(results: Results) -> list[list[str]]:
     """For every clip, each contender's value of the first metric."""
     metric = first_metric(results)
@@ -84,6 +100,6 @@ def _clip_scores(results: Results) -> list[list[str]]:
         return [[] for _ in results["data"]["clips"]]
     columns = []
     for contender in results["contenders"]:
-        entry = results["scores"].get(contender["name"], {}).get(metric["key"]) or {}
-        columns.append(entry.get("clips") or [None] * len(results["data"]["clips"]))
+        clips = score(results, contender["name"], metric).get("clips")
+        columns.append(clips or [None] * len(results["data"]["clips"]))
     return [[numbers.fixed(v, metric["digits"]) for v in row] for row in zip(*columns, strict=True)]

@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from cvvae_jax.evaluation.report.numbers import Number
 from cvvae_jax.evaluation.report.svg import GRID, INK, MUTED, SERIES, drawing, series_color
 
-Numbers = Sequence[float | None]
+Numbers = Sequence[Number]
 # Inches. On the page it is one to one and a half times as large, and so is its text.
 _SIZE = (4.4, 2.7)
 
@@ -86,13 +87,19 @@ def lines(
 
 
 def channels(
-    rows: Sequence[dict[str, float | None]], *, color: int, name: str, label: str
+    rows: Sequence[dict[str, Number]],
+    *,
+    color: int,
+    limits: tuple[float | int, float | int],
+    name: str,
+    label: str,
 ) -> Markup:
     """Mean and standard deviation of each latent channel, of the video and the image encoder.
 
     Args:
         rows: mean_video, std_video, mean_image and std_image of each channel.
         color: number of the contender.
+        limits: of the vertical axis.
         name: of the drawing.
         label: what it shows, in words.
     """
@@ -109,6 +116,7 @@ def channels(
         face = ink if face is None else GRID
         axes.plot(places + shift, mean, "o", markersize=5.5, mfc=face, mec=ink)
     axes.axhline(0, color=GRID, linewidth=0.8, zorder=0)
+    axes.set_ylim(*limits)
     axes.set_xlim(-0.6, len(rows) - 0.4)
     step = -(-len(rows) // 16)
     axes.set_xticks(places[::step], [str(place) for place in places[::step]])
@@ -149,3 +157,8 @@ def _draw(axes: Axes, curve: Curve, *, dots: bool, log: bool) -> None:
         solid_joinstyle="round",
         gid=f"series-{curve.color}",
     )
+
+
+def position_names(count: int) -> list[str]:
+    """Names of a first frame that stands alone, and of the positions in the groups after it."""
+    return ["first", *map(str, range(1, count))]

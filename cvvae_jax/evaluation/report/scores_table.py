@@ -64,7 +64,7 @@ def _row(results: Results, metric: dict) -> Row:
     return Row(metric, DIRECTIONS[better], ARROWS[better], cells)
 
 
-def _best(metric: dict, values: list[float | None]) -> str | None:
+def _best(metric: dict, values: list[numbers.Number]) -> str | None:
     """The best value as it is printed: what looks equal is equally marked."""
     known = [value for value in values if value is not None]
     if len(known) < 2:

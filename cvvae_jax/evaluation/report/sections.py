@@ -7,8 +7,7 @@ from pathlib import Path
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.report import numbers
 from cvvae_jax.evaluation.report.answer import Results, first_metric, score
-from cvvae_jax.evaluation.report.compatibility_section import position_names
-from cvvae_jax.evaluation.report.plots import Curve, Plot, lines
+from cvvae_jax.evaluation.report.plots import Curve, Plot, lines, position_names
 
 _LEVELS = 127.5
 """8-bit levels in a unit of pixel values, which lie in [-1, 1]."""
