@@ -1,0 +1,1 @@
+"""Models measured by one protocol, and what is reported of them."""

@@ -1,0 +1,164 @@
+"""The plots of the report, as SVG elements; all of one size and manner."""
+
+import dataclasses
+from collections.abc import Sequence
+
+import numpy as np
+from markupsafe import Markup
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
+
+from cvvae_jax.evaluation.report.numbers import Number
+from cvvae_jax.evaluation.report.svg import GRID, INK, MUTED, SERIES, drawing, series_color
+
+Numbers = Sequence[Number]
+# Inches. On the page it is one to one and a half times as large, and so is its text.
+_SIZE = (4.4, 2.7)
+
+
+@dataclasses.dataclass(frozen=True)
+class Plot:
+    """A plot, its title and how to read it."""
+
+    title: str
+    caption: str
+    drawing: Markup
+
+
+@dataclasses.dataclass(frozen=True)
+class Curve:
+    """One contender's line: its number, which chooses the color, and its values."""
+
+    color: int
+    values: Numbers
+    places: Numbers | None = None
+    """Where the values lie; None for 0, 1, 2, .."""
+
+
+def lines(
+    curves: Sequence[Curve],
+    *,
+    name: str,
+    label: str,
+    x_label: str,
+    y_label: str,
+    dots: bool = False,
+    ticks: Sequence[str] | None = None,
+    zero: bool = False,
+    log: bool = False,
+    band: tuple[float, float] | None = None,
+) -> Markup:
+    """Lines of several contenders; missing values leave gaps.
+
+    Args:
+        curves: one a contender.
+        name: of the drawing, unlike any other's on the page.
+        label: what it shows, in words.
+        x_label: below it.
+        y_label: above it, on the left.
+        dots: whether every value has a dot, for few values.
+        ticks: names of the places 0, 1, ..; None for numbers.
+        zero: whether there is a line at zero.
+        log: whether the vertical axis is logarithmic; values that aren't positive are left out.
+        band: horizontal part of the plot that is shaded.
+    """
+    figure, axes = _axes(x_label, y_label)
+    if band:
+        axes.axvspan(*band, color=GRID, alpha=0.45, linewidth=0)
+    if zero:
+        axes.axhline(0, color=MUTED, linewidth=0.8)
+    for curve in reversed(curves):  # the reference, which comes first, lies on top
+        _draw(axes, curve, dots=dots, log=log)
+    if log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(LogLocator(numticks=5))
+        axes.yaxis.set_minor_formatter(NullFormatter())
+        axes.tick_params(which="minor", length=0)
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
+    if ticks is None:
+        whole = all(curve.places is None for curve in curves)
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 4, 5, 8, 10]))
+    else:
+        step = -(-len(ticks) // 12)
+        axes.set_xticks(range(0, len(ticks), step), ticks[::step])
+    return drawing(figure, name=name, label=label)
+
+
+def channels(
+    rows: Sequence[dict[str, Number]],
+    *,
+    color: int,
+    limits: tuple[float | int, float | int],
+    name: str,
+    label: str,
+) -> Markup:
+    """Mean and standard deviation of each latent channel, of the video and the image encoder.
+
+    Args:
+        rows: mean_video, std_video, mean_image and std_image of each channel.
+        color: number of the contender.
+        limits: of the vertical axis.
+        name: of the drawing.
+        label: what it shows, in words.
+    """
+    figure, axes = _axes("latent channel", "mean ± one standard deviation")
+    places = np.arange(len(rows))
+    encoders = (("image", -0.14, MUTED, "none"), ("video", 0.14, series_color(color), None))
+    for encoder, shift, ink, face in encoders:
+        mean, std = (
+            np.array([row.get(f"{part}_{encoder}") for row in rows], float)
+            for part in ("mean", "std")
+        )
+        low, high = mean - std, mean + std
+        axes.vlines(places + shift, low, high, color=ink, linewidth=2, capstyle="round")
+        face = ink if face is None else GRID
+        axes.plot(places + shift, mean, "o", markersize=5.5, mfc=face, mec=ink)
+    axes.axhline(0, color=GRID, linewidth=0.8, zorder=0)
+    axes.set_ylim(*limits)
+    axes.set_xlim(-0.6, len(rows) - 0.4)
+    step = -(-len(rows) // 16)
+    axes.set_xticks(places[::step], [str(place) for place in places[::step]])
+    axes.yaxis.set_major_locator(MaxNLocator(5, min_n_ticks=3))
+    return drawing(figure, name=name, label=label)
+
+
+def _axes(x_label: str, y_label: str) -> tuple[Figure, Axes]:
+    figure = Figure(figsize=_SIZE, dpi=72, layout="constrained")
+    figure.patch.set_visible(False)
+    axes = figure.add_subplot()
+    axes.patch.set_visible(False)
+    axes.spines[["top", "right", "left"]].set_visible(False)
+    axes.spines["bottom"].set_color(GRID)
+    axes.grid(axis="y", color=GRID, linewidth=0.6)
+    axes.set_axisbelow(True)
+    axes.tick_params(colors=MUTED, labelsize=8, length=0, pad=5)
+    axes.set_xlabel(x_label, color=MUTED, fontsize=8)
+    axes.set_title(y_label, color=INK, fontsize=8.5, loc="left", pad=8)
+    return figure, axes
+
+
+def _draw(axes: Axes, curve: Curve, *, dots: bool, log: bool) -> None:
+    values = np.array(curve.values, float)  # None becomes NaN
+    if log:
+        values = np.where(values > 0, values, np.nan)
+    places = np.arange(len(values)) if curve.places is None else np.array(curve.places, float)
+    alone = np.isfinite(values).sum() == 1
+    axes.plot(
+        places,
+        values,
+        color=series_color(curve.color),
+        linestyle="--" if curve.color >= SERIES else "-",
+        linewidth=1.7,
+        marker="o" if dots or alone else None,
+        markersize=4.5,
+        markeredgewidth=0,
+        solid_joinstyle="round",
+        gid=f"series-{curve.color}",
+    )
+
+
+def position_names(count: int) -> list[str]:
+    """Names of a first frame that stands alone, and of the positions in the groups after it."""
+    return ["first", *map(str, range(1, count))]
