@@ -33,13 +33,6 @@ class Stretches:
     """Along one random direction: squared, an unbiased estimate of the mean squared value."""
 
 
-def chord(
-    decode: Decode, a: Float[Array, "..."], b: Float[Array, "..."]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Distance of two inputs, and of their outputs."""
-    return _length(b - a), _length(decode(b) - decode(a))
-
-
 def path_length(decode: Decode, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
     """Length of the curve that the output runs through while the input goes straight from a to b:
     the integral of |J(a + s (b - a)) (b - a)| over s in [0, 1].

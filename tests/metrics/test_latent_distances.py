@@ -147,12 +147,10 @@ def test_stretch_along_a_segment_is_known():
     its chord."""
     a, b = jnp.asarray([1.0, 2.0, 0.0]), jnp.asarray([0.0, 2.0, 2.0])
     decode = linear_decoder(np.asarray([1.0, 2.0, 3.0]))
-    distance, apart = lipschitz.chord(decode, a, b)
-    np.testing.assert_allclose(distance, 5**0.5, rtol=1e-6)
-    np.testing.assert_allclose(lipschitz.path_length(decode, a, b), apart, rtol=1e-5)
+    straight = np.linalg.norm(decode(b) - decode(a))
+    np.testing.assert_allclose(lipschitz.path_length(decode, a, b), straight, rtol=1e-5)
     circle = lambda z: 3 * jnp.concatenate([jnp.cos(z), jnp.sin(z)])  # noqa: E731
     ends = jnp.asarray([0.0]), jnp.asarray([np.pi])
-    np.testing.assert_allclose(lipschitz.chord(circle, *ends)[1], 6, rtol=1e-6)
     np.testing.assert_allclose(lipschitz.path_length(circle, *ends), 3 * np.pi, rtol=1e-5)
 
 
