@@ -22,6 +22,7 @@ ALLOWED = {
     "convert": {"models", "losses.lpips", "checkpoint", "paths", "config"},
     "loading": {"convert", "checkpoint", "sharding", "paths", "config", "recipe"},
     "codec": {"models", "data.latents.clips", "rows", "config"},
+    "evaluation": {"codec", "metrics", "models", "data", "checkpoint", "loading", "config"},
     "training": {
         "models",
         "losses",

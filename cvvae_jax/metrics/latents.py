@@ -22,14 +22,14 @@ def patches(
         seed: draws the places: for latents of one shape the same ones, so that two encoders'
             patches belong together.
     """
-    n, y, x, _ = latents.shape
+    n, y, x, z = latents.shape
     rows, columns = max(y - size + 1, 0), max(x - size + 1, 0)
     places = n * rows * columns
     drawn = np.random.default_rng(seed).choice(places, min(count, places), replace=False)
     frame, row, column = np.unravel_index(drawn, (n, max(rows, 1), max(columns, 1)))
     span = np.arange(size)
     rows, columns = row[:, None, None] + span[:, None], column[:, None, None] + span
-    return latents[frame[:, None, None], rows, columns].reshape(len(drawn), -1)
+    return latents[frame[:, None, None], rows, columns].reshape(len(drawn), size * size * z)
 
 
 def mmd(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "n d"]) -> float:

@@ -22,21 +22,15 @@ POINTS = 8
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stretches:
-    """Singular values of a Jacobian, as far as a few steps of Lanczos' method tell."""
+    """Singular values of a Jacobian, as far as a few steps of Lanczos' method tell; of one or of
+    several points."""
 
-    largest: Float[Array, ""]
+    largest: Float[Array, "..."]
     """No larger than the largest one, and soon near it."""
-    least: Float[Array, ""]
+    least: Float[Array, "..."]
     """No smaller than the smallest one, and far above it for most matrices of many columns."""
-    typical: Float[Array, ""]
+    typical: Float[Array, "..."]
     """Along one random direction: squared, an unbiased estimate of the mean squared value."""
-
-
-def chord(
-    decode: Decode, a: Float[Array, "..."], b: Float[Array, "..."]
-) -> tuple[Float[Array, ""], Float[Array, ""]]:
-    """Distance of two inputs, and of their outputs."""
-    return _length(b - a), _length(decode(b) - decode(a))
 
 
 def path_length(decode: Decode, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
@@ -90,15 +84,16 @@ def stretches(
         rest = jnp.where(closed, _orthogonal(fresh, directions), rest)
         following = rest / jnp.linalg.norm(rest)
         directions = directions.at[i + 1].set(following, mode="drop")
-        beside = beside.at[i].set(jnp.where(closed, 0.0, length), mode="drop")
-        return directions, diagonal, beside
+        return directions, diagonal, beside.at[i].set(jnp.where(closed, 0.0, length))
 
     first = jax.random.normal(key, (point.size,), point.dtype)
     directions = jnp.zeros((steps, point.size), point.dtype)
     directions = directions.at[0].set(first / jnp.linalg.norm(first))
-    state = directions, jnp.zeros(steps, point.dtype), jnp.zeros(steps - 1, point.dtype)
-    _, diagonal, beside = jax.lax.fori_loop(0, steps, step, state)
-    squares = jnp.linalg.eigvalsh(jnp.diag(diagonal) + jnp.diag(beside, 1) + jnp.diag(beside, -1))
+    numbers = jnp.zeros(steps, point.dtype)
+    state = jax.lax.fori_loop(0, steps, step, (directions, numbers, numbers))
+    _, diagonal, beside = state
+    above = jnp.diag(beside[:-1], 1)
+    squares = jnp.linalg.eigvalsh(jnp.diag(diagonal) + above + above.T)
     root = jnp.sqrt(jnp.maximum(squares, 0.0))
     return Stretches(root[-1], root[0], jnp.sqrt(jnp.maximum(diagonal[0], 0.0)))
 
@@ -106,7 +101,8 @@ def stretches(
 def _orthogonal(vector: Float[Array, " d"], directions: Float[Array, "k d"]) -> Float[Array, " d"]:
     """Without its part along any of the directions; twice, since once leaves rounding errors."""
     for _ in range(2):
-        vector = vector - directions.T @ (directions @ vector)
+        parts = jnp.dot(directions, vector, precision="highest")
+        vector = vector - jnp.dot(parts, directions, precision="highest")
     return vector
 
 

@@ -166,9 +166,11 @@ class _Pair:
         """What D_v shows in video mode."""
         return self._decoded(self.codec, latents, frames=self.video.shape[1], mode="video")
 
-    def held(self, images: Float[np.ndarray, "b n h w 3"]) -> Float[np.ndarray, "b t h w 3"]:
-        """Images for the frames that their latent frames stand for."""
-        return in_step(images, temporal_compression=self.time)[:, : self.video.shape[1]]
+    def held(
+        self, frames: Float[Array | np.ndarray, "b n h w c"]
+    ) -> Float[Array | np.ndarray, "b t h w c"]:
+        """Images, or latents, for the frames that their latent frames stand for."""
+        return in_step(frames, temporal_compression=self.time)[:, : self.video.shape[1]]
 
     def scores(self, recon: np.ndarray, target: np.ndarray) -> Measured:
         """Every metric of every frame."""
@@ -243,9 +245,7 @@ def _latent_figures(
     pair: _Pair, posterior: DiagonalGaussian, of_frames: DiagonalGaussian
 ) -> Measured:
     """`latents`."""
-    of_groups = jax.tree.map(lambda x: pair.held(np.asarray(x)), posterior)
-    of_frames = jax.tree.map(np.asarray, of_frames)
-    kl, distance = _apart(of_groups, of_frames)
+    kl, distance = _apart(jax.tree.map(pair.held, posterior), of_frames)
     found = {"latents/kl": np.asarray(kl), "latents/square_distance": np.asarray(distance)}
     for name, values in (("video", posterior.mean), ("image", of_frames.mean[:, pair.keys])):
         values = np.asarray(values, np.float64)

@@ -37,30 +37,31 @@ def stretch(
         and the root mean square.
     """
     own, latents, target = jnp.asarray(own), jnp.asarray(latents), jnp.asarray(target)
+    images = image_vae.decode(jnp.stack([own, latents])[None])[0]
 
     def decode(values):
         return image_vae.decode(values[None, None])[0, 0]
 
-    key = jax.random.key(0)
-    distance, apart = lipschitz.chord(decode, own, latents)
-    path = lipschitz.path_length(decode, own, latents)
-    found = jax.lax.map(
-        lambda s: lipschitz.stretches(decode, own + s * (latents - own), steps=STEPS, key=key),
-        jnp.asarray(POINTS, own.dtype),
-    )
+    def at(share):
+        point = own + share * (latents - own)
+        return lipschitz.stretches(decode, point, steps=STEPS, key=jax.random.key(0))
+
+    found = jax.lax.map(at, jnp.asarray(POINTS, own.dtype))
+    distance = _rms(latents - own)
+    path = lipschitz.path_length(decode, own, latents) / target.size**0.5
     # From roots of sums to roots of means of squares.
     scale = (own.size / target.size) ** 0.5
     return {
-        "distance": distance / own.size**0.5,
-        "loss": _rms(decode(latents) - target),
-        "image_error": _rms(decode(own) - target),
-        "chord": scale * apart / distance,
-        "path": scale * path / distance,
+        "distance": distance,
+        "loss": _rms(images[1] - target),
+        "image_error": _rms(images[0] - target),
+        "chord": _rms(images[1] - images[0]) / distance,
+        "path": path / distance,
         "largest": scale * found.largest.max(),
         "least": scale * found.least.min(),
         "typical": scale * _rms(found.typical),
     }
 
 
-def _rms(values: Array) -> Array:
+def _rms(values: Float[Array, "..."]) -> Float[Array, ""]:
     return jnp.sqrt(jnp.square(values).mean())

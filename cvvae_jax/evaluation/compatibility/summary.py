@@ -200,10 +200,10 @@ def _mean(clips: Sequence[Clip], key: str) -> np.ndarray:
     return np.mean([clip[key] for clip in clips], axis=0, dtype=np.float64)
 
 
-def _nanmean(values: Sequence[np.ndarray | float]) -> np.ndarray:
+def _nanmean(values: Sequence[np.ndarray | float] | np.ndarray) -> np.ndarray:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
-        return np.nanmean(np.asarray(values, np.float64), axis=0)
+        return np.asarray(np.nanmean(np.asarray(values, np.float64), axis=0))
 
 
 def _number(value: float | np.ndarray) -> float | None:
