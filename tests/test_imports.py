@@ -22,7 +22,6 @@ ALLOWED = {
     "convert": {"models", "losses.lpips", "checkpoint", "paths", "config"},
     "loading": {"convert", "checkpoint", "sharding", "paths", "config", "recipe"},
     "codec": {"models", "data.latents.clips", "rows", "config"},
-    "evaluation": {"codec", "metrics", "models", "data", "checkpoint", "loading", "config"},
     "training": {
         "models",
         "losses",
@@ -60,6 +59,8 @@ ONLY_IMPORTER = {
     "fsspec": {"data"},
     "apache_beam": {"data"},
     "cv2": {"metrics"},
+    "matplotlib": {"evaluation"},
+    "jinja2": {"evaluation"},
 }
 
 

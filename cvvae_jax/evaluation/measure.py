@@ -119,7 +119,7 @@ class Measure:
         # Chunks share a frame, which is the earlier one's.
         begins = range(self._protocol.chunk_frames + 1, t, self._protocol.chunk_frames)
         if "seams" in self._wanted and begins:
-            steps = found["difference_mse"][None]
+            steps = jnp.asarray(found["difference_mse"])[None]
             found["chunk_seam"] = np.asarray(seams.chunk_seam_ratio(steps, frames=begins))[0]
         return found
 

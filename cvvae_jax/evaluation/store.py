@@ -52,7 +52,8 @@ class Store:
         Raises:
             ConfigError: it holds something else, or an evaluation of something else.
         """
-        path = self.folder / BEGUN
+        path, text = self.folder / BEGUN, json.dumps(settings, indent=2)
+        settings = json.loads(text)  # as they will be read: with lists for tuples
         if path.exists():
             begun = _read(path)
             if differing := sorted(k for k in settings | begun if settings.get(k) != begun.get(k)):
@@ -65,7 +66,7 @@ class Store:
         if self.folder.is_dir() and {path.name for path in self.folder.iterdir()} - {"clips"}:
             raise ConfigError(f"{self.folder} holds something else: name another --out.")
         (self.folder / "clips").mkdir(parents=True, exist_ok=True)
-        _write(path, json.dumps(settings, indent=2).encode())
+        _write(path, text.encode())
 
     def enter(self, contender: Contender) -> None:
         """Adds a contender.

@@ -43,7 +43,7 @@ def seam_ratio(
 
 
 def chunk_seam_ratio(
-    steps: Float[Array | np.ndarray, "b n"], *, frames: Sequence[int]
+    steps: Float[Array, "b n"], *, frames: Sequence[int]
 ) -> Float[Array, "b"]:
     """Mean squared steps of the error between frames at the borders of chunks over those anywhere
     else.

@@ -1,0 +1,276 @@
+"""`python eval.py`: what it leaves, that it goes on, and what it says of bad input."""
+
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from many_processes import environment
+from tiny_runs import save_clips, save_models
+
+import cvvae_jax
+from cvvae_jax.cli.main import main
+from cvvae_jax.data.video import read_frames
+from cvvae_jax.metrics.image import psnr, ssim
+from cvvae_jax.models.pixels import to_float
+
+ROOT = Path(__file__).parents[2]
+PROTOCOL = 'frames = 5\nmetrics = ["psnr", "ssim", "time", "seams"]\nchunk_frames = 2\n'
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, str]:
+    return save_models(tmp_path_factory.mktemp("models"))
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory) -> Path:
+    return save_clips(tmp_path_factory.mktemp("media") / "clips", count=4, frames=6)
+
+
+@pytest.fixture(scope="module")
+def protocol(tmp_path_factory) -> str:
+    path = tmp_path_factory.mktemp("protocols") / "tiny.toml"
+    path.write_text(PROTOCOL)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def command(models, clips, protocol):
+    """The arguments of an evaluation of two video VAEs and an image VAE."""
+    names = [f"{name}={path}" for name, path in models.items()]
+    return ["evaluate", *names, "--data", str(clips), "--protocol", protocol]
+
+
+@pytest.fixture(scope="module")
+def finished(command, tmp_path_factory) -> Path:
+    """The folder of one."""
+    out = tmp_path_factory.mktemp("out") / "whole"
+    assert main([*command, "--out", str(out)]) == 0
+    return out
+
+
+def results(folder: Path) -> dict:
+    return json.loads((folder / "results.json").read_text())
+
+
+def assert_same(found, expected, *, tolerance: float = 1e-6):
+    """All numbers of two results, wherever they are."""
+    match expected:
+        case dict():
+            assert found.keys() == expected.keys()
+            for key in expected:
+                assert_same(found[key], expected[key], tolerance=tolerance)
+        case list():
+            assert len(found) == len(expected)
+            for pair in zip(found, expected, strict=True):
+                assert_same(*pair, tolerance=tolerance)
+        case float():
+            assert found == pytest.approx(expected, rel=tolerance, abs=tolerance)
+        case _:
+            assert found == expected
+
+
+FIGURES = ("protocol", "data", "contenders", "metrics", "scores", "paired", "series")
+
+
+def test_figures_are_those_of_the_models(finished, models, clips):
+    found = results(finished)
+    assert [clip["name"] for clip in found["data"]["clips"]] == ["0.mp4", "2.mp4", "3.mp4"]
+    names = [contender["name"] for contender in found["contenders"]]
+    assert names == ["video", "other", "image", "nearest", "linear"]
+    codec = cvvae_jax.Codec(cvvae_jax.load(models["other"]), chunk_frames=2)
+    for i, name in enumerate(("0.mp4", "2.mp4", "3.mp4")):
+        video = np.stack(list(read_frames(clips / name)))[None, :5]
+        recon, video = (to_float(x) for x in (codec.reconstruct(video), video))
+        for metric, function in (("psnr", psnr), ("ssim", ssim)):
+            expected = float(function(recon, video).mean())
+            # A pixel in a thousand may round the other way where programs differ: 1e-4.
+            value = found["scores"]["other"][metric]["clips"][i]
+            assert value == pytest.approx(expected, rel=1e-4)
+
+
+def test_means_and_differences_are_those_of_the_clips(finished):
+    found = results(finished)
+    assert found["reference"] == "video"
+    for metric in ("psnr", "ssim", "difference_psnr", "flicker", "drift", "chunk_seam"):
+        ours, theirs = (found["scores"][name][metric] for name in ("other", "video"))
+        assert ours["value"] == pytest.approx(np.mean(ours["clips"]))
+        assert ours["low"] <= ours["value"] <= ours["high"]
+        paired = found["paired"]["other"][metric]
+        assert paired["difference"] == pytest.approx(
+            np.mean(ours["clips"]) - np.mean(theirs["clips"]), abs=1e-9
+        )
+    assert "video" not in found["paired"]
+
+
+def test_clips_that_cannot_be_measured_are_listed(finished):
+    left_out = {clip["name"]: clip["reason"] for clip in results(finished)["data"]["left_out"]}
+    assert left_out.keys() == {"1.mp4", "broken.mp4"}
+    assert "has 2 frames, and 5 at a stride of 1" in left_out["1.mp4"]
+    assert "cannot be read as a video" in left_out["broken.mp4"]
+    assert "broken.mp4" in (finished / "report.html").read_text()
+
+
+def test_report_shows_worst_and_best_clips_of_every_model(finished):
+    examples = results(finished)["examples"]
+    shown = [(example["contender"], example["why"]) for example in examples]
+    assert shown == [(n, why) for n in ("video", "other", "image") for why in ("worst", "best")]
+    scores = results(finished)["scores"]
+    for example in examples:
+        values = scores[example["contender"]]["psnr"]["clips"]
+        wanted = {"worst": min, "best": max}[example["why"]](values)
+        assert example["psnr"] == wanted
+        # Input, reconstruction and error, side by side.
+        frame = next(read_frames(finished / example["media"]))
+        assert frame.shape[1] > 3 * frame.shape[0]
+
+
+def test_no_number_is_nan_and_nothing_unfinished_is_left(finished):
+    text = (finished / "results.json").read_text()
+    json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in results.json"))
+    assert not [path for path in finished.rglob("*") if path.name.startswith(".")]
+
+
+def test_finished_folder_measures_nothing_again(finished, command, monkeypatch, capsys):
+    before = results(finished)
+    monkeypatch.setattr("cvvae_jax.evaluation.contenders.load", lambda *_, **__: 1 / 0)
+    assert main([*command, "--out", str(finished)]) == 0
+    assert "report.html" in capsys.readouterr().out
+    assert_same({k: results(finished)[k] for k in FIGURES}, {k: before[k] for k in FIGURES})
+
+
+def test_two_processes_and_a_restart_give_the_figures_of_one(finished, command, tmp_path, capsys):
+    """A file that is missing, as after a kill, is measured again; the other process's clips are
+    waited for. Batches of other clips may be summed in another order: 1e-6."""
+    out = str(tmp_path / "out")
+    assert main([*command, "--out", out, "--process-index", "1", "--process-count", "2"]) == 0
+    assert "the clips of others are missing" in capsys.readouterr().out
+    assert not (tmp_path / "out" / "results.json").exists()
+    some = next((tmp_path / "out" / "scores" / "other").glob("*.npz"))
+    some.unlink()
+    assert main([*command, "--out", out, "--process-index", "0", "--process-count", "2"]) == 0
+    assert "are missing" in capsys.readouterr().out
+    assert main([*command, "--out", out]) == 0
+    found, expected = results(tmp_path / "out"), results(finished)
+    assert_same({k: found[k] for k in FIGURES}, {k: expected[k] for k in FIGURES})
+
+
+def test_contender_can_be_added_to_a_folder(finished, command, models, tmp_path):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "scores" / "other" / "contender.json").unlink()
+    for path in (out / "scores" / "other").glob("*.npz"):
+        path.unlink()
+    kept = {path: path.stat().st_mtime_ns for path in (out / "scores" / "video").glob("*.npz")}
+    assert main([*command, "--out", str(out)]) == 0
+    assert kept == {path: path.stat().st_mtime_ns for path in kept}
+    assert_same(results(out)["scores"], results(finished)["scores"])
+
+
+def bad_inputs(tmp_path: Path, models: dict[str, str]) -> dict[str, tuple[dict, str]]:
+    """What is changed in the command, and what is said."""
+    empty, texts, short = (tmp_path / name for name in ("empty", "texts", "short"))
+    for folder in (empty, texts):
+        folder.mkdir()
+    (texts / "notes.txt").write_text("no video")
+    save_clips(short, count=2, frames=3)
+    unknown, wrong = tmp_path / "unknown.toml", tmp_path / "wrong.toml"
+    unknown.write_text("framse = 5")
+    wrong.write_text('size = "big"')
+    no_model = tmp_path / "no_model"
+    no_model.mkdir()
+    return {
+        "no-clips": ({"data": empty}, "empty holds no video file"),
+        "text": ({"data": texts}, "texts holds no video file"),
+        "no-folder": ({"data": tmp_path / "nowhere"}, "nowhere"),
+        "short": ({"data": short}, "none of the 3 files of .*short can be measured; the first: "),
+        "unknown-field": ({"protocol": unknown}, "unknown.toml: a protocol has no field framse"),
+        "wrong-field": ({"protocol": wrong}, "wrong.toml: size must be a whole number"),
+        "no-protocol": ({"protocol": "papers"}, "there is no protocol papers; there are "),
+        "no-model": ({"contenders": [str(no_model)]}, "no_model"),
+        "twice": ({"contenders": [models["video"]] * 2}, "several contenders are called video"),
+        "no-image-vae": ({"image-vae": models["video"]}, "holds a VideoVAE; an ImageVAE is wanted"),
+        "no-lpips": ({"lpips": models["video"]}, "holds no LPIPS"),
+    }
+
+
+CASES = [
+    *("no-clips", "text", "no-folder", "short", "unknown-field", "wrong-field", "no-protocol"),
+    *("no-model", "twice", "no-image-vae", "no-lpips"),
+]
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_bad_input_is_one_clear_sentence(case, models, clips, tmp_path, capsys):
+    text = tmp_path / "tiny.toml"
+    text.write_text('frames = 5\nmetrics = ["psnr", "lpips_vgg"]\n')
+    cases = bad_inputs(tmp_path, models)
+    assert cases.keys() == set(CASES)
+    change, said = cases[case]
+    values = {"data": clips, "protocol": text, "out": tmp_path / "out"} | change
+    contenders = values.pop("contenders", [models["video"]])
+    options = [str(x) for name, value in values.items() for x in (f"--{name}", value)]
+    assert main(["evaluate", *contenders, *options]) == 2
+    error = capsys.readouterr().err.splitlines()
+    errors = [line for line in error if line.startswith("error: ")]
+    assert len(errors) == 1 and re.search(said, errors[0])
+    assert "Traceback" not in "".join(error)
+
+
+def test_folder_of_another_protocol_data_or_model_is_refused(
+    finished, command, models, tmp_path, capsys
+):
+    before = (finished / "results.json").read_bytes()
+    other = tmp_path / "tiny.toml"
+    other.write_text(PROTOCOL + "seed = 1\n")
+    for change, said in (
+        ({"--protocol": str(other)}, "was begun with other protocol"),
+        ({"--data": str(save_clips(tmp_path / "clips", count=2, frames=6))}, "with other data"),
+    ):
+        arguments = list(command)
+        for name, value in change.items():
+            arguments[arguments.index(name) + 1] = value
+        assert main([*arguments, "--out", str(finished)]) == 2
+        assert said in capsys.readouterr().err
+    renamed = [x.replace(models["other"], models["video"]) for x in command]
+    assert main([*renamed, "--out", str(finished)]) == 2
+    assert "other was other weights" in capsys.readouterr().err
+    assert (finished / "results.json").read_bytes() == before
+
+
+def test_folder_of_something_else_is_refused(command, tmp_path, capsys):
+    (tmp_path / "thesis.tex").write_text("years of work")
+    assert main([*command, "--out", str(tmp_path)]) == 2
+    assert "holds something else" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["thesis.tex"]
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_restarted_it_gives_the_same_figures(finished, command, tmp_path):
+    out, rng = tmp_path / "out", np.random.default_rng(0)
+    script = [sys.executable, str(ROOT / "eval.py"), *command[1:], "--out", str(out)]
+    for _ in range(6):
+        process = subprocess.Popen(script, env=environment(devices=8), start_new_session=True)
+        time.sleep(rng.uniform(4, 25))
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    assert subprocess.run(script, env=environment(devices=8)).returncode == 0
+    assert_same({k: results(out)[k] for k in FIGURES}, {k: results(finished)[k] for k in FIGURES})
+
+
+@pytest.mark.slow
+def test_processes_of_a_cluster_share_the_clips(finished, command, tmp_path):
+    from many_processes import workers
+
+    out = tmp_path / "out"
+    arguments = [*command[1:], "--out", str(out)]
+    with workers(tmp_path / "said", arguments, arguments, script=ROOT / "eval.py") as both:
+        assert both.wait(300) == [0, 0], both.said(0) + both.said(1)
+    assert_same({k: results(out)[k] for k in FIGURES}, {k: results(finished)[k] for k in FIGURES})
