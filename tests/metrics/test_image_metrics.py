@@ -2,24 +2,27 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.data
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from cvvae_jax.metrics.compatibility import in_step
 from cvvae_jax.metrics.image import ms_ssim, mse, psnr, psnr_of, ssim
 
-CONTENTS = ("random", "smooth", "bright")
+CONTENTS = ("random", "smooth", "bright", "photograph")
 
 
 def pictures(content: str, noise: float, *shape: int) -> tuple[jax.Array, jax.Array]:
     """Reconstruction and video, float32 (*shape, 3) in [-1, 1]."""
     rng = np.random.default_rng(0)
     down, across = (np.linspace(0, 3, size) for size in shape[-2:])
+    photograph = skimage.data.astronaut()[100:, 140:]
     waves = np.sin(down[:, None, None] + across[:, None] + np.arange(3))
     video = {
         "random": rng.uniform(-1, 1, (*shape, 3)),
         "smooth": waves * np.ones((*shape, 1)),
         "bright": 0.97 + 0.02 * waves * np.ones((*shape, 1)),
+        "photograph": photograph[: shape[-2], : shape[-1]] / 127.5 - np.ones((*shape, 1)),
     }[content].astype(np.float32)
     recon = np.clip(video + noise * rng.normal(size=video.shape), -1, 1)
     return jnp.asarray(recon, jnp.float32), jnp.asarray(video)
