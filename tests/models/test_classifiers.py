@@ -38,10 +38,7 @@ def test_inception_has_the_official_number_of_parameters():
     assert paths.count(INCEPTION_SHAPES) == 23_834_568 + 8 * 2049 + 2 * 17_216
 
 
-@pytest.mark.parametrize(
-    ("sizes", "steps"),
-    [((16, 224, 224), 1), ((9, 193, 193), 1), ((17, 224, 300), 2), ((64, 224, 224), 7)],
-)
+@pytest.mark.parametrize(("sizes", "steps"), [((9, 193, 193), 1), ((17, 224, 300), 2)])
 def test_i3d_has_logits_for_every_step_in_time(sizes, steps):
     found = jax.eval_shape(I3D.logits, I3D_SHAPES, video(*sizes))
     assert found.shape == (2, steps, 400)
@@ -63,11 +60,15 @@ def test_inception_refuses_what_leaves_nothing():
 @pytest.mark.parametrize(
     ("network", "shapes"), [(I3D, I3D_SHAPES), (InceptionV3, INCEPTION_SHAPES)]
 )
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
-def test_features_are_float32_whatever_the_convolutions_are(network, shapes, dtype):
-    half = abstract_model(network, type(shapes.config)(dtype=dtype, param_dtype=dtype))
-    for function in (network.features, network.logits):
-        assert jax.eval_shape(function, half, video(9, 224, 224)).dtype == jnp.float32
+def test_features_are_float32_whatever_the_convolutions_are(network, shapes):
+    """Also those of parameters that are kept in half precision."""
+    half = abstract_model(network, type(shapes.config)(dtype="bfloat16", param_dtype="float16"))
+
+    def both(network, video):
+        return network.features(video), network.logits(video)
+
+    found = jax.eval_shape(both, half, video(9, 224, 224))
+    assert {x.dtype.name for x in found} == {"float32"}
 
 
 def test_a_batch_norm_takes_its_statistics_as_they_are():

@@ -37,8 +37,9 @@ def test_same_padding_depends_on_the_size(size, taps, stride, pads):
     assert window_pads((size,), **options)[-1] == pads
 
 
-@pytest.mark.parametrize("sizes", [(4, 9, 10), (5, 8, 7), (1, 6, 6)])
-@pytest.mark.parametrize(("taps", "stride"), [(7, 2), (3, 1), (2, 2)])
+@pytest.mark.parametrize(
+    ("sizes", "taps", "stride"), [((4, 9, 10), 7, 2), ((1, 8, 7), 3, 1), ((5, 6, 6), 2, 2)]
+)
 def test_same_convolution_is_xlas(sizes, taps, stride):
     """XLA has TensorFlow's padding too; sums of up to 686 products of numbers of about 1."""
     video, strides = random_video(2, *sizes, 2), (stride,) * 3
