@@ -135,12 +135,14 @@ def load(
         prefix: what stands before the model's names, for PyTorch files that hold several models,
             such as `loss.discriminator.` in CV-VAE's training states.
         config: an official config.json, where it does not lie beside PyTorch weights.
-        lpips_heads: a file with LPIPS' heads, where `path` is torchvision's VGG16.
+        lpips_heads: a file with LPIPS' heads, where `path` is torchvision's VGG16 or
+            AlexNet.
         raw: of a run, the parameters as the optimizer left them rather than their average.
 
     Returns:
-        A VideoVAE, ImageVAE, SVDVAE, Discriminator or LPIPS. A warning names PyTorch weights that
-        hold NaN or Inf, and settings that had to be assumed for want of a config.json.
+        A VideoVAE, ImageVAE, SVDVAE, Discriminator, LPIPS, AlexLPIPS, I3D or InceptionV3. A warning
+        names PyTorch weights that hold NaN or Inf, and settings that had to be assumed for want of
+        a config.json.
 
     Raises:
         ConfigError: there is no whole known model at `path`.

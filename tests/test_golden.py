@@ -16,12 +16,14 @@ from golden_files import (
     channels_last,
     golden_input,
     golden_tensor,
+    random_state,
     read,
 )
 
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.config import (
     DiscriminatorConfig,
+    I3DConfig,
     ImageVAEConfig,
     LPIPSConfig,
     SVDVAEConfig,
@@ -30,6 +32,7 @@ from cvvae_jax.config import (
 from cvvae_jax.convert.names import (
     diffusers_rows,
     discriminator_rows,
+    i3d_rows,
     ldm_rows,
     lpips_rows,
     svd_rows,
@@ -37,6 +40,7 @@ from cvvae_jax.convert.names import (
 from cvvae_jax.losses.lpips import lpips
 from cvvae_jax.models import video_vae
 from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.i3d import I3D
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.svd_vae import SVDVAE
 from cvvae_jax.models.vgg import LPIPS
@@ -49,6 +53,7 @@ KINDS = (
     "svd_vae",
     "discriminator",
     "lpips",
+    "i3d",
     "train_step",
 )
 
@@ -199,3 +204,22 @@ def test_lpips_equals_official(name, case, dtype):
     inputs = (key.split("/") for key in golden["inputs"])
     images = [channels_last(golden_input(*key, golden["shape"]))[:, None] for key in inputs]
     assert_equal(jax.jit(lpips)(network, *images)[:, 0], np.asarray(golden[case]), dtype)
+
+
+def i3d_tensor(key: str, shape: list[int]) -> np.ndarray:
+    """Variances are positive."""
+    if key.endswith("running_var"):
+        x = random_state(key).standard_normal(shape).astype(np.float32)
+        return 1 + np.float32(0.1) * np.abs(x)
+    return golden_tensor(key, shape)
+
+
+@pytest.mark.parametrize(("name", "case", "dtype"), cases("i3d", "float32"))
+def test_i3d_equals_official(name, case, dtype):
+    golden, arrays = read(name)
+    network = build(I3D, I3DConfig(), golden, i3d_rows(), i3d_tensor)
+    video = channels_last(golden_input(name, case, golden["cases"][case]))
+    both = jax.jit(lambda network, video: (network.features(video), network.logits(video)))
+    features, logits = both(network, video)
+    assert_equal(features, channels_last(arrays[f"{case}.features"]), dtype)
+    assert_equal(logits, channels_last(arrays[f"{case}.logits"]), dtype)

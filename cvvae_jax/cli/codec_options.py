@@ -62,7 +62,7 @@ def open_codec(options: CodecOptions) -> "Codec":
 
     if is_writer():
         _show_compiling()
-    _keep_compiled_programs()
+    keep_compiled_programs()
     vae = load(options.weights, dtype=options.dtype, prefix=options.prefix, config=options.config)
     if not isinstance(vae, VAE):
         raise ConfigError(
@@ -155,7 +155,7 @@ def _show_compiling() -> None:
     log.setLevel(logging.INFO)
 
 
-def _keep_compiled_programs() -> None:
+def keep_compiled_programs() -> None:
     """Programs are compiled once a machine, unless the user has said where to keep them."""
     import jax
 

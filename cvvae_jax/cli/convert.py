@@ -43,8 +43,8 @@ class Convert:
     config: Path | None = None
     """An official config.json, where it does not lie beside the weights."""
     lpips_heads: Path | None = None
-    """LPIPS' heads (vgg.pth of the package lpips), where SRC is torchvision's VGG16; both become
-    one model."""
+    """LPIPS' heads (vgg.pth or alex.pth of the package lpips), where SRC is torchvision's VGG16 or
+    AlexNet; both become one model."""
     raw: tyro.conf.FlagCreatePairsOff[bool] = False
     """Of a run, take the parameters as the optimizer left them; else their average."""
     verify: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -79,7 +79,7 @@ def main(arguments: list[str]) -> None:
     to = options.to or ("torch" if source.is_ours else "jax")
     family = exportable(source.abstract)[0] if to == "torch" else source.family
     _check_apart(options, source)
-    _check_verify(options, source.is_ours, to)
+    _check_verify(options, source, to)
     rows = describe(source)
     origin = _convert(options, source, family, to)
     # What is known of published files is known by their hashes.
@@ -142,10 +142,17 @@ def _check_apart(options: Convert, source: Any) -> None:
         raise ConfigError(f"{options.target} holds what is to be converted; name another folder.")
 
 
-def _check_verify(options: Convert, is_ours: bool, to: str) -> None:
+def _check_verify(options: Convert, source: Any, to: str) -> None:
     if not options.verify:
         return
-    if is_ours and to == "jax":
+    from cvvae_jax.convert.verification import COMPARED
+
+    if not issubclass(source.model_class, COMPARED):
+        raise ConfigError(
+            f"--verify knows no computation in PyTorch of {source.family.title}; VAEs, "
+            "discriminators and LPIPS are compared."
+        )
+    if source.is_ours and to == "jax":
         raise ConfigError("--verify compares with PyTorch, and neither SRC nor DST is PyTorch's.")
     try:
         importlib.import_module("torch")

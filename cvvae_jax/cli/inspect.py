@@ -25,7 +25,7 @@ class Inspect:
     config: Path | None = None
     """An official config.json, where it does not lie beside the weights."""
     lpips_heads: Path | None = None
-    """LPIPS' heads, where PATH is torchvision's VGG16."""
+    """LPIPS' heads, where PATH is torchvision's VGG16 or AlexNet."""
     tensors: tyro.conf.FlagCreatePairsOff[bool] = False
     """List every tensor: its name, shape and type."""
     sha256: tyro.conf.FlagCreatePairsOff[bool] = False

@@ -16,13 +16,14 @@ COMMANDS = {
     "data": "Check training data, prepare it, or show what is trained on.",
     "decode": "Write the video or the image of latents.",
     "encode": "Write the latents of a video or an image.",
+    "evaluate": "Measure VAEs on clips by a protocol, and compare them: eval.py.",
     "inspect": "Describe a checkpoint, ours or PyTorch's, without loading it.",
     "latents": "Encode a data set into shards of latents.",
     "preflight": "Say whether a training run fits hardware that you don't have.",
     "reconstruct": "Send a video or an image through a VAE and write what comes back.",
 }
 """Every command and what it does; it is `main(arguments)` in the module `cvvae_jax.cli.NAME`."""
-_SHARED = ("decode", "encode", "reconstruct")
+_SHARED = ("decode", "encode", "evaluate", "reconstruct")
 """Those that several processes can work on together."""
 
 

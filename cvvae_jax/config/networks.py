@@ -221,9 +221,29 @@ class DiscriminatorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LPIPSConfig:
-    """The network of the perceptual loss: VGG16 with the heads of LPIPS."""
+    """The network of LPIPS, VGG16 or AlexNet with the heads of LPIPS; its class says which."""
 
     dtype: DType = "float32"
     """Type of the convolutions; norms of features and distances are float32 whatever is set."""
+    param_dtype: DType = "float32"
+    """Type in which parameters are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class I3DConfig:
+    """The network of the Frechet video distance: Inception-I3D with the 400 classes of Kinetics."""
+
+    dtype: DType = "float32"
+    """Type of the convolutions; what follows them is float32 whatever is set."""
+    param_dtype: DType = "float32"
+    """Type in which parameters are kept."""
+
+
+@dataclasses.dataclass(frozen=True)
+class InceptionConfig:
+    """The network of the Frechet distance of frames: InceptionV3 with the 1008 classes of FID's."""
+
+    dtype: DType = "float32"
+    """Type of the convolutions; what follows them is float32 whatever is set."""
     param_dtype: DType = "float32"
     """Type in which parameters are kept."""

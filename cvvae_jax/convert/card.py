@@ -27,6 +27,12 @@ _OFFICIAL_IMPORTS = {
     "AutoencoderKL": "from diffusers import AutoencoderKL",
     "AutoencoderKLTemporalDecoder": "from diffusers import AutoencoderKLTemporalDecoder",
 }
+# Where classes without `from_pretrained` are defined.
+_HOMES = {
+    "InceptionI3d": "piergiaj/pytorch-i3d",
+    "fid_inception_v3": "pytorch-fid",
+    "LPIPS": "the package lpips",
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -176,9 +182,10 @@ def _in_pytorch(family: Family | None, name: str, to: str) -> str:
     first = f"after `python -m cvvae_jax convert {name} {folder}`" if to == "jax" else "as it is"
     statement = _OFFICIAL_IMPORTS.get(family.official_class)
     if statement is None:
+        home = _HOMES.get(family.official_class, "CV-VAE's training code")
         return (
             f"In PyTorch, {first}: the tensors have the names of `{family.official_class}` in "
-            "CV-VAE's training code (`load_state_dict`)."
+            f"{home} (`load_state_dict`)."
         )
     return f"""In PyTorch, {first}:
 

@@ -12,15 +12,20 @@ from flax import nnx
 from cvvae_jax.config import (
     ConfigError,
     DiscriminatorConfig,
+    I3DConfig,
     ImageVAEConfig,
+    InceptionConfig,
     LPIPSConfig,
     SVDVAEConfig,
     VideoVAEConfig,
 )
 from cvvae_jax.convert import names
 from cvvae_jax.convert.names import Row, our_path
+from cvvae_jax.models.alexnet import AlexLPIPS
 from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.i3d import I3D
 from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.inception import InceptionV3
 from cvvae_jax.models.svd_vae import SVDVAE
 from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import PRESETS, VideoVAE
@@ -91,8 +96,40 @@ PERCEPTUAL_VGG16 = Family(
     lambda _: names.lpips_rows(torchvision=True),
     exported=False,
 )
+PERCEPTUAL_ALEX = Family(
+    "LPIPS with AlexNet", AlexLPIPS, LPIPSConfig, "LPIPS", lambda _: names.alex_lpips_rows()
+)
+PERCEPTUAL_ALEXNET = Family(
+    "LPIPS with AlexNet, torchvision's names",
+    AlexLPIPS,
+    LPIPSConfig,
+    "LPIPS",
+    lambda _: names.alex_lpips_rows(torchvision=True),
+    exported=False,
+)
+VIDEO_CLASSES = Family("Inception-I3D", I3D, I3DConfig, "InceptionI3d", lambda _: names.i3d_rows())
+IMAGE_CLASSES = Family(
+    "InceptionV3 of FID",
+    InceptionV3,
+    InceptionConfig,
+    "fid_inception_v3",
+    lambda _: names.inception_rows(),
+)
 
-FAMILIES = (SD21, SD3, IMAGE, IMAGE_LDM, SVD, DISCRIMINATOR, PERCEPTUAL, PERCEPTUAL_VGG16)
+FAMILIES = (
+    SD21,
+    SD3,
+    IMAGE,
+    IMAGE_LDM,
+    SVD,
+    DISCRIMINATOR,
+    PERCEPTUAL,
+    PERCEPTUAL_VGG16,
+    PERCEPTUAL_ALEX,
+    PERCEPTUAL_ALEXNET,
+    VIDEO_CLASSES,
+    IMAGE_CLASSES,
+)
 MODELS = {
     family.model_class.__name__: (family.model_class, family.config_class) for family in FAMILIES
 }
@@ -137,9 +174,13 @@ def recognize(shapes: Shapes, *, groups: int = 32, source: str) -> tuple[Family,
     if _any(shapes, r"main\.\d+\..*"):
         return DISCRIMINATOR, _discriminator_config(shapes)
     if _any(shapes, r"features\.\d+\.(weight|bias)"):
-        return PERCEPTUAL_VGG16, LPIPSConfig()
+        return (PERCEPTUAL_ALEXNET if _is_alexnet(shapes) else PERCEPTUAL_VGG16), LPIPSConfig()
     if _any(shapes, r"(net\.slice\d|lin\d\.).*"):
-        return PERCEPTUAL, LPIPSConfig()
+        return (PERCEPTUAL_ALEX if _is_alexnet(shapes) else PERCEPTUAL), LPIPSConfig()
+    if _any(shapes, r"(Conv3d_\w+|Mixed_\w+\.b\d[ab]?|logits)\.(conv3d|bn)\..*"):
+        return VIDEO_CLASSES, I3DConfig()
+    if _any(shapes, r"(Conv2d_\w+|Mixed_\w+\.branch\w+)\.(conv|bn)\..*"):
+        return IMAGE_CLASSES, InceptionConfig()
     ldm = [name for name in shapes if re.match(r"(en|de)coder\.(down|up|mid)\.", name)]
     diffusers = [name for name in shapes if re.match(r"(en|de)coder\.(down|up|mid)_block", name)]
     if ldm and diffusers:
@@ -150,8 +191,9 @@ def recognize(shapes: Shapes, *, groups: int = 32, source: str) -> tuple[Family,
     if not ldm and not diffusers:
         raise ConfigError(
             f"{source} holds no known model: a CV-VAE, an AutoencoderKL, an "
-            "AutoencoderKLTemporalDecoder, CV-VAE's discriminator, LPIPS or VGG16 are read; "
-            f"its tensors are called {', '.join(list(shapes)[:3]) or 'nothing'}, .."
+            "AutoencoderKLTemporalDecoder, CV-VAE's discriminator, LPIPS, VGG16, AlexNet, "
+            "Inception-I3D or FID's InceptionV3 are read; its "
+            f"tensors are called {', '.join(list(shapes)[:3]) or 'nothing'}, .."
         )
     return _autoencoder(shapes, ldm=bool(ldm), groups=groups, source=source)
 
@@ -247,6 +289,18 @@ def _discriminator_config(shapes: Shapes) -> DiscriminatorConfig:
     return DiscriminatorConfig(
         base_channels=base or 64, layers=max(layers, 2), half_3d=_most(ranks) == 4
     )
+
+
+def _is_alexnet(shapes: Shapes) -> bool:
+    """Which network of LPIPS: by the positions of layers that only one has, and the heads' inputs
+    where they differ."""
+    positions = _numbers(shapes, r"(?:features|net\.slice\d)\.(\d+)\..*")
+    alexnet = sum(position in (3, 6, 8) for position in positions)
+    vgg16 = sum(position in (2, 5, 7, *range(12, 30)) for position in positions)
+    for name, widths in {"lin1": (192, 128), "lin2": (384, 256), "lin3": (256, 512)}.items():
+        inputs = shapes.get(f"{name}.model.1.weight", (0, 0))[1:2]
+        alexnet, vgg16 = alexnet + (inputs == widths[:1]), vgg16 + (inputs == widths[1:])
+    return alexnet > vgg16
 
 
 def _by_path(shapes: Shapes, rows: list[Row]) -> dict[str, tuple[int, ...]]:

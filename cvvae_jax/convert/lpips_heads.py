@@ -1,5 +1,5 @@
-"""LPIPS in two public files: torchvision's VGG16, and the heads that the authors of LPIPS
-publish."""
+"""LPIPS in two public files: torchvision's VGG16 or AlexNet, and the heads that the authors of
+LPIPS publish."""
 
 import dataclasses
 import re
@@ -18,7 +18,12 @@ from cvvae_jax.convert.parts import select
 Half = Literal["heads", "network"]
 
 _HEAD = re.compile(r"lin\d+\.")
-_WHERE_HEADS_ARE = "lpips/weights/v0.1/vgg.pth of the Python package lpips"
+_WHERE_HEADS_ARE = "lpips/weights/v0.1/{} of the Python package lpips"
+# The network, torchvision's file with it, and the file with its heads.
+_FILES = {
+    families.PERCEPTUAL.model_class: ("VGG16", "vgg16-397923af.pth", "vgg.pth"),
+    families.PERCEPTUAL_ALEX.model_class: ("AlexNet", "alexnet-owt-7be5be79.pth", "alex.pth"),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,7 +57,7 @@ def open_heads(path: Path | str) -> Heads:
     if not heads:
         raise ConfigError(
             f"{files.path} holds no heads of LPIPS; accepted is a file with lin0.model.1.weight to "
-            f"lin4.model.1.weight, such as {_WHERE_HEADS_ARE}."
+            f"lin4.model.1.weight, such as {_WHERE_HEADS_ARE.format('vgg.pth')}."
         )
     if len(heads) < len(names):
         others = [name for name in names if name not in heads]
@@ -65,7 +70,7 @@ def open_heads(path: Path | str) -> Heads:
 
 def missing_half(family: Family, shapes: Shapes) -> Half | None:
     """The half of LPIPS of which a file holds no tensor at all; None for other models."""
-    if family.model_class is not families.PERCEPTUAL.model_class:
+    if family.model_class not in _FILES:
         return None
     heads = sum(bool(_HEAD.match(name)) for name in shapes)
     if not heads:
@@ -85,15 +90,16 @@ def shapes_of_half(half: Half, model: Any, family: Family) -> Mapping[str, tuple
     return {name: x for name, x in named.items() if bool(_HEAD.match(name)) == (half == "heads")}
 
 
-def remedy(half: Half, path: Path) -> str:
-    """What a file without this half of LPIPS is, and what makes it whole."""
+def remedy(half: Half, family: Family, path: Path) -> str:
+    """What a file of this family without this half of LPIPS is, and what makes it whole."""
+    network, network_file, heads_file = _FILES[family.model_class]
     if half == "heads":
         return (
-            f"{path} is VGG16, LPIPS' network without its heads: add --lpips-heads FILE (in Python "
-            f"lpips_heads=FILE), where FILE is {_WHERE_HEADS_ARE}."
+            f"{path} is {network}, LPIPS' network without its heads: add --lpips-heads FILE (in "
+            f"Python lpips_heads=FILE), where FILE is {_WHERE_HEADS_ARE.format(heads_file)}."
         )
     return (
         f"{path} holds only the heads of LPIPS, not its network: name torchvision's "
-        f"vgg16-397923af.pth instead, and this file as its heads, --lpips-heads {path} (in Python "
+        f"{network_file} instead, and this file as its heads, --lpips-heads {path} (in Python "
         "lpips_heads)."
     )

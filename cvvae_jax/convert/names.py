@@ -23,7 +23,11 @@ class Row:
     layer's."""
 
 
-_SAME = {"bias": "bias", "mix_factor": "mix_factor"}  # parameters called alike on both sides
+_INCEPTION_STEM = ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")
+_I3D_STEM = ("1a_7x7", "2b_1x1", "2c_3x3")
+# Parameters called alike on both sides.
+_SAME = {"bias": "bias", "mix_factor": "mix_factor"}
+_SAME_IN_NORMS = {"running_mean": "running_mean", "running_var": "running_var"}
 
 
 def our_path(rows: list[Row], official: str) -> tuple[str, Row] | None:
@@ -31,7 +35,9 @@ def our_path(rows: list[Row], official: str) -> tuple[str, Row] | None:
     layer, _, leaf = official.rpartition(".")
     for row in rows:
         if (path := _translate(row.official, row.ours, layer, "{:02d}")) is not None:
-            names = _SAME | {"weight": "scale" if _is_norm(path) else "kernel"}
+            names = _SAME | {"weight": "kernel"}
+            if _is_norm(path):
+                names |= _SAME_IN_NORMS | {"weight": "scale"}
             return (f"{path}/{names[leaf]}", row) if leaf in names else None
     return None
 
@@ -41,7 +47,7 @@ def official_name(rows: list[Row], path: str) -> tuple[str, Row] | None:
     layer, _, leaf = path.rpartition("/")
     for row in rows:
         if (name := _translate(row.ours, row.official, layer, "{:d}")) is not None:
-            return f"{name}.{_SAME.get(leaf, 'weight')}", row
+            return f"{name}.{(_SAME | _SAME_IN_NORMS).get(leaf, 'weight')}", row
     return None
 
 
@@ -153,6 +159,39 @@ def lpips_rows(*, torchvision: bool = False) -> list[Row]:
         network = "features" if torchvision else f"net.slice{i + 1}"
         rows += [Row(f"{network}.{p}", f"levels/{i:02d}/{j:02d}") for j, p in enumerate(level)]
         rows.append(Row(f"lin{i}.model.1", f"heads/{i:02d}", 2))
+    return rows
+
+
+def alex_lpips_rows(*, torchvision: bool = False) -> list[Row]:
+    """LPIPS with AlexNet, as `lpips_rows`."""
+    rows = []
+    for i, position in enumerate((0, 3, 6, 8, 10)):
+        network = "features" if torchvision else f"net.slice{i + 1}"
+        rows.append(Row(f"{network}.{position}", f"layers/{i:02d}"))
+        rows.append(Row(f"lin{i}.model.1", f"heads/{i:02d}", 2))
+    return rows
+
+
+def i3d_rows() -> list[Row]:
+    """Inception-I3D, pytorch-i3d's names: single layers, then blocks of named branches."""
+    layers = {f"Conv3d_{name}": f"stem/{i:02d}" for i, name in enumerate(_I3D_STEM)}
+    for i, blocks in enumerate(("3b 3c", "4b 4c 4d 4e 4f", "5b 5c")):
+        for j, name in enumerate(blocks.split()):
+            layers[f"Mixed_{name}.*"] = f"levels/{i:02d}/{j:02d}/*"
+    rows = [Row("logits.conv3d", "classifier")]
+    for official, ours in layers.items():
+        rows += [Row(f"{official}.conv3d", f"{ours}/conv"), Row(f"{official}.bn", f"{ours}/norm")]
+    return rows
+
+
+def inception_rows() -> list[Row]:
+    """InceptionV3, torchvision's names: single layers, then blocks of named ones."""
+    layers = {f"Conv2d_{name}": f"stem/{i:02d}" for i, name in enumerate(_INCEPTION_STEM)}
+    blocks = "5b 5c 5d 6a 6b 6c 6d 6e 7a 7b 7c"
+    layers |= {f"Mixed_{name}.*": f"blocks/{i:02d}/*" for i, name in enumerate(blocks.split())}
+    rows = [Row("fc", "classifier")]
+    for official, ours in layers.items():
+        rows += [Row(f"{official}.conv", f"{ours}/conv"), Row(f"{official}.bn", f"{ours}/norm")]
     return rows
 
 

@@ -186,7 +186,7 @@ def open_official(
         found = places(shapes | absent, model, family.rows(ours))
     except ConfigError as error:
         raise ConfigError(f"{source} is no whole {family.title}: {error}") from None
-    incomplete = remedy(half, files.path) if half else None
+    incomplete = remedy(half, family, files.path) if half else None
     if incomplete and whole:
         raise ConfigError(incomplete)
     by_stored = {stored: found[name] for name, stored in part.names.items()}
@@ -202,11 +202,11 @@ def _heads(
     if path is None:
         return None, half
     if half == "network":
-        raise ConfigError(remedy(half, files.path))
+        raise ConfigError(remedy(half, family, files.path))
     if half is None:
         raise ConfigError(
-            f"{path} cannot be added: LPIPS' heads go with torchvision's VGG16, and {files.path} "
-            f"holds another model, whole without them ({family.title})."
+            f"{path} cannot be added: LPIPS' heads go with torchvision's VGG16 or AlexNet, and "
+            f"{files.path} holds another model, whole without them ({family.title})."
         )
     return open_heads(path), None
 

@@ -10,7 +10,7 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.names import modern_name
 
 AUTOENCODER = "autoencoder"
-VGG16 = "VGG16"
+IMAGENET = "VGG16 or AlexNet"
 _PREFIX = r"((?:[\w-]+\.)*?)"
 _PATTERNS = {
     AUTOENCODER: re.compile(
@@ -20,13 +20,21 @@ _PATTERNS = {
     ),
     "discriminator": re.compile(_PREFIX + r"main\.\d+\."),
     "LPIPS": re.compile(_PREFIX + r"(?:net\.slice\d|lin\d)\."),
-    VGG16: re.compile(_PREFIX + r"features\.\d+\.(?:weight|bias)$"),
+    IMAGENET: re.compile(_PREFIX + r"features\.\d+\.(?:weight|bias)$"),
+    "Inception-I3D": re.compile(
+        _PREFIX + r"(?:Conv3d_\w+|Mixed_\w+\.b\d[ab]?|logits)\.(?:conv3d|bn)\."
+    ),
+    "InceptionV3": re.compile(
+        _PREFIX + r"(?:Conv2d_\w+|Mixed_\w+\.branch\w+|AuxLogits\.conv\d)\.(?:conv|bn)\."
+    ),
 }
 # Beside a model without a prefix: CV-VAE's losses and frozen image VAE, averages of parameters, and
 # the constants of LPIPS, which are the same in every file, and its heads under a second name.
 _COMPANIONS = ("loss.", "model_ema.", "constraint_", "scaling_layer.", "lins.")
 # What only classifies images: LPIPS ends before it.
-_VGG16_COMPANIONS = ("classifier.",)
+_IMAGENET_COMPANIONS = ("classifier.",)
+# How often a batch norm has seen a batch in training; old files don't hold it.
+_COUNTER = ".num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,7 +82,7 @@ def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
             f"{source} has no model with the prefix {prefix!r}; it has: {_listed(parts)}."
         )
     kind, _ = parts.get(prefix, (None, 0))
-    companions = _COMPANIONS + (_VGG16_COMPANIONS if kind == VGG16 else ())
+    companions = _COMPANIONS + (_IMAGENET_COMPANIONS if kind == IMAGENET else ())
     return _cut(names, prefix, companions, source)
 
 
@@ -92,7 +100,8 @@ def _cut(names: list[str], prefix: str, companions: tuple[str, ...], source: str
     own, left_alone = {}, []
     for name in names:
         bare = name.removeprefix(prefix)
-        if not name.startswith(prefix) or bare.startswith(companions):
+        beside = bare.startswith(companions) or bare.endswith(_COUNTER)
+        if not name.startswith(prefix) or beside:
             left_alone.append(name)
             continue
         if (modern := modern_name(bare)) in own:

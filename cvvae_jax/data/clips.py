@@ -60,7 +60,7 @@ def center_clip(media: Media, bucket: Bucket, data: DataConfig, *, position: flo
     """
     times = frame_times(media)
     if data.fps is not None:
-        numbers = _at_rate(times, bucket.frames, data.fps[0], position)
+        numbers = numbers_at_rate(times, bucket.frames, data.fps[0], position)
     else:
         stride = max(data.min_stride, min(_LARGEST_EVAL_STRIDE, data.max_stride))
         stride = min(stride, largest_stride(len(times), bucket.frames))
@@ -82,7 +82,7 @@ def _draw_numbers(
 ) -> np.ndarray:
     """Numbers of a clip's frames: int (frames,); the last one of a video too short is held."""
     if data.fps is not None:
-        return _at_rate(times, frames, rng.uniform(*data.fps), rng.random())
+        return numbers_at_rate(times, frames, rng.uniform(*data.fps), rng.random())
     largest = min(data.max_stride, largest_stride(len(times), frames))
     stride = int(rng.integers(min(data.min_stride, largest), largest + 1))
     spare = max(0, len(times) - 1 - stride * (frames - 1))
@@ -90,11 +90,15 @@ def _draw_numbers(
     return np.minimum(start + stride * np.arange(frames), len(times) - 1)
 
 
-def _at_rate(times: np.ndarray, frames: int, fps: float, position: float) -> np.ndarray:
-    """Numbers of the frames that are shown at a rate; the video's own, on average, where that is
-    lower, and a higher one where the video is too short.
+def numbers_at_rate(times: np.ndarray, frames: int, fps: float, position: float) -> np.ndarray:
+    """Numbers of the frames that are shown at a rate: int (frames,).
 
-    `position` is where the clip lies, from 0, the beginning, to 1, the end of the video.
+    Args:
+        times: when each frame of the video is shown, in seconds from the first one on.
+        frames: of the clip; the last one of a video that has fewer is held.
+        fps: the rate; the video's own, on average, where that is lower, and a higher one where the
+            video is too short.
+        position: where the clip lies, from 0, the beginning, to 1, the end of the video.
     """
     if len(times) < frames:
         return np.minimum(np.arange(frames), len(times) - 1)

@@ -5,12 +5,13 @@ from jaxtyping import Array, Float
 
 from cvvae_jax import rows
 from cvvae_jax.config import Remat
+from cvvae_jax.models.alexnet import AlexLPIPS
 from cvvae_jax.models.remat import run
 from cvvae_jax.models.vgg import LPIPS
 
 
 def lpips(
-    network: LPIPS,
+    network: LPIPS | AlexLPIPS,
     video: Float[Array, "b t h w 3"],
     other: Float[Array, "b t h w 3"],
     *,

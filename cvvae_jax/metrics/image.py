@@ -12,8 +12,8 @@ _SSIM_SIGMA = 1.5
 # Squares of K1 = 0.01 and K2 = 0.03 times the range of values, 2.
 _SSIM_C1, _SSIM_C2 = 0.02**2, 0.06**2
 
-MS_SSIM_PIXELS = (SSIM_WINDOW - 1) * 2**4 + 1
-"""Height and width in pixels of the smallest frames that MS-SSIM is defined on, 161."""
+MS_SSIM_PIXELS = SSIM_WINDOW * 2**4
+"""Height and width in pixels of the smallest frames that MS-SSIM is defined on, 176."""
 _MS_SSIM_WEIGHTS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)
 
 _PSNR_LIMIT = 100.0
@@ -64,25 +64,25 @@ def ms_ssim(
     """Multi-scale structural similarity of every frame (Wang, Simoncelli & Bovik 2003), 1 for equal
     ones, for values in [-1, 1]; `recon` is clipped to them.
 
-    A product of the contrast and structure terms of SSIM at five scales, each half the one before
-    (means of 2 x 2 pixels; an odd last row or column is left out), and of the luminance term at
-    the coarsest, to the powers of the paper. Terms are averaged over windows and channels before
-    they are multiplied, and negative averages count as 0.
+    A product of the contrast and structure terms of SSIM at four scales, each half the one before
+    (means of 2 x 2 pixels; an odd last row or column is left out), and of SSIM at a fifth, to the
+    powers of the paper. Factors are averaged over windows and channels before they are multiplied,
+    and negative averages count as 0. At the fifth scale, where few windows fit inside, frames are
+    mirrored at their borders, as torchmetrics 1.9 does; codes that multiply channel by channel,
+    mirror nothing or pad odd frames give slightly other numbers.
 
     Raises:
-        ValueError: frames have less than 161 pixels in height or width.
+        ValueError: frames have less than 176 pixels in height or width.
     """
     _require("MS-SSIM", video, MS_SSIM_PIXELS)
     x, y = _clipped(recon), video.astype(jnp.float32)
     product = jnp.ones(video.shape[:2], jnp.float32)
-    for scale, weight in enumerate(_MS_SSIM_WEIGHTS):
-        luminance, contrast = _similarity(x, y)
-        coarsest = scale == len(_MS_SSIM_WEIGHTS) - 1
-        term = luminance * contrast if coarsest else contrast
-        product *= jnp.maximum(term.mean(axis=(2, 3, 4)), 0.0) ** weight
-        if not coarsest:
-            x, y = _halved(x), _halved(y)
-    return product
+    for weight in _MS_SSIM_WEIGHTS[:-1]:
+        _, contrast = _similarity(x, y)
+        product *= _positive_mean(contrast) ** weight
+        x, y = _halved(x), _halved(y)
+    luminance, contrast = _similarity(_mirrored(x), _mirrored(y))
+    return product * _positive_mean(luminance * contrast) ** _MS_SSIM_WEIGHTS[-1]
 
 
 def error(
@@ -115,6 +115,16 @@ def _similarity(x: Float[Array, "b t h w c"], y: Float[Array, "b t h w c"]):
     luminance = 1 - apart / (sizes + _SSIM_C1)
     contrast = 1 - (means[1] - apart) / (means[0] - sizes + _SSIM_C2)
     return luminance, contrast
+
+
+def _positive_mean(term: Float[Array, "b t i j c"]) -> Float[Array, "b t"]:
+    return jnp.maximum(term.mean(axis=(2, 3, 4)), 0.0)
+
+
+def _mirrored(video: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c"]:
+    """As many windows as pixels: the outermost ones are centered on the border."""
+    edge = (SSIM_WINDOW // 2,) * 2
+    return jnp.pad(video, ((0, 0), (0, 0), edge, edge, (0, 0)), mode="reflect")
 
 
 def _halved(video: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 c"]:

@@ -12,7 +12,6 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cvvae_jax.metrics.image import error
-from cvvae_jax.metrics.time import difference_mse
 
 _FLOOR = (0.01 / 127.5) ** 2
 """Added on both sides of a ratio, so that no error at all gives 1: the square of a hundredth of an
@@ -28,9 +27,9 @@ def seam_ratio(
 ) -> Float[Array, "b"]:
     """Mean squared steps of the error across the borders of tiles over those anywhere else.
 
-    Float32. For values in [-1, 1], `recon` clipped to them. `rows` and `columns` are where tiles begin: r
-    stands for the border between pixels r - 1 and r. Borders between rows are held against other
-    rows and those between columns against other columns, since pictures are rougher in one
+    Float32, for values in [-1, 1], `recon` clipped to them. `rows` and `columns` are where tiles
+    begin: r stands for the border between pixels r - 1 and r. Borders between rows are held against
+    other rows and those between columns against other columns, since pictures are rougher in one
     direction than in the other; every border counts once. 1 means that no seam can be seen, and is
     given for equal videos too; NaN that there are no borders, or nothing but borders.
 
@@ -44,19 +43,18 @@ def seam_ratio(
 
 
 def chunk_seam_ratio(
-    recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"], *, frames: Sequence[int]
+    steps: Float[Array | np.ndarray, "b n"], *, frames: Sequence[int]
 ) -> Float[Array, "b"]:
     """Mean squared steps of the error between frames at the borders of chunks over those anywhere
     else.
 
-    Float32. For values in [-1, 1], `recon` clipped to them. `frames` are where chunks begin: f stands for
-    the border between frames f - 1 and f. 1 means that no seam can be seen, and is given for equal
-    videos too; NaN that there are no borders, or nothing but borders.
+    Float32. `steps` are those of `metrics.time.difference_mse`; `frames` are where chunks begin: f
+    stands for the border between frames f - 1 and f. 1 means that no seam can be seen, and is given
+    for equal videos too; NaN that there are no borders, or nothing but borders.
 
     Raises:
         ValueError: a border isn't inside of the clip.
     """
-    steps = difference_mse(recon, video)
     return _ratio([(steps, _gaps(frames, steps, "frame"))])
 
 

@@ -77,18 +77,35 @@ def flicker(
     The root of a spectrum's power at a quarter cycle per frame and above: a pattern that repeats
     with every group of four frames counts, a slower one doesn't.
     """
-    return _rms(spectrum, 0.25, 0.5)
+    fast = frequencies(2 * (spectrum.shape[-1] - 1)) >= 0.25
+    return levels_of(spectrum[..., fast].sum(axis=-1))
 
 
-def drift(
-    spectrum: Float[Array | np.ndarray, "*batch f"],
-) -> Float[Array | np.ndarray | np.generic, "*batch"]:
-    """Error that comes and goes within eight frames or more, in 8-bit levels.
+def drift_mse(
+    recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]
+) -> Float[Array, "b"]:
+    """Mean squared error that grows steadily from the first to the last frame, float32.
 
-    The root of a spectrum's power up to an eighth of a cycle per frame, but for 0: an error that
-    stands still is none.
+    For values in [-1, 1], `recon` clipped to them. The course of a pixel's error is fitted by a
+    straight line (least squares); the line's mean square, about its mean, over frames, pixels and
+    channels: all of an error that is such a line, none of one that stands still, and 0 for a
+    single frame.
     """
-    return _rms(spectrum, 1e-9, 0.125)
+    frames = video.shape[1]
+    times = np.arange(frames) - (frames - 1) / 2
+    line = times / max(np.sqrt(np.sum(times**2)), 1.0)
+    # float32 in full, or errors that stand still would have a share.
+    along = jnp.einsum(
+        "t,bthwc->bhwc", jnp.asarray(line, jnp.float32), error(recon, video), precision="highest"
+    )
+    return jnp.square(along).mean(axis=(1, 2, 3)) / frames
+
+
+def levels_of(
+    mse: Float[Array | np.ndarray | np.generic, "*shape"],
+) -> Float[Array | np.ndarray | np.generic, "*shape"]:
+    """Mean squared errors of values in [-1, 1] as root mean squares in 8-bit levels."""
+    return _LEVELS * mse**0.5
 
 
 def by_position(values: np.ndarray, period: int) -> Float[np.ndarray, "positions"]:
@@ -103,12 +120,6 @@ def by_position(values: np.ndarray, period: int) -> Float[np.ndarray, "positions
     positions = np.where(times == 0, 0, (times - 1) % period + 1)
     chosen = [values[:, positions == i] for i in range(period + 1)]
     return np.array([part.mean() if part.size else np.nan for part in chosen])
-
-
-def _rms(spectrum, low: float, high: float):
-    cycles = frequencies(2 * (spectrum.shape[-1] - 1))
-    inside = np.flatnonzero((cycles >= low) & (cycles <= high))
-    return _LEVELS * spectrum[..., inside].sum(axis=-1) ** 0.5
 
 
 def _windows(frames: int, window: int) -> tuple[np.ndarray, int]:

@@ -14,6 +14,9 @@ from cvvae_jax.models import conv_forms
 from cvvae_jax.models.conv_forms import SpatialPads
 
 PadMode = Literal["zero", "edge"]
+WindowPadding = Literal["same"] | tuple[int, ...]
+"""Zeros beyond the border of a window's axes: so many on both sides, or TensorFlow's `same`, with
+which sizes are divided by the strides and rounded up."""
 TORCH_INIT = nnx.initializers.variance_scaling(1 / 3, "fan_in", "uniform")  # PyTorch's default
 
 
@@ -117,6 +120,73 @@ class UpsamplingConv(Conv):
         """`outputs` are the channels to be computed."""
         kernel, bias = self.kernel[..., outputs], self.bias[outputs]
         return self._convolve(video, kernel, bias, doubled=True)
+
+
+class WindowConv(nnx.Module):
+    """A convolution with any window, as networks that classify have them.
+
+    The kernel is (*window, in, out); a window is (time, height, width), or (height, width) on every
+    frame alone. `strides` and `padding` have the same axes.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        *,
+        window: tuple[int, ...],
+        strides: tuple[int, ...] | None = None,
+        padding: WindowPadding,
+        use_bias: bool = True,
+        dtype: jnp.dtype,
+        param_dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        shape = (*window, inputs, outputs)
+        self.kernel = nnx.Param(TORCH_INIT(rngs.params(), shape, param_dtype))
+        if use_bias:
+            self.bias = nnx.Param(jnp.zeros((outputs,), param_dtype))
+        self.window, self.strides = window, strides or (1,) * len(window)
+        self.padding, self.dtype = padding, dtype
+
+    def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 d"]:
+        kernel = self.kernel[...] if len(self.window) == 3 else self.kernel[...][None]
+        strides = (1,) * (3 - len(self.strides)) + self.strides
+        time_pads, *pads = window_pads(
+            video.shape[1:4], window=self.window, strides=self.strides, padding=self.padding
+        )
+        video = video.astype(self.dtype)
+        if any(time_pads):
+            video = pad_time(video, time_pads, mode="zero")
+        found = conv_forms.convolve(video, kernel, strides=strides, pads=tuple(pads))
+        if not hasattr(self, "bias"):
+            return found
+        return found + self.bias[...].astype(self.dtype).reshape(1, 1, 1, 1, -1)
+
+
+def window_pads(
+    sizes: tuple[int, ...],
+    *,
+    window: tuple[int, ...],
+    strides: tuple[int, ...],
+    padding: WindowPadding,
+) -> tuple[tuple[int, int], ...]:
+    """What is added before and after along time, height and width, for windows of a video of these
+    sizes; none along time where windows have only (height, width).
+
+    Raises:
+        ValueError: the rows of the video are split over devices.
+    """
+    if rows.are_split():
+        raise ValueError("networks with any windows know nothing of rows on other devices.")
+    if padding != "same":
+        pads = [(pad, pad) for pad in padding]
+    else:
+        pads = []
+        for size, taps, stride in zip(sizes[-len(window) :], window, strides, strict=True):
+            missing = max((-(-size // stride) - 1) * stride + taps - size, 0)
+            pads.append((missing // 2, missing - missing // 2))
+    return ((0, 0),) * (3 - len(window)) + tuple(pads)
 
 
 def pad_time(

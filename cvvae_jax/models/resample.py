@@ -2,12 +2,15 @@
 
 from typing import Literal
 
+import jax.numpy as jnp
+import numpy as np
 from einops import rearrange, reduce
 from flax import nnx
+from jax import lax
 from jaxtyping import Array, Float
 
 from cvvae_jax.models.blocks import Style
-from cvvae_jax.models.conv import Conv, UpsamplingConv
+from cvvae_jax.models.conv import Conv, UpsamplingConv, WindowPadding, window_pads
 from cvvae_jax.models.conv_forms import are_defined
 
 
@@ -78,3 +81,42 @@ def pool(
         reduction,
         **dict(zip("ijk", window, strict=True)),
     )
+
+
+def max_of_windows(
+    video: Float[Array, "b t h w c"],
+    *,
+    window: tuple[int, int, int],
+    strides: tuple[int, int, int],
+    padding: WindowPadding,
+) -> Float[Array, "b t2 h2 w2 c"]:
+    """The largest value of every (time, height, width) window, which may overlap; what lies beyond
+    the border counts for nothing."""
+    pads = window_pads(video.shape[1:4], window=window, strides=strides, padding=padding)
+    return _reduce_windows(video, -jnp.inf, lax.max, window, strides, pads)
+
+
+def mean_of_windows(
+    video: Float[Array, "b t h w c"],
+    *,
+    window: tuple[int, int, int],
+    strides: tuple[int, int, int] = (1, 1, 1),
+    padding: WindowPadding,
+) -> Float[Array, "b t2 h2 w2 c"]:
+    """The mean of every (time, height, width) window, which may overlap, over what of it lies
+    inside of the video."""
+    pads = window_pads(video.shape[1:4], window=window, strides=strides, padding=padding)
+    ones = jnp.ones((1, *video.shape[1:4], 1), video.dtype)
+    sums, counts = (_reduce_windows(x, 0.0, lax.add, window, strides, pads) for x in (video, ones))
+    return sums / counts
+
+
+def _reduce_windows(video, start, function, window, strides, pads):
+    """Along one axis after the other, which takes a third of the steps of 3 x 3 x 3 windows."""
+    for axis, (taps, stride, pad) in enumerate(zip(window, strides, pads, strict=True), 1):
+        if taps > 1:
+            sizes, steps, borders = [1] * 5, [1] * 5, [(0, 0)] * 5
+            sizes[axis], steps[axis], borders[axis] = taps, stride, pad
+            start = np.asarray(start, video.dtype)  # a traced one would have no gradient
+            video = lax.reduce_window(video, start, function, sizes, steps, borders)
+    return video

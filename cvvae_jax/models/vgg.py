@@ -1,6 +1,7 @@
 """The network behind LPIPS: VGG16's convolutions with a linear head for each of five features."""
 
 import itertools
+from collections.abc import Iterable
 
 import jax
 import jax.numpy as jnp
@@ -31,7 +32,7 @@ class LPIPS(nnx.Module):
     def __init__(self, config: LPIPSConfig, *, rngs: nnx.Rngs):
         self.config = config
         dtypes = style_dtypes(config)
-        self.levels, self.heads = nnx.List(), nnx.List()
+        self.levels = nnx.List()
         inputs = 3
         for widths in LEVELS:
             pairs = itertools.pairwise((inputs, *widths))
@@ -39,17 +40,9 @@ class LPIPS(nnx.Module):
                 nnx.List([Conv(i, o, kind=ConvKind("none"), **dtypes, rngs=rngs) for i, o in pairs])
             )
             inputs = widths[-1]
-            average = nnx.initializers.constant(1 / inputs)
-            self.heads.append(
-                nnx.Linear(
-                    inputs,
-                    1,
-                    use_bias=False,
-                    kernel_init=average,
-                    param_dtype=dtypes["param_dtype"],
-                    rngs=rngs,
-                )
-            )
+        widths = [level[-1] for level in LEVELS]
+        heads = average_heads(widths, param_dtype=dtypes["param_dtype"], rngs=rngs)
+        self.heads = nnx.List(heads)
 
     def features(
         self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
@@ -57,13 +50,26 @@ class LPIPS(nnx.Module):
         """relu1_2, relu2_2, relu3_3, relu4_3 and relu5_3 of every frame of a video in [-1, 1]; each
         has half the height and width of the one before. Unless `remat` is `none`, only they are
         kept for a backward pass."""
-        shift, scale = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, 1, 3) for x in (SHIFT, SCALE))
-        hidden = (video - shift) / scale
-        features = []
+        hidden, features = scaled(video), []
         for i, level in enumerate(self.levels):
             hidden = run(_pooled_level if i else _level, level, hidden, remat=remat)
             features.append(hidden)
         return features
+
+
+def scaled(video: Float[Array, "b t h w 3"]) -> Float[Array, "b t h w 3"]:
+    """A video in [-1, 1] as the networks of LPIPS take it."""
+    shift, scale = (jnp.asarray(x, jnp.float32).reshape(1, 1, 1, 1, 3) for x in (SHIFT, SCALE))
+    return (video - shift) / scale
+
+
+def average_heads(
+    widths: Iterable[int], *, param_dtype: jnp.dtype, rngs: nnx.Rngs
+) -> list[nnx.Linear]:
+    """A head for every feature of so many channels, which takes the channels' mean."""
+    options = {"use_bias": False, "param_dtype": param_dtype, "rngs": rngs}
+    average = nnx.initializers.constant
+    return [nnx.Linear(n, 1, kernel_init=average(1 / n), **options) for n in widths]
 
 
 def _pooled_level(level, video):

@@ -46,8 +46,15 @@ def both_ways(vae, video, codec) -> tuple[np.ndarray, np.ndarray]:
     return codec.encode(video).values, codec.decode(one.encode(video).values)
 
 
-@pytest.mark.parametrize("tile", ["whole", 24])
-@pytest.mark.parametrize("batch", [1, 2])
+@pytest.mark.parametrize(
+    ("batch", "tile"),
+    [
+        pytest.param(1, "whole", marks=pytest.mark.slow),
+        (2, "whole"),
+        (1, 24),
+        pytest.param(2, 24, marks=pytest.mark.slow),
+    ],
+)
 def test_chunks_and_tiles_over_devices_equal_one_device(vae, clip, tile, batch):
     """20 frames are two chunks of 9 and one of 5; neither fills 8 devices."""
     video = clip(20, 17, 40)

@@ -2,27 +2,74 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import skimage.data
+from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from cvvae_jax.metrics.compatibility import in_step
-from cvvae_jax.metrics.image import psnr, ssim
+from cvvae_jax.metrics.image import ms_ssim, mse, psnr, psnr_of, ssim
+
+CONTENTS = ("random", "smooth", "bright", "photograph")
 
 
-def test_psnr_equals_scikit_image_frame_by_frame():
-    video, noise = jax.random.uniform(jax.random.key(0), (2, 2, 3, 8, 8, 3), minval=-1)
-    recon = jnp.clip(video + 0.1 * noise, -1, 1)
-    ours = psnr(recon, video)
-    for b in range(2):
-        for t in range(3):
-            theirs = peak_signal_noise_ratio(
-                np.asarray(video[b, t]), np.asarray(recon[b, t]), data_range=2
-            )
-            np.testing.assert_allclose(ours[b, t], theirs, rtol=1e-5)
+def pictures(content: str, noise: float, *shape: int) -> tuple[jax.Array, jax.Array]:
+    """Reconstruction and video, float32 (*shape, 3) in [-1, 1]."""
+    rng = np.random.default_rng(0)
+    down, across = (np.linspace(0, 3, size) for size in shape[-2:])
+    photograph = skimage.data.astronaut()[100:, 140:]
+    waves = np.sin(down[:, None, None] + across[:, None] + np.arange(3))
+    video = {
+        "random": rng.uniform(-1, 1, (*shape, 3)),
+        "smooth": waves * np.ones((*shape, 1)),
+        "bright": 0.97 + 0.02 * waves * np.ones((*shape, 1)),
+        "photograph": photograph[: shape[-2], : shape[-1]] / 127.5 - np.ones((*shape, 1)),
+    }[content].astype(np.float32)
+    recon = np.clip(video + noise * rng.normal(size=video.shape), -1, 1)
+    return jnp.asarray(recon, jnp.float32), jnp.asarray(video)
 
 
-def test_psnr_ignores_what_clipping_removes():
+def frame_by_frame(measure, recon: jax.Array, video: jax.Array) -> np.ndarray:
+    """Of another library, in float64: (b, t)."""
+    pairs = zip(np.asarray(video, np.float64), np.asarray(recon, np.float64), strict=True)
+    return np.array([[measure(*frames) for frames in zip(*clips, strict=True)] for clips in pairs])
+
+
+def their_psnr(video: np.ndarray, recon: np.ndarray) -> float:
+    return peak_signal_noise_ratio(video, recon, data_range=2)
+
+
+def their_ssim(video: np.ndarray, recon: np.ndarray) -> float:
+    """Averaged over windows inside of the frame, as ours."""
+    settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
+    return structural_similarity(video, recon, data_range=2, channel_axis=-1, **settings)
+
+
+@pytest.mark.parametrize("noise", [0.002, 0.3, 2.0])
+@pytest.mark.parametrize("content", CONTENTS)
+def test_psnr_equals_scikit_image_frame_by_frame(content, noise):
+    recon, video = pictures(content, noise, 2, 3, 16, 16)
+    # Up to 60 dB, of which float32 has seven digits.
+    expected = frame_by_frame(their_psnr, recon, video)
+    np.testing.assert_allclose(psnr(recon, video), expected, rtol=1e-6, atol=1e-5)
+
+
+def test_psnr_ignores_what_clipping_removes_and_is_100_at_most():
     video = jnp.ones((1, 1, 4, 4, 3))
-    assert psnr(video + 5, video) >= 100
+    np.testing.assert_allclose(psnr(video + 5, video), 100, rtol=1e-6)
+
+
+def test_psnr_of_host_arrays_stays_double():
+    """10 log10(4 / mse): 26.020599913279625 dB for 0.01."""
+    found = psnr_of(np.array([0.01, 0.0]))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(found, [26.020599913279625, 100.0], rtol=1e-15)
+
+
+def test_psnr_is_of_the_mean_squared_error():
+    recon, video = pictures("random", 0.1, 2, 3, 8, 8)
+    expected = np.square(np.asarray(recon, np.float64) - np.asarray(video)).mean((2, 3, 4))
+    np.testing.assert_allclose(mse(recon, video), expected, rtol=1e-6)  # of float32
+    np.testing.assert_array_equal(psnr(recon, video), psnr_of(mse(recon, video)))
 
 
 def test_images_of_latents_last_as_long_as_what_they_stand_for():
@@ -33,31 +80,75 @@ def test_images_of_latents_last_as_long_as_what_they_stand_for():
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.3, 2.0])
-def test_ssim_equals_scikit_image_frame_by_frame(noise):
-    rng = np.random.default_rng(0)
-    ramp = np.linspace(-1, 1, 19)[:, None, None] * np.ones((1, 24, 3))
-    video = np.clip(ramp + rng.normal(0, 0.2, (2, 2, 19, 24, 3)), -1, 1).astype("f")
-    recon = np.clip(video + noise * rng.normal(size=video.shape), -1, 1).astype("f")
-    ours = ssim(jnp.asarray(recon), jnp.asarray(video))
-    for b, t in np.ndindex(2, 2):
-        theirs = structural_similarity(
-            video[b, t],
-            recon[b, t],
-            gaussian_weights=True,
-            sigma=1.5,
-            use_sample_covariance=False,
-            data_range=2,
-            channel_axis=-1,
-        )  # averages over windows inside of the frame as well
-        np.testing.assert_allclose(ours[b, t], theirs, atol=2e-5)
+@pytest.mark.parametrize("content", CONTENTS)
+def test_ssim_equals_scikit_image_frame_by_frame(content, noise):
+    recon, video = pictures(content, noise, 2, 2, 19, 24)
+    # Rounding of squares near 1, 6e-8, against the constant 0.0036 that is added to variances.
+    expected = frame_by_frame(their_ssim, recon, video)
+    np.testing.assert_allclose(ssim(recon, video), expected, atol=1e-5)
 
 
 def test_ssim_of_equal_frames_is_one_and_of_what_clipping_removes_too():
-    video = jnp.ones((1, 1, 11, 11, 3))
-    np.testing.assert_allclose(ssim(video + 5, video), 1, atol=1e-5)
+    video = jnp.ones((1, 2, 177, 179, 3))
+    for measure in (ssim, ms_ssim):
+        np.testing.assert_array_equal(jax.jit(measure)(video + 5, video), 1)
 
 
-def test_ssim_needs_frames_of_a_window():
-    video = jnp.zeros((1, 1, 16, 10, 3))
-    with pytest.raises(ValueError, match="11 pixels, not 16 x 10"):
-        ssim(video, video)
+@pytest.mark.parametrize(
+    ("measure", "shape", "message"),
+    [
+        (ssim, (16, 10), "^SSIM needs frames of 11 pixels, not 16 x 10"),
+        (ms_ssim, (175, 200), "^MS-SSIM needs frames of 176 pixels, not 175 x 200"),
+    ],
+    ids=["ssim", "ms_ssim"],
+)
+def test_ssim_needs_frames_of_a_window(measure, shape, message):
+    video = jnp.zeros((1, 1, *shape, 3))
+    with pytest.raises(ValueError, match=message):
+        measure(video, video)
+
+
+def ms_ssim_by_hand(video: np.ndarray, recon: np.ndarray) -> float:
+    """The paper's fractions in float64, with SciPy's Gaussian windows."""
+    product = 1.0
+    for weight in (0.0448, 0.2856, 0.3001, 0.2363, 0.1333):
+        mean_x, mean_y, square_x, square_y, together = (
+            gaussian_filter(values, 1.5, truncate=3.5, axes=(0, 1), mode="mirror")
+            for values in (video, recon, video**2, recon**2, video * recon)
+        )
+        term = 2 * (together - mean_x * mean_y) + 0.06**2
+        term /= square_x - mean_x**2 + square_y - mean_y**2 + 0.06**2
+        if weight == 0.1333:
+            term *= (2 * mean_x * mean_y + 0.02**2) / (mean_x**2 + mean_y**2 + 0.02**2)
+        else:
+            term = term[5:-5, 5:-5]
+        product *= max(term.mean(), 0.0) ** weight
+        height, width = (size // 2 for size in video.shape[:2])
+        video, recon = (
+            values[: 2 * height, : 2 * width].reshape(height, 2, width, 2, 3).mean((1, 3))
+            for values in (video, recon)
+        )
+    return product
+
+
+@pytest.mark.parametrize("content", CONTENTS)
+def test_ms_ssim_is_the_papers_formula(content):
+    recon, video = pictures(content, 0.3, 1, 2, 177, 179)
+    expected = frame_by_frame(ms_ssim_by_hand, recon, video)
+    # As SSIM's, at five scales.
+    np.testing.assert_allclose(jax.jit(ms_ssim)(recon, video), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("noise", [0.05, 0.5])
+@pytest.mark.parametrize("content", CONTENTS)
+def test_ms_ssim_equals_torchmetrics(content, noise):
+    torch = pytest.importorskip("torch")
+    theirs = pytest.importorskip("torchmetrics.functional.image")
+    recon, video = pictures(content, noise, 2, 2, 177, 192)
+    flat = [torch.tensor(np.asarray(x)).flatten(0, 1).movedim(-1, 1) for x in (recon, video)]
+    expected = theirs.multiscale_structural_similarity_index_measure(
+        *flat, data_range=2.0, reduction="none"
+    )
+    found = jax.jit(ms_ssim)(recon, video).reshape(4)
+    # Theirs rounds products of float32 that ours don't have.
+    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)

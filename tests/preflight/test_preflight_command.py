@@ -69,7 +69,7 @@ def test_split_parameters_move_and_activations_stay(folder):
     assert sum(traffic.bytes for traffic in step.traffic) < 2.5 * parameters
 
 
-@pytest.mark.parametrize("space", [1, 2])
+@pytest.mark.parametrize("space", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_program_has_the_name_that_the_compilers_files_are_found_by(folder, space):
     config = tiny(folder, mesh=MeshConfig(space=space))
     stage = abstract_stages(plan_run(config, allow_missing=True), config)[0]

@@ -22,6 +22,7 @@ WITH_GAN = dataclasses.replace(SMOOTH, compat_mode="none")
 BATCH = random_batch(16, height=8, width=8)
 
 
+@pytest.mark.slow
 def test_parts_without_a_gan():
     """Sums of four parts are rounded in between: 1e-5."""
     state, frozen = first_state(gan=False), frozen_networks()

@@ -15,6 +15,7 @@ from cvvae_jax import paths
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.official_model import OfficialModel
 from cvvae_jax.losses.lpips import lpips
+from cvvae_jax.models.alexnet import AlexLPIPS
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.blocks import per_frame
 from cvvae_jax.models.discriminator import Discriminator
@@ -22,6 +23,8 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.svd_vae import SVDVAE
 from cvvae_jax.models.vgg import LPIPS
 
+COMPARED = (VAE, Discriminator, LPIPS, AlexLPIPS)
+"""The models that `verify` takes."""
 Errors = list[tuple[str, float]]
 Stage = tuple[str, Float[Array, "b *sizes"]]
 
@@ -34,7 +37,7 @@ def verify(model: Any, official: OfficialModel) -> Errors:
     knows the official names and nothing of ours.
 
     Args:
-        model: a model of ours, with the official one's weights.
+        model: a model of ours, one of `COMPARED`, with the official one's weights.
         official: where the PyTorch tensors are.
 
     Returns:
@@ -49,7 +52,7 @@ def verify(model: Any, official: OfficialModel) -> Errors:
         match model:
             case Discriminator():
                 return _verify_discriminator(model, tensors)
-            case LPIPS():
+            case LPIPS() | AlexLPIPS():
                 return _verify_lpips(model, tensors)
             case _:
                 return _verify_vae(model, tensors)
@@ -104,10 +107,12 @@ def discriminator_stages(
 
 
 def lpips_stages(
-    network: LPIPS, video: Float[Array, "b t h w 3"], other: Float[Array, "b t h w 3"]
+    network: LPIPS | AlexLPIPS,
+    video: Float[Array, "b t h w 3"],
+    other: Float[Array, "b t h w 3"],
 ) -> Iterator[Stage]:
     """The features of a video, then its LPIPS distance from another one, (b, t)."""
-    features = jax.jit(LPIPS.features)(network, video)
+    features = jax.jit(type(network).features)(network, video)
     yield from ((f"levels/{i:02d}", level) for i, level in enumerate(features))
     yield "distance", jax.jit(lpips)(network, video, other)
 
@@ -141,7 +146,7 @@ def _verify_discriminator(network: Discriminator, tensors: dict[str, Any]) -> Er
     return _compare(discriminator_stages(network, clip), theirs)
 
 
-def _verify_lpips(network: LPIPS, tensors: dict[str, Any]) -> Errors:
+def _verify_lpips(network: LPIPS | AlexLPIPS, tensors: dict[str, Any]) -> Errors:
     from cvvae_jax.convert.verification import torch_reference
 
     clips = _clip(2, 16), _clip(2, 16, seed=1)

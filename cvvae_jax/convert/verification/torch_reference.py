@@ -96,7 +96,7 @@ def lpips_stages(
     """LPIPS of two videos: the five feature maps of the first one, then the distance of every
     frame, (b, t)."""
     distance = torch.zeros(len(video) * video.shape[2])
-    features = _vgg_features(tensors, video), _vgg_features(tensors, other)
+    features = (_lpips_features(tensors, x) for x in (video, other))
     for level, (a, b) in enumerate(zip(*features, strict=True)):
         yield whole_videos(a[:, :, None], len(video))
         squares = (_unit_length(a) - _unit_length(b)) ** 2
@@ -226,9 +226,27 @@ def _discriminator_block(layers: Layers, name: str, x: Tensor, *, pooled: bool) 
     return layers.shortcut(name, x) + hidden
 
 
-def _vgg_features(tensors: Tensors, video: Tensor) -> Iterator[Tensor]:
+def _lpips_features(tensors: Tensors, video: Tensor) -> Iterator[Tensor]:
     shift, scale = (torch.tensor(values)[:, None, None] for values in (_SHIFT, _SCALE))
     x = (single_frames(video)[:, :, 0] - shift) / scale
+    # Only AlexNet's second feature has 192 channels.
+    alexnet = tensors["lin1.model.1.weight"].shape[1] == 192
+    return _alexnet_features(tensors, x) if alexnet else _vgg_features(tensors, x)
+
+
+def _alexnet_features(tensors: Tensors, x: Tensor) -> Iterator[Tensor]:
+    own_names = "features.0.weight" in tensors
+    for level, position in enumerate((0, 3, 6, 8, 10), 1):
+        layer = f"features.{position}" if own_names else f"net.slice{level}.{position}"
+        if level in (2, 3):
+            x = functional.max_pool2d(x, 3, 2)
+        options = {"stride": 4, "padding": 2} if level == 1 else {"padding": "same"}
+        weight, bias = tensors[f"{layer}.weight"], tensors[f"{layer}.bias"]
+        x = functional.relu(functional.conv2d(x, weight, bias, **options))
+        yield x
+
+
+def _vgg_features(tensors: Tensors, x: Tensor) -> Iterator[Tensor]:
     for level in range(1, 6):
         if level > 1:
             x = functional.max_pool2d(x, 2)

@@ -1,0 +1,209 @@
+"""What is evaluated: models, and what any model must beat."""
+
+import dataclasses
+import functools
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import jax
+import numpy as np
+from jaxtyping import Array, Key, UInt32
+
+from cvvae_jax import paths
+from cvvae_jax.codec.codec import Codec
+from cvvae_jax.codec.latents import Latents
+from cvvae_jax.codec.pixels import Pixels
+from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.convert.card import sha256
+from cvvae_jax.evaluation.protocol import Protocol
+from cvvae_jax.loading import load, open_model
+from cvvae_jax.metrics import baselines
+from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.pixels import to_float, to_uint8
+from cvvae_jax.recipe import load_recipe
+
+Baseline = Literal["nearest", "linear", "bicubic"]
+"""Every k-th frame kept and the others filled in, k the temporal compression of the first model:
+the nearest kept frame, or linear between two; or every frame bicubically down to the height and
+width of its latents, and up."""
+
+_DESCRIPTIONS = {
+    "VideoVAE": "video VAE",
+    "ImageVAE": "image VAE, frame by frame",
+    "SVDVAE": "image encoder with a temporal decoder, a latent frame for every frame",
+    "nearest": "one frame in {k} kept, the nearest one repeated",
+    "linear": "one frame in {k} kept, linear between",
+    "bicubic": "every frame bicubically down by {s} and up",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Contender:
+    """Something that gives back a video; a model isn't loaded yet."""
+
+    name: str
+    kind: str
+    """Class of the model, or `baseline`."""
+    description: str
+    weights: str | None
+    """Path of the weights, None without any."""
+    sha256: str | None
+    """Of the weights."""
+    parameters: int | None
+    temporal_compression: int
+    spatial_compression: int
+    latent_channels: int | None
+    open: Callable[[Protocol], "Rebuild"] = dataclasses.field(compare=False)
+    """Loads the model."""
+
+    def record(self) -> dict[str, Any]:
+        """What results say of it."""
+        fields = {field.name for field in dataclasses.fields(self)} - {"open"}
+        return {name: getattr(self, name) for name in sorted(fields)}
+
+
+Rebuild = Callable[[Pixels, UInt32[np.ndarray, " b"]], Pixels]
+"""From videos (b, t, h, w, 3), uint8 or float, and the numbers of their clips to reconstructions of
+the same type and shape."""
+
+
+class Model:
+    """A loaded model: videos through its latents and back."""
+
+    def __init__(self, vae: VAE, protocol: Protocol):
+        self._protocol = protocol
+        self.codec = Codec(
+            vae,
+            chunk_frames=protocol.chunk_frames,
+            tile=protocol.tile,
+            devices=jax.local_devices(),
+        )
+
+    def __call__(self, videos: Pixels, numbers: UInt32[np.ndarray, " b"]) -> Pixels:
+        """Encodes and decodes."""
+        posterior = self.codec.posterior(videos)
+        match self._protocol.latents:
+            case "mode":
+                values = posterior.mode()
+            case "sample":
+                keys = _clip_keys(jax.random.key(self._protocol.seed), numbers)
+                values = posterior.sample(keys)
+        _, frames, height, width, _ = videos.shape
+        return self.codec.decode(Latents(values, frames, height, width, videos.dtype.name))
+
+    def tile_borders(self, videos: Pixels) -> tuple[list[int], list[int]]:
+        """Rows and columns of pixels that tiles begin or end before when videos are decoded."""
+        _, frames, height, width, _ = videos.shape
+        plan = self.codec.plan(
+            "decode", frames=frames, height=height, width=width, pixels=videos.dtype.name
+        )
+        spans = (plan.cuts.pixel_tiles.spans(length) for length in (plan.height, plan.width))
+        return tuple(
+            _inside({end for span in own for end in (span.start, span.stop)}, length)
+            for own, length in zip(spans, (height, width), strict=True)
+        )
+
+
+def _inside(borders: set[int], length: int) -> list[int]:
+    return sorted(border for border in borders if 0 < border < length)
+
+
+@jax.jit
+def _clip_keys(key: Key[Array, ""], numbers: UInt32[Array | np.ndarray, " b"]) -> Key[Array, " b"]:
+    return jax.vmap(functools.partial(jax.random.fold_in, key))(numbers)
+
+
+def model_contender(argument: str, *, dtype: DType | None = None) -> Contender:
+    """The contender that a command line names: `PATH` or `NAME=PATH`.
+
+    Args:
+        argument: the path is a recipe, which stands for its run folder, a run folder, checkpoint,
+            saved model or PyTorch weights.
+        dtype: type of parameters and computation; default: as stored.
+
+    Raises:
+        ConfigError: there is no VAE at the path.
+    """
+    name, path = named_path(argument)
+    found = open_model(path, dtype=dtype, param_dtype=dtype)
+    if not issubclass(found.model_class, VAE):
+        raise ConfigError(
+            f"{path} holds a {found.model_class.__name__}; {', '.join(_vaes())} are evaluated."
+        )
+    config, kind = found.config, found.model_class.__name__
+    return Contender(
+        name=name,
+        kind=kind,
+        description=_DESCRIPTIONS[kind],
+        weights=str(path),
+        sha256=sha256(found.weight_files),
+        parameters=paths.count(found.abstract),
+        temporal_compression=getattr(config, "temporal_compression", 1),
+        spatial_compression=config.spatial_compression,
+        latent_channels=config.latent_channels,
+        # A run that goes on may have another newest checkpoint by now than the one hashed.
+        open=lambda protocol: Model(
+            load(found.path if found.is_ours else path, dtype=dtype), protocol
+        ),
+    )
+
+
+def _vaes() -> list[str]:
+    return [kind for kind in _DESCRIPTIONS if kind not in get_args(Baseline)]
+
+
+def named_path(argument: str) -> tuple[str, Path]:
+    """Name and path of `PATH` or `NAME=PATH`; a recipe's path is that of its run folder."""
+    name, equals, rest = argument.partition("=")
+    if not equals or "/" in name:
+        name, rest = "", argument
+    path = Path(rest)
+    if path.suffix == ".py":
+        path = Path(load_recipe(rest).workdir)
+        if not path.is_dir():
+            raise ConfigError(f"{rest} has not been run: there is no folder {path}.")
+    resolved = path.resolve()
+    return name or (resolved.name if resolved.is_dir() else resolved.stem), path
+
+
+def baseline_contender(kind: Baseline, like: Contender) -> Contender:
+    """A baseline that resamples to the latent grid of a model."""
+    time, space = like.temporal_compression, like.spatial_compression
+    functions = {
+        "nearest": functools.partial(baselines.nearest_in_time, temporal_compression=time),
+        "linear": functools.partial(baselines.linear_in_time, temporal_compression=time),
+        "bicubic": functools.partial(baselines.bicubic_in_space, spatial_compression=space),
+    }
+    return Contender(
+        name=kind,
+        kind="baseline",
+        description=_DESCRIPTIONS[kind].format(k=time, s=space),
+        weights=None,
+        sha256=None,
+        parameters=None,
+        temporal_compression=1 if kind == "bicubic" else time,
+        spatial_compression=space if kind == "bicubic" else 1,
+        latent_channels=None,
+        open=lambda protocol: functools.partial(_without_model, jax.jit(functions[kind])),
+    )
+
+
+def _without_model(function: Callable, videos: Pixels, numbers: UInt32[np.ndarray, " b"]) -> Pixels:
+    """A function of videos in [-1, 1] for videos of either type."""
+    if videos.dtype != np.uint8:
+        return np.asarray(function(videos))
+    return np.asarray(to_uint8(function(to_float(videos))))
+
+
+def image_vae_of(path: Path) -> Path | None:
+    """The image VAE that a run was trained against, as its folder says; None without one."""
+    inside = path / "image_vae"
+    if inside.is_dir():
+        return inside
+    try:
+        said = json.loads((path / "config.json").read_text(encoding="utf-8")).get("image_vae")
+    except (OSError, ValueError):
+        return None
+    return Path(said) if isinstance(said, str) else None

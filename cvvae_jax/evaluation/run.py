@@ -1,0 +1,235 @@
+"""An evaluation: clips through contenders, measured, and summed up once all of them are there."""
+
+import dataclasses
+import functools
+import itertools
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+
+import jax
+import numpy as np
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.data.latents.ahead import in_order
+from cvvae_jax.data.latents.options import Share
+from cvvae_jax.data.resuming import Track, interruptible, named_errors
+from cvvae_jax.evaluation.clips import Clip, Clips
+from cvvae_jax.evaluation.compatibility import measure_compatibility
+from cvvae_jax.evaluation.contenders import Contender, Model, Rebuild
+from cvvae_jax.evaluation.measure import Arrays, Measure, Networks
+from cvvae_jax.evaluation.protocol import Protocol
+from cvvae_jax.evaluation.results import write_results
+from cvvae_jax.evaluation.store import INPUT, LeftOut, Store
+from cvvae_jax.evaluation.summary import COMPATIBILITY
+from cvvae_jax.metrics.image import psnr_of
+from cvvae_jax.models.pixels import to_float
+
+
+@dataclasses.dataclass(frozen=True)
+class NetworkFile:
+    """Weights of a network that a metric is made of, read already."""
+
+    path: str
+    sha256: str
+    model: object = dataclasses.field(repr=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """What is evaluated, on what, and how."""
+
+    name: str
+    """Of the protocol."""
+    protocol: Protocol
+    data: str
+    """Place of the clips, as training data's."""
+    out: Path
+    contenders: Sequence[Contender]
+    """The first one is what differences are taken against."""
+    image_vae: Contender | None
+    """What compatibility is measured with."""
+    networks: dict[str, NetworkFile]
+    """By metric."""
+    examples: int = 1
+    """Clips with the worst PSNR, and with the best, that the report shows of every model."""
+    batch: int | None = None
+    """Clips that go through a model at once; default: one for every device."""
+    readers: int = 2
+    """Clips that are read ahead."""
+
+    @functools.cached_property
+    def clips(self) -> Clips:
+        """Those of the data, found but not read."""
+        return Clips(self.data, self.protocol)
+
+    @property
+    def settings(self) -> dict:
+        """What all figures of a folder must have in common."""
+        return {
+            "protocol": dataclasses.asdict(self.protocol) | {"hash": self.protocol.hash},
+            "data": {"files": len(self.clips), "names": self.clips.hash},
+            "networks": {name: file.sha256 for name, file in sorted(self.networks.items())},
+            "image VAE": self.image_vae and self.image_vae.sha256,
+        }
+
+
+def evaluate(evaluation: Evaluation, *, share: Share, track: Track | None = None) -> Path | None:
+    """Measures what is not measured yet, and writes results and report when everything is.
+
+    Args:
+        evaluation: all of it.
+        share: which of the clips this process measures.
+        track: shows progress; None for none.
+
+    Returns:
+        The report; None while clips of other processes are missing.
+
+    Raises:
+        ConfigError: there is nothing to measure, or the folder was begun with something else.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; its message says how to go on.
+    """
+    names = [contender.name for contender in evaluation.contenders]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise ConfigError(f"several contenders are called {twice[0]}: name them with NAME=PATH.")
+    store, started = Store(evaluation.out), time.monotonic()
+    with interruptible(), named_errors(str(evaluation.out)):
+        numbers = range(len(evaluation.clips))
+        store.begin(evaluation.settings)
+        for contender in evaluation.contenders:
+            store.enter(contender)
+        mine = [n for n in numbers if share.has(n) and _missing(evaluation, store, n)]
+        bench = Bench(evaluation, store)
+        measured = bench.measure(mine)
+        for _ in track(measured, total=len(mine), unit="clips") if track else measured:
+            pass
+        if any(_missing(evaluation, store, n, looked=True) for n in numbers):
+            return None
+        seconds = time.monotonic() - started
+        return write_results(evaluation, store, bench.rebuild, seconds=seconds)
+
+
+def _missing(
+    evaluation: Evaluation, store: Store, number: int, *, looked: bool = False
+) -> list[str]:
+    """Whose figures of a clip are missing; with `looked`, none of a clip that was left out."""
+    clip = store.clip(number)
+    if looked and isinstance(clip, LeftOut):
+        return []
+    names = [contender.name for contender in evaluation.contenders]
+    return [name for name in (*names, INPUT) if clip is None or not store.has(name, number)]
+
+
+class Bench:
+    """Where clips are measured; models are loaded when the first one needs them."""
+
+    def __init__(self, evaluation: Evaluation, store: Store):
+        self._evaluation, self._store = evaluation, store
+        self._opened: dict[str, Rebuild] = {}
+
+    def measure(self, numbers: Sequence[int]) -> Iterator[int]:
+        """Measures clips, and gives their numbers."""
+        size = self._evaluation.batch or jax.local_device_count()
+        for batch in _batches(self._read(numbers), size):
+            if clips := [clip for clip in batch.values() if clip is not None]:
+                self._measure(clips)
+            yield from batch
+
+    def rebuild(self, name: str, clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
+        """Clips of one shape, and a contender's reconstructions."""
+        videos = self._videos(clips)
+        numbers = np.array([clip.number for clip in clips], np.uint32)
+        return videos, self._open(name)(videos, numbers)
+
+    @functools.cached_property
+    def _measured(self) -> Measure:
+        networks = {name: file.model for name, file in self._evaluation.networks.items()}
+        return Measure(self._evaluation.protocol, Networks(**networks))
+
+    @functools.cached_property
+    def _image_model(self) -> Model | None:
+        found = self._evaluation.image_vae
+        return None if found is None else found.open(self._evaluation.protocol)
+
+    def _open(self, name: str) -> Rebuild:
+        if name not in self._opened:
+            [contender] = [c for c in self._evaluation.contenders if c.name == name]
+            self._opened[name] = contender.open(self._evaluation.protocol)
+        return self._opened[name]
+
+    def _read(self, numbers: Sequence[int]) -> Iterator[tuple[int, Clip | None]]:
+        """Clips by number, read ahead; None for one that can't be read, which is noted."""
+
+        def job(number: int) -> Iterator[Clip | LeftOut]:
+            try:
+                yield self._evaluation.clips[number]
+            except ConfigError as error:
+                yield LeftOut(self._evaluation.clips.name(number), " ".join(str(error).split()))
+
+        jobs = (functools.partial(job, number) for number in numbers)
+        clips = in_order(jobs, threads=self._evaluation.readers)
+        for number, clip in zip(numbers, clips, strict=True):
+            if isinstance(clip, LeftOut):
+                self._store.write_clip(number, clip)
+                clip = None
+            yield number, clip
+
+    def _measure(self, batch: Sequence[Clip]) -> None:
+        evaluation, store = self._evaluation, self._store
+        for clip in batch:
+            store.write_clip(clip.number, clip.info)
+        for contender in evaluation.contenders:
+            todo = [clip for clip in batch if not store.has(contender.name, clip.number)]
+            if not todo:
+                continue
+            videos, recons = self.rebuild(contender.name, todo)
+            rebuild = self._open(contender.name)
+            is_model = isinstance(rebuild, Model)
+            borders = rebuild.tile_borders(videos) if is_model else ([], [])
+            compatibility = self._compatibility(contender, videos, todo)
+            for i, (clip, video, recon) in enumerate(zip(todo, videos, recons, strict=True)):
+                arrays = self._measured(recon, video, tile_borders=borders)
+                arrays |= {COMPATIBILITY + name: x[i] for name, x in compatibility.items()}
+                store.write(contender.name, clip.number, arrays)
+        for clip in batch:
+            if not store.has(INPUT, clip.number):
+                [video] = self._videos([clip])
+                store.write(INPUT, clip.number, self._measured.features(video))
+
+    def _compatibility(
+        self, contender: Contender, videos: np.ndarray, clips: Sequence[Clip]
+    ) -> Arrays:
+        if (
+            contender.kind != "VideoVAE"
+            or "compatibility" not in self._evaluation.protocol.metrics
+            or self._image_model is None
+        ):
+            return {}
+        return measure_compatibility(
+            self._open(contender.name).codec,
+            self._image_model.codec,
+            videos,
+            image_metrics=self._image_metrics,
+            seeds=[clip.number for clip in clips],
+        )
+
+    def _image_metrics(self, recon: np.ndarray, target: np.ndarray) -> Arrays:
+        found = self._measured.frames(recon, target)
+        if "mse" in found:
+            found["psnr"] = psnr_of(found.pop("mse"))
+        return found
+
+    def _videos(self, clips: Iterable[Clip]) -> np.ndarray:
+        videos = np.stack([clip.video for clip in clips])
+        if self._evaluation.protocol.pixels == "float":
+            return np.asarray(to_float(videos))
+        return videos
+
+
+def _batches(
+    clips: Iterable[tuple[int, Clip | None]], size: int
+) -> Iterator[dict[int, Clip | None]]:
+    """Neighbors of one shape, `size` at most."""
+    for _, alike in itertools.groupby(clips, key=lambda pair: pair[1] and pair[1].video.shape):
+        while batch := dict(itertools.islice(alike, size)):
+            yield batch
