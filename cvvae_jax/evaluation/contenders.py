@@ -58,6 +58,12 @@ class Contender:
     open: Callable[[Protocol], "Rebuild"] = dataclasses.field(compare=False)
     """Loads the model."""
 
+    @property
+    def latents(self) -> str:
+        """The shape of a latent frame, in words."""
+        side = self.spatial_compression
+        return f"{self.latent_channels} channels for {side} x {side} pixels"
+
     def record(self) -> dict[str, Any]:
         """What results say of it."""
         fields = {field.name for field in dataclasses.fields(self)} - {"open"}

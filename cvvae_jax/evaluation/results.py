@@ -80,6 +80,13 @@ def _not_measured(evaluation: "Evaluation") -> list[dict[str, str]]:
     ]
     if "compatibility" in wanted and evaluation.image_vae is None:
         missing.append({"metric": "compatibility", "reason": "no image VAE was given"})
+    elif "compatibility" in wanted:
+        reason = f"the image VAE has other latents, {evaluation.image_vae.latents}"
+        missing += [
+            {"metric": f"compatibility of {contender.name}", "reason": reason}
+            for contender in evaluation.contenders
+            if contender.kind == "VideoVAE" and not evaluation.is_paired(contender)
+        ]
     return missing
 
 

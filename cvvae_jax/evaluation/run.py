@@ -63,6 +63,16 @@ class Evaluation:
         """Those of the data, found but not read."""
         return Clips(self.data, self.protocol)
 
+    def is_paired(self, contender: Contender) -> bool:
+        """Whether a contender's compatibility is measured: its latents have the image VAE's
+        shape."""
+        return (
+            contender.kind == "VideoVAE"
+            and "compatibility" in self.protocol.metrics
+            and self.image_vae is not None
+            and contender.latents == self.image_vae.latents
+        )
+
     @property
     def settings(self) -> dict:
         """What all figures of a folder must have in common."""
@@ -92,6 +102,7 @@ def evaluate(evaluation: Evaluation, *, share: Share, track: Track | None = None
     names = [contender.name for contender in evaluation.contenders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"several contenders are called {twice[0]}: name them with NAME=PATH.")
+    _check_image_vae(evaluation)
     store, started = Store(evaluation.out), time.monotonic()
     with interruptible(), named_errors(str(evaluation.out)):
         numbers = range(len(evaluation.clips))
@@ -107,6 +118,19 @@ def evaluate(evaluation: Evaluation, *, share: Share, track: Track | None = None
             return None
         seconds = time.monotonic() - started
         return write_results(evaluation, store, bench.rebuild, seconds=seconds)
+
+
+def _check_image_vae(evaluation: Evaluation) -> None:
+    """Refuses an image VAE that no video VAE goes with."""
+    image_vae = evaluation.image_vae
+    models = [contender for contender in evaluation.contenders if contender.kind == "VideoVAE"]
+    if image_vae is None or not models:
+        return
+    if all(model.latents != image_vae.latents for model in models):
+        raise ConfigError(
+            f"the image VAE {image_vae.weights} has {image_vae.latents}, {models[0].name} "
+            f"{models[0].latents}: it is not the one that the model was trained with."
+        )
 
 
 def _missing(
@@ -199,11 +223,7 @@ class Bench:
     def _compatibility(
         self, contender: Contender, videos: np.ndarray, clips: Sequence[Clip]
     ) -> Arrays:
-        if (
-            contender.kind != "VideoVAE"
-            or "compatibility" not in self._evaluation.protocol.metrics
-            or self._image_model is None
-        ):
+        if not self._evaluation.is_paired(contender):
             return {}
         return measure_compatibility(
             self._open(contender.name).codec,

@@ -44,7 +44,7 @@ def protocol(tmp_path_factory) -> str:
 @pytest.fixture(scope="module")
 def command(models, clips, protocol):
     """The arguments of an evaluation of two video VAEs and an image VAE."""
-    names = [f"{name}={path}" for name, path in models.items()]
+    names = [f"{name}={models[name]}" for name in ("video", "other", "image")]
     return ["evaluate", *names, "--data", str(clips), "--protocol", protocol]
 
 
@@ -197,13 +197,17 @@ def bad_inputs(tmp_path: Path, models: dict[str, str]) -> dict[str, tuple[dict, 
         "no-model": ({"contenders": [str(no_model)]}, "no_model"),
         "twice": ({"contenders": [models["video"]] * 2}, "several contenders are called video"),
         "no-image-vae": ({"image-vae": models["video"]}, "holds a VideoVAE; an ImageVAE is wanted"),
+        "mismatched": (
+            {"image-vae": models["wide"]},
+            "the image VAE .*wide has 16 channels for 2 x 2 pixels, video 4 channels for 2 x 2",
+        ),
         "no-lpips": ({"lpips": models["video"]}, "holds no LPIPS"),
     }
 
 
 CASES = [
     *("no-clips", "text", "no-folder", "short", "unknown-field", "wrong-field", "no-protocol"),
-    *("no-model", "twice", "no-image-vae", "no-lpips"),
+    *("no-model", "twice", "no-image-vae", "mismatched", "no-lpips"),
 ]
 
 

@@ -20,13 +20,15 @@ WIDTHS = {
 
 
 def save_models(folder: Path) -> dict[str, str]:
-    """Paths of a video VAE, another one, and an image VAE with latents of the same shape."""
+    """Paths of a video VAE, another one, an image VAE with latents of the same shape, and one with
+    wider latents."""
     video = VideoVAEConfig(temporal_strides=(2,), decoder_attention="spatial", **WIDTHS)
     model = random_model(VideoVAE, video)
     models = {
         "video": model,
         "other": _scaled(model, 0.7),
         "image": random_model(ImageVAE, ImageVAEConfig(quant_conv=False, **WIDTHS)),
+        "wide": random_model(ImageVAE, ImageVAEConfig(latent_channels=16, **WIDTHS)),
     }
     for name, model in models.items():
         save_model(folder / name, model)
