@@ -42,9 +42,7 @@ def seam_ratio(
     return _ratio([(down, _gaps(rows, down, "row")), (across, _gaps(columns, across, "column"))])
 
 
-def chunk_seam_ratio(
-    steps: Float[Array, "b n"], *, frames: Sequence[int]
-) -> Float[Array, "b"]:
+def chunk_seam_ratio(steps: Float[Array, "b n"], *, frames: Sequence[int]) -> Float[Array, "b"]:
     """Mean squared steps of the error between frames at the borders of chunks over those anywhere
     else.
 
