@@ -29,8 +29,10 @@ def test_plain_libraries_agree_with_ours(capsys):
 def test_every_side_agrees_with_ours(capsys):
     for module in metrics.LIBRARIES:
         pytest.importorskip(module)
-    found = differences(capsys, metrics.Benchmark(clips=1, frames=9, size=176, repeats=1))
-    assert len(found) == len(metrics.ROWS) - 2  # two are ours alone
+    rows = tuple(set(metrics.ROWS) - {"i3d", "warping_error", "frechet_2048"})  # alone, or long
+    options = metrics.Benchmark(clips=1, frames=4, size=176, repeats=1, only=rows)
+    found = differences(capsys, options)
+    assert {name.split()[0] for name in found} == set(rows)
     assert max(found.values()) < CLOSE
 
 

@@ -94,7 +94,7 @@ FIGURES = (
     ),
     Figure(
         *("ms_ssim", "MS-SSIM", "", "higher", 4, "frames"),
-        "Structural similarity at five scales; frames of 161 pixels and more.",
+        "Structural similarity at five scales; frames of 176 pixels and more.",
         _mean_of("ms_ssim"),
     ),
     Figure(
