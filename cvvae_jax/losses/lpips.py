@@ -21,7 +21,8 @@ def lpips(
 
     Features of every layer are brought to length 1 over channels; their squared difference is
     weighted by the layer's head, averaged over the frame and summed over layers (Zhang et al. 2018,
-    "The Unreasonable Effectiveness of Deep Features"). No dropout, in training neither.
+    "The Unreasonable Effectiveness of Deep Features"). No dropout, in training neither. Values of
+    VGG16 (`LPIPS`) and of AlexNet (`AlexLPIPS`) can't be compared with each other.
     Unless `remat` is `none`, only the features are kept for a backward pass.
     """
     features = (network.features(x, remat=remat) for x in (video, other))
