@@ -9,7 +9,7 @@ from cvvae_jax.evaluation.report import numbers
 from cvvae_jax.evaluation.report.numbers import Number
 
 Results = dict[str, Any]
-INTERVAL = "95 % interval"
+INTERVAL = "95\N{NO-BREAK SPACE}% interval"
 """What the intervals of results are, as the page calls them."""
 _ALIKE = ("temporal_compression", "spatial_compression", "latent_channels")
 
