@@ -1,6 +1,7 @@
 """`python eval.py CONTENDER .. --data DIR --protocol NAME`: how good VAEs are, by one protocol."""
 
 import dataclasses
+import itertools
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -168,30 +169,30 @@ def _networks(options: Evaluate, metrics: set[str]) -> "dict[str, NetworkFile]":
     from cvvae_jax.convert.card import sha256
     from cvvae_jax.evaluation.run import NetworkFile
     from cvvae_jax.loading import load, open_model
+    from cvvae_jax.models.alexnet import AlexLPIPS
+    from cvvae_jax.models.i3d import I3D
+    from cvvae_jax.models.inception import InceptionV3
+    from cvvae_jax.models.vgg import LPIPS
 
     wanted = {
-        "lpips_vgg": ("--lpips", options.lpips, options.lpips_heads, "LPIPS", "vgg"),
-        "lpips_alex": (
-            "--lpips-alex",
-            options.lpips_alex,
-            options.lpips_alex_heads,
-            "LPIPS",
-            "alex",
-        ),
-        "fvd": ("--i3d", options.i3d, None, "I3D", None),
-        "fid": ("--inception", options.inception, None, "Inception", None),
+        "lpips_vgg": ("--lpips", options.lpips, options.lpips_heads, LPIPS),
+        "lpips_alex": ("--lpips-alex", options.lpips_alex, options.lpips_alex_heads, AlexLPIPS),
+        "fvd": ("--i3d", options.i3d, None, I3D),
+        "fid": ("--inception", options.inception, None, InceptionV3),
     }
     found = {}
-    for metric, (flag, path, heads, kind, backbone) in wanted.items():
+    for metric, (flag, path, heads, kind) in wanted.items():
         if path is None or metric not in metrics:
             continue
         opened = open_model(path, lpips_heads=heads)
-        is_kind = opened.model_class.__name__ == kind
-        if not is_kind or (backbone and opened.config.network != backbone):
-            title = f"{kind} ({backbone})" if backbone else kind
-            raise ConfigError(f"{flag} {path} holds no {title}.")
+        if not issubclass(opened.model_class, kind):
+            raise ConfigError(
+                f"{flag} {path} holds a {opened.model_class.__name__}; {kind.__name__} is wanted."
+            )
+        files = (opened.weight_files, () if heads is None else (heads,))
+        digest = sha256(tuple(itertools.chain(*files)))
         model = load(path, lpips_heads=heads)
-        found[metric] = NetworkFile(str(path), sha256(opened.weight_files), model)
+        found[metric] = NetworkFile(str(path), digest, model)
     return found
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, UInt32
 
@@ -78,8 +79,8 @@ the same type and shape."""
 class Model:
     """A loaded model: videos through its latents and back."""
 
-    def __init__(self, vae: VAE, protocol: Protocol):
-        self._protocol = protocol
+    def __init__(self, vae: VAE, protocol: Protocol, *, name: str):
+        self._protocol, self._name = protocol, name
         self.codec = Codec(
             vae,
             chunk_frames=protocol.chunk_frames,
@@ -96,6 +97,9 @@ class Model:
             case "sample":
                 keys = _clip_keys(jax.random.key(self._protocol.seed), numbers)
                 values = posterior.sample(keys)
+        # In 8-bit pixels it couldn't be seen.
+        if not jnp.isfinite(values).all():
+            raise ConfigError(f"{self._name} gives latents that are no numbers.")
         _, frames, height, width, _ = videos.shape
         return self.codec.decode(Latents(values, frames, height, width, videos.dtype.name))
 
@@ -151,7 +155,7 @@ def model_contender(argument: str, *, dtype: DType | None = None) -> Contender:
         latent_channels=config.latent_channels,
         # A run that goes on may have another newest checkpoint by now than the one hashed.
         open=lambda protocol: Model(
-            load(found.path if found.is_ours else path, dtype=dtype), protocol
+            load(found.path if found.is_ours else path, dtype=dtype), protocol, name=name
         ),
     )
 

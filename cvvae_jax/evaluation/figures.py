@@ -43,6 +43,16 @@ def _mean(values: np.ndarray | None) -> float | None:
     return float(np.mean(values, dtype=np.float64))
 
 
+def _mean_where_defined(name: str) -> Callable[[Arrays], float | None]:
+    """Without the NaN of borders that aren't there and of frames in which nothing moves on."""
+
+    def figure(arrays: Arrays) -> float | None:
+        values = np.atleast_1d(arrays.get(name, np.nan))
+        return _mean(values[np.isfinite(values)])
+
+    return figure
+
+
 def _psnr(arrays: Arrays, name: str = "mse") -> float | None:
     return _mean(psnr_of(np.asarray(arrays[name], np.float64))) if name in arrays else None
 
@@ -129,19 +139,19 @@ FIGURES = (
         *("chunk_seam", "Chunk seams", "", "one", 3, "time"),
         "Squared error of frame differences across the borders of chunks over that elsewhere; 1: "
         "no seam.",
-        _mean_of("chunk_seam"),
+        _mean_where_defined("chunk_seam"),
     ),
     Figure(
         *("tile_seam", "Tile seams", "", "one", 3, "time"),
         "Squared error of the differences of pixels across the borders of tiles over that inside; "
         "1: no seam. Only where frames were cut into tiles.",
-        _mean_of("tile_seam"),
+        _mean_where_defined("tile_seam"),
     ),
     Figure(
         *("warping", "Warping error", "levels", "lower", 2, "time"),
         "How far a reconstructed frame is from the one before, moved by the input's optical flow, "
         "where that is not hidden; motion that the flow misses counts too.",
-        _mean_of("warping"),
+        _mean_where_defined("warping"),
     ),
     Figure(
         *("fvd", "rFVD", "", "lower", 1, "distribution"),

@@ -12,9 +12,11 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax.codec.pixels import Pixels
+from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.losses.lpips import lpips
 from cvvae_jax.metrics import features, flow, image, seams, time
+from cvvae_jax.models import alexnet, i3d, vgg
 from cvvae_jax.models.pixels import to_float, to_uint8
 
 Arrays = dict[str, np.ndarray]
@@ -23,6 +25,15 @@ Video = UInt8[np.ndarray, "t h w 3"] | Float[np.ndarray, "t h w 3"]
 # Pixels of all frames that a device measures at once, and values of all pieces of a clip's time:
 # LPIPS takes some 1,500 bytes a pixel, the spectrum some 50 bytes a value.
 _PIXELS, _VALUES = 2**20, 2**25
+
+
+# Height and width in pixels of the frames that each metric is defined on, at least.
+_SMALLEST = {
+    "ssim": image.SSIM_WINDOW,
+    "ms_ssim": image.MS_SSIM_PIXELS,
+    "lpips_vgg": vgg.SPATIAL_COMPRESSION,
+    "lpips_alex": alexnet.SMALLEST,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,8 +98,7 @@ class Measure:
         """What compares frame with frame: (b, t) by name."""
         b, t, h, w, _ = video.shape
         names = self._wanted & {"psnr", "ssim", "ms_ssim", "lpips_vgg", "lpips_alex"}
-        smallest = {"ssim": image.SSIM_WINDOW, "ms_ssim": image.MS_SSIM_PIXELS}
-        names = {name for name in names if min(h, w) >= smallest.get(name, 1)}
+        names = {name for name in names if min(h, w) >= _SMALLEST.get(name, 1)}
         networks = {name: self._networks[name] for name in names & self._networks.keys()}
         flat = (x.reshape(b * t, 1, h, w, 3) for x in (recon, video))
         run = functools.partial(_frames, networks, names=tuple(sorted(names)))
@@ -97,14 +107,17 @@ class Measure:
 
     def features(self, video: Video) -> Arrays:
         """What distributions are compared by."""
-        found, (_, h, w, _) = {}, video.shape
-        if "fvd" in self._networks:
+        found, (t, h, w, _) = {}, video.shape
+        if "fvd" in self._networks and t >= i3d.SHORTEST:
             network = self._networks["fvd"]
             found["fvd"] = np.asarray(_clip_features(network, video[None]))[0]
         if "fid" in self._networks:
             run = functools.partial(_frame_features, self._networks["fid"])
             size = max(1, _PIXELS // (h * w))
             found |= self._in_pieces(run, video[:, None], size=size)
+        for name, values in found.items():
+            if not np.isfinite(values).all():
+                raise ConfigError(f"the network of {name} gives features that are no numbers.")
         return found
 
     def _over_time(self, recon: Video, video: Video) -> Arrays:

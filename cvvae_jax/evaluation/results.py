@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
+_EXAMPLE_FRAMES = 100
+
 RebuildClips = Callable[[str, Sequence[Clip]], tuple[np.ndarray, np.ndarray]]
 """Clips of one shape, and the reconstructions of a contender by its name."""
 
@@ -143,7 +145,8 @@ def _examples(
 
 def _write_example(clip: Clip, name: str, rebuild: RebuildClips, store: Store, media: str) -> None:
     _, recon = rebuild(name, [clip])
+    shown = slice(_EXAMPLE_FRAMES)  # a page of whole videos would be too large
     path = store.folder / media
     path.parent.mkdir(exist_ok=True)
     recon = recon[0] if recon.dtype == np.uint8 else np.asarray(to_uint8(recon[0]))
-    write_example(path, clip.video, recon, fps=clip.info.fps)
+    write_example(path, clip.video[shown], recon[shown], fps=clip.info.fps)

@@ -163,7 +163,10 @@ class Bench:
         """Clips of one shape, and a contender's reconstructions."""
         videos = self._videos(clips)
         numbers = np.array([clip.number for clip in clips], np.uint32)
-        return videos, self._open(name)(videos, numbers)
+        recons = self._open(name)(videos, numbers)
+        if not np.isfinite(recons).all():
+            raise ConfigError(f"{name} gives pixels that are no numbers for {clips[0].info.name}.")
+        return videos, recons
 
     @functools.cached_property
     def _measured(self) -> Measure:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.bootstrap import mean_interval
 from cvvae_jax.evaluation.compatibility import summarize_compatibility
 from cvvae_jax.evaluation.figures import FIGURES
@@ -56,7 +57,10 @@ def _contender(read: Read, name: str, protocol: Protocol, *, group: int) -> dict
     for arrays in read(name):
         for figure in FIGURES:
             if figure.of_clip:
-                values[figure.key].append(figure.of_clip(arrays))
+                value = figure.of_clip(arrays)
+                if value is not None and not np.isfinite(value):
+                    raise ConfigError(f"{figure.label} of {name} is {value} on a clip.")
+                values[figure.key].append(value)
         if "mse" in arrays:
             psnrs.append(psnr_of(np.asarray(arrays["mse"], np.float64)))
         if "spectrum" in arrays:

@@ -8,17 +8,28 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
-from many_processes import environment
+from flax import nnx
+from many_processes import environment, workers
+from tiny_models import TINY, random_model
 from tiny_runs import save_clips, save_models
 
 import cvvae_jax
+from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
+from cvvae_jax.config import I3DConfig, InceptionConfig, LPIPSConfig, SVDVAEConfig
 from cvvae_jax.data.video import read_frames
+from cvvae_jax.evaluation.protocol import Metric
 from cvvae_jax.metrics.image import psnr, ssim
+from cvvae_jax.models.alexnet import AlexLPIPS
+from cvvae_jax.models.i3d import I3D
+from cvvae_jax.models.inception import InceptionV3
 from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.svd_vae import SVDVAE
+from cvvae_jax.models.vgg import LPIPS
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = 'frames = 5\nmetrics = ["psnr", "ssim", "time", "seams"]\nchunk_frames = 2\n'
@@ -201,7 +212,7 @@ def bad_inputs(tmp_path: Path, models: dict[str, str]) -> dict[str, tuple[dict, 
             {"image-vae": models["wide"]},
             "the image VAE .*wide has 16 channels for 2 x 2 pixels, video 4 channels for 2 x 2",
         ),
-        "no-lpips": ({"lpips": models["video"]}, "holds no LPIPS"),
+        "no-lpips": ({"lpips": models["video"]}, "holds a VideoVAE; LPIPS is wanted"),
     }
 
 
@@ -271,10 +282,46 @@ def test_killed_at_any_moment_and_restarted_it_gives_the_same_figures(finished, 
 
 @pytest.mark.slow
 def test_processes_of_a_cluster_share_the_clips(finished, command, tmp_path):
-    from many_processes import workers
-
     out = tmp_path / "out"
     arguments = [*command[1:], "--out", str(out)]
     with workers(tmp_path / "said", arguments, arguments, script=ROOT / "eval.py") as both:
         assert both.wait(300) == [0, 0], both.said(0) + both.said(1)
     assert_same({k: results(out)[k] for k in FIGURES}, {k: results(finished)[k] for k in FIGURES})
+
+
+@pytest.mark.slow
+def test_every_metric_of_every_kind_of_model(models, tmp_path):
+    """Networks are random; whole videos of two lengths, at a size that no stride divides."""
+    networks = {
+        "lpips": random_model(LPIPS, LPIPSConfig()),
+        "lpips-alex": random_model(AlexLPIPS, LPIPSConfig()),
+        "i3d": I3D(I3DConfig(), rngs=nnx.Rngs(0)),
+        "inception": InceptionV3(InceptionConfig(), rngs=nnx.Rngs(0)),
+    }
+    svd = random_model(SVDVAE, SVDVAEConfig(**TINY))
+    for name, network in (networks | {"svd": svd}).items():
+        save_model(tmp_path / name, network)
+    data = save_clips(tmp_path / "clips", count=1, frames=11, height=35, width=41)
+    more = save_clips(tmp_path / "more", count=1, frames=14, height=35, width=41)
+    (more / "0.mp4").rename(data / "longer.mp4")
+    protocol = tmp_path / "all.toml"
+    protocol.write_text(f"metrics = {json.dumps(get_args(Metric))}\nlatents = 'sample'\n")
+    out = tmp_path / "out"
+    command = [f"{name}={models[name]}" for name in ("video", "wide")]
+    command += [f"svd={tmp_path / 'svd'}", "--image-vae", f"image={models['image']}"]
+    command += ["--baselines", "nearest", "linear", "bicubic"]
+    for name in networks:
+        command += [f"--{name}", str(tmp_path / name)]
+    command += ["--data", str(data), "--protocol", str(protocol), "--out", str(out)]
+    assert main(["evaluate", *command]) == 0
+    found = results(out)
+    names = ["video", "wide", "svd", "image", "nearest", "linear", "bicubic"]
+    assert [contender["name"] for contender in found["contenders"]] == names
+    shown = {metric["key"] for metric in found["metrics"]}
+    assert shown >= {"psnr", "ssim", "lpips_vgg", "lpips_alex", "warping", "fvd", "fid", "drift"}
+    for name in names:
+        for key in shown - {"chunk_seam", "tile_seam"}:
+            assert found["scores"][name][key]["value"] is not None, (name, key)
+    assert found["compatibility"].keys() == {"video"}
+    assert found["not_measured"] == []
+    assert len(found["series"]["video"]["psnr_over_time"]) == 12  # half of the clips last longer

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import jax
 import numpy as np
 from tiny_models import random_model
 
@@ -36,19 +37,17 @@ def save_models(folder: Path) -> dict[str, str]:
 
 
 def _scaled(model, factor: float):
-    import jax
-
     return jax.tree.map(lambda x: x * factor, model)
 
 
-def save_clips(folder: Path, *, count: int, frames: int) -> Path:
+def save_clips(folder: Path, *, count: int, frames: int, height: int = 16, width: int = 20) -> Path:
     """Videos of noise that moves, a broken one among them, and one that is too short."""
     folder.mkdir(parents=True)
     rng = np.random.default_rng(0)
     for number in range(count):
-        still = rng.integers(0, 256, (16, 20, 3), np.uint8)
+        still = rng.integers(0, 256, (height, width, 3), np.uint8)
         length = 2 if number == 1 else frames
-        with VideoWriter(folder / f"{number}.mp4", fps=25, height=16, width=20) as writer:
+        with VideoWriter(folder / f"{number}.mp4", fps=25, height=height, width=width) as writer:
             for shift in range(length):
                 writer.write(np.roll(still, shift, axis=1))
     (folder / "broken.mp4").write_bytes(b"nothing that plays")

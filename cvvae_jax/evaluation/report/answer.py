@@ -5,11 +5,12 @@ from typing import Any
 
 from markupsafe import Markup
 
+from cvvae_jax.evaluation.bootstrap import LEVEL
 from cvvae_jax.evaluation.report import numbers
 from cvvae_jax.evaluation.report.numbers import Number
 
 Results = dict[str, Any]
-INTERVAL = "95\N{NO-BREAK SPACE}% interval"
+INTERVAL = f"{100 * LEVEL:.0f}\N{NO-BREAK SPACE}% interval"
 """What the intervals of results are, as the page calls them."""
 _ALIKE = ("temporal_compression", "spatial_compression", "latent_channels")
 
