@@ -22,6 +22,7 @@ from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.loading import load, open_model
 from cvvae_jax.metrics import baselines
 from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.pixels import to_float, to_uint8
 from cvvae_jax.recipe import load_recipe
 
@@ -90,7 +91,16 @@ class Model:
 
     def __call__(self, videos: Pixels, numbers: UInt32[np.ndarray, " b"]) -> Pixels:
         """Encodes and decodes."""
-        posterior = self.codec.posterior(videos)
+        return self.decode(self.codec.posterior(videos), videos, numbers)
+
+    def decode(
+        self, posterior: DiagonalGaussian, videos: Pixels, numbers: UInt32[np.ndarray, " b"]
+    ) -> Pixels:
+        """Decodes what the protocol takes of the posterior of videos.
+
+        Raises:
+            ConfigError: latents are no numbers.
+        """
         match self._protocol.latents:
             case "mode":
                 values = posterior.mode()

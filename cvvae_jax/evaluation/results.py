@@ -28,8 +28,8 @@ _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
 _EXAMPLE_FRAMES = 100
 
-RebuildClips = Callable[[str, Sequence[Clip]], tuple[np.ndarray, np.ndarray]]
-"""Clips of one shape, and the reconstructions of a contender by its name."""
+RebuildClips = Callable[[str, Sequence[Clip]], np.ndarray]
+"""The reconstructions of clips of one shape by a contender, which is named."""
 
 
 def write_results(
@@ -144,7 +144,7 @@ def _examples(
 
 
 def _write_example(clip: Clip, name: str, rebuild: RebuildClips, store: Store, media: str) -> None:
-    _, recon = rebuild(name, [clip])
+    recon = rebuild(name, [clip])
     shown = slice(_EXAMPLE_FRAMES)  # a page of whole videos would be too large
     path = store.folder / media
     path.parent.mkdir(exist_ok=True)

@@ -23,6 +23,7 @@ from cvvae_jax.evaluation.results import write_results
 from cvvae_jax.evaluation.store import INPUT, LeftOut, Store
 from cvvae_jax.evaluation.summary import COMPATIBILITY
 from cvvae_jax.metrics.image import psnr_of
+from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.pixels import to_float
 
 
@@ -150,6 +151,8 @@ class Bench:
     def __init__(self, evaluation: Evaluation, store: Store):
         self._evaluation, self._store = evaluation, store
         self._opened: dict[str, Rebuild] = {}
+        # Of the clips at hand: every model is compared with the same ones.
+        self._image_posteriors: dict[tuple[int, ...], DiagonalGaussian] = {}
 
     def measure(self, numbers: Sequence[int]) -> Iterator[int]:
         """Measures clips, and gives their numbers."""
@@ -159,14 +162,24 @@ class Bench:
                 self._measure(clips)
             yield from batch
 
-    def rebuild(self, name: str, clips: Sequence[Clip]) -> tuple[np.ndarray, np.ndarray]:
-        """Clips of one shape, and a contender's reconstructions."""
-        videos = self._videos(clips)
+    def rebuild(self, name: str, clips: Sequence[Clip]) -> np.ndarray:
+        """A contender's reconstructions of clips of one shape."""
+        return self._rebuilt(name, self._videos(clips), clips)[0]
+
+    def _rebuilt(
+        self, name: str, videos: np.ndarray, clips: Sequence[Clip]
+    ) -> tuple[np.ndarray, DiagonalGaussian | None]:
+        """Reconstructions, and a model's posterior."""
         numbers = np.array([clip.number for clip in clips], np.uint32)
-        recons = self._open(name)(videos, numbers)
+        opened, posterior = self._open(name), None
+        if isinstance(opened, Model):
+            posterior = opened.codec.posterior(videos)
+            recons = opened.decode(posterior, videos, numbers)
+        else:
+            recons = opened(videos, numbers)
         if not np.isfinite(recons).all():
             raise ConfigError(f"{name} gives pixels that are no numbers for {clips[0].info.name}.")
-        return videos, recons
+        return recons, posterior
 
     @functools.cached_property
     def _measured(self) -> Measure:
@@ -205,35 +218,49 @@ class Bench:
         evaluation, store = self._evaluation, self._store
         for clip in batch:
             store.write_clip(clip.number, clip.info)
+        self._image_posteriors = {}
         for contender in evaluation.contenders:
             todo = [clip for clip in batch if not store.has(contender.name, clip.number)]
-            if not todo:
-                continue
-            videos, recons = self.rebuild(contender.name, todo)
-            rebuild = self._open(contender.name)
-            is_model = isinstance(rebuild, Model)
-            borders = rebuild.tile_borders(videos) if is_model else ([], [])
-            compatibility = self._compatibility(contender, videos, todo)
-            for i, (clip, video, recon) in enumerate(zip(todo, videos, recons, strict=True)):
-                arrays = self._measured(recon, video, tile_borders=borders)
-                arrays |= {COMPATIBILITY + name: x[i] for name, x in compatibility.items()}
-                store.write(contender.name, clip.number, arrays)
+            if todo:
+                self._measure_contender(contender, todo)
         for clip in batch:
             if not store.has(INPUT, clip.number):
                 [video] = self._videos([clip])
                 store.write(INPUT, clip.number, self._measured.features(video))
 
+    def _measure_contender(self, contender: Contender, clips: Sequence[Clip]) -> None:
+        videos, opened = self._videos(clips), self._open(contender.name)
+        recons, posterior = self._rebuilt(contender.name, videos, clips)
+        is_model = isinstance(opened, Model)
+        borders = opened.tile_borders(videos) if is_model else ([], [])
+        compatibility = {}
+        if self._evaluation.is_paired(contender):
+            compatibility = self._compatibility(opened, videos, clips, posterior, recons)
+        for i, (clip, video, recon) in enumerate(zip(clips, videos, recons, strict=True)):
+            arrays = self._measured(recon, video, tile_borders=borders)
+            arrays |= {COMPATIBILITY + name: x[i] for name, x in compatibility.items()}
+            self._store.write(contender.name, clip.number, arrays)
+
     def _compatibility(
-        self, contender: Contender, videos: np.ndarray, clips: Sequence[Clip]
+        self,
+        model: Model,
+        videos: np.ndarray,
+        clips: Sequence[Clip],
+        posterior: DiagonalGaussian,
+        recons: np.ndarray,
     ) -> Arrays:
-        if not self._evaluation.is_paired(contender):
-            return {}
+        numbers = tuple(clip.number for clip in clips)
+        if numbers not in self._image_posteriors:
+            self._image_posteriors[numbers] = self._image_model.codec.posterior(videos)
         return measure_compatibility(
-            self._open(contender.name).codec,
+            model.codec,
             self._image_model.codec,
             videos,
             image_metrics=self._image_metrics,
-            seeds=[clip.number for clip in clips],
+            seeds=numbers,
+            posterior=posterior,
+            image_posterior=self._image_posteriors[numbers],
+            recon=recons if self._evaluation.protocol.latents == "mode" else None,
         )
 
     def _image_metrics(self, recon: np.ndarray, target: np.ndarray) -> Arrays:

@@ -66,6 +66,9 @@ def measure_compatibility(
     *,
     image_metrics: ImageMetrics,
     seeds: Sequence[int],
+    posterior: DiagonalGaussian | None = None,
+    image_posterior: DiagonalGaussian | None = None,
+    recon: np.ndarray | None = None,
 ) -> Measured:
     """What `summarize_compatibility` needs of some clips, as float32 with a leading batch axis.
 
@@ -103,6 +106,9 @@ def measure_compatibility(
         video: clips of one shape.
         image_metrics: scores frames.
         seeds: a number for each clip, such as its number in the data set: draws the patches.
+        posterior: E_v's of the video, where it is known already; most of the time goes into models.
+        image_posterior: E_i's of every frame, where it is known.
+        recon: the video decoded from the mode of E_v's posterior, where it is known.
 
     Raises:
         ConfigError: the models don't belong together, or the video is none or too small.
@@ -110,10 +116,12 @@ def measure_compatibility(
     check_pair(codec.vae, image_codec.vae)
     video = checked(video)
     pair = _Pair(codec, image_codec, video, image_metrics)
-    posterior, of_frames = codec.posterior(video), image_codec.posterior(video)
+    posterior = posterior or codec.posterior(video)
+    of_frames = image_posterior or image_codec.posterior(video)
     latents, own = np.asarray(posterior.mean), np.asarray(of_frames.mean)[:, pair.keys]
     seen = pair.images(latents)
-    found = _matrices(pair, latents, own, seen=seen)
+    recon = pair.together(latents) if recon is None else _floats(recon)
+    found = _matrices(pair, recon, own, seen=seen)
     found |= _mappings(pair, "mapping", seen, _under(found, "matrix/video/Ev-Di/"))
     alone = pair.alone(latents)
     of_held = pair.scores(pair.held(alone), pair.target)
@@ -187,14 +195,14 @@ def _floats(video: np.ndarray) -> np.ndarray:
     return video.astype(np.float32) / 127.5 - 1 if video.dtype == np.uint8 else video
 
 
-def _matrices(pair: _Pair, latents: np.ndarray, own: np.ndarray, *, seen: np.ndarray) -> Measured:
-    """`matrix` and `color_shift`; `seen` is what D_i shows of `latents`."""
+def _matrices(pair: _Pair, recon: np.ndarray, own: np.ndarray, *, seen: np.ndarray) -> Measured:
+    """`matrix` and `color_shift`; `recon` and `seen` are what D_v and D_i show of E_v's latents."""
     shown, singles = pair.images(own), _encoded_alone(pair)
     of_video = {
         "Ei-Di": pair.held(shown),
         "Ei-Dv": pair.together(own),
         "Ev-Di": pair.held(seen),
-        "Ev-Dv": pair.together(latents),
+        "Ev-Dv": recon,
     }
     of_images = {
         "Ei-Di": shown,
