@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.data.clips import numbers_at_rate
 from cvvae_jax.data.containers import resized
 from cvvae_jax.data.media import Blob, Media
+from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import open_source
 from cvvae_jax.data.video import frame_times, read_clip
 from cvvae_jax.evaluation.protocol import Protocol
@@ -69,7 +71,9 @@ class Clips:
         Raises:
             ConfigError: there is no such place, or no file of the protocol's kind in it.
         """
-        self._place, self._protocol = place, protocol
+        self._protocol = protocol
+        # Of a pattern, the folder before it.
+        self._folder = re.split(r"/[^/]*[*?[]", place)[0]
         self._source = open_source(place, protocol.media)
 
     def __len__(self) -> int:
@@ -100,8 +104,7 @@ class Clips:
 
     def name(self, number: int) -> str:
         """The file's name within its place."""
-        name = self._source.name(number)
-        return name.removeprefix(self._place.rstrip("/")).lstrip("/") or name
+        return record_name(self._folder, self._source.name(number))
 
     @functools.cached_property
     def hash(self) -> str:

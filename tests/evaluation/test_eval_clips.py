@@ -97,6 +97,8 @@ def test_images_are_clips_of_one_frame(folder):
 def test_hash_is_that_of_names_wherever_they_lie(folder, tmp_path):
     for path in folder.iterdir():
         (tmp_path / path.name).write_bytes(path.read_bytes())
+    pattern = Clips(f"{folder}/*.mp4", Protocol())
+    assert [pattern.name(i) for i in range(3)] == ["a.mp4", "b.mp4", "c.mp4"]
     before, elsewhere = (Clips(str(place), Protocol()).hash for place in (folder, tmp_path))
     assert elsewhere == before
     (tmp_path / "a.mp4").rename(tmp_path / "e.mp4")

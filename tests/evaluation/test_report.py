@@ -12,6 +12,8 @@ from markupsafe import Markup
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.report import numbers, plots, write_report
 from cvvae_jax.evaluation.report.answer import answer, standings, verdict
+from cvvae_jax.evaluation.report.plots import Curve, limits
+from cvvae_jax.evaluation.report.scores_table import groups
 
 HIGHER, LOWER = {"better": "higher"}, {"better": "lower"}
 # Elements that are never closed.
@@ -113,7 +115,7 @@ def test_every_metric_is_defined(page, results):
 def test_the_best_value_of_each_row_is_marked(page):
     marked = re.findall(r'class="value best">([^<]+)<', page.source)
     psnr, _, _, flicker, seams, _ = marked
-    assert (psnr, flicker, seams) == ("31.16", "1.56", "0.997")
+    assert (psnr, flicker, seams) == ("31.16", "2.25", "0.997")  # linear flickers least, but is no model
 
 
 def test_the_headline_compares_what_compresses_alike(results):
@@ -180,7 +182,7 @@ def test_a_verdict_follows_from_the_interval_and_the_direction(metric, low, high
     assert verdict(metric, {"difference": 0.1, "low": low, "high": high}) == said
 
 
-def test_standings_begin_with_the_best_and_share_a_scale(results):
+def test_standings_begin_with_the_best_model_and_share_a_scale(results):
     found = standings(results)
     assert [row.name for row in found.rows] == ["image-vae", "quickstart", "no-compat", "linear"]
     assert [row.count for row in found.rows] == [
@@ -189,8 +191,23 @@ def test_standings_begin_with_the_best_and_share_a_scale(results):
         "on 14 of 14 clips",
         "on 14 of 14 clips",
     ]
-    places = [row.strip["at"] for row in found.rows]
+    *models, baseline = found.rows
+    places = [row.strip["at"] for row in models]
     assert places == sorted(places, reverse=True) and places[1] == found.zero
+    assert baseline.strip is None  # it lies far below
+
+
+def test_a_baseline_that_keeps_frames_exactly_takes_no_room_and_no_first_place(results):
+    results["series"]["linear"]["psnr_over_time"][0] = 100.0
+    results["scores"]["linear"]["psnr"]["value"] = 47.0
+    assert [row.name for row in standings(results).rows][-1] == "linear"
+    [(_, rows), *_] = groups(results)
+    assert [cell.best for cell in rows[0].cells] == [False, False, True, False]
+    curves = [Curve(0, [20.0, 30.0]), Curve(1, [100.0, 1.0], is_baseline=True)]
+    low, high = limits([curves[0]], log=False)
+    assert 19 < low < 20 and 30 < high < 31
+    low, high = limits([Curve(0, [0.0, 10.0, 1000.0])], log=True)
+    assert 5 < low < 10 and 1000 < high < 2000
 
 
 @pytest.fixture

@@ -12,6 +12,8 @@ from cvvae_jax.evaluation.report.numbers import Number
 Results = dict[str, Any]
 INTERVAL = f"{100 * LEVEL:.0f}\N{NO-BREAK SPACE}% interval"
 """What the intervals of results are, as the page calls them."""
+BASELINE = "baseline"
+"""What results call a contender that is no model."""
 _ALIKE = ("temporal_compression", "spatial_compression", "latent_channels")
 
 
@@ -177,22 +179,29 @@ def _compared(results: Results, metric: dict, other: str) -> Answer:
     return Answer(headline, f"{detail}.")
 
 
+def is_baseline(contender: dict) -> bool:
+    """Whether a contender is no model."""
+    return contender["kind"] == BASELINE
+
+
 def standings(results: Results) -> Standings | None:
-    """Every contender by the first metric; None without such a metric."""
+    """Every contender by the first metric, models before baselines; None without such a metric."""
     metric = first_metric(results)
     if metric is None:
         return None
     places = [0.0]
     for contender in results["contenders"]:
+        if is_baseline(contender):  # far off, as one that keeps frames exactly may be
+            continue
         entry = paired(results, contender["name"], metric)
         found = (entry.get(key) for key in ("low", "difference", "high"))
         places += [place for place in found if place is not None]
     scale = min(places), max(places)
     sign = -1 if metric["better"] == "higher" else 1
 
-    def order(row: Standing) -> tuple[bool, float | int]:
+    def order(row: Standing) -> tuple[bool, bool, float | int]:
         value = value_of(results, row.name, metric)
-        return value is None, sign * (value or 0)
+        return row.kind == BASELINE, value is None, sign * (value or 0)
 
     rows = [
         _standing(results, metric, contender, color, scale)
@@ -212,7 +221,8 @@ def _standing(
     if entry or is_reference:
         places = {"at": entry.get("difference", 0.0)}
         places |= {"low": entry.get("low"), "high": entry.get("high")}
-        strip = {key: numbers.percent(place, *scale) for key, place in places.items()}
+        if all(place is None or scale[0] <= place <= scale[1] for place in places.values()):
+            strip = {key: numbers.percent(place, *scale) for key, place in places.items()}
     found = verdict(metric, entry)
     verdicts = [verdict(each, paired(results, name, each)) for each in results["metrics"]]
     return Standing(

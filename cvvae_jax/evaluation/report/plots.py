@@ -34,6 +34,8 @@ class Curve:
     values: Numbers
     places: Numbers | None = None
     """Where the values lie; None for 0, 1, 2, .."""
+    is_baseline: bool = False
+    """Whether it is no model's, and the axis makes no room for it."""
 
 
 def lines(
@@ -70,6 +72,8 @@ def lines(
         axes.axhline(0, color=MUTED, linewidth=0.8)
     for curve in reversed(curves):  # the reference, which comes first, lies on top
         _draw(axes, curve, dots=dots, log=log)
+    if room := limits([curve for curve in curves if not curve.is_baseline], log=log):
+        axes.set_ylim(*room)
     if log:
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(numticks=5))
@@ -84,6 +88,19 @@ def lines(
         step = -(-len(ticks) // 12)
         axes.set_xticks(range(0, len(ticks), step), ticks[::step])
     return drawing(figure, name=name, label=label)
+
+
+def limits(curves: Sequence[Curve], *, log: bool) -> tuple[float, float] | None:
+    """Of the vertical axis: what holds all values, with a margin; None without any."""
+    values = [x for curve in curves for x in curve.values if x is not None and (x > 0 or not log)]
+    if not values:
+        return None
+    ends = np.array([min(values), max(values)], np.float64)
+    ends = np.log(ends) if log else ends
+    # Equal values need room too.
+    margin = max(0.06 * (ends[1] - ends[0]), 1e-3 * max(1.0, np.abs(ends).max()))
+    ends += [-margin, margin]
+    return tuple(map(float, np.exp(ends) if log else ends))
 
 
 def channels(

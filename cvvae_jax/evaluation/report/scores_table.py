@@ -8,6 +8,7 @@ from cvvae_jax.evaluation.report.answer import (
     counted,
     counts,
     ends,
+    is_baseline,
     paired,
     score,
     value_of,
@@ -58,8 +59,12 @@ def groups(results: Results) -> list[tuple[str, list[Row]]]:
 
 def _row(results: Results, metric: dict) -> Row:
     names = [contender["name"] for contender in results["contenders"]]
-    best = _best(metric, [value_of(results, name, metric) for name in names])
-    cells = [_cell(results, metric, name, color, best=best) for color, name in enumerate(names)]
+    models = [each["name"] for each in results["contenders"] if not is_baseline(each)]
+    best = _best(metric, [value_of(results, name, metric) for name in models])
+    cells = [
+        _cell(results, metric, name, color, best=best if name in models else None)
+        for color, name in enumerate(names)
+    ]
     better = metric["better"]
     return Row(metric, DIRECTIONS[better], ARROWS[better], cells)
 

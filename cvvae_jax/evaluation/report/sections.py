@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.report import numbers
-from cvvae_jax.evaluation.report.answer import Results, first_metric, score
+from cvvae_jax.evaluation.report.answer import Results, first_metric, is_baseline, score
 from cvvae_jax.evaluation.report.plots import Curve, Plot, lines, position_names
 
 _LEVELS = 127.5
@@ -42,7 +42,7 @@ def _series(results: Results, key: str) -> list[Curve]:
     for color, contender in enumerate(results["contenders"]):
         values = (series.get(contender["name"]) or {}).get(key)
         if values and any(value is not None for value in values):
-            curves.append(Curve(color, values))
+            curves.append(Curve(color, values, is_baseline=is_baseline(contender)))
     return curves
 
 
@@ -53,7 +53,7 @@ def _psnr_over_time(results: Results) -> Plot | None:
     title = "PSNR over time"
     caption = (
         "Mean over clips of each frame’s PSNR. Teeth with the period of the temporal compression "
-        "come from groups of frames, a slope is drift."
+        "come from groups of frames, a slope is drift. The axis fits the models."
     )
     axis = {"x_label": "frame", "y_label": "PSNR, dB"}
     return Plot(title, caption, lines(curves, name="over-time", label=title, **axis))
@@ -89,7 +89,8 @@ def _spectrum(results: Results) -> Plot | None:
         found = (series.get(contender["name"]) or {}).get("spectrum") or {}
         if any(value is not None for value in found.get("power") or []):
             power = [None if value is None else value * _LEVELS**2 for value in found["power"]]
-            curves.append(Curve(color, power, found["frequencies"]))
+            places = found["frequencies"]
+            curves.append(Curve(color, power, places, is_baseline=is_baseline(contender)))
     if not curves:
         return None
     title = "Flicker spectrum"
@@ -117,14 +118,15 @@ def _by_clip(results: Results) -> Plot | None:
     names = [contender["name"] for contender in results["contenders"]]
     base = score(results, results["reference"], metric).get("clips") or []
     alone, curves = len(names) == 1, []
-    for color, name in enumerate(names):
+    for color, contender in enumerate(results["contenders"]):
+        name = contender["name"]
         if name == results["reference"] and not alone:
             continue
         own = score(results, name, metric).get("clips") or []
         pairs = zip(own, base, strict=False)
         known = [a if alone else a - b for a, b in pairs if a is not None and b is not None]
         if known:
-            curves.append(Curve(color, sorted(known)))
+            curves.append(Curve(color, sorted(known), is_baseline=is_baseline(contender)))
     if not curves:
         return None
     what = metric["label"]
