@@ -185,6 +185,15 @@ class Processes:
                 f"{'; '.join(lines[:3]) or 'fewer of them'}, and this one has not."
             )
 
+    def meet(self, topic: str) -> None:
+        """Waits until all processes have come here, however long that takes.
+
+        A process that dies meanwhile ends this one too.
+        """
+        self._put(f"met {topic}", "here")
+        while len(self._board(f"met {topic}")) < self.count:
+            time.sleep(_PERIOD / 4)
+
     def end(self, status: int, said: str, *, together: bool) -> int:
         """Ends this process's part of the run.
 

@@ -42,6 +42,7 @@ ALLOWED = {
         "metrics",
         "data",
         "loading",
+        "checkpoint.origin",
         "convert.card",
         "recipe",
         "paths",

@@ -18,7 +18,7 @@ def origin(tree: Any) -> dict[str, Any]:
     """Of a checkpoint of this tree, for JSON."""
     return {
         "cvvae_jax": cvvae_jax.__version__,
-        "commit": _commit(),
+        "commit": commit(),
         **{name: importlib.metadata.version(name) for name in _LIBRARIES},
         "processes": jax.process_count(),
         "devices": jax.device_count(),
@@ -36,7 +36,7 @@ def mesh_of(tree: Any) -> dict[str, int] | None:
 
 
 @functools.cache
-def _commit() -> str | None:
+def commit() -> str | None:
     """The git commit of the code, with `-dirty` if it has been changed since; None where it is no
     checkout, as installed packages are none."""
     root = Path(cvvae_jax.__file__).parents[1]

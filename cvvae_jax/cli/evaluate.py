@@ -16,6 +16,7 @@ from cvvae_jax.data.latents.options import Share
 if TYPE_CHECKING:
     from cvvae_jax.evaluation.contenders import Contender
     from cvvae_jax.evaluation.run import Evaluation, NetworkFile
+    from cvvae_jax.processes import Processes
 
 PROTOCOLS = Path(__file__).parents[2] / "configs" / "protocols"
 
@@ -64,10 +65,14 @@ class Evaluate:
     """Weights of FID's Inception, for rFID of frames."""
     dtype: DType | None = None
     """Type of the models' parameters and computation; default: as stored."""
+    matmul_precision: Literal["default", "high", "highest"] = "highest"
+    """Of products of float32 numbers: at `default`, TPUs and GPUs round them, and figures are no
+    longer those of other devices."""
     examples: int = 1
     """Clips with the worst PSNR, and with the best, that the report shows of every model."""
     batch: int | None = None
-    """Clips that go through a model at once; default: one for every device."""
+    """Clips that go through a model at once; default: one for every device, and of whole videos a
+    single one."""
     readers: int = 2
     """Clips that are read ahead, in threads."""
     share: tyro.conf.OmitArgPrefixes[Share] = dataclasses.field(default_factory=Share)
@@ -81,8 +86,12 @@ class Evaluate:
             at_least(self, 1, "batch")
 
 
-def main(arguments: list[str]) -> None:
+def main(arguments: list[str], *, joined: "Processes | None" = None) -> None:
     """Run the command.
+
+    Args:
+        arguments: the command line.
+        joined: this process among others, with --distributed.
 
     Raises:
         ConfigError: an argument or a file cannot be used.
@@ -98,12 +107,12 @@ def main(arguments: list[str]) -> None:
     from cvvae_jax.evaluation.run import evaluate
 
     keep_compiled_programs()
-    share = options.share
-    if options.distributed:
-        share = Share(jax.process_index(), jax.process_count())
+    jax.config.update("jax_default_matmul_precision", options.matmul_precision)
+    share = options.share if joined is None else Share(joined.index, joined.count)
     evaluation = _evaluation(options)
     print(f"Device: {jax.devices()[0].device_kind}", file=sys.stderr, flush=True)
-    report = evaluate(evaluation, share=share, track=track)
+    meet = None if joined is None else joined.meet
+    report = evaluate(evaluation, share=share, meet=meet, track=track)
     if report is None:
         print(f"{evaluation.out}: {share} is done; the clips of others are missing.")
     else:
@@ -150,7 +159,7 @@ def _image_vae(options: Evaluate) -> "Contender | None":
     path = options.image_vae
     if path is None:
         of_runs = (image_vae_of(named_path(contender)[1]) for contender in options.contenders)
-        found = next((path for path in of_runs if path is not None and path.exists()), None)
+        found = next((path for path in of_runs if path is not None), None)
         if found is None:
             return None
         path = f"image-vae={found}"

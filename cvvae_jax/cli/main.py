@@ -8,6 +8,7 @@ import os
 import sys
 import threading
 import traceback
+from typing import Any
 
 from cvvae_jax.config import ConfigError
 
@@ -69,7 +70,9 @@ def _run_together(name: str, arguments: list[str]) -> int:
     try:
         joined.check_same("\n".join([name, *arguments]))
         with contextlib.redirect_stdout(None) if joined.index else contextlib.nullcontext():
-            status, said = _outcome(name, arguments)
+            # Videos are shared on the devices; clips to measure are not.
+            options = {"joined": joined} if name == "evaluate" else {}
+            status, said = _outcome(name, arguments, **options)
     except ConfigError as error:
         status, said = 2, f"error: {error}"
     except Exception as error:
@@ -81,11 +84,11 @@ def _run_together(name: str, arguments: list[str]) -> int:
     os._exit(status)
 
 
-def _outcome(name: str, arguments: list[str]) -> tuple[int, str]:
+def _outcome(name: str, arguments: list[str], **options: Any) -> tuple[int, str]:
     """Runs a command: the exit status, and what is said of a failure."""
     try:
         # Imported here, so that one command does not wait for what another one needs.
-        importlib.import_module(f"cvvae_jax.cli.{name}").main(arguments)
+        importlib.import_module(f"cvvae_jax.cli.{name}").main(arguments, **options)
         if sys.stdout:
             sys.stdout.flush()
     except ConfigError as error:

@@ -28,8 +28,8 @@ _FILTERS = {
 }
 # Frames that a video has fewer of, by rounding of its times, may still be as long as a clip.
 _RATE_TOLERANCE = 0.01
-# Bytes of the longest clip: its errors and features take some ten times as many.
-_LARGEST_CLIP = 2**32
+# Bytes of the longest clip; what is made of it while it is measured takes some 50 times as many.
+_LARGEST_CLIP = 2**30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +87,8 @@ class Clips:
         """
         media, protocol = self._source[number], self._protocol
         times = frame_times(media)
+        if len(times) > 1 and times[-1] <= times[0]:
+            raise ConfigError(f"{media} shows all its frames at one time.")
         numbers = _numbers(times, protocol, self.name(number))
         _require_memory(media, numbers)
         frames = read_clip(media, numbers)

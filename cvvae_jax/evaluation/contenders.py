@@ -57,6 +57,8 @@ class Contender:
     temporal_compression: int
     spatial_compression: int
     latent_channels: int | None
+    dtype: str | None
+    """Type of the computation."""
     open: Callable[[Protocol], "Rebuild"] = dataclasses.field(compare=False)
     """Loads the model."""
 
@@ -163,6 +165,7 @@ def model_contender(argument: str, *, dtype: DType | None = None) -> Contender:
         temporal_compression=getattr(config, "temporal_compression", 1),
         spatial_compression=config.spatial_compression,
         latent_channels=config.latent_channels,
+        dtype=config.dtype,
         # A run that goes on may have another newest checkpoint by now than the one hashed.
         open=lambda protocol: Model(
             load(found.path if found.is_ours else path, dtype=dtype), protocol, name=name
@@ -177,7 +180,7 @@ def _vaes() -> list[str]:
 def named_path(argument: str) -> tuple[str, Path]:
     """Name and path of `PATH` or `NAME=PATH`; a recipe's path is that of its run folder."""
     name, equals, rest = argument.partition("=")
-    if not equals or "/" in name:
+    if not equals or "/" in name or Path(argument).exists():
         name, rest = "", argument
     path = Path(rest)
     if path.suffix == ".py":
@@ -206,6 +209,7 @@ def baseline_contender(kind: Baseline, like: Contender) -> Contender:
         temporal_compression=1 if kind == "bicubic" else time,
         spatial_compression=space if kind == "bicubic" else 1,
         latent_channels=None,
+        dtype=None,
         open=lambda protocol: functools.partial(_without_model, jax.jit(functions[kind])),
     )
 
@@ -218,7 +222,11 @@ def _without_model(function: Callable, videos: Pixels, numbers: UInt32[np.ndarra
 
 
 def image_vae_of(path: Path) -> Path | None:
-    """The image VAE that a run was trained against, as its folder says; None without one."""
+    """The image VAE that a run was trained against, as its folder says; None without one.
+
+    Raises:
+        ConfigError: the folder names one that isn't there.
+    """
     inside = path / "image_vae"
     if inside.is_dir():
         return inside
@@ -226,4 +234,11 @@ def image_vae_of(path: Path) -> Path | None:
         said = json.loads((path / "config.json").read_text(encoding="utf-8")).get("image_vae")
     except (OSError, ValueError):
         return None
-    return Path(said) if isinstance(said, str) else None
+    if not isinstance(said, str):
+        return None
+    if not Path(said).exists():
+        raise ConfigError(
+            f"{path} was trained with the image VAE {said}, which is not there: name it with "
+            "--image-vae, or say --image-vae none."
+        )
+    return Path(said)

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax.codec.pixels import Pixels
 from cvvae_jax.config import ConfigError
-from cvvae_jax.evaluation.protocol import Protocol
+from cvvae_jax.evaluation.protocol import FRAME_METRICS, Protocol
 from cvvae_jax.losses.lpips import lpips
 from cvvae_jax.metrics import features, flow, image, seams, time
 from cvvae_jax.models import alexnet, i3d, vgg
@@ -97,7 +97,7 @@ class Measure:
     def frames(self, recon: Pixels, video: Pixels) -> Arrays:
         """What compares frame with frame: (b, t) by name."""
         b, t, h, w, _ = video.shape
-        names = self._wanted & {"psnr", "ssim", "ms_ssim", "lpips_vgg", "lpips_alex"}
+        names = self._wanted & FRAME_METRICS
         names = {name for name in names if min(h, w) >= _SMALLEST.get(name, 1)}
         networks = {name: self._networks[name] for name in names & self._networks.keys()}
         flat = (x.reshape(b * t, 1, h, w, 3) for x in (recon, video))
@@ -133,7 +133,9 @@ class Measure:
         begins = range(self._protocol.chunk_frames + 1, t, self._protocol.chunk_frames)
         if "seams" in self._wanted and begins:
             steps = jnp.asarray(found["difference_mse"])[None]
-            found["chunk_seam"] = np.asarray(seams.chunk_seam_ratio(steps, frames=begins))[0]
+            found["chunk_seam"] = np.asarray(seams.chunk_seam_ratio(steps, frames=begins)[0])
+        if "time" not in self._wanted:
+            found = {name: found[name] for name in found.keys() & {"chunk_seam"}}
         return found
 
     def _tile_seams(

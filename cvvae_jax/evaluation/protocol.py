@@ -6,6 +6,7 @@ A protocol is a TOML file with the fields of `Protocol`, such as configs/protoco
 import dataclasses
 import hashlib
 import json
+import math
 import tomllib
 import types
 import typing
@@ -29,6 +30,8 @@ Metric = Literal[
     "compatibility",
 ]
 """What can be measured; docs/evaluation.md defines each."""
+FRAME_METRICS = {"psnr", "ssim", "ms_ssim", "lpips_vgg", "lpips_alex"}
+"""Those that compare one frame with another."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,18 +81,25 @@ class Protocol:
                 at_least(self, 1, name)
         if self.spectrum_window % 2:
             raise ConfigError(f"spectrum_window must be even, not {self.spectrum_window}.")
-        if self.fps is not None and (self.fps <= 0 or self.stride != 1 or self.frames is None):
+        rate = 1.0 if self.fps is None else self.fps
+        if not (0 < rate < math.inf) or (self.fps and (self.stride != 1 or self.frames is None)):
             raise ConfigError("fps must be positive, and needs frames and no stride beside it.")
         if self.media == "image" and (self.frames or 1, self.stride, self.fps) != (1, 1, None):
             raise ConfigError("images have one frame: frames, stride and fps are for videos.")
         if not self.metrics:
             raise ConfigError("metrics must name something to measure.")
+        if "compatibility" in self.metrics and not FRAME_METRICS & set(self.metrics):
+            raise ConfigError(
+                "compatibility is told in metrics of frames: name one of "
+                f"{', '.join(sorted(FRAME_METRICS))} beside it."
+            )
 
     @property
     def hash(self) -> str:
         """SHA-256 of everything that a figure depends on."""
         fields = dataclasses.asdict(self)
         del fields["description"]
+        fields["metrics"] = sorted(set(self.metrics))
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 

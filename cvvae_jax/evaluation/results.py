@@ -2,8 +2,11 @@
 
 import dataclasses
 import datetime
+import hashlib
 import importlib.metadata
+import json
 import platform
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -12,9 +15,14 @@ from typing import TYPE_CHECKING, Any
 import jax
 import numpy as np
 
+import cvvae_jax
+from cvvae_jax.checkpoint.origin import commit
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.clips import Clip, ClipInfo
+from cvvae_jax.evaluation.contenders import Contender
+from cvvae_jax.evaluation.figures import FIGURES
 from cvvae_jax.evaluation.measure import NETWORK_METRICS, Arrays
+from cvvae_jax.evaluation.protocol import FRAME_METRICS
 from cvvae_jax.evaluation.report.page import write_report
 from cvvae_jax.evaluation.report.players import write_example
 from cvvae_jax.evaluation.store import LeftOut, Store
@@ -26,15 +34,14 @@ if TYPE_CHECKING:
 
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
-_EXAMPLE_FRAMES = 100
+_LABELS = {figure.key: figure.label for figure in FIGURES}
+_EXAMPLE_FRAMES, _MEDIA = 100, "media"
 
 RebuildClips = Callable[[str, Sequence[Clip]], np.ndarray]
 """The reconstructions of clips of one shape by a contender, which is named."""
 
 
-def write_results(
-    evaluation: "Evaluation", store: Store, rebuild: RebuildClips, *, seconds: float
-) -> Path:
+def write_results(evaluation: "Evaluation", store: Store, rebuild: RebuildClips) -> Path:
     """Sums up everything that was measured; the report's path.
 
     Raises:
@@ -55,6 +62,12 @@ def write_results(
     names = [contender.name for contender in evaluation.contenders]
     group = max(contender.temporal_compression for contender in evaluation.contenders)
     figures = summarize(read, names, evaluation.protocol, group=group)
+    if not figures["metrics"]:
+        raise ConfigError(
+            f"nothing of what the protocol measures, {', '.join(evaluation.protocol.metrics)}, can "
+            f"be measured: {_reasons(_not_measured(evaluation, figures['scores'], len(measured)))}"
+        )
+    store.clear()
     results = {
         "protocol": {"name": evaluation.name} | evaluation.settings["protocol"],
         "data": {
@@ -64,22 +77,36 @@ def write_results(
             "left_out": [dataclasses.asdict(clip) for clip in left_out],
         },
         "contenders": [contender.record() for contender in evaluation.contenders],
-        "not_measured": _not_measured(evaluation),
+        "not_measured": _not_measured(evaluation, figures["scores"], len(measured)),
         **figures,
-        "examples": _examples(evaluation, store, rebuild, list(measured), figures["scores"]),
-        "environment": _environment(evaluation, seconds),
+        "examples": _examples(evaluation, store, rebuild, measured, figures["scores"]),
+        "environment": _environment(evaluation),
     }
     store.write_results(results)
     return write_report(results, store.folder)
 
 
-def _not_measured(evaluation: "Evaluation") -> list[dict[str, str]]:
-    """Metrics of the protocol that something is missing for."""
+def _reasons(missing: list[dict[str, str]]) -> str:
+    return "; ".join(f"{each['metric']}: {each['reason']}" for each in missing) + "."
+
+
+def _not_measured(
+    evaluation: "Evaluation", scores: dict[str, Any], count: int
+) -> list[dict[str, str]]:
+    """Metrics of the protocol that all or some of `count` clips lack, and why."""
     wanted = set(evaluation.protocol.metrics)
+    without_weights = wanted & NETWORK_METRICS - evaluation.networks.keys()
     missing = [
-        {"metric": name, "reason": "no weights were given for its network"}
-        for name in sorted(wanted & NETWORK_METRICS - evaluation.networks.keys())
+        {"metric": _LABELS[name], "reason": "no weights were given for its network"}
+        for name in sorted(without_weights)
     ]
+    for name in sorted(wanted & (FRAME_METRICS | {"fvd"}) - without_weights):
+        found = [own[name]["clips"] for own in scores.values() if name in own]
+        have = min((count - own.count(None) for own in found if own is not None), default=0)
+        if not found or (name in FRAME_METRICS and have < count):
+            where = f"{count - have} of {count} clips are" if found else "the clips are"
+            reason = f"{where} too small or too short for it"
+            missing.append({"metric": _LABELS[name], "reason": reason})
     if "compatibility" in wanted and evaluation.image_vae is None:
         missing.append({"metric": "compatibility", "reason": "no image VAE was given"})
     elif "compatibility" in wanted:
@@ -92,9 +119,10 @@ def _not_measured(evaluation: "Evaluation") -> list[dict[str, str]]:
     return missing
 
 
-def _environment(evaluation: "Evaluation", seconds: float) -> dict[str, Any]:
+def _environment(evaluation: "Evaluation") -> dict[str, Any]:
+    """Of the process that sums up; clips may have been measured by others."""
     return {
-        "command": " ".join(sys.argv),
+        "command": shlex.join(sys.argv),
         "device": jax.devices()[0].device_kind,
         "devices": jax.local_device_count(),
         "matmul_precision": jax.config.jax_default_matmul_precision or "default",
@@ -103,9 +131,12 @@ def _environment(evaluation: "Evaluation", seconds: float) -> dict[str, Any]:
             for name, file in sorted(evaluation.networks.items())
         },
         "image_vae": evaluation.image_vae and evaluation.image_vae.record(),
-        "versions": {"python": platform.python_version()}
+        "versions": {
+            "cvvae_jax": cvvae_jax.__version__,
+            "commit": commit(),
+            "python": platform.python_version(),
+        }
         | {name: importlib.metadata.version(name) for name in _VERSIONS},
-        "seconds": round(seconds, 1),
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
 
@@ -114,39 +145,56 @@ def _examples(
     evaluation: "Evaluation",
     store: Store,
     rebuild: RebuildClips,
-    numbers: list[int],
+    measured: dict[int, ClipInfo],
     scores: dict[str, Any],
 ) -> list[dict[str, Any]]:
     """Clips of every model to look at: its worst and its best by PSNR."""
-    found = []
+    numbers, found = list(measured), []
     for contender in evaluation.contenders:
         values = scores[contender.name].get("psnr", {}).get("clips")
         if contender.kind == "baseline" or not values:
             continue
-        order = np.argsort(values)
-        count = min(evaluation.examples, len(order) // 2 or 1)
-        chosen = [("worst", i) for i in order[:count]]
-        chosen += [("best", i) for i in order[::-1][:count] if i not in order[:count]]
-        for why, i in chosen:
-            media = f"media/{contender.name}_{numbers[i]:06d}.webm"
+        for why, i in _worst_and_best(values, evaluation.examples):
+            clip = measured[numbers[i]]
+            media = _media(contender, numbers[i], clip)
             if not (store.folder / media).exists():
                 _write_example(evaluation.clips[numbers[i]], contender.name, rebuild, store, media)
             found.append(
                 {
                     "contender": contender.name,
-                    "clip": evaluation.clips.name(numbers[i]),
+                    "clip": clip.name,
                     "why": why,
                     "psnr": values[i],
+                    "frames": min(clip.frames, _EXAMPLE_FRAMES),
                     "media": media,
                 }
             )
+    shown = {example["media"] for example in found}
+    for path in (store.folder / _MEDIA).glob("*.webm"):
+        if f"{_MEDIA}/{path.name}" not in shown:
+            path.unlink()
     return found
 
 
+def _worst_and_best(values: list[float], count: int) -> list[tuple[str, int]]:
+    """Indices of the lowest and of the highest values, `count` each, none of them twice."""
+    order = [int(i) for i in np.argsort(values)]
+    worst = order[: min(count, -(-len(order) // 2))]
+    best = [i for i in order[::-1][:count] if i not in worst]
+    return [("worst", i) for i in worst] + [("best", i) for i in best]
+
+
+def _media(contender: Contender, number: int, clip: ClipInfo) -> str:
+    """Another file for other weights, or another clip."""
+    what = json.dumps([contender.record(), dataclasses.asdict(clip)], sort_keys=True)
+    digest = hashlib.sha256(what.encode()).hexdigest()[:8]
+    return f"{_MEDIA}/{contender.name}_{number:06d}_{digest}.webm"
+
+
 def _write_example(clip: Clip, name: str, rebuild: RebuildClips, store: Store, media: str) -> None:
-    recon = rebuild(name, [clip])
-    shown = slice(_EXAMPLE_FRAMES)  # a page of whole videos would be too large
+    [recon] = rebuild(name, [clip])
     path = store.folder / media
     path.parent.mkdir(exist_ok=True)
-    recon = recon[0] if recon.dtype == np.uint8 else np.asarray(to_uint8(recon[0]))
+    recon = recon if recon.dtype == np.uint8 else np.asarray(to_uint8(recon))
+    shown = slice(_EXAMPLE_FRAMES)  # a page of whole videos would be too large
     write_example(path, clip.video[shown], recon[shown], fps=clip.info.fps)

@@ -1,10 +1,10 @@
 """An evaluation: clips through contenders, measured, and summed up once all of them are there."""
 
+import contextlib
 import dataclasses
 import functools
 import itertools
-import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 import jax
@@ -14,17 +14,21 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.data.latents.ahead import in_order
 from cvvae_jax.data.latents.options import Share
 from cvvae_jax.data.resuming import Track, interruptible, named_errors
-from cvvae_jax.evaluation.clips import Clip, Clips
+from cvvae_jax.evaluation.clips import Clip, ClipInfo, Clips
 from cvvae_jax.evaluation.compatibility import measure_compatibility
 from cvvae_jax.evaluation.contenders import Contender, Model, Rebuild
 from cvvae_jax.evaluation.measure import Arrays, Measure, Networks
 from cvvae_jax.evaluation.protocol import Protocol
+from cvvae_jax.evaluation.report.page import REPORT_NAME
 from cvvae_jax.evaluation.results import write_results
 from cvvae_jax.evaluation.store import INPUT, LeftOut, Store
 from cvvae_jax.evaluation.summary import COMPATIBILITY
 from cvvae_jax.metrics.image import psnr_of
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.pixels import to_float
+
+Meet = Callable[[str], None]
+"""Waits, under a name, until all processes have come there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,7 +59,8 @@ class Evaluation:
     examples: int = 1
     """Clips with the worst PSNR, and with the best, that the report shows of every model."""
     batch: int | None = None
-    """Clips that go through a model at once; default: one for every device."""
+    """Clips that go through a model at once; default: one for every device, and of whole videos a
+    single one."""
     readers: int = 2
     """Clips that are read ahead."""
 
@@ -80,17 +85,26 @@ class Evaluation:
         return {
             "protocol": dataclasses.asdict(self.protocol) | {"hash": self.protocol.hash},
             "data": {"files": len(self.clips), "names": self.clips.hash},
+            "matmul precision": jax.config.jax_default_matmul_precision,
             "networks": {name: file.sha256 for name, file in sorted(self.networks.items())},
             "image VAE": self.image_vae and self.image_vae.sha256,
         }
 
 
-def evaluate(evaluation: Evaluation, *, share: Share, track: Track | None = None) -> Path | None:
+def evaluate(
+    evaluation: Evaluation,
+    *,
+    share: Share,
+    meet: Meet | None = None,
+    track: Track | None = None,
+) -> Path | None:
     """Measures what is not measured yet, and writes results and report when everything is.
 
     Args:
         evaluation: all of it.
         share: which of the clips this process measures.
+        meet: where the processes can wait for each other; then the first one writes. Without it,
+            the last one does.
         track: shows progress; None for none.
 
     Returns:
@@ -104,7 +118,7 @@ def evaluate(evaluation: Evaluation, *, share: Share, track: Track | None = None
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise ConfigError(f"several contenders are called {twice[0]}: name them with NAME=PATH.")
     _check_image_vae(evaluation)
-    store, started = Store(evaluation.out), time.monotonic()
+    store = Store(evaluation.out)
     with interruptible(), named_errors(str(evaluation.out)):
         numbers = range(len(evaluation.clips))
         store.begin(evaluation.settings)
@@ -115,10 +129,15 @@ def evaluate(evaluation: Evaluation, *, share: Share, track: Track | None = None
         measured = bench.measure(mine)
         for _ in track(measured, total=len(mine), unit="clips") if track else measured:
             pass
+        if meet is not None:
+            meet("measured")
         if any(_missing(evaluation, store, n, looked=True) for n in numbers):
             return None
-        seconds = time.monotonic() - started
-        return write_results(evaluation, store, bench.rebuild, seconds=seconds)
+        if meet is None or share.process_index == 0:
+            write_results(evaluation, store, bench.rebuild)
+        if meet is not None:
+            meet("written")
+        return evaluation.out / REPORT_NAME
 
 
 def _check_image_vae(evaluation: Evaluation) -> None:
@@ -156,10 +175,11 @@ class Bench:
 
     def measure(self, numbers: Sequence[int]) -> Iterator[int]:
         """Measures clips, and gives their numbers."""
-        size = self._evaluation.batch or jax.local_device_count()
-        for batch in _batches(self._read(numbers), size):
+        at_once = 1 if self._evaluation.protocol.frames is None else jax.local_device_count()
+        for batch in _batches(self._read(numbers), self._evaluation.batch or at_once):
             if clips := [clip for clip in batch.values() if clip is not None]:
-                self._measure(clips)
+                with _naming(clips):
+                    self._measure(clips)
             yield from batch
 
     def rebuild(self, name: str, clips: Sequence[Clip]) -> np.ndarray:
@@ -178,7 +198,7 @@ class Bench:
         else:
             recons = opened(videos, numbers)
         if not np.isfinite(recons).all():
-            raise ConfigError(f"{name} gives pixels that are no numbers for {clips[0].info.name}.")
+            raise ConfigError(f"{name} gives pixels that are no numbers.")
         return recons, posterior
 
     @functools.cached_property
@@ -202,7 +222,9 @@ class Bench:
 
         def job(number: int) -> Iterator[Clip | LeftOut]:
             try:
-                yield self._evaluation.clips[number]
+                clip = self._evaluation.clips[number]
+                self._require_size(clip)
+                yield clip
             except ConfigError as error:
                 yield LeftOut(self._evaluation.clips.name(number), " ".join(str(error).split()))
 
@@ -214,9 +236,23 @@ class Bench:
                 clip = None
             yield number, clip
 
+    def _require_size(self, clip: Clip) -> None:
+        """Refuses a clip that is smaller than one latent of some model."""
+        least = max(contender.spatial_compression for contender in self._evaluation.contenders)
+        if min(clip.info.height, clip.info.width) < least:
+            raise ConfigError(
+                f"{clip.info.name} has {clip.info.width}x{clip.info.height} pixels; these models "
+                f"need {least}x{least} at least."
+            )
+
     def _measure(self, batch: Sequence[Clip]) -> None:
         evaluation, store = self._evaluation, self._store
         for clip in batch:
+            before = store.clip(clip.number)
+            if isinstance(before, ClipInfo) and before != clip.info:
+                raise ConfigError(
+                    f"not the file that it was when {evaluation.out} was begun: name another --out."
+                )
             store.write_clip(clip.number, clip.info)
         self._image_posteriors = {}
         for contender in evaluation.contenders:
@@ -274,6 +310,16 @@ class Bench:
         if self._evaluation.protocol.pixels == "float":
             return np.asarray(to_float(videos))
         return videos
+
+
+@contextlib.contextmanager
+def _naming(clips: Sequence[Clip]) -> Iterator[None]:
+    """Says which clips an error is about."""
+    try:
+        yield
+    except ConfigError as error:
+        names = ", ".join(clip.info.name for clip in clips)
+        raise ConfigError(f"{names}: {error}") from error
 
 
 def _batches(

@@ -25,7 +25,7 @@ RESULTS = "results.json"
 INPUT = "_input"
 """In place of a contender's name: what is measured of the clips themselves."""
 
-_NAME = re.compile(r"[\w.+-][\w .+-]*")
+_NAME = re.compile(r"[\w+-][\w .+-]*")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,19 +54,31 @@ class Store:
         """
         path, text = self.folder / BEGUN, json.dumps(settings, indent=2)
         settings = json.loads(text)  # as they will be read: with lists for tuples
-        if path.exists():
-            begun = _read(path)
-            if differing := sorted(k for k in settings | begun if settings.get(k) != begun.get(k)):
-                raise ConfigError(
-                    f"{self.folder} was begun with other {', '.join(differing)}: "
-                    f"name another --out, or remove it."
-                )
-            return
-        # Another process may be about to write the file.
-        if self.folder.is_dir() and {path.name for path in self.folder.iterdir()} - {"clips"}:
-            raise ConfigError(f"{self.folder} holds something else: name another --out.")
-        (self.folder / "clips").mkdir(parents=True, exist_ok=True)
-        _write(path, text.encode())
+        if not path.exists():
+            strangers = self._files() - {"clips", "scores"}
+            # Another process may have written it meanwhile.
+            if strangers and not path.exists():
+                raise ConfigError(f"{self.folder} holds something else: name another --out.")
+            self.folder.mkdir(parents=True, exist_ok=True)
+            _write(path, text.encode(), exclusive=True)
+        begun = _read(path)
+        differing = sorted(key for key in settings | begun if settings.get(key) != begun.get(key))
+        if differing and any(self.folder.glob("scores/*/*.npz")):
+            raise ConfigError(
+                f"{self.folder} was begun with other {', '.join(differing)}: "
+                f"name another --out, or remove it."
+            )
+        if differing:  # what had failed at once
+            for clip in self.folder.glob("clips/*.json"):
+                clip.unlink(missing_ok=True)
+            _write(path, text.encode())
+        (self.folder / "clips").mkdir(exist_ok=True)
+
+    def _files(self) -> set[str]:
+        """What is in the folder, but for files that are being written."""
+        if not self.folder.is_dir():
+            return set()
+        return {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
 
     def enter(self, contender: Contender) -> None:
         """Adds a contender.
@@ -81,13 +93,16 @@ class Store:
             )
         path = self._scores(contender.name) / "contender.json"
         if path.exists():
-            before = _read(path)
-            if (before["kind"], before["sha256"]) != (contender.kind, contender.sha256):
+            before, now = _read(path), contender.record()
+            told = now.keys() - {"weights", "description"}
+            differing = sorted(key for key in told if now[key] != before.get(key))
+            if not differing:
+                return
+            if any(path.parent.glob("*.npz")):
                 raise ConfigError(
-                    f"{contender.name} was other weights when {self.folder} was begun: give it "
-                    "another name (NAME=PATH), or name another --out."
+                    f"{contender.name} had other {', '.join(differing)} when {self.folder} was "
+                    "begun: give it another name (NAME=PATH), or name another --out."
                 )
-            return
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, json.dumps(contender.record(), indent=2).encode())
 
@@ -140,10 +155,12 @@ class Store:
         _write(path, json.dumps(results, indent=1, allow_nan=False).encode())
         return path
 
-    def results(self) -> dict[str, Any] | None:
-        """All figures, None before the end."""
-        path = self.folder / RESULTS
-        return _read(path) if path.exists() else None
+    def clear(self) -> None:
+        """Removes what killed processes had begun to write; for when nothing is measured any
+        more."""
+        for pattern in ("clips/.*", "scores/*/.*"):
+            for path in self.folder.glob(pattern):
+                path.unlink(missing_ok=True)
 
     def _scores(self, name: str) -> Path:
         return self.folder / "scores" / name
@@ -162,11 +179,16 @@ def _read(path: Path) -> dict[str, Any]:
         raise ConfigError(f"{path} is damaged: {error}. Name another --out.") from error
 
 
-def _write(path: Path, data: bytes) -> None:
-    """All of a file, or nothing of it; processes may write the same one."""
+def _write(path: Path, data: bytes, *, exclusive: bool = False) -> None:
+    """All of a file, or nothing of it; processes may write the same one, and with `exclusive` the
+    first one's stays."""
     with _partial(path) as partial:
         partial.write_bytes(data)
-        os.replace(partial, path)
+        if not exclusive:
+            os.replace(partial, path)
+            return
+        with contextlib.suppress(FileExistsError):
+            os.link(partial, path)
 
 
 @contextlib.contextmanager

@@ -1,6 +1,5 @@
 """From what was measured of every clip to the figures of a table, on the host in float64."""
 
-import itertools
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
@@ -129,14 +128,16 @@ def _series(
 
 
 def _over_time(series: list[np.ndarray]) -> list[float]:
-    """Means over clips, as long as half of the clips last."""
-    length = int(np.median([len(values) for values in series]))
-    columns = itertools.islice(itertools.zip_longest(*series, fillvalue=np.nan), length)
-    return [float(np.nanmean(column)) for column in columns]
+    """Means over the clips that last as long as half of all do, so far: the same ones at every
+    frame, or a curve would jump where clips end."""
+    length = int(np.ceil(np.median([len(values) for values in series])))
+    return np.mean([v[:length] for v in series if len(v) >= length], axis=0).tolist()
 
 
 def _by_position(series: list[np.ndarray], period: int) -> list[float | None]:
-    """Means over frames of a position, then over clips."""
+    """Means over frames of a position, then over the clips that have all positions that half of
+    the clips have; None for the others."""
     means = np.stack([by_position(values[None], period) for values in series])
-    known = np.isfinite(means).any(axis=0)
-    return [float(np.nanmean(means[:, i])) if known[i] else None for i in range(len(known))]
+    shown = np.isfinite(means).mean(axis=0) >= 0.5
+    whole = means[np.isfinite(means[:, shown]).all(axis=1)]
+    return [float(whole[:, i].mean()) if shown[i] else None for i in range(len(shown))]

@@ -26,8 +26,18 @@ def test_many_clips_are_drawn_in_parts_with_the_same_interval():
     assert low < mean < high
 
 
-def test_unknown_values_are_left_out_and_one_has_no_interval():
+def test_unknown_values_are_left_out_and_few_clips_have_no_interval():
     assert mean_interval(np.array([np.nan, 2.0])) == (2.0, None, None)
     assert mean_interval(np.array([np.nan])) == (None, None, None)
     assert mean_interval(np.array([])) == (None, None, None)
-    assert mean_interval(np.array([5.0, 5.0, np.nan])) == (5.0, 5.0, 5.0)
+    assert mean_interval(np.arange(5.0)) == (2.0, None, None)
+    assert mean_interval(np.array([5.0] * 6 + [np.nan])) == (5.0, 5.0, 5.0)
+
+
+@pytest.mark.parametrize("clips", [6, 14])
+def test_nineteen_of_twenty_intervals_hold_the_true_mean(clips):
+    """Of 400, binomially: 0.95 with a deviation of 0.011; the plain percentile interval of 6 clips
+    holds it 87 times in 100. 0.92 leaves room for the bootstrap being no exact method."""
+    rng = np.random.default_rng(0)
+    intervals = [mean_interval(rng.normal(0, 1, clips)) for _ in range(400)]
+    assert np.mean([low <= 0 <= high for _, low, high in intervals]) > 0.92

@@ -78,6 +78,13 @@ def test_small_frames_leave_out_what_is_not_defined_on_them():
     assert found.keys() == {"mse"}
 
 
+def test_seams_alone_come_without_what_they_are_made_from():
+    recon, video = pair(7, 12, 12, 3)
+    protocol = Protocol(metrics=("seams",), chunk_frames=4)
+    found = Measure(protocol, Networks())(recon, video, tile_borders=([], []))
+    assert found.keys() == {"chunk_seam"}
+
+
 def test_all_devices_take_part():
     run = Measure(FRAME_METRICS, Networks())
     seen = []

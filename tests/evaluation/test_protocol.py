@@ -42,6 +42,8 @@ def test_a_file_is_a_protocol_and_what_it_leaves_out_has_a_default(tmp_path):
 def test_hash_depends_on_every_field_but_the_description():
     before = Protocol()
     assert dataclasses.replace(before, description="x").hash == before.hash
+    metrics = (*before.metrics[::-1], "psnr")
+    assert dataclasses.replace(before, metrics=metrics).hash == before.hash
     changed = {
         "media": "image",
         "frames": 5,
@@ -76,6 +78,9 @@ def test_hash_depends_on_every_field_but_the_description():
         ('tile = "big"', "tile must be a whole number or auto or whole, not 'big'"),
         ("fps = 30", "fps must be positive, and needs frames"),
         ("frames = 9\nfps = -1", "fps must be positive"),
+        ("frames = 9\nfps = inf", "fps must be positive"),
+        ("frames = 9\nfps = nan", "fps must be positive"),
+        ('metrics = ["time", "compatibility"]', "compatibility is told in metrics of frames"),
         ('media = "image"\nframes = 9', "images have one frame"),
         ("spectrum_window = 7", "spectrum_window must be even"),
         ("frames = ", "is no protocol that can be read"),

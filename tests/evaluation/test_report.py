@@ -115,7 +115,11 @@ def test_every_metric_is_defined(page, results):
 def test_the_best_value_of_each_row_is_marked(page):
     marked = re.findall(r'class="value best">([^<]+)<', page.source)
     psnr, _, _, flicker, seams, _ = marked
-    assert (psnr, flicker, seams) == ("31.16", "2.25", "0.997")  # linear flickers least, but is no model
+    assert (psnr, flicker, seams) == (
+        "31.16",
+        "2.25",
+        "0.997",
+    )  # linear flickers least, but is no model
 
 
 def test_the_headline_compares_what_compresses_alike(results):

@@ -125,17 +125,21 @@ def counted(found: str | None, count: tuple[int, int, int] | None) -> str | None
 
 
 def answer(results: Results) -> Answer:
-    """The best of the contenders that compress as the reference does, beside the next one.
+    """The best of the models that compress as the reference does, beside the next one; what the
+    reference reaches, where it is alone.
 
-    What keeps more numbers (an image VAE frame by frame) is no fair rival; only where no other
-    contender compresses alike are all compared.
+    What keeps more numbers (an image VAE frame by frame) is no fair rival, and a baseline that
+    keeps some frames exactly has 100 dB on them.
     """
     metric, reference = first_metric(results), results["reference"]
     if metric is None:
         return Answer(Markup("No scores yet."), "The reference has no value of any metric.")
-    names = [c["name"] for c in results["contenders"] if _has(results, c["name"], metric)]
-    alike = [name for name in names if _compression(results, name) == _compression(results)]
-    rivals = alike if len(alike) > 1 else names
+    models = [c["name"] for c in results["contenders"] if not is_baseline(c)]
+    rivals = [
+        name
+        for name in models
+        if _has(results, name, metric) and _compression(results, name) == _compression(results)
+    ]
     if len(rivals) == 1:
         value = _quantity(metric, value_of(results, reference, metric))
         interval = numbers.span(*ends(score(results, reference, metric)), metric["digits"])

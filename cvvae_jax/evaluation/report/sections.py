@@ -21,6 +21,7 @@ class Player:
     why: str
     psnr: str
     frames: int | None
+    of: int | None
     source: str
 
 
@@ -150,7 +151,7 @@ def players(results: Results, folder: Path) -> list[tuple[str, int, list[Player]
     Raises:
         ConfigError: an example's file is missing, or lies outside the folder.
     """
-    groups, frames = [], {clip["name"]: clip["frames"] for clip in results["data"]["clips"]}
+    groups, whole = [], {clip["name"]: clip["frames"] for clip in results["data"]["clips"]}
     for color, contender in enumerate(results["contenders"]):
         name = contender["name"]
         found = [
@@ -158,7 +159,8 @@ def players(results: Results, folder: Path) -> list[tuple[str, int, list[Player]
                 clip=example["clip"],
                 why=example["why"],
                 psnr=numbers.fixed(example.get("psnr"), 2),
-                frames=frames.get(example["clip"]),
+                frames=example.get("frames", whole.get(example["clip"])),
+                of=whole.get(example["clip"]),
                 source=_data_uri(folder, example["media"]),
             )
             for example in results.get("examples") or []
