@@ -198,25 +198,27 @@ def _floats(video: np.ndarray) -> np.ndarray:
 def _matrices(pair: _Pair, recon: np.ndarray, own: np.ndarray, *, seen: np.ndarray) -> Measured:
     """`matrix` and `color_shift`; `recon` and `seen` are what D_v and D_i show of E_v's latents."""
     shown, singles = pair.images(own), _encoded_alone(pair)
+    # One after the other: each is as large as the video in float32.
     of_video = {
-        "Ei-Di": pair.held(shown),
-        "Ei-Dv": pair.together(own),
-        "Ev-Di": pair.held(seen),
-        "Ev-Dv": recon,
+        "Ei-Di": lambda: pair.held(shown),
+        "Ei-Dv": lambda: pair.together(own),
+        "Ev-Di": lambda: pair.held(seen),
+        "Ev-Dv": lambda: recon,
     }
     of_images = {
-        "Ei-Di": shown,
-        "Ei-Dv": pair.alone(own),
-        "Ev-Di": pair.images(singles),
-        "Ev-Dv": pair.alone(singles),
+        "Ei-Di": lambda: shown,
+        "Ei-Dv": lambda: pair.alone(own),
+        "Ev-Di": lambda: pair.images(singles),
+        "Ev-Dv": lambda: pair.alone(singles),
     }
     found = {}
-    for cell, recon in of_video.items():
-        found |= _named(f"matrix/video/{cell}", pair.scores(recon, pair.target))
-        shift = (np.clip(recon, -1, 1) - pair.target).mean(axis=(1, 2, 3), dtype=np.float64)
+    for cell, make in of_video.items():
+        shown_video = make()
+        found |= _named(f"matrix/video/{cell}", pair.scores(shown_video, pair.target))
+        shift = (np.clip(shown_video, -1, 1) - pair.target).mean(axis=(1, 2, 3), dtype=np.float64)
         found[f"color_shift/{cell}"] = (127.5 * shift).astype(np.float32)
-    for cell, recon in of_images.items():
-        scores = pair.scores(recon, pair.target[:, pair.keys])
+    for cell, make in of_images.items():
+        scores = pair.scores(make(), pair.target[:, pair.keys])
         found |= _named(f"matrix/image/{cell}", scores)
     return found
 
