@@ -86,8 +86,8 @@ def _has_course(arrays: Arrays) -> bool:
 FIGURES = (
     Figure(
         *("psnr", "PSNR", "dB", "higher", 2, "frames"),
-        "Peak signal-to-noise ratio of every frame, peak 2 for values in [-1, 1], at most 100 dB; "
-        "the mean over frames, then over clips.",
+        "Peak signal-to-noise ratio of every frame, peak 2 for values in [-1, 1], at most 100 dB, "
+        "which frames count that are kept exactly; the mean over frames, then over clips.",
         _psnr,
     ),
     Figure(
