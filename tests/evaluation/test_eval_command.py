@@ -382,5 +382,5 @@ def test_every_metric_of_every_kind_of_model(models, tmp_path):
         for key in shown - {"chunk_seam", "tile_seam"}:
             assert found["scores"][name][key]["value"] is not None, (name, key)
     assert found["compatibility"].keys() == {"video"}
-    assert found["not_measured"] == []
+    assert [each["metric"] for each in found["not_measured"]] == ["MS-SSIM"]  # takes 176 pixels
     assert len(found["series"]["video"]["psnr_over_time"]) == 13  # half of the clips last longer
