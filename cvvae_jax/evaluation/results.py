@@ -69,7 +69,11 @@ def write_results(evaluation: "Evaluation", store: Store, rebuild: RebuildClips)
         )
     store.clear()
     results = {
-        "protocol": {"name": evaluation.name} | evaluation.settings["protocol"],
+        "protocol": {
+            "name": evaluation.name,
+            "hash": evaluation.protocol.hash,
+            **dataclasses.asdict(evaluation.protocol),
+        },
         "data": {
             "place": evaluation.data,
             "hash": evaluation.clips.hash,

@@ -83,7 +83,7 @@ class Evaluation:
     def settings(self) -> dict:
         """What all figures of a folder must have in common."""
         return {
-            "protocol": dataclasses.asdict(self.protocol) | {"hash": self.protocol.hash},
+            "protocol": self.protocol.hash,
             "data": {"files": len(self.clips), "names": self.clips.hash},
             "matmul precision": jax.config.jax_default_matmul_precision,
             "networks": {name: file.sha256 for name, file in sorted(self.networks.items())},

@@ -2,6 +2,7 @@
 
 import dataclasses
 import multiprocessing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -71,3 +72,16 @@ def test_path_that_is_there_is_no_name(tmp_path, monkeypatch):
     assert named_path("a=b")[0] == "a=b"
     assert named_path("c=b") == ("c", type(tmp_path)("b"))
     assert named_path("runs/x=1/model")[0] == "model"
+
+
+def test_recipe_stands_for_its_run_folder(tmp_path):
+    recipe, run = tmp_path / "mine.py", tmp_path / "runs" / "first"
+    quickstart = str(Path(__file__).parents[2] / "configs" / "quickstart.py")
+    recipe.write_text(
+        "import dataclasses\nfrom cvvae_jax.recipe import load_recipe\ndef get_config():\n"
+        f"    return dataclasses.replace(load_recipe({quickstart!r}), workdir={str(run)!r})\n"
+    )
+    with pytest.raises(ConfigError, match=r"mine\.py has not been run: there is no folder"):
+        named_path(str(recipe))
+    run.mkdir(parents=True)
+    assert named_path(str(recipe)) == ("first", run)

@@ -1,0 +1,49 @@
+"""docs/evaluation.md names everything there is, and what it says can be typed in."""
+
+import dataclasses
+import re
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from cvvae_jax.cli.evaluate import Evaluate
+from cvvae_jax.data.latents.options import Share
+from cvvae_jax.evaluation.figures import FIGURES
+from cvvae_jax.evaluation.protocol import Metric, Protocol
+
+TEXT = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+
+
+def test_documented_python_runs():
+    names = {}
+    [block] = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
+    exec(block, names)
+    assert [scores.shape for scores in names["per_frame"]] == [(2, 9), (2, 9)]
+    assert names["levels"].shape == (2,)
+    assert names["distance"] > 0
+
+
+def test_documented_options_are_there():
+    there = {field.name for kind in (Evaluate, Share) for field in dataclasses.fields(kind)}
+    there |= {"loss.compat_weight"}  # train.py's
+    named = {name.replace("-", "_") for name in re.findall(r"--([a-z0-9][\w.-]*)", TEXT)}
+    assert named <= there
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [field.name for field in dataclasses.fields(Protocol) if field.name != "description"],
+        get_args(Metric),
+    ],
+    ids=["fields", "metrics"],
+)
+def test_all_of_a_protocol_is_documented(names):
+    assert not [name for name in names if f"`{name}`" not in TEXT]
+
+
+def test_all_figures_are_documented():
+    assert not [
+        f.label for f in FIGURES if f.label.split(" (")[0] not in TEXT and f.key not in TEXT
+    ]
