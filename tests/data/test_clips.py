@@ -76,7 +76,7 @@ def test_even_videos_give_even_clips_wherever_they_lie():
     """A time right between two frames is as near to both: rounding must not choose."""
     for count in range(18, 400, 3):
         for position in (1 / 6, 1 / 4, 1 / 2, 3 / 4):
-            chosen = clips._at_rate(np.arange(count) / 29.97, 17, 29.97, position)
+            chosen = clips.numbers_at_rate(np.arange(count) / 29.97, 17, 29.97, position)
             assert set(np.diff(chosen)) == {1}, (count, position)
 
 
@@ -94,7 +94,7 @@ def test_short_video_holds_its_last_frame(tmp_path, fps):
 def test_rates_follow_the_times_of_uneven_frames():
     """Ten frames a second for a second, then 30: at 5 a second, every second and every sixth."""
     times = np.concatenate([np.arange(10) / 10, 1 + np.arange(31) / 30])
-    chosen = clips._at_rate(times, 11, 5.0, 0.0)
+    chosen = clips.numbers_at_rate(times, 11, 5.0, 0.0)
     np.testing.assert_array_equal(chosen, [0, 2, 4, 6, 8, 10, 16, 22, 28, 34, 40])
 
 
