@@ -87,6 +87,7 @@ def test_losses_and_gradients_equal_those_of_one_device(shape, name):
         assert_gradients_equal(getattr(grads, part), getattr(expected, part), tolerance=1e-4)
 
 
+@pytest.mark.slow
 def test_step_with_sharded_moments_and_averages_equals_that_of_one_device():
     """Every logged number, norms of gradients and updates too; 1e-4 as above. Single parameters
     are not compared: Adam's first steps turn the rounding of a zero gradient into a full step."""

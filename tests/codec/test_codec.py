@@ -190,6 +190,7 @@ def test_plans_that_cut_nothing_are_the_same(vae, clip):
         np.testing.assert_array_equal(one_device(vae, **options).encode(video).values, whole.values)
 
 
+@pytest.mark.slow
 def test_inside_of_a_tile_is_that_tile_alone(vae, clip):
     """Latents 0 to 6 and 5 to 9 of 9 with tiles of 6, of which one is shared; frames likewise."""
     video, codec = clip(1, 16, 72), one_device(vae, tile=48, overlap=0.2)

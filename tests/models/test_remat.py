@@ -71,7 +71,7 @@ CASES = {
 
 
 # Programs with a backward pass take long to compile; tests of whole steps go through all networks.
-QUICK = ("spatial_temporal", "discriminator")
+QUICK = ("discriminator",)
 
 
 @pytest.fixture(

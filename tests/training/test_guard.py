@@ -102,6 +102,7 @@ def test_checkpoint_that_is_still_being_written_is_waited_for(config, monkeypatc
     assert saved_guard(config, 9)["data_offset"] == 2
 
 
+@pytest.mark.slow
 def test_second_divergence_ends_the_run_with_advice(config, monkeypatch):
     Feed(config, monkeypatch, bad={1, 2, 9, 10})
     with pytest.raises(ConfigError, match="video VAE diverged again at step 7: 2 updates in a row"):
@@ -134,6 +135,7 @@ def test_resumed_run_goes_on_where_its_data_were(config, monkeypatch):
     }
 
 
+@pytest.mark.slow
 def test_no_checkpoint_is_made_while_updates_are_skipped(config, monkeypatch):
     """What it would hold may be the cause. The last step has one whatever happens."""
     Feed(config, monkeypatch, bad={5, 8})
@@ -158,6 +160,7 @@ def test_signal_is_heard_though_the_run_goes_back(config, monkeypatch):
     assert (Path(config.workdir) / "checkpoints/4/state").exists()
 
 
+@pytest.mark.slow
 def test_without_a_checkpoint_it_goes_back_to_the_beginning_and_needs_room_for_one_state(
     config, monkeypatch
 ):
