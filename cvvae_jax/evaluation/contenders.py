@@ -26,7 +26,7 @@ from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.pixels import to_float, to_uint8
 from cvvae_jax.recipe import load_recipe
 
-Baseline = Literal["nearest", "linear", "bicubic"]
+BaselineName = Literal["nearest", "linear", "bicubic"]
 """Every k-th frame kept and the others filled in, k the temporal compression of the first model:
 the nearest kept frame, or linear between two; or every frame bicubically down to the height and
 width of its latents, and up."""
@@ -59,7 +59,7 @@ class Contender:
     latent_channels: int | None
     dtype: str | None
     """Type of the computation."""
-    open: Callable[[Protocol], "Rebuild"] = dataclasses.field(compare=False)
+    open: Callable[[Protocol], "Model | Baseline"] = dataclasses.field(compare=False)
     """Loads the model."""
 
     @property
@@ -74,11 +74,6 @@ class Contender:
         return {name: getattr(self, name) for name in sorted(fields)}
 
 
-Rebuild = Callable[[Pixels, UInt32[np.ndarray, " b"]], Pixels]
-"""From videos (b, t, h, w, 3), uint8 or float, and the numbers of their clips to reconstructions of
-the same type and shape."""
-
-
 class Model:
     """A loaded model: videos through its latents and back."""
 
@@ -90,10 +85,6 @@ class Model:
             tile=protocol.tile,
             devices=jax.local_devices(),
         )
-
-    def __call__(self, videos: Pixels, numbers: UInt32[np.ndarray, " b"]) -> Pixels:
-        """Encodes and decodes."""
-        return self.decode(self.codec.posterior(videos), videos, numbers)
 
     def decode(
         self, posterior: DiagonalGaussian, videos: Pixels, numbers: UInt32[np.ndarray, " b"]
@@ -126,6 +117,19 @@ class Model:
             _inside({end for span in own for end in (span.start, span.stop)}, length)
             for own, length in zip(spans, (height, width), strict=True)
         )
+
+
+class Baseline:
+    """A function of videos in [-1, 1], for videos of either type."""
+
+    def __init__(self, function: Callable[[Array], Array]):
+        self._function = jax.jit(function)
+
+    def rebuild(self, videos: Pixels) -> Pixels:
+        """Videos of the same type and shape."""
+        if videos.dtype != np.uint8:
+            return np.asarray(self._function(videos))
+        return np.asarray(to_uint8(self._function(to_float(videos))))
 
 
 def _inside(borders: set[int], length: int) -> list[int]:
@@ -174,7 +178,7 @@ def model_contender(argument: str, *, dtype: DType | None = None) -> Contender:
 
 
 def _vaes() -> list[str]:
-    return [kind for kind in _DESCRIPTIONS if kind not in get_args(Baseline)]
+    return [kind for kind in _DESCRIPTIONS if kind not in get_args(BaselineName)]
 
 
 def named_path(argument: str) -> tuple[str, Path]:
@@ -191,7 +195,7 @@ def named_path(argument: str) -> tuple[str, Path]:
     return name or (resolved.name if resolved.is_dir() else resolved.stem), path
 
 
-def baseline_contender(kind: Baseline, like: Contender) -> Contender:
+def baseline_contender(kind: BaselineName, like: Contender) -> Contender:
     """A baseline that resamples to the latent grid of a model."""
     time, space = like.temporal_compression, like.spatial_compression
     functions = {
@@ -210,15 +214,8 @@ def baseline_contender(kind: Baseline, like: Contender) -> Contender:
         spatial_compression=space if kind == "bicubic" else 1,
         latent_channels=None,
         dtype=None,
-        open=lambda protocol: functools.partial(_without_model, jax.jit(functions[kind])),
+        open=lambda protocol: Baseline(functions[kind]),
     )
-
-
-def _without_model(function: Callable, videos: Pixels, numbers: UInt32[np.ndarray, " b"]) -> Pixels:
-    """A function of videos in [-1, 1] for videos of either type."""
-    if videos.dtype != np.uint8:
-        return np.asarray(function(videos))
-    return np.asarray(to_uint8(function(to_float(videos))))
 
 
 def image_vae_of(path: Path) -> Path | None:

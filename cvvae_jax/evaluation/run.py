@@ -16,7 +16,7 @@ from cvvae_jax.data.latents.options import Share
 from cvvae_jax.data.resuming import Track, interruptible, named_errors
 from cvvae_jax.evaluation.clips import Clip, ClipInfo, Clips
 from cvvae_jax.evaluation.compatibility import measure_compatibility
-from cvvae_jax.evaluation.contenders import Contender, Model, Rebuild
+from cvvae_jax.evaluation.contenders import Baseline, Contender, Model
 from cvvae_jax.evaluation.measure import Arrays, Measure, Networks
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.evaluation.report.page import REPORT_NAME
@@ -169,7 +169,7 @@ class Bench:
 
     def __init__(self, evaluation: Evaluation, store: Store):
         self._evaluation, self._store = evaluation, store
-        self._opened: dict[str, Rebuild] = {}
+        self._opened: dict[str, Model | Baseline] = {}
         # Of the clips at hand: every model is compared with the same ones.
         self._image_posteriors: dict[tuple[int, ...], DiagonalGaussian] = {}
 
@@ -196,7 +196,7 @@ class Bench:
             posterior = opened.codec.posterior(videos)
             recons = opened.decode(posterior, videos, numbers)
         else:
-            recons = opened(videos, numbers)
+            recons = opened.rebuild(videos)
         if not np.isfinite(recons).all():
             raise ConfigError(f"{name} gives pixels that are no numbers.")
         return recons, posterior
@@ -211,7 +211,7 @@ class Bench:
         found = self._evaluation.image_vae
         return None if found is None else found.open(self._evaluation.protocol)
 
-    def _open(self, name: str) -> Rebuild:
+    def _open(self, name: str) -> Model | Baseline:
         if name not in self._opened:
             [contender] = [c for c in self._evaluation.contenders if c.name == name]
             self._opened[name] = contender.open(self._evaluation.protocol)
