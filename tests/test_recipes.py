@@ -53,7 +53,13 @@ def settings(value, prefix="") -> dict:
     return found
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+@pytest.mark.parametrize(
+    "recipe",
+    [
+        pytest.param(recipe, marks=pytest.mark.slow if "/ablations/" in recipe else ())
+        for recipe in RECIPES
+    ],
+)
 def test_recipe_can_be_planned_before_its_files_are_there(recipe, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     config = parse_train_config([str(ROOT / recipe)])

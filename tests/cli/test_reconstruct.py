@@ -136,6 +136,7 @@ def test_unknown_commands_are_named(capsys):
     assert main([]) == 2
 
 
+@pytest.mark.slow
 def test_interrupted_process_exits_with_130_while_the_device_works(tmp_path, weights):
     source = make_video(tmp_path / "in.mp4", frames=17, height=256, width=320)
     command = ["reconstruct", source, str(tmp_path / "out.mp4"), "--weights", weights]

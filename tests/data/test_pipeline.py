@@ -72,6 +72,7 @@ def test_processes_share_each_global_batch(folders, files, pairs):
             np.testing.assert_array_equal(joined[name].reshape(value.shape), value)
 
 
+@pytest.mark.slow
 def test_workers_do_not_change_the_stream(folders):
     for workers in (1, 2):
         with_workers = take(4, MIXED, DataConfig(**folders, workers=workers), start_step=3)

@@ -74,7 +74,14 @@ SIZES = [(5, 8, 6), (2, 7, 9), (1, 4, 5)]
 
 @pytest.mark.parametrize("space", [KEEPING, DOUBLING], ids=["keeping", "doubling"])
 @pytest.mark.parametrize("time", [KEEPING, ALONE], ids=["3d", "per_frame"])
-@pytest.mark.parametrize("piece", [1, 5000, 2**25], ids=["many_pieces", "some", "one"])
+@pytest.mark.parametrize(
+    "piece",
+    [
+        pytest.param(1, id="many_pieces"),
+        pytest.param(5000, id="some", marks=pytest.mark.slow),
+        pytest.param(2**25, id="one"),
+    ],
+)
 def test_few_products_equal_definition(monkeypatch, space, time, piece):
     """In pieces of a few rows, of a few frames, and all at once; odd sizes are no whole tiles."""
     monkeypatch.setattr(few_products, "_PIECE_BYTES", piece)

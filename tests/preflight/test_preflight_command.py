@@ -45,6 +45,7 @@ def folder(tmp_path_factory):
     return tmp_path_factory.mktemp("preflight")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("split_small_arrays")
 def test_parts_of_memory_are_all_of_it(folder):
     stage, step = compiled(folder, "cpu:8", 8)

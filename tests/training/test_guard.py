@@ -110,6 +110,7 @@ def test_second_divergence_ends_the_run_with_advice(config, monkeypatch):
     assert (Path(config.workdir) / "checkpoints/3/weights").exists()
 
 
+@pytest.mark.slow
 def test_resumed_run_goes_on_where_its_data_were(config, monkeypatch):
     """Killed at step 8, after a rollback that left out two batches; the checkpoint is of 6."""
     feed = Feed(config, monkeypatch, bad={3, 4})
