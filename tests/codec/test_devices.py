@@ -50,7 +50,7 @@ def both_ways(vae, video, codec) -> tuple[np.ndarray, np.ndarray]:
     ("batch", "tile"),
     [
         pytest.param(1, "whole", marks=pytest.mark.slow),
-        (2, "whole"),
+        pytest.param(2, "whole", marks=pytest.mark.slow),
         (1, 24),
         pytest.param(2, 24, marks=pytest.mark.slow),
     ],

@@ -104,7 +104,7 @@ VARIANTS = [
 @pytest.mark.parametrize(
     ("quant_conv", "variant"),
     [
-        pytest.param(quant_conv, variant, marks=pytest.mark.slow if quant_conv else ())
+        pytest.param(quant_conv, variant, marks=pytest.mark.slow if quant_conv or variant else ())
         for quant_conv in (True, False)
         for variant in VARIANTS
     ],
