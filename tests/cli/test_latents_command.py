@@ -73,6 +73,7 @@ def test_records_are_the_posteriors_of_the_codec(corpus, weights, tmp_path, caps
     assert "is complete already" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_samples_depend_on_the_seed_and_the_place_in_the_source_alone(corpus, weights, tmp_path):
     """Two processes, which finish in the other order, against one; another batch, another seed."""
     options = ["--weights", weights, "--sample", "--clip-frames", "5", "--size", "16"]

@@ -39,6 +39,7 @@ def whole_with_gan():
     return compiled_gradients(loss=WITH_GAN)(first_state(), BATCH, frozen_networks())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_parts_with_a_gan_have_the_adaptive_weight_of_the_whole_batch(devices, whole_with_gan):
     """1e-4, as the weight is a ratio of gradients that are rounded themselves. Parts with a weight

@@ -53,6 +53,7 @@ def finished(image_vae, no_evaluations, tmp_path) -> TrainConfig:
     return config
 
 
+@pytest.mark.slow
 def test_run_logs_both_networks_and_ends_the_same_after_a_signal(
     finished, image_vae, tmp_path, monkeypatch
 ):

@@ -94,6 +94,7 @@ def test_run_goes_back_to_its_checkpoint_and_on_behind_the_bad_batches(config, m
     assert "going back to step 3" in (Path(config.workdir) / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_checkpoint_that_is_still_being_written_is_waited_for(config, monkeypatch):
     """Step 3 is saved in the background while the next two turn out bad."""
     feed = Feed(config, monkeypatch, bad={3, 4})
@@ -145,6 +146,7 @@ def test_no_checkpoint_is_made_while_updates_are_skipped(config, monkeypatch):
     assert {path.name for path in folder.iterdir()} == {"3", "9"}
 
 
+@pytest.mark.slow
 def test_signal_is_heard_though_the_run_goes_back(config, monkeypatch):
     """It comes with the batch whose step is one too many to be skipped."""
     feed = Feed(config, monkeypatch, bad={4, 5})

@@ -87,6 +87,7 @@ def test_reconstruction_gets_better(mode, mapping, dtype, updates):
     assert found[-3:].mean() > found[:3].mean() + 2.0
 
 
+@pytest.mark.slow
 def test_all_that_is_logged_is_float32_whatever_networks_compute_in():
     """bfloat16 keeps 8 bits of a number."""
     stage = StageConfig(1, (Bucket(5, 16, 2),), accumulate=2)
