@@ -165,13 +165,15 @@ class Programs:
         """Rows of pixels or latents that a device can take."""
         return self._vae.config.spatial_compression if direction == "encode" else 1
 
-    def _compile(
+    def trace(
         self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
-    ) -> Program:
+    ) -> jax.stages.Traced:
+        """The program for so many pieces (b, t, h, w, c) before it is lowered and compiled; of a
+        model's weights only shapes and types are looked at."""
         batch, frames, height, width, channels = shape
         unit = self._row_unit(direction)
         own = math.ceil(height / unit / share.split_rows) * share.split_rows
-        sharding = self._sharding(share)
+        sharding, whole = self._sharding(share), self._whole(share)
         local = functools.partial(
             _on_own_rows,
             apply=_moments if direction == "encode" else _DECODED[pixels],
@@ -181,19 +183,30 @@ class Programs:
         apply = jax.shard_map(
             local,
             mesh=self._mesh(share),
-            in_specs=(PartitionSpec(), sharding.spec),
+            in_specs=(whole.spec, sharding.spec),
             out_specs=sharding.spec,
+        )
+        weights = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=whole), self._vae
         )
         pieces = jax.ShapeDtypeStruct(
             (batch, frames, own * unit, width, channels),
             pixels if direction == "encode" else "float32",
             sharding=sharding,
         )
+        return jax.jit(apply).trace(weights, pieces)
+
+    def _compile(
+        self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
+    ) -> Program:
         start = time.monotonic()
-        compiled = jax.jit(apply).lower(self._weights(share), pieces).compile()
+        traced = self.trace(direction, shape, share=share, pixels=pixels)
+        compiled = traced.lower().compile()
         seconds = time.monotonic() - start
-        coming = math.prod(sharding.shard_shape(pieces.shape)) * pieces.dtype.itemsize
+        (_, pieces), _ = traced.in_avals
+        coming = math.prod(pieces.sharding.shard_shape(pieces.shape)) * pieces.dtype.itemsize
         program = Program(compiled, _bytes_needed(compiled) + coming)
+        batch, frames, height, width, _ = shape
         _log.info(
             "Compiled in %.1f s: %s %d x %d %s of %d x %d; a device needs %.3g GiB for it.",
             seconds,
@@ -218,10 +231,13 @@ class Programs:
         split = (_PIECES, None, rows.AXIS) if share.split_rows > 1 else (_PIECES,)
         return NamedSharding(self._mesh(share), PartitionSpec(*split))
 
+    def _whole(self, share: Share) -> NamedSharding:
+        return NamedSharding(self._mesh(share), PartitionSpec())
+
     def _weights(self, share: Share) -> VAE:
         """The model on every device: one copy, that every way of sharing sees."""
         if share not in self._placed:
-            whole = NamedSharding(self._mesh(share), PartitionSpec())
+            whole = self._whole(share)
             # Of what is there, the buffers are taken: a model may be gigabytes.
             known = next(iter(self._placed.values()), None)
             self._placed[share] = (

@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 from einops import rearrange
 from jax import lax
+from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from cvvae_jax import rows
@@ -208,25 +209,27 @@ def _in_few_products(video, kernel, *, pads, doubled):
     return _few_products(_padded(video, pads), kernel.astype(video.dtype), (time, space, space))
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2,))
+@functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _few_products(video, kernel, axes):
     return few_products.convolve(video, kernel, axes=axes)
 
 
-def _few_products_forward(video, kernel, axes):
-    return few_products.convolve(video, kernel, axes=axes), (video, kernel)
-
-
-def _few_products_backward(axes, arguments, cotangent):
-    """The gradient of the form of XLA's convolutions: one through all pieces would keep them."""
+@functools.partial(_few_products.defjvp, symbolic_zeros=True)
+def _few_products_tangent(axes, primals, tangents):
+    """Derivatives, forward and backward, are those of XLA's convolutions: going back through all
+    pieces would keep every one of them. A convolution is linear in the video and in the kernel."""
     doubled = axes[1] == DOUBLING
-    plain = functools.partial(
-        _in_kernels, form=summed, strides=_UNIT, pads=_NO_PADS, doubled=doubled
+    plain = jax.checkpoint(  # which keeps the video itself, not three copies of it, one a tap
+        functools.partial(_in_kernels, form=summed, strides=_UNIT, pads=_NO_PADS, doubled=doubled)
     )
-    return jax.vjp(plain, *arguments)[1](cotangent)
-
-
-_few_products.defvjp(_few_products_forward, _few_products_backward)
+    video, kernel = primals
+    video_tangent, kernel_tangent = tangents
+    terms = []
+    if not isinstance(video_tangent, SymbolicZero):
+        terms.append(plain(video_tangent, kernel))
+    if not isinstance(kernel_tangent, SymbolicZero):
+        terms.append(plain(video, kernel_tangent))
+    return _few_products(video, kernel, axes), sum(terms)
 
 
 def _of_frames(video, kernel, *, strides, pads):

@@ -123,6 +123,11 @@ def convolve(
         return lax.dynamic_update_slice(done, piece, write)
 
     empty = jnp.zeros((batch, *whole, kernel.shape[-1]), video.dtype)
+    # Inside a `shard_map` the loop's result differs from device to device, and its start, which is
+    # the same on all, has to be declared so.
+    types = (jax.typeof(array).manual_axis_type for array in (video, kernel))
+    varying = frozenset().union(*(kind.varying for kind in types))
+    empty = lax.pcast(empty, tuple(varying), to="varying")
     found = lax.fori_loop(0, int(np.prod(counts)), add_piece, empty)
     return found[:, : outputs[0], : outputs[1], : outputs[2]]
 

@@ -96,12 +96,16 @@ class Programs:
     def lower(self, update: Update, video_shape: tuple[int, ...]) -> Lowered:
         """A new program before it is compiled."""
         stage = self._job.stage
-        traced = self._trace(update, video_shape, stage)
+        traced = self.trace(update, video_shape)
         executed = flops = count_flops(traced.jaxpr)
         if stage.remat != "none" or stage.accumulate > 1:
             plain = dataclasses.replace(stage, remat="none", accumulate=1)
             flops = count_flops(self._trace(update, video_shape, plain).jaxpr)
         return Lowered(traced.lower(), traced.jaxpr, flops, executed)
+
+    def trace(self, update: Update, video_shape: tuple[int, ...]) -> jax.stages.Traced:
+        """A new program before it is lowered, for this or another platform."""
+        return self._trace(update, video_shape, self._job.stage)
 
     def _trace(
         self, update: Update, video_shape: tuple[int, ...], stage: StageConfig

@@ -30,6 +30,13 @@ def assert_same_with_gradients(form, other, video, kernel) -> None:
         assert jnp.abs(a - b).max() <= TOLERANCE * jnp.abs(b).max()
 
 
+@pytest.fixture
+def few_products_everywhere(monkeypatch):
+    """The threshold of few products below the sizes of tests."""
+    monkeypatch.setattr(conv_forms, "_MANY_OPERATIONS", 0)
+    monkeypatch.setattr(conv_forms, "_MANY_CHANNELS", 8)
+
+
 FORMS = [conv_forms.summed, conv_forms.inputs_joined, conv_forms.outputs_joined]
 
 
@@ -101,9 +108,8 @@ def test_few_products_equal_definition(monkeypatch, space, time, piece):
 
 
 @pytest.mark.parametrize("doubled", [False, True], ids=["keeping", "doubling"])
-def test_few_products_are_chosen_on_cpus_where_they_pay_with_gradients(monkeypatch, doubled):
-    monkeypatch.setattr(conv_forms, "_MANY_OPERATIONS", 0)
-    monkeypatch.setattr(conv_forms, "_MANY_CHANNELS", 8)
+@pytest.mark.usefixtures("few_products_everywhere")
+def test_few_products_are_chosen_on_cpus_where_they_pay_with_gradients(doubled):
     arguments = {"pads": ((1, 1), (1, 1)), "doubled": doubled}
     form = functools.partial(conv_forms.convolve, **arguments)
     definition = functools.partial(conv_forms.definition, strides=ONES, **arguments)
@@ -112,6 +118,111 @@ def test_few_products_are_chosen_on_cpus_where_they_pay_with_gradients(monkeypat
     assert "while" in jax.jit(form).lower(video, kernel).compile().as_text()
     narrow = jax.jit(form).lower(video[..., :4], kernel[..., :4, :])
     assert "while" not in narrow.compile().as_text()
+
+
+BORDERS = {"pads": ((1, 1), (1, 1))}
+
+
+@pytest.mark.parametrize("doubled", [False, True], ids=["keeping", "doubling"])
+@pytest.mark.usefixtures("few_products_everywhere")
+def test_few_products_have_derivatives_forward_and_back(doubled):
+    """Forward along each argument alone and along both; and J^T J, as singular values need it."""
+    form = functools.partial(conv_forms.convolve, **BORDERS, doubled=doubled)
+    definition = functools.partial(conv_forms.definition, strides=ONES, **BORDERS, doubled=doubled)
+    video, kernel = random(1, 5, 6, 6, 8), random(3, 3, 3, 8, 8)
+
+    def derivatives(form):
+        def of_video(v):
+            return form(v, kernel)
+
+        _, forward = jax.linearize(of_video, video)
+        (normal,) = jax.linear_transpose(forward, video)(forward(video[::-1]))
+        along_kernel = jax.jvp(functools.partial(form, video), (kernel,), (kernel[::-1],))[1]
+        along_both = jax.jvp(form, (video, kernel), (video[::-1], kernel[::-1]))[1]
+        return jax.jvp(of_video, (video,), (video[::-1],))[1], along_kernel, along_both, normal
+
+    for found, expected in zip(derivatives(form), derivatives(definition), strict=True):
+        assert jnp.abs(found - expected).max() <= TOLERANCE * jnp.abs(expected).max()
+
+
+@pytest.mark.parametrize("doubled", [False, True], ids=["keeping", "doubling"])
+@pytest.mark.usefixtures("few_products_everywhere")
+def test_few_products_inside_a_shard_map_equal_those_outside(doubled):
+    """Also where the kernel is the same on all devices, and its gradient their sum."""
+    video, kernel = random(8, 5, 6, 6, 8), random(3, 3, 3, 8, 8)
+    form = functools.partial(conv_forms.convolve, **BORDERS, doubled=doubled)
+    own = jax.P("pieces")
+    mesh = jax.make_mesh((8,), ("pieces",), axis_types=(jax.sharding.AxisType.Auto,))
+    split = jax.shard_map(form, mesh=mesh, in_specs=(own, jax.P()), out_specs=own)
+    assert "while" in jax.jit(split).lower(video, kernel).compile().as_text()
+    assert_same_with_gradients(split, form, video, kernel)
+
+
+@pytest.mark.parametrize("platform", ["tpu", "cuda"])
+@pytest.mark.usefixtures("few_products_everywhere")
+def test_other_platforms_get_one_convolution_and_its_two_gradients(platform):
+    """Nothing of the form for CPUs, which is traced as well, is left in their programs."""
+
+    def loss(video, kernel):
+        return jnp.sin(conv_forms.convolve(video, kernel, **BORDERS)).sum()
+
+    traced = jax.jit(jax.grad(loss, (0, 1))).trace(random(1, 5, 6, 6, 8), random(3, 3, 3, 8, 8))
+    text = traced.lower(lowering_platforms=(platform,)).as_text()
+    assert text.count("stablehlo.convolution") == 3
+    assert "stablehlo.while" not in text
+
+
+OPERATIONS = 2.0 * 4 * 8 * 8 * 27 * 128 * 128
+"""Of a convolution of 128 channels of 4 x 8 x 8."""
+
+
+@pytest.mark.parametrize(
+    ("channels", "operations", "dtype", "chosen"),
+    [
+        (128, OPERATIONS, "float32", True),
+        (128, OPERATIONS * 1.01, "float32", False),
+        (127, 0, "float32", False),
+        (128, OPERATIONS, "bfloat16", False),
+    ],
+    ids=["from", "fewer_operations", "fewer_channels", "fewer_digits"],
+)
+def test_few_products_are_chosen_from_their_thresholds_on(
+    monkeypatch, channels, operations, dtype, chosen
+):
+    assert conv_forms._MANY_CHANNELS == 128
+    monkeypatch.setattr(conv_forms, "_MANY_OPERATIONS", operations)
+    video = jax.ShapeDtypeStruct((1, 4, 8, 8, channels), dtype)
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, channels, channels), dtype)
+    form = functools.partial(conv_forms.convolve, **BORDERS)
+    text = jax.jit(form).trace(video, kernel).lower(lowering_platforms=("cpu",)).as_text()
+    assert ("stablehlo.while" in text) == chosen
+
+
+@pytest.mark.parametrize(
+    ("channels", "taps", "outputs"), [(63, 3, 63), (64, 2, 4 * 64)], ids=["repeated", "sub_pixels"]
+)
+def test_narrow_networks_repeat_pixels_and_wide_ones_have_sub_pixels(channels, taps, outputs):
+    """Both are a convolution for every tap in time; sub-pixels are four times the outputs."""
+    video = jax.ShapeDtypeStruct((1, 4, 8, 8, channels), jnp.float32)
+    kernel = jax.ShapeDtypeStruct((3, 3, 3, channels, channels), jnp.float32)
+    form = functools.partial(conv_forms.convolve, **BORDERS, doubled=True)
+    text = jax.jit(form).trace(video, kernel).lower(lowering_platforms=("cpu",)).as_text()
+    kernels = f"tensor<{taps}x{taps}x{channels}x{outputs}xf32>"
+    convolutions = [line for line in text.splitlines() if "stablehlo.convolution" in line]
+    assert [kernels in line for line in convolutions] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "kernel"),
+    [(4, 5, "12x5"), (5, 4, "5x12"), (5, 5, "5x5")],
+    ids=["few_inputs", "few_outputs", "more"],
+)
+def test_few_channels_of_all_taps_are_joined(inputs, outputs, kernel):
+    video = jax.ShapeDtypeStruct((1, 4, 8, 8, inputs), jnp.float32)
+    taps = jax.ShapeDtypeStruct((3, 3, 3, inputs, outputs), jnp.float32)
+    form = functools.partial(conv_forms.convolve, **BORDERS)
+    text = jax.jit(form).trace(video, taps).lower(lowering_platforms=("cpu",)).as_text()
+    assert f"tensor<3x3x{kernel}xf32>" in text.split("stablehlo.convolution", 1)[1]
 
 
 def test_sums_of_taps_are_rounded_once():
