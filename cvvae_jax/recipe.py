@@ -1,7 +1,8 @@
 """Recipes: Python files that make a configuration, the command line over them, and JSON.
 
 A recipe is a file with a function `get_config() -> TrainConfig`. On the command line every field
-can be overridden: `python train.py configs/quickstart.py --train.steps 200 --data.videos DIR`.
+can be overridden: `python train.py configs/quickstart.py --train.steps 200 --data.videos DIR`. The
+recipes of `configs/` also go by their names: `cvvae-jax train quickstart`.
 """
 
 import dataclasses
@@ -15,34 +16,69 @@ import tyro
 from cvvae_jax.config import Bucket, ConfigError, TrainConfig
 
 
-def load_recipe(path: str) -> TrainConfig:
-    """The configuration of a recipe file.
+def configs_folder() -> Path:
+    """Where the recipes and, in `protocols/`, the protocols are: inside of an installed package, or
+    beside the package in a clone."""
+    package = Path(__file__).parent
+    installed = package / "configs"
+    return installed if installed.is_dir() else package.parent / "configs"
+
+
+def recipe_names() -> list[str]:
+    """The recipes that come with the package, such as `quickstart` or `ablations/mapping_mean`."""
+    folder = configs_folder()
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in _files(folder))
+
+
+def load_recipe(recipe: str) -> TrainConfig:
+    """The configuration of a recipe.
+
+    Args:
+        recipe: a file, or one of `recipe_names`.
 
     Raises:
-        ConfigError: the file is missing or has no `get_config`.
+        ConfigError: there is no such recipe, or it has no `get_config`.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"{path} is not a recipe: no such file (configs/quickstart.py is one).")
-    get_config = runpy.run_path(path).get("get_config")
+    get_config = runpy.run_path(str(_recipe_file(recipe))).get("get_config")
     if get_config is None:
-        raise ConfigError(f"{path} is not a recipe: it defines no get_config().")
+        raise ConfigError(f"{recipe} is not a recipe: it defines no get_config().")
     return get_config()
 
 
-def parse_train_config(argv: list[str], prog: str = "train.py") -> TrainConfig:
+def _files(folder: Path) -> list[Path]:
+    return [path for path in folder.rglob("*.py") if "__pycache__" not in path.parts]
+
+
+def _recipe_file(recipe: str) -> Path:
+    """A file of this path, or a recipe of this name."""
+    if Path(recipe).is_file():
+        return Path(recipe)
+    if recipe in recipe_names():
+        return configs_folder() / f"{recipe}.py"
+    raise ConfigError(
+        f"{recipe} is not a recipe: there is no such file, and the recipes by name are "
+        f"{', '.join(recipe_names())}."
+    )
+
+
+def parse_train_config(argv: list[str], prog: str = "python train.py") -> TrainConfig:
     """A recipe with command-line overrides: `RECIPE [--section.field VALUE ..]`.
+
+    Args:
+        argv: the command line.
+        prog: what stands before it, for usages.
 
     Raises:
         ConfigError: no recipe is named, or it cannot be read.
         SystemExit: an override is malformed (tyro prints why), or help was asked for.
     """
     usage = (
-        f"usage: python {prog} RECIPE [--section.field VALUE ..], "
-        "with a recipe such as configs/quickstart.py."
+        f"usage: {prog} RECIPE [--section.field VALUE ..], with a recipe of your own (a file) or "
+        f"one of these: {', '.join(recipe_names())}."
     )
     match argv:
         case [("-h" | "--help"), *_]:
-            print(f"{usage}\n\npython {prog} RECIPE --help documents every field.")
+            print(f"{usage}\n\n{prog} RECIPE --help documents every field.")
             raise SystemExit(0)
         case [recipe, *overrides] if not recipe.startswith("-"):
             default = load_recipe(recipe)

@@ -94,9 +94,9 @@ def test_impossible_numbers_are_refused_at_once(build, words):
 
 def test_help_documents_fields_and_starts_no_jax():
     code = (
-        "import sys, train\n"
-        f"sys.argv = ['train.py', '{RECIPE}', '--help']\n"
-        "try:\n    train.main()\n"
+        "import sys\n"
+        "from cvvae_jax.cli.main import main\n"
+        f"try:\n    main(['train', '{RECIPE}', '--help'])\n"
         "finally:\n    assert 'jax' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

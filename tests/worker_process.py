@@ -12,7 +12,7 @@ from pathlib import Path
 
 import jax
 
-import train
+from cvvae_jax.cli.main import run
 from cvvae_jax.training import loop
 
 
@@ -67,6 +67,4 @@ if __name__ == "__main__":
     loop.sharding.put_batch = Feed(loop.sharding.put_batch)
     loop.Progress = Progress
     loop.report = lambda *_: {}
-    status = train.main()
-    sys.stdout.flush()
-    os._exit(status)
+    run(["train", *sys.argv[1:]])

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import tyro
 
 from cvvae_jax.cli.description import describe, print_rows
+from cvvae_jax.cli.program import program
 from cvvae_jax.config import ConfigError, DType
 
 # Largest error of a stage that rounding explains, relative to its largest value. Some sixty layers
@@ -61,7 +62,7 @@ def main(arguments: list[str]) -> None:
         ConfigError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Convert, args=arguments, prog="python -m cvvae_jax convert")
+    options = tyro.cli(Convert, args=arguments, prog=program("convert"))
     # Weights go from disk to disk, so an accelerator would only be a detour.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Imported here, so that help is answered without starting jax.

@@ -7,18 +7,19 @@ from typing import Annotated
 
 import tyro
 
+from cvvae_jax.cli.program import program
 from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.checks import at_least
 
-_USAGE = """usage: python -m cvvae_jax data COMMAND [ARGUMENTS]
+_USAGE = """usage: {program} COMMAND [ARGUMENTS]
 
 commands:
   check         Decode every file and list the bad ones, with the reason.
   prepare       Transcode and pack videos and images into shards that train fast.
   show          Make a picture of the clips that a recipe trains on.
 
-python -m cvvae_jax data COMMAND --help lists a command's arguments."""
+{program} COMMAND --help lists a command's arguments."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,15 +50,19 @@ def main(arguments: list[str]) -> None:
     """
     match arguments:
         case ["check", *rest]:
-            _check(tyro.cli(Check, args=rest, prog="python -m cvvae_jax data check"))
+            _check(tyro.cli(Check, args=rest, prog=program("data check")))
         case ["prepare", *rest]:
             _prepare(rest)
         case ["show", *rest]:
             _show(rest)
         case [("-h" | "--help"), *_]:
-            print(_USAGE)
+            print(_usage())
         case _:
-            raise ConfigError(f"`data` needs one of its commands.\n\n{_USAGE}")
+            raise ConfigError(f"`data` needs one of its commands.\n\n{_usage()}")
+
+
+def _usage() -> str:
+    return _USAGE.format(program=program("data"))
 
 
 def _check(options: Check) -> None:
@@ -91,7 +96,7 @@ def _prepare(arguments: list[str]) -> None:
     from cvvae_jax.data.prepare.options import PrepareOptions
     from cvvae_jax.data.prepare.run import prepare
 
-    options = tyro.cli(PrepareOptions, args=arguments, prog="python -m cvvae_jax data prepare")
+    options = tyro.cli(PrepareOptions, args=arguments, prog=program("data prepare"))
     done = prepare(options, track)
     if done.was_complete:
         print(f"{options.target} is complete already; its source was not looked at.")
@@ -110,11 +115,11 @@ def _show(arguments: list[str]) -> None:
 
     match arguments:
         case [output, *recipe] if not output.startswith("-"):
-            config = parse_train_config(recipe, prog=f"-m cvvae_jax data show {output}")
+            config = parse_train_config(recipe, prog=program(f"data show {output}"))
         case _:
             raise ConfigError(
-                "usage: python -m cvvae_jax data show OUTPUT.png RECIPE [--data.videos PLACE ..], "
-                "with a recipe such as configs/quickstart.py."
+                f"usage: {program('data show')} OUTPUT.png RECIPE [--data.videos PLACE ..], "
+                "with a recipe such as quickstart."
             )
     picture = preview(config.train, config.data, seed=config.seed, clips=4)
     try:

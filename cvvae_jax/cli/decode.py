@@ -18,6 +18,7 @@ from cvvae_jax.cli.codec_options import (
     say_devices,
     track_frames,
 )
+from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.config import ConfigError
 
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
         ConfigError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Decode, args=arguments, prog="python -m cvvae_jax decode")
+    options = tyro.cli(Decode, args=arguments, prog=program("decode"))
     check_paths(options.source, options.target)
     from cvvae_jax.codec.latents_files import open_latents
 

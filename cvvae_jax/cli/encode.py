@@ -19,6 +19,7 @@ from cvvae_jax.cli.codec_options import (
     say_devices,
     track_frames,
 )
+from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, speed
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.video import VideoInfo, probe, read_frames
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> None:
         ConfigError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Encode, args=arguments, prog="python -m cvvae_jax encode")
+    options = tyro.cli(Encode, args=arguments, prog=program("encode"))
     check_paths(options.source, options.target)
     from cvvae_jax.codec.latents_files import require_suffix
 

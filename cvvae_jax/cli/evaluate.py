@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from cvvae_jax.cli.program import program
 from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.config.checks import at_least
 from cvvae_jax.data.latents.options import Share
+from cvvae_jax.recipe import configs_folder
 
 if TYPE_CHECKING:
     from cvvae_jax.evaluation.contenders import Contender
     from cvvae_jax.evaluation.run import Evaluation, NetworkFile
     from cvvae_jax.processes import Processes
-
-PROTOCOLS = Path(__file__).parents[2] / "configs" / "protocols"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -97,7 +97,7 @@ def main(arguments: list[str], *, joined: "Processes | None" = None) -> None:
         ConfigError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Evaluate, args=arguments, prog="python eval.py")
+    options = tyro.cli(Evaluate, args=arguments, prog=program("evaluate"))
     if not options.contenders:
         raise ConfigError("a contender is missing: name a run folder, a checkpoint or weights.")
     # Imported here, so that help is answered without starting jax.
@@ -124,7 +124,7 @@ def _evaluation(options: Evaluate) -> "Evaluation":
     from cvvae_jax.evaluation.protocol import load_protocol
     from cvvae_jax.evaluation.run import Evaluation
 
-    name, protocol = load_protocol(options.protocol, folder=PROTOCOLS)
+    name, protocol = load_protocol(options.protocol, folder=configs_folder() / "protocols")
     contenders = [model_contender(path, dtype=options.dtype) for path in options.contenders]
     image_vae = _image_vae(options)
     if image_vae is not None and image_vae.sha256 not in {c.sha256 for c in contenders}:

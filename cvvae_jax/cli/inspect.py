@@ -8,6 +8,7 @@ from typing import Annotated
 import tyro
 
 from cvvae_jax.cli.description import describe, print_rows
+from cvvae_jax.cli.program import program
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,7 +40,7 @@ def main(arguments: list[str]) -> None:
         ConfigError: there is no whole known model, nor the network or the heads of LPIPS.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Inspect, args=arguments, prog="python -m cvvae_jax inspect")
+    options = tyro.cli(Inspect, args=arguments, prog=program("inspect"))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Imported here, so that help is answered without starting jax.
     from cvvae_jax.convert.card import sha256

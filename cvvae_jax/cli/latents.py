@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from cvvae_jax.cli.program import program
 from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.config.checks import at_least
@@ -60,7 +61,7 @@ def main(arguments: list[str]) -> None:
         ConfigError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Latents, args=arguments, prog="python -m cvvae_jax latents")
+    options = tyro.cli(Latents, args=arguments, prog=program("latents"))
     # Imported here, so that help is answered without starting jax.
     from cvvae_jax.data.latents.run import write_latents
 

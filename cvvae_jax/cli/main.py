@@ -8,8 +8,9 @@ import os
 import sys
 import threading
 import traceback
-from typing import Any
+from typing import Any, NoReturn
 
+from cvvae_jax.cli.program import program
 from cvvae_jax.config import ConfigError
 
 COMMANDS = {
@@ -17,30 +18,54 @@ COMMANDS = {
     "data": "Check training data, prepare it, or show what is trained on.",
     "decode": "Write the video or the image of latents.",
     "encode": "Write the latents of a video or an image.",
-    "evaluate": "Measure VAEs on clips by a protocol, and compare them: eval.py.",
+    "evaluate": "Measure VAEs on clips by a protocol, and compare them.",
     "inspect": "Describe a checkpoint, ours or PyTorch's, without loading it.",
     "latents": "Encode a data set into shards of latents.",
     "preflight": "Say whether a training run fits hardware that you don't have.",
     "reconstruct": "Send a video or an image through a VAE and write what comes back.",
+    "train": "Train a video VAE by a recipe.",
 }
 """Every command and what it does; it is `main(arguments)` in the module `cvvae_jax.cli.NAME`."""
 _SHARED = ("decode", "encode", "evaluate", "reconstruct")
 """Those that several processes can work on together."""
 
 
+def run(arguments: list[str] | None = None) -> NoReturn:
+    """Run one command and end the process with its exit status.
+
+    Args:
+        arguments: the command and its arguments; default: those that the program was started with.
+    """
+    status = main(sys.argv[1:] if arguments is None else arguments)
+    if status:
+        # After an error or Ctrl-C a device may still be at work on what was sent to it, and a
+        # regular exit, which tears down jax under it, crashes the process (exit status -11 instead
+        # of 130).
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(status)
+    sys.exit(0)
+
+
 def main(arguments: list[str]) -> int:
     """Run one command.
 
     Args:
-        arguments: the command line after `python -m cvvae_jax`.
+        arguments: the command and its arguments.
 
     Returns:
-        The exit status: 0, or 2 after an error of the user's, or 130 after Ctrl-C.
+        The exit status: 0, or 2 after an error of the user's, or 130 after Ctrl-C; `train` has more
+        (see `cli.train`).
     """
     match arguments:
         case [("-h" | "--help"), *_]:
             print(_help())
             return 0
+        case ["train", *rest]:
+            # It handles signals and ends of other processes by itself.
+            from cvvae_jax.cli import train
+
+            return train.main(rest)
         case [name, *rest] if name in COMMANDS:
             return _run(name, rest)
         case [name, *_]:
@@ -130,11 +155,11 @@ def _help() -> str:
     lines = [f"  {name:<14}{text}" for name, text in COMMANDS.items()]
     return "\n".join(
         [
-            "usage: python -m cvvae_jax COMMAND [ARGUMENTS]",
+            f"usage: {program()} COMMAND [ARGUMENTS]",
             "",
             "commands:",
             *lines,
             "",
-            "python -m cvvae_jax COMMAND --help lists a command's arguments.",
+            f"{program()} COMMAND --help lists a command's arguments.",
         ]
     )

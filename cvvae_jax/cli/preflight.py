@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cvvae_jax.cli.program import program
+
 
 @dataclasses.dataclass(frozen=True)
 class Preflight:
@@ -17,7 +19,7 @@ class Preflight:
     """
 
     recipe: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="RECIPE")]
-    """Such as configs/sd3.py."""
+    """The name of a recipe, such as sd3, or its file."""
     topology: str
     """A TPU slice (v5e:4x8, v5p:4x4x4, v6e:16x16; needs `pip install libtpu`), virtual CPUs
     (cpu:8), or GPUs, whose memory is estimated (gpu:8xH100)."""
@@ -35,11 +37,11 @@ def main(arguments: list[str]) -> None:
         ConfigError: the recipe can't be read, or can't be run on that topology.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    prog = "python -m cvvae_jax preflight"
+    prog = program("preflight")
     options, settings = tyro.cli(Preflight, args=arguments, prog=prog, return_unknown_args=True)
     # Imported here, so that help is answered without starting jax.
     from cvvae_jax.preflight.command import preflight
     from cvvae_jax.recipe import parse_train_config
 
-    config = parse_train_config([options.recipe, *settings], prog="-m cvvae_jax preflight")
+    config = parse_train_config([options.recipe, *settings], prog=prog)
     preflight(config, options.topology, batches=options.batches, only_shardings=options.shardings)

@@ -20,6 +20,7 @@ from cvvae_jax.cli.codec_options import (
     say_devices,
     track_frames,
 )
+from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.data.video import VideoInfo, probe, read_frames
 
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
         ConfigError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Reconstruct, args=arguments, prog="python -m cvvae_jax reconstruct")
+    options = tyro.cli(Reconstruct, args=arguments, prog=program("reconstruct"))
     check_paths(options.source, options.target)
     info = probe(options.source)
     require_target(options.source, options.target, image=info.is_image)

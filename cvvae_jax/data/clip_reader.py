@@ -12,7 +12,7 @@ import numpy as np
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import require_file, require_pixels, require_shape, resized
-from cvvae_jax.data.decoding import all_packets, decode, open_video, to_rgb
+from cvvae_jax.data.decoding import all_packets, decode, open_video, stated_rate, to_rgb
 from cvvae_jax.data.images import is_image, read_image
 from cvvae_jax.data.media import Blob, Frames, Media, MediaFile
 
@@ -132,7 +132,7 @@ def _scan(file: MediaFile) -> _FrameIndex:
     with open_video(file) as (container, stream):
         packets = all_packets(container, stream, file)
         shown = [(p.pts, p.is_keyframe) for p in packets if p.size and not p.is_discard]
-        rate = float(stream.average_rate or stream.guessed_rate or _USUAL_FPS)
+        rate = float(stated_rate(stream) or _USUAL_FPS)
         time_base = float(stream.time_base)
     if not shown:
         raise ConfigError(f"{file} holds no frame.")

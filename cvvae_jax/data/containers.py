@@ -4,7 +4,9 @@ import contextlib
 import io
 import os
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import av
 import numpy as np
@@ -59,6 +61,15 @@ def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
         raise ConfigError(f"{file} cannot be read as a video: {reason(error)}.") from error
     with container:
         yield container
+
+
+def exact(rational: Any) -> Fraction | None:
+    """A rate or a time base of PyAV's; None where it is not stated.
+
+    PyAV 18 has Fractions and None; PyAV 19 has a type of its own, which rounds its products and is
+    0/1 or x/0 where nothing is stated.
+    """
+    return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
 def require_file(file: MediaFile) -> None:

@@ -9,7 +9,7 @@ import av
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import SCALER, open_container, reason, require_pixels, resized
+from cvvae_jax.data.containers import SCALER, exact, open_container, reason, require_pixels, resized
 from cvvae_jax.data.media import MediaFile
 
 # Seconds that may be missing at the end before a container without an index counts as cut off: what
@@ -35,6 +35,11 @@ def open_video(file: MediaFile) -> Iterator[tuple]:
             raise ConfigError(f"{file} is damaged: {reason(error)}.") from error
 
 
+def stated_rate(stream) -> Fraction | None:
+    """Frames per second of a video stream; None where it does not state them."""
+    return exact(stream.average_rate) or exact(stream.guessed_rate)
+
+
 def decode(packets: Iterable[av.Packet], stream, file: MediaFile) -> Iterator[av.VideoFrame]:
     """Frames in presentation order; a packet that fails ends them with ConfigError."""
     try:
@@ -55,7 +60,7 @@ def all_packets(container, stream, file: MediaFile) -> Iterator[av.Packet]:
     for packet in container.demux(stream):
         count += packet.size > 0
         if packet.pts is not None:
-            end = max(end, (packet.pts - (stream.start_time or 0)) * packet.time_base)
+            end = max(end, (packet.pts - (stream.start_time or 0)) * exact(packet.time_base))
         yield packet
     if count < len(stream.index_entries) or end < _stated_seconds(stream) - _DURATION_TOLERANCE:
         raise ConfigError(f"{file} ends early: it was cut off after {count} frames.")

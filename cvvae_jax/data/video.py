@@ -22,7 +22,14 @@ from cvvae_jax.data.containers import (
     WRITABLE_VIDEO_SUFFIXES,
     require_shape,
 )
-from cvvae_jax.data.decoding import all_packets, decode, open_video, to_rgb, upright_size
+from cvvae_jax.data.decoding import (
+    all_packets,
+    decode,
+    open_video,
+    stated_rate,
+    to_rgb,
+    upright_size,
+)
 from cvvae_jax.data.images import is_image, read_image, write_image
 from cvvae_jax.data.media import Blob, MediaFile
 from cvvae_jax.data.video_writer import VideoWriter
@@ -81,7 +88,7 @@ def probe(file: MediaFile) -> VideoInfo:
         if first is None:
             raise ConfigError(f"{file} holds no frame that can be decoded.")
         height, width = upright_size(first)
-        rate = stream.average_rate or stream.guessed_rate
+        rate = stated_rate(stream)
         if not rate:
             raise ConfigError(f"{file} does not state its frames per second.")
         audio = bool(container.streams.audio)

@@ -16,6 +16,7 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import (
     SCALER,
     WRITABLE_VIDEO_SUFFIXES,
+    exact,
     open_container,
     partial_path,
     reason,
@@ -198,16 +199,17 @@ class _AudioCopy:
                 yield None
             else:
                 video = next(iter(source.streams.video), None)
-                offset = (video.start_time or 0) * video.time_base if video else Fraction(0)
+                offset = (video.start_time or 0) * exact(video.time_base) if video else Fraction(0)
                 yield cls(source, stream, target, target.add_stream_from_template(stream), offset)
 
     def copy_until(self, seconds: Fraction) -> None:
         """Write the packets that begin before a time of the new file; both streams interleave."""
         while self._next is not None:
             packet = self._next
-            if packet.pts * packet.time_base - self._offset >= seconds:
+            unit = exact(packet.time_base)
+            if packet.pts * unit - self._offset >= seconds:
                 return
-            shift = round(self._offset / packet.time_base)
+            shift = round(self._offset / unit)
             packet.pts -= shift
             packet.dts = packet.pts if packet.dts is None else packet.dts - shift
             packet.stream = self._stream

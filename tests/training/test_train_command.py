@@ -1,10 +1,8 @@
 """How `python train.py` ends."""
 
-import sys
-
 import pytest
 
-import train
+from cvvae_jax.cli.main import main
 from cvvae_jax.config import ConfigError
 from cvvae_jax.training import loop
 from cvvae_jax.training.stop import Stopped
@@ -31,7 +29,6 @@ def test_exit_code_and_sentence(monkeypatch, capsys, end, code, said):
             raise end
 
     monkeypatch.setattr(loop, "train", run)
-    monkeypatch.setattr(sys, "argv", ["train.py", "configs/quickstart.py"])
-    assert train.main() == code
+    assert main(["train", "configs/quickstart.py"]) == code
     printed = capsys.readouterr().err
     assert printed.startswith(said) and printed.count("\n") == bool(said)

@@ -10,7 +10,14 @@ from PIL import Image
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import require_pixels, resized
-from cvvae_jax.data.decoding import all_packets, decode, open_video, to_rgb, upright_size
+from cvvae_jax.data.decoding import (
+    all_packets,
+    decode,
+    open_video,
+    stated_rate,
+    to_rgb,
+    upright_size,
+)
 from cvvae_jax.data.images import read_image
 from cvvae_jax.data.latents.options import LatentsConfig
 from cvvae_jax.data.media import Frames, Kind, Media
@@ -94,7 +101,7 @@ def read_clips(
         return (yield from _cut(frames, media.fps, media, length, config, limits))
     with open_video(media) as (container, stream):
         stream.thread_type = "NONE"  # others are read at the same time
-        rate = stream.average_rate or stream.guessed_rate
+        rate = stated_rate(stream)
         if not rate:
             raise ConfigError(f"{media} does not state its frames per second.")
         frames = decode(all_packets(container, stream, media), stream, media)

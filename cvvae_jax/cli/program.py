@@ -1,0 +1,18 @@
+"""How the user started this program, for usages and messages that can be copied."""
+
+import sys
+from pathlib import Path
+
+_SCRIPTS = {"train": "train.py", "evaluate": "eval.py"}
+"""The commands that the folder of a clone has a script of its own for."""
+
+
+def program(command: str = "") -> str:
+    """What stands before a command's arguments: `cvvae-jax COMMAND` where the installed program was
+    started, `python train.py` and `python eval.py` where these scripts were, otherwise `python -m
+    cvvae_jax COMMAND`."""
+    started = Path(sys.argv[0])
+    if started.name == _SCRIPTS.get(command.partition(" ")[0]):
+        return f"python {started.name}"
+    start = "cvvae-jax" if started.stem == "cvvae-jax" else "python -m cvvae_jax"
+    return f"{start} {command}".rstrip()

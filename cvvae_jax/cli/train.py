@@ -1,0 +1,113 @@
+"""`python train.py RECIPE [--dry-run] [--distributed] [--section.field VALUE]`: trains a video VAE.
+
+`--help` after a recipe documents every field; `--dry-run` prints what the run would be: sizes,
+operations, memory, schedule, and what is missing. With `--distributed` this is one process of
+several, found through the cluster that they are started by (see launch/).
+"""
+
+import os
+import sys
+import traceback
+from typing import TYPE_CHECKING
+
+from cvvae_jax.cli.program import program
+from cvvae_jax.config import ConfigError
+from cvvae_jax.recipe import parse_train_config, to_json
+from cvvae_jax.training.stop import Stopped
+
+if TYPE_CHECKING:
+    from cvvae_jax.processes import Processes
+
+FLAGS = ("--dry-run", "--distributed")
+INTERRUPTED = "stopped; the same command goes on from the newest checkpoint, if there is one."
+
+
+def main(arguments: list[str]) -> int:
+    """Run the command.
+
+    Args:
+        arguments: the command line, the recipe first.
+
+    Returns:
+        The exit status: 0 at the end of the run, and after SIGTERM, which leaves a checkpoint; 2
+        after an error of the user's; 1 after an error that another start may not meet, such as a
+        full disk; 130 after Ctrl-C. Of several processes, the status of the one that ended the
+        others, 75 if it died.
+    """
+    # One process answers help; with several of them, it would wait for the others.
+    if "--distributed" not in arguments or {"-h", "--help"} & set(arguments):
+        status, said, _ = _outcome(arguments, None)
+        if said:
+            print(said, file=sys.stderr)
+        return status
+    # Imported only now, since --help must not start jax.
+    from cvvae_jax import processes
+
+    try:
+        joined = processes.join()
+    except ConfigError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        return 130
+    return _run_together(arguments, joined)
+
+
+def _outcome(arguments: list[str], joined: "Processes | None") -> tuple[int, str, bool]:
+    """Runs the recipe: the exit status, what is said to the user, and whether all processes have
+    come to that end."""
+    try:
+        recipe = [argument for argument in arguments if argument not in FLAGS]
+        config = parse_train_config(recipe, prog=program("train"))
+        if joined is not None:
+            joined.check_same(to_json(config))
+        if "--dry-run" in arguments:
+            from cvvae_jax.training.dry_run import dry_run
+
+            dry_run(config)
+            return 0, "", True
+        from cvvae_jax.training.loop import train
+
+        train(config)
+    except ConfigError as error:
+        if joined is not None:
+            joined.await_verdict(error)
+        return 2, f"error: {error}", False
+    except OSError as error:  # another start may find the disk free, or the network up
+        if joined is not None:
+            joined.await_verdict(error)
+        return 1, f"error: {error}", False
+    except Stopped as stopped:
+        return stopped.exit_code, str(stopped), True
+    except KeyboardInterrupt:
+        return 130, INTERRUPTED, False
+    return 0, "", True
+
+
+def _run_together(arguments: list[str], joined: "Processes") -> int:
+    try:
+        status, said, together = _outcome(arguments, joined)
+    except SystemExit as left:
+        status, said = _meaning(left)
+        together = status == 0
+    except Exception as error:
+        joined.await_verdict(error)
+        status, said, together = 1, f"error: {error}\n{traceback.format_exc()}", False
+    try:
+        status = joined.end(status, said, together=together)
+    except KeyboardInterrupt:
+        print(INTERRUPTED, file=sys.stderr)
+        status = 130
+    # A regular exit would wait for the others once more.
+    sys.stdout.flush()
+    os._exit(status)
+
+
+def _meaning(left: SystemExit) -> tuple[int, str]:
+    """The exit code, as Python takes it, and what is said to the user."""
+    if left.code is None or left.code == 0:
+        return 0, ""
+    if isinstance(left.code, int):
+        return left.code, "error: the command line is wrong"  # which tyro has explained
+    return 1, f"error: {left.code}"
