@@ -3,6 +3,7 @@
     python -m benchmarks.codec                                          # the whole table
     python -m benchmarks.codec --sizes 17x256x256 --dtypes float32      # enough for a CPU
     python -m benchmarks.codec --quick                                  # small widths, in seconds
+    python -m benchmarks.codec --profile 3                              # and a trace of 3 runs
     python -m benchmarks.codec --quality runs/quickstart --clips DIR    # what bfloat16 costs
 
 Random weights of the official shapes, the same on both sides. Videos go through in chunks of 17
@@ -70,6 +71,11 @@ class Benchmark:
     """Timed rounds."""
     quick: bool = False
     """Small widths, one small size, PyTorch eagerly."""
+    profile: int = 0
+    """Runs of each part that jax.profiler traces, after the timed ones, for XProf or TensorBoard;
+    ours alone."""
+    profile_folder: Path = Path("profile")
+    """Where traces are written: a folder for each type, part and size."""
     quality: Path | None = None
     """A trained model: measures what encoder and decoder lose in bfloat16, and nothing else."""
     clips: Path | None = None
@@ -137,6 +143,8 @@ def _rows(part: Part, model: VideoVAE, size: Size, peak: float, options: Benchma
                 if i == 0 and name not in failures:
                     outputs[name] = side.as_array(last)
                     peaks[name] = side.device_bytes() or added.bytes
+    if options.profile and "cvvae_jax" not in failures:
+        _trace(part, sides["cvvae_jax"], size, model.config.dtype, options)
     counts = [count * size.chunks for count in operations(part, model.config, array)]
     for name in builders:
         title = f"{part} {size} {name}"
@@ -148,6 +156,15 @@ def _rows(part: Part, model: VideoVAE, size: Size, peak: float, options: Benchma
         cells = _cells(size, sides[name].compile_seconds, seconds[name], own, peak)
         print(f"{title:34}{cells.format(memory=peaks[name] / 2**30)}{_apart(name, outputs):>12}")
     return not failures
+
+
+def _trace(part: Part, side: ours.Ours, size: Size, dtype: DType, options: Benchmark) -> None:
+    folder = options.profile_folder / f"{dtype}-{part}-{size}"
+    with jax.profiler.trace(folder):
+        for run in range(options.profile):
+            with jax.profiler.StepTraceAnnotation(part, step_num=run):
+                _chunks(side, size)
+    print(f"{part} {size}: a trace of {options.profile} runs is in {folder}", flush=True)
 
 
 def _chunks(side: Any, size: Size) -> Any:

@@ -349,6 +349,9 @@ class TrainConfig:
     """The run folder; one that holds a checkpoint is continued."""
     wandb: str | None = None
     """Project of Weights & Biases that metrics also go to; needs `pip install wandb`."""
+    profile: int = 0
+    """Steps of each stage that jax.profiler traces, once their programs are compiled; the trace
+    goes into the run folder's `tensorboard/`, see docs/training.md."""
 
     def __post_init__(self):
-        at_least(self, 0, "seed")
+        at_least(self, 0, "seed", "profile")

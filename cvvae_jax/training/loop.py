@@ -114,7 +114,8 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
                 marked = batch | {"stop": stop.marks(len(batch["seed"]))}
                 placed = sharding.put_batch(marked, job.mesh)
                 program = progress.program(programs, n - 1, placed["video"].shape)
-                state, metrics = program.compiled(state, placed, run.frozen)
+                with jax.profiler.StepTraceAnnotation("train", step_num=n):
+                    state, metrics = program.compiled(state, placed, run.frozen)
                 progress.step(n, metrics)
                 stopped = progress.stop
                 if jax.process_count() == 1:  # nobody else has to hear of it first

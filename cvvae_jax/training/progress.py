@@ -17,6 +17,7 @@ from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import StageLog, say
 from cvvae_jax.training.objective import Metrics
 from cvvae_jax.training.pictures import side_by_side
+from cvvae_jax.training.profile import Profile
 from cvvae_jax.training.programs import Program, Programs
 from cvvae_jax.training.state import Guard
 from cvvae_jax.training.throughput import Throughput
@@ -36,6 +37,7 @@ class Progress:
             wandb=config.wandb,
             settings=dataclasses.asdict(config),
         )
+        self._profile = Profile(job.folder, config.profile, pause=self.throughput.pause)
         self._stream: Batches | None = None
         self._program: Program | None = None
         self._pending: tuple[int, Metrics, Program] | None = None
@@ -61,6 +63,7 @@ class Progress:
                 f"frames of {height} x {width} in {program.seconds:.0f} s",
             )
         self._program = program
+        self._profile.before_step(is_new=is_new, wait=self.flush)
         return program
 
     def step(self, step: int, metrics: Metrics) -> None:
@@ -114,4 +117,5 @@ class Progress:
 
     def close(self) -> None:
         """Writes out what is still in memory."""
+        self._profile.stop()
         self._log.close()
