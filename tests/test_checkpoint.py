@@ -17,6 +17,8 @@ from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.optimizer import Optimizers
 from cvvae_jax.training.state import TrainState
 
+pytestmark = pytest.mark.stack
+
 TINY = {"block_channels": (8, 16), "blocks_per_level": 1, "norm_groups": 4}
 
 

@@ -12,6 +12,8 @@ from cvvae_jax.cli.program import program
 from cvvae_jax.config import ConfigError
 from cvvae_jax.recipe import configs_folder, load_recipe, parse_train_config, recipe_names
 
+pytestmark = pytest.mark.stack
+
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 

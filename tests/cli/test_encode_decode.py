@@ -32,6 +32,8 @@ from cvvae_jax.data.video import probe, read_frames
 from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
 
+pytestmark = pytest.mark.stack
+
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory) -> str:

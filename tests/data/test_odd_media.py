@@ -18,6 +18,8 @@ from cvvae_jax.data.check import fault
 from cvvae_jax.data.pipeline import batches
 from cvvae_jax.data.sources import open_source
 
+pytestmark = pytest.mark.stack
+
 GOOD = (
     odd_media.good_videos()
     | odd_media.grey_videos()

@@ -16,6 +16,8 @@ from cvvae_jax.data.record_shards import RecordShards, are_shards
 from cvvae_jax.data.sources import open_source
 from cvvae_jax.data.video import read_image
 
+pytestmark = pytest.mark.stack
+
 MP4 = b"\0\0\0\x20ftypisom" + bytes(20)
 PNG = b"\x89PNG\r\n\x1a\n" + bytes(20)
 

@@ -19,6 +19,8 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.data import clip_reader
 from cvvae_jax.data.tfds_source import TFDSSource, is_catalog
 
+pytestmark = pytest.mark.stack
+
 BYTES = tfds.features.Tensor(shape=(), dtype=np.bytes_)
 FEATURES = {
     "clip": BYTES,

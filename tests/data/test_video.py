@@ -15,6 +15,8 @@ from PIL import Image
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data import clip_reader, video
 
+pytestmark = pytest.mark.stack
+
 NTSC = Fraction(30000, 1001)
 
 

@@ -6,9 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from cvvae_jax.cli.evaluate import PROTOCOLS
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.protocol import Protocol, load_protocol
+from cvvae_jax.recipe import configs_folder
+
+PROTOCOLS = configs_folder() / "protocols"
 
 
 def load(folder: Path, text: str) -> Protocol:

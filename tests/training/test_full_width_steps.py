@@ -12,6 +12,8 @@ from cvvae_jax.recipe import parse_train_config
 from cvvae_jax.training.abstract import abstract_stages
 from cvvae_jax.training.jobs import plan_run, video_shape
 
+pytestmark = pytest.mark.stack
+
 CONFIGS = Path(__file__).parents[2] / "configs"
 RECIPES = {"sd21": "sd21.py", "sd21_full3d": "ablations/architecture_3d.py", "sd3": "sd3.py"}
 MESHES = {

@@ -14,6 +14,8 @@ from cvvae_jax.evaluation.compatibility.stretch import stretch
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import PRESETS, VideoVAE
 
+pytestmark = pytest.mark.stack
+
 MORE_SHARES = [Share(1), Share(2), Share(4, 2)]
 PLATFORMS = ("cpu", "tpu", "cuda")
 SHARES = [Share(8), *(pytest.param(s, marks=pytest.mark.slow) for s in MORE_SHARES)]

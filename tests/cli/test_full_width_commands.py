@@ -1,0 +1,116 @@
+"""Models of official widths through the commands, as a user runs them; weights are random, and were
+written in PyTorch's layout and read back."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+from tiny_models import random_model
+from tiny_videos import RATE, make_video
+
+import cvvae_jax
+from cvvae_jax.checkpoint import save_model
+from cvvae_jax.cli.main import main
+from cvvae_jax.config import ImageVAEConfig, SVDVAEConfig
+from cvvae_jax.data.video import count_frames, probe
+from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.svd_vae import SVDVAE
+from cvvae_jax.models.video_vae import PRESETS, VideoVAE
+
+ROOT = Path(__file__).parents[2]
+SD3 = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
+MODELS = {
+    **{f"CV-VAE {name}": (VideoVAE, config) for name, config in PRESETS.items()},
+    "SD 2.1": (ImageVAE, ImageVAEConfig()),
+    "SD 3": (ImageVAE, ImageVAEConfig(quant_conv=False, **SD3)),
+    "SVD": (SVDVAE, SVDVAEConfig()),
+}
+SIZES = [(5, 64, 64), (25, 96, 128)]
+QUICK = ("CV-VAE sd21", SIZES[0], 1, "float32")
+ALL = [
+    (model, size, devices, dtype)
+    for model in MODELS
+    for size in SIZES
+    for devices in (1, 8)
+    for dtype in ("float32", "bfloat16")
+]
+CASES = [pytest.param(*case, marks=() if case == QUICK else pytest.mark.slow) for case in ALL]
+# Two programs of the same sums in another order. bfloat16 has 8 bits, and rounds each of some sixty
+# layers.
+TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
+PROTOCOL = 'frames = {}\nmetrics = ["psnr", "ssim"]\n'
+
+
+@pytest.fixture(scope="module")
+def converted(tmp_path_factory):
+    """converted(model): the folder of its weights."""
+    done: dict[str, Path] = {}
+
+    def convert(model: str) -> Path:
+        if model not in done:
+            folder = tmp_path_factory.mktemp("model")
+            save_model(folder / "ours", random_model(*MODELS[model]))
+            assert main(["convert", str(folder / "ours"), str(folder / "torch")]) == 0
+            shutil.rmtree(folder / "ours")
+            done[model] = folder / "torch"
+        return done[model]
+
+    return convert
+
+
+@pytest.fixture(scope="module")
+def compiled(tmp_path_factory) -> Path:
+    """Programs that several commands need are compiled once."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.mark.parametrize(("model", "size", "devices", "dtype"), CASES)
+def test_commands_run_official_widths(converted, compiled, tmp_path, model, size, devices, dtype):
+    weights, (frames, height, width) = converted(model), size
+    flags = f"--xla_force_host_platform_device_count={devices}"
+    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "XDG_CACHE_HOME": str(compiled)}
+    environment = os.environ | settings | {"PYTHONPATH": str(ROOT)}
+
+    def run(*command) -> str:
+        done = subprocess.run(
+            [sys.executable, *map(str, command)],
+            cwd=tmp_path,
+            env=environment,
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    (tmp_path / "clips").mkdir()
+    (tmp_path / "protocol.toml").write_text(PROTOCOL.format(frames))
+    video = make_video(tmp_path / "clips/in.mp4", frames=frames, height=height, width=width)
+    use = ["--weights", weights, "--dtype", dtype]
+    cvvae = ["-m", "cvvae_jax"]
+    run(*cvvae, "encode", video, "out.safetensors", *use)
+    run(*cvvae, "decode", "out.safetensors", "decoded.mp4", *use)
+    run(*cvvae, "reconstruct", video, "reconstructed.mp4", *use)
+    run(*cvvae, "latents", "clips", "shards", *use)
+    evaluation = ["--data", "clips", "--protocol", "protocol.toml", "--image-vae", "none"]
+    run(*cvvae, "evaluate", f"it={weights}", *evaluation, "--dtype", dtype, "--out", "evaluation")
+
+    for name in ("decoded.mp4", "reconstructed.mp4"):
+        info = probe(tmp_path / name)
+        assert (info.height, info.width, info.fps) == (height, width, RATE)
+        assert count_frames(tmp_path / name) == frames
+    strides = 1 if MODELS[model][0] is not VideoVAE else 4
+    latents = load_file(tmp_path / "out.safetensors")["latents"]
+    assert latents.shape[:3] == (1 + (frames - 1) // strides, height // 8, width // 8)
+    (record,) = cvvae_jax.LatentsDataset(tmp_path / "shards")
+    np.testing.assert_array_equal(record["latents"], latents)
+    assert json.loads((tmp_path / "evaluation/results.json").read_text())
+    if size == SIZES[0]:  # nothing is cut
+        script = ROOT / "tests/full_width_process.py"
+        found = json.loads(run(script, weights, dtype, video, "out.safetensors").splitlines()[-1])
+        assert max(found.values()) <= TOLERANCES[dtype], found
