@@ -59,7 +59,7 @@ def _psnr(arrays: Arrays, name: str = "mse") -> float | None:
 
 def _psnr_of_mean(arrays: Arrays) -> float | None:
     mse = _mean(arrays.get("mse"))
-    return None if mse is None else float(psnr_of(np.float64(mse)))
+    return None if mse is None else float(psnr_of(np.asarray(mse, np.float64)))
 
 
 def _difference_psnr(arrays: Arrays) -> float | None:
