@@ -50,7 +50,7 @@ def _count_equation(equation: Any, platform: str | None) -> float:
             return equation.params["length"] * count(equation.params["jaxpr"])
         case "shard_map":  # traced for one of the devices
             params = equation.params
-            axes = params["newly_manual_axes" if "newly_manual_axes" in params else "manual_axes"]
+            axes = params["newly_manual_axes"]
             devices = math.prod(params["mesh"].shape[axis] for axis in axes)
             return devices * count(params["jaxpr"])
         case _:

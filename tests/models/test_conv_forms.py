@@ -172,6 +172,37 @@ def test_other_platforms_get_one_convolution_and_its_two_gradients(platform):
     assert "stablehlo.while" not in text
 
 
+@pytest.mark.parametrize("doubled", [False, True], ids=["keeping", "doubling"])
+@pytest.mark.usefixtures("few_products_everywhere")
+def test_form_of_another_platform_leaves_nothing_in_a_compiled_program(monkeypatch, doubled):
+    """Compiled here as if few products were for TPUs: what its backward pass would keep is traced
+    into every platform's program, as zeros that nobody reads, which the compiler removes."""
+    video, kernel = random(1, 5, 6, 6, 8), random(3, 3, 3, 8, 8)
+    arguments = {**BORDERS, "doubled": doubled}
+    choose = jax.lax.platform_dependent
+
+    def for_tpus(*arrays, cpu, default):
+        return choose(*arrays, tpu=cpu, default=default)
+
+    def compiled(form):
+        def loss(video, kernel):
+            return jnp.sin(form(video, kernel)).sum()
+
+        return jax.jit(jax.grad(loss, (0, 1))).lower(video, kernel).compile()
+
+    def operations(program) -> list[str]:
+        return sorted(re.findall(r"= \S+ ([\w-]+)\(", program.as_text()))
+
+    monkeypatch.setattr(jax.lax, "platform_dependent", for_tpus)
+    found = compiled(functools.partial(conv_forms.convolve, **arguments))
+    monkeypatch.setattr(jax.lax, "platform_dependent", lambda *a, cpu, default: default(*a))
+    alone = compiled(functools.partial(conv_forms.convolve, **arguments))
+    assert "convolution" in operations(found)
+    assert operations(found) == operations(alone)
+    sizes = [program.memory_analysis().temp_size_in_bytes for program in (found, alone)]
+    assert sizes[0] == sizes[1]
+
+
 OPERATIONS = 2.0 * 4 * 8 * 8 * 27 * 128 * 128
 """Of a convolution of 128 channels of 4 x 8 x 8."""
 
