@@ -25,9 +25,11 @@ def configs_folder() -> Path:
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package, such as `quickstart` or `ablations/mapping_mean`."""
+    """The recipes that come with the package, such as `quickstart` or `ablations/mapping_mean`;
+    those in folders last."""
     folder = configs_folder()
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in _files(folder))
+    names = [path.relative_to(folder).with_suffix("").as_posix() for path in _files(folder)]
+    return sorted(names, key=lambda name: ("/" in name, name))
 
 
 def load_recipe(recipe: str) -> TrainConfig:

@@ -40,7 +40,14 @@ ALL = [
     for devices in (1, 8)
     for dtype in ("float32", "bfloat16")
 ]
-CASES = [pytest.param(*case, marks=() if case == QUICK else pytest.mark.slow) for case in ALL]
+CASES = [
+    pytest.param(
+        *case,
+        id=f"{case[0]}, {'x'.join(map(str, case[1]))}, {case[2]} devices, {case[3]}",
+        marks=() if case == QUICK else pytest.mark.slow,
+    )
+    for case in ALL
+]
 # Two programs of the same sums in another order. bfloat16 has 8 bits, and rounds each of some sixty
 # layers.
 TOLERANCES = {"float32": 1e-4, "bfloat16": 5e-2}
