@@ -6,6 +6,7 @@ recipes of `configs/` also go by their names: `cvvae-jax train quickstart`.
 """
 
 import dataclasses
+import inspect
 import json
 import runpy
 from pathlib import Path
@@ -14,14 +15,7 @@ from typing import Any
 import tyro
 
 from cvvae_jax.config import Bucket, ConfigError, TrainConfig
-
-
-def configs_folder() -> Path:
-    """Where the recipes and, in `protocols/`, the protocols are: inside of an installed package, or
-    beside the package in a clone."""
-    package = Path(__file__).parent
-    installed = package / "configs"
-    return installed if installed.is_dir() else package.parent / "configs"
+from cvvae_jax.resources import configs_folder
 
 
 def recipe_names() -> list[str]:
@@ -63,28 +57,39 @@ def _recipe_file(recipe: str) -> Path:
     )
 
 
-def parse_train_config(argv: list[str], prog: str = "python train.py") -> TrainConfig:
+def parse_train_config(
+    argv: list[str], prog: str = "python train.py", *, flags: dict[str, str] | None = None
+) -> TrainConfig:
     """A recipe with command-line overrides: `RECIPE [--section.field VALUE ..]`.
 
     Args:
         argv: the command line.
         prog: what stands before it, for usages.
+        flags: what else the command takes, and what that does, for its help.
 
     Raises:
         ConfigError: no recipe is named, or it cannot be read.
         SystemExit: an override is malformed (tyro prints why), or help was asked for.
     """
+    explained = [f"  {flag:<16}{meaning}" for flag, meaning in (flags or {}).items()]
+    options = "".join(f" [{flag}]" for flag in flags or {})
     usage = (
-        f"usage: {prog} RECIPE [--section.field VALUE ..], with a recipe of your own (a file) or "
-        f"one of these: {', '.join(recipe_names())}."
+        f"usage: {prog} RECIPE{options} [--section.field VALUE ..], with a recipe of your own (a "
+        f"file) or one of these: {', '.join(recipe_names())}."
     )
     match argv:
         case [("-h" | "--help"), *_]:
-            print(f"{usage}\n\n{prog} RECIPE --help documents every field.")
+            rest = f"{prog} RECIPE --help documents every field."
+            print("\n".join([usage, "", *explained, *[""][: len(explained)], rest]))
             raise SystemExit(0)
         case [recipe, *overrides] if not recipe.startswith("-"):
-            default = load_recipe(recipe)
-            return tyro.cli(TrainConfig, default=default, args=overrides, prog=f"{prog} {recipe}")
+            return tyro.cli(
+                TrainConfig,
+                default=load_recipe(recipe),
+                args=overrides,
+                prog=f"{prog} {recipe}{options}",
+                description="\n".join([inspect.getdoc(TrainConfig), "", *explained]),
+            )
         case _:
             raise ConfigError(f"a recipe is missing; {usage}")
 

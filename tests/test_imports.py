@@ -9,7 +9,8 @@ ROOT = Path(__file__).parents[1] / "cvvae_jax"
 # be.
 ALLOWED = {
     "config": set(),
-    "recipe": {"config"},
+    "resources": set(),
+    "recipe": {"config", "resources"},
     "processes": {"config"},
     "paths": set(),
     "rows": set(),
@@ -32,6 +33,7 @@ ALLOWED = {
         "checkpoint",
         "loading",
         "recipe",
+        "resources",
         "paths",
         "config",
     },

@@ -10,7 +10,9 @@ import pytest
 from cvvae_jax.cli.main import COMMANDS, main
 from cvvae_jax.cli.program import program
 from cvvae_jax.config import ConfigError
-from cvvae_jax.recipe import configs_folder, load_recipe, parse_train_config, recipe_names
+from cvvae_jax.evaluation.contenders import named_path
+from cvvae_jax.recipe import load_recipe, parse_train_config, recipe_names
+from cvvae_jax.resources import configs_folder
 
 pytestmark = pytest.mark.stack
 
@@ -55,13 +57,14 @@ def test_usages_name_the_program_that_was_started(monkeypatch, started, command,
     assert program(command) == expected
 
 
-def test_usage_of_training_names_program_and_recipes(monkeypatch, capsys):
+def test_usage_of_training_names_program_flags_and_recipes(monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["/usr/local/bin/cvvae-jax", "train"])
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     said = capsys.readouterr().out
     assert said.startswith("usage: cvvae-jax train RECIPE")
     assert "ablations/mapping_mean" in said and "quickstart" in said
+    assert "\n  --dry-run " in said and "\n  --distributed " in said
 
 
 def test_every_command_has_a_module_and_is_in_the_help(capsys):
@@ -74,6 +77,19 @@ def test_every_command_has_a_module_and_is_in_the_help(capsys):
 
 def test_help_is_that_of_the_recipe_by_name(capsys):
     with pytest.raises(SystemExit) as done:
-        parse_train_config(["quickstart", "--help"], prog="cvvae-jax train")
+        parse_train_config(["quickstart", "--help"], "cvvae-jax train", flags={"--flag": "Does."})
     assert done.value.code == 0
-    assert "usage: cvvae-jax train quickstart" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "usage: cvvae-jax train quickstart [--flag]" in said
+    assert re.search(r"--flag +Does\.", said)
+
+
+def test_contender_may_be_a_recipe_by_its_name(tmp_path, monkeypatch):
+    """It stands for its run folder; a file or folder of that name comes first."""
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match="quickstart has not been run: there is no folder runs/"):
+        named_path("quickstart")
+    (tmp_path / "runs/quickstart").mkdir(parents=True)
+    assert named_path("mine=quickstart") == ("mine", Path("runs/quickstart"))
+    (tmp_path / "quickstart").mkdir()
+    assert named_path("quickstart") == ("quickstart", Path("quickstart"))

@@ -6,6 +6,7 @@ that are installed; it takes minutes.
 """
 
 import dataclasses
+import importlib.metadata
 import json
 import os
 import subprocess
@@ -30,7 +31,6 @@ from cvvae_jax.recipe import load_recipe
 pytestmark = pytest.mark.stack
 
 ROOT = Path(__file__).parents[1]
-INSTALLED = Path(sys.executable).with_name("cvvae-jax")
 RECIPE = f"""
 import dataclasses
 from cvvae_jax.config import Bucket
@@ -52,11 +52,24 @@ def get_config():
 """
 
 
-def run(folder: Path, *command, devices: int = 1) -> str:
-    """What a command of a user's prints, in a process of its own."""
+def installed_program() -> Path | None:
+    """The program of a package that was installed from a wheel of this version."""
+    try:
+        package = importlib.metadata.distribution("cvvae_jax")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+    origin = json.loads(package.read_text("direct_url.json") or "{}")
+    if origin.get("dir_info", {}).get("editable") or package.version != cvvae_jax.__version__:
+        return None
+    return Path(sys.executable).with_name("cvvae-jax")
+
+
+def run(folder: Path, *command, devices: int = 1, path: str = str(ROOT)) -> str:
+    """What a command of a user's prints, in a process of its own; packages are looked for at `path`
+    first."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
     settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    settings |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache")}
+    settings |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": path}
     done = subprocess.run(
         [*map(str, command)],
         cwd=folder,
@@ -150,16 +163,19 @@ def test_weights_go_to_pytorch_and_back(tmp_path, model):
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.mark.skipif(not INSTALLED.is_file(), reason="the package is not installed")
+@pytest.mark.skipif(installed_program() is None, reason="no wheel is installed")
 def test_installed_program_needs_no_clone(tmp_path):
-    """Nor does it take the clone's code, recipes or protocols, which are in its own folder."""
-    code = "import cvvae_jax, cvvae_jax.recipe as r; print(cvvae_jax.__file__, r.configs_folder())"
-    places = run(tmp_path, sys.executable, "-c", code).split()
-    assert all("site-packages" in place for place in places)
-    assert "cvvae-jax train quickstart" in run(tmp_path, INSTALLED, "train", "quickstart", "--help")
+    """Its code, recipes, protocols and pages of documentation are in its own folder."""
+    program = installed_program()
+    code = "import cvvae_jax, cvvae_jax.resources as r; print(cvvae_jax.__file__); "
+    code += "print(r.configs_folder()); print(r.documentation('weights.md').resolve(strict=True))"
+    places = run(tmp_path, sys.executable, "-c", code, path="").splitlines()
+    assert len(places) == 3 and all("site-packages" in place for place in places)
+    said = run(tmp_path, program, "train", "quickstart", "--help", path="")
+    assert "usage: cvvae-jax train quickstart" in said
     save_tiny_vae(tmp_path / "weights")
     (tmp_path / "one").mkdir()
-    make_video(tmp_path / "one/clip.mp4", frames=17, height=256, width=256)
-    command = [INSTALLED, "evaluate", "weights", "--data", "one", "--protocol", "full"]
-    run(tmp_path, *command, "--image-vae", "none", "--out", "evaluation")
+    make_video(tmp_path / "one/clip.mp4", frames=5, height=24, width=32)
+    command = [program, "evaluate", "weights", "--data", "one", "--protocol", "full"]
+    run(tmp_path, *command, "--image-vae", "none", "--out", "evaluation", path="")
     assert (tmp_path / "evaluation/report.html").is_file()

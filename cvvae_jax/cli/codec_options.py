@@ -47,7 +47,7 @@ class CodecOptions:
     """Print how the video would go through the model and what memory that takes, and end."""
     distributed: tyro.conf.FlagCreatePairsOff[bool] = False
     """This is one process of several, which share the video; the first one writes. They find each
-    other as those of train.py do."""
+    other as those of the command `train` do."""
 
 
 def open_codec(options: CodecOptions) -> "Codec":

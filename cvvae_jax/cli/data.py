@@ -30,7 +30,7 @@ class Check:
     """
 
     place: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PLACE")]
-    """Folder, pattern, list, shards or tfds:NAME, as for --data.videos of train.py."""
+    """Folder, pattern, list, shards or tfds:NAME, as for --data.videos of `train`."""
     fix: Path | None = None
     """Write the names of the bad files, with the reason, to this file; train with --data.exclude
     FILE."""
@@ -113,14 +113,18 @@ def _show(arguments: list[str]) -> None:
     from cvvae_jax.data.preview import preview
     from cvvae_jax.recipe import parse_train_config
 
+    usage = (
+        f"usage: {program('data show')} OUTPUT.png RECIPE [--data.videos PLACE ..], with a recipe "
+        "such as quickstart."
+    )
     match arguments:
+        case [("-h" | "--help"), *_]:
+            print(usage)
+            return
         case [output, *recipe] if not output.startswith("-"):
             config = parse_train_config(recipe, prog=program(f"data show {output}"))
         case _:
-            raise ConfigError(
-                f"usage: {program('data show')} OUTPUT.png RECIPE [--data.videos PLACE ..], "
-                "with a recipe such as quickstart."
-            )
+            raise ConfigError(usage)
     picture = preview(config.train, config.data, seed=config.seed, clips=4)
     try:
         picture.save(output)

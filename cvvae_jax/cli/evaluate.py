@@ -13,7 +13,7 @@ from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.config.checks import at_least
 from cvvae_jax.data.latents.options import Share
-from cvvae_jax.recipe import configs_folder
+from cvvae_jax.resources import configs_folder
 
 if TYPE_CHECKING:
     from cvvae_jax.evaluation.contenders import Contender
@@ -29,7 +29,7 @@ class Evaluate:
     it was when it is given again, and contenders can be added to a folder later. Several processes
     share the clips when each is given its --process-index, on machines that reach the data and the
     folder; the one that ends last writes the results. With --distributed they are those of a
-    cluster, found as train.py finds them.
+    cluster, found as those of the command `train`.
     """
 
     contenders: Annotated[
@@ -41,8 +41,7 @@ class Evaluate:
     data: str
     """Clips: a folder, pattern, list, shards or tfds:NAME, as for training."""
     protocol: str
-    """cvvae-paper, cvvae-paper-images, wfvae, vidtok or full; or a .toml file of your own (see
-    configs/protocols/ and docs/evaluation.md)."""
+    """cvvae-paper, cvvae-paper-images, wfvae, vidtok or full; or a .toml file of your own."""
     out: Path | None = None
     """Folder for the results; default: evaluations/PROTOCOL."""
     image_vae: str | None = None
@@ -52,7 +51,7 @@ class Evaluate:
     """What any model must beat: one frame in k kept and the others filled in, or every frame
     bicubically down and up."""
     lpips: Path | None = None
-    """Weights of LPIPS with VGG16; without them it isn't measured. See docs/weights.md."""
+    """Weights of LPIPS with VGG16; without them it isn't measured."""
     lpips_heads: Path | None = None
     """Its heads, where --lpips is torchvision's VGG16."""
     lpips_alex: Path | None = None

@@ -10,7 +10,7 @@ import threading
 import traceback
 from typing import Any, NoReturn
 
-from cvvae_jax.cli.program import program
+from cvvae_jax.cli.program import discard_output, program
 from cvvae_jax.config import ConfigError
 
 COMMANDS = {
@@ -54,8 +54,8 @@ def main(arguments: list[str]) -> int:
         arguments: the command and its arguments.
 
     Returns:
-        The exit status: 0, or 2 after an error of the user's, or 130 after Ctrl-C; `train` has more
-        (see `cli.train`).
+        The exit status: 0; 1 where a process failed, or `data check` found bad files; 2 after an
+        error of the user's; 130 after Ctrl-C. `train` has more (see `cli.train`).
     """
     match arguments:
         case [("-h" | "--help"), *_]:
@@ -118,8 +118,8 @@ def _outcome(name: str, arguments: list[str], **options: Any) -> tuple[int, str]
             sys.stdout.flush()
     except ConfigError as error:
         return 2, f"error: {error}"
-    except BrokenPipeError:  # the reader, `head` for one, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:
+        discard_output()
     except KeyboardInterrupt as error:
         return 130, f"\nInterrupted. {str(error) or 'Nothing was written.'}"
     return 0, ""

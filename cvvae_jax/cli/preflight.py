@@ -14,7 +14,7 @@ class Preflight:
     take: memory of every device, traffic, operations, the largest batch; and what to change if they
     don't fit.
 
-    Takes minutes and no accelerator. Settings of the recipe follow as for train.py:
+    Takes minutes and no accelerator. Settings of the recipe follow, as for `train`:
     --train.remat full --mesh.fsdp 8 --train.buckets.1.batch 32 ..
     """
 

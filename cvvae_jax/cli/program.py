@@ -1,5 +1,6 @@
-"""How the user started this program, for usages and messages that can be copied."""
+"""The program as its user sees it: how it was started, and who reads what it prints."""
 
+import os
 import sys
 from pathlib import Path
 
@@ -16,3 +17,8 @@ def program(command: str = "") -> str:
         return f"python {started.name}"
     start = "cvvae-jax" if started.stem == "cvvae-jax" else "python -m cvvae_jax"
     return f"{start} {command}".rstrip()
+
+
+def discard_output() -> None:
+    """What is still printed goes nowhere: the reader of a pipe, such as `head`, has seen enough."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

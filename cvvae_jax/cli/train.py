@@ -10,7 +10,7 @@ import sys
 import traceback
 from typing import TYPE_CHECKING
 
-from cvvae_jax.cli.program import program
+from cvvae_jax.cli.program import discard_output, program
 from cvvae_jax.config import ConfigError
 from cvvae_jax.recipe import parse_train_config, to_json
 from cvvae_jax.training.stop import Stopped
@@ -18,7 +18,10 @@ from cvvae_jax.training.stop import Stopped
 if TYPE_CHECKING:
     from cvvae_jax.processes import Processes
 
-FLAGS = ("--dry-run", "--distributed")
+FLAGS = {
+    "--dry-run": "Print what the run would be: sizes, memory, schedule, what is missing.",
+    "--distributed": "This is one process of several, found through their cluster.",
+}
 INTERRUPTED = "stopped; the same command goes on from the newest checkpoint, if there is one."
 
 
@@ -59,7 +62,7 @@ def _outcome(arguments: list[str], joined: "Processes | None") -> tuple[int, str
     come to that end."""
     try:
         recipe = [argument for argument in arguments if argument not in FLAGS]
-        config = parse_train_config(recipe, prog=program("train"))
+        config = parse_train_config(recipe, prog=program("train"), flags=FLAGS)
         if joined is not None:
             joined.check_same(to_json(config))
         if "--dry-run" in arguments:
@@ -74,6 +77,9 @@ def _outcome(arguments: list[str], joined: "Processes | None") -> tuple[int, str
         if joined is not None:
             joined.await_verdict(error)
         return 2, f"error: {error}", False
+    except BrokenPipeError:
+        discard_output()
+        return 0, "", True
     except OSError as error:  # another start may find the disk free, or the network up
         if joined is not None:
             joined.await_verdict(error)

@@ -204,7 +204,9 @@ class Programs:
         compiled = traced.lower().compile()
         seconds = time.monotonic() - start
         (_, pieces), _ = traced.in_avals
-        coming = math.prod(pieces.sharding.shard_shape(pieces.shape)) * pieces.dtype.itemsize
+        # A traced array knows nothing of axes that are the partitioner's.
+        own = self._sharding(share).shard_shape(pieces.shape)
+        coming = math.prod(own) * pieces.dtype.itemsize
         program = Program(compiled, _bytes_needed(compiled) + coming)
         batch, frames, height, width, _ = shape
         _log.info(

@@ -350,8 +350,8 @@ class TrainConfig:
     wandb: str | None = None
     """Project of Weights & Biases that metrics also go to; needs `pip install wandb`."""
     profile: int = 0
-    """Steps of each stage that jax.profiler traces, once their programs are compiled; the trace
-    goes into the run folder's `tensorboard/`, see docs/training.md."""
+    """Steps of each stage that jax.profiler traces, from the first one on whose program is compiled
+    already; XProf shows what is in the run folder's `tensorboard/`."""
 
     def __post_init__(self):
         at_least(self, 0, "seed", "profile")

@@ -24,7 +24,7 @@ from cvvae_jax.metrics import baselines
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.pixels import to_float, to_uint8
-from cvvae_jax.recipe import load_recipe
+from cvvae_jax.recipe import load_recipe, recipe_names
 
 BaselineName = Literal["nearest", "linear", "bicubic"]
 """Every k-th frame kept and the others filled in, k the temporal compression of the first model:
@@ -187,7 +187,7 @@ def named_path(argument: str) -> tuple[str, Path]:
     if not equals or "/" in name or Path(argument).exists():
         name, rest = "", argument
     path = Path(rest)
-    if path.suffix == ".py":
+    if path.suffix == ".py" or (not path.exists() and rest in recipe_names()):
         path = Path(load_recipe(rest).workdir)
         if not path.is_dir():
             raise ConfigError(f"{rest} has not been run: there is no folder {path}.")

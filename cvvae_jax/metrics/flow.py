@@ -51,7 +51,7 @@ def _opencv():
         import cv2
     except ModuleNotFoundError as error:
         raise ConfigError(
-            'The warping error needs OpenCV: pip install -e ".[flow]" (opencv-python-headless).'
+            "The warping error needs OpenCV: pip install opencv-python-headless."
         ) from error
     return cv2
 

@@ -10,10 +10,12 @@ from cvvae_jax.training.log import say
 
 
 class Profile:
-    """A trace of some steps of a stage, from the first step on whose program is compiled already.
+    """A trace of some steps of a stage that follow each other, from the first one on whose program
+    is compiled already.
 
     It lies in the run folder where TensorBoard looks for it: tensorboard/plugins/profile/TIME. Of
-    several processes, the first one writes it.
+    several processes, the first one writes it; all of them wait for their devices at its start and
+    its end, so that they stay at the same step.
     """
 
     def __init__(
@@ -27,38 +29,51 @@ class Profile:
             pause: a context in which time isn't taken for training.
         """
         self._run_folder, self._steps, self._pause = run_folder, steps, pause
-        self._left = steps if jax.process_index() == 0 else 0
-        self._is_running = False
+        self._left, self._is_running = steps, False
 
     def before_step(self, *, is_new: bool, wait: Callable[[], None]) -> None:
-        """Starts or ends the trace where it is time to.
+        """Starts the trace if it is time to.
 
         Args:
             is_new: whether the program of the step to come was compiled just now.
             wait: returns when the devices have done the steps before.
         """
-        if self._is_running and self._left == 0:
+        if self._left and not self._is_running and not is_new:
             wait()
-            self.stop()
-        elif self._left and not self._is_running and not is_new:
-            wait()
-            with self._pause():
-                jax.profiler.start_trace(self._run_folder / "tensorboard")
             self._is_running = True
+            self._try(lambda: jax.profiler.start_trace(self._run_folder / "tensorboard"))
+
+    def after_step(self, *, wait: Callable[[], None]) -> None:
+        """Ends the trace if the step that was dispatched last was the last of it.
+
+        Args:
+            wait: returns when the devices have done it.
+        """
         if self._is_running:
             self._left -= 1
+            if self._left == 0:
+                wait()
+                self.stop()
 
     def stop(self) -> None:
         """Writes the trace, if one was started."""
         if not self._is_running:
             return
         self._is_running = False
+        if self._try(jax.profiler.stop_trace):
+            done = self._steps - self._left
+            say(self._run_folder, f"a trace of {done} steps is in {self._run_folder}/tensorboard")
+        self._left = 0
+
+    def _try(self, act: Callable[[], None]) -> bool:
+        """Of the first process, starts or writes the trace; whether that went well."""
+        if jax.process_index() != 0:
+            return False
         try:
             with self._pause():
-                jax.profiler.stop_trace()
-        except Exception as error:  # whatever the profiler raises of a full disk
-            what = f"the trace can't be written ({error})"
-            say(self._run_folder, f"warning: {what}; training goes on")
-            return
-        done = self._steps - self._left
-        say(self._run_folder, f"a trace of {done} steps is in {self._run_folder / 'tensorboard'}")
+                act()
+        except Exception as error:  # whatever the profiler raises, of a full disk or a second trace
+            self._is_running, self._left = False, 0
+            say(self._run_folder, f"warning: no trace is written ({error}); training goes on")
+            return False
+        return True

@@ -75,6 +75,7 @@ class Progress:
         """
         self.flush()
         self._pending = (step, metrics, self._program)
+        self._profile.after_step(wait=self.flush)
 
     def flush(self) -> None:
         """Logs what has not been logged yet, and learns whether an end was asked for.

@@ -20,6 +20,9 @@ from cvvae_jax.loading import open_model
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.resources import documentation
+
+_PAGE = documentation("weights.md")
 
 # What two configs of one architecture may differ in.
 _NOT_ARCHITECTURE = {"dtype", "decoder_dtype", "param_dtype", "scaling_factor", "shift_factor"}
@@ -55,7 +58,7 @@ def _open(
 ) -> Any:
     """A trained model of a kind; None where it is missing and may be."""
     if not Path(path).exists():
-        reason = f"{setting} {path}: no such file or folder (docs/weights.md says where to get it)"
+        reason = f"{setting} {path}: no such file or folder ({_PAGE} says where to get it)"
         if missing is None:
             raise ConfigError(f"{reason}.")
         missing.append(reason)
@@ -85,7 +88,7 @@ def open_lpips(config: TrainConfig, missing: list[str] | None) -> Weights | None
         if config.loss.needs_lpips:
             raise ConfigError(
                 "the objective has LPIPS in it, but no weights are named: give them with --lpips "
-                "PATH (docs/weights.md says where they are), or leave it out with "
+                f"PATH ({_PAGE} says where they are), or leave it out with "
                 "--loss.lpips-weight 0 and --loss.compat-lpips-weight 0."
             )
         return None

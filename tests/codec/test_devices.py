@@ -67,6 +67,22 @@ def test_chunks_and_tiles_over_devices_equal_one_device(vae, clip, tile, batch):
     assert largest(eight.decode(latents) - recon) <= CHUNKS_TOLERANCE * largest(recon)
 
 
+@pytest.mark.parametrize(("batch", "taken"), [(8, {4}), (2, {2, 1})])
+def test_few_pieces_are_filled_up_to_a_power_of_two(vae, clip, batch, taken):
+    """Three of them: as four at once, or as two and one."""
+    pieces = clip(3, 16, 16).swapaxes(0, 1)
+
+    def run(programs, batch):
+        parts = programs.run("encode", pieces, share=Share(), batch=batch, pixels="uint8")
+        return np.concatenate([part.on_host() for part in parts])
+
+    one, several = (Programs(vae, jax.devices()[:1]) for _ in range(2))
+    expected, found = run(one, 1), run(several, batch)
+    assert found.shape == expected.shape
+    assert largest(found - expected) <= CHUNKS_TOLERANCE * largest(expected)
+    assert {shape[0] for _, shape, *_ in several._programs} == taken
+
+
 def test_videos_of_a_batch_are_encoded_alone(vae, clip):
     videos = np.concatenate([clip(6, 16, 24), 255 - clip(6, 16, 24)])
     codec = Codec(vae, chunk_frames=4, devices=jax.devices()[:1])
@@ -126,3 +142,12 @@ def test_processes_that_share_a_video_all_have_what_one_device_gives(vae, clip, 
         with np.load(tmp_path / f"made-{i}.npz") as made:
             assert largest(made["latents"] - latents) <= ROWS_TOLERANCE * largest(latents)
             assert largest(made["video"] - recon) <= ROWS_TOLERANCE * largest(recon)
+
+
+def test_devices_with_a_piece_each_need_the_memory_of_one(vae):
+    def memory(share, devices):
+        programs = Programs(vae, jax.devices()[:devices])
+        shape = (share.groups, 5, 16, 16, 3)
+        return programs.program("encode", shape, share=share, pixels="uint8").memory
+
+    assert memory(Share(8), 8) == memory(Share(1), 1)

@@ -8,7 +8,7 @@ import pytest
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.protocol import Protocol, load_protocol
-from cvvae_jax.recipe import configs_folder
+from cvvae_jax.resources import configs_folder
 
 PROTOCOLS = configs_folder() / "protocols"
 

@@ -40,6 +40,7 @@ def test_a_run_that_ends_early_has_the_steps_until_then(tmp_path, capsys):
         profile.before_step(is_new=is_new, wait=lambda: None)
         with jax.profiler.StepTraceAnnotation("train", step_num=number):
             jax.numpy.ones(3).block_until_ready()
+        profile.after_step(wait=lambda: None)
     profile.stop()
     assert steps_of(tmp_path / "tensorboard") == [2, 3, 4]
     assert "a trace of 3 steps" in capsys.readouterr().out
@@ -48,14 +49,36 @@ def test_a_run_that_ends_early_has_the_steps_until_then(tmp_path, capsys):
 def test_a_trace_that_cannot_be_written_is_said_and_training_goes_on(tmp_path, capsys):
     (tmp_path / "tensorboard").write_text("no folder")
     profile = traced(tmp_path, 1)
-    for _ in range(2):
+    profile.before_step(is_new=False, wait=lambda: None)
+    profile.after_step(wait=lambda: None)
+    assert "warning: no trace is written" in capsys.readouterr().out
+
+
+def test_a_trace_that_cannot_be_started_is_said_and_training_goes_on(tmp_path, capsys):
+    profile = traced(tmp_path, 1)
+    with jax.profiler.trace(tmp_path / "other"):
         profile.before_step(is_new=False, wait=lambda: None)
-    assert "warning: the trace can't be written" in capsys.readouterr().out
+        profile.after_step(wait=lambda: None)
+    assert "warning: no trace is written" in capsys.readouterr().out
+    profile.before_step(is_new=False, wait=lambda: None)
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def test_what_follows_the_last_step_is_not_in_its_trace(tmp_path):
+    """An evaluation, say; and the devices have done the steps before the trace ends."""
+    profile, waits = traced(tmp_path, 1), []
+    profile.before_step(is_new=False, wait=lambda: waits.append("start"))
+    with jax.profiler.StepTraceAnnotation("train", step_num=7):
+        pass
+    profile.after_step(wait=lambda: waits.append("end"))
+    assert waits == ["start", "end"]
+    assert steps_of(tmp_path / "tensorboard") == [7]
 
 
 def test_without_profile_nothing_is_written(tmp_path):
     profile = traced(tmp_path, 0)
     for _ in range(3):
         profile.before_step(is_new=False, wait=lambda: None)
+        profile.after_step(wait=lambda: None)
     profile.stop()
     assert not list(tmp_path.iterdir())

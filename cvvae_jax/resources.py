@@ -1,0 +1,20 @@
+"""Where files are that lie beside the package in a clone, and inside of it when it is installed."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+
+
+def configs_folder() -> Path:
+    """The folder of recipes, with that of protocols, `protocols/`, in it."""
+    return _folder("configs")
+
+
+def documentation(page: str) -> Path:
+    """A page of the documentation, such as `weights.md`."""
+    return _folder("docs") / page
+
+
+def _folder(name: str) -> Path:
+    installed = _PACKAGE / name
+    return installed if installed.is_dir() else _PACKAGE.parent / name
