@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 import types
+from unittest import mock
 
 import jax
 import pytest
@@ -98,6 +99,19 @@ def test_silence_is_suspicious_sooner_once_a_collective_has_failed(both, monkeyp
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     both[0].await_verdict(error)
     assert code_of(both[0]) == processes.DIED
+
+
+def test_a_process_alone_watches_nobody_and_waits_for_nobody(both, monkeypatch):
+    """Two look at each other, each with a thread and with one that ends it if it is stuck."""
+    monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits"))
+    for count, threads in ((1, 0), (2, 2)):
+        monkeypatch.setattr(processes, "threading", mock.MagicMock())
+        monkeypatch.setattr(processes.jax_distributed.global_state, "num_processes", count)
+        process = processes.Processes()
+        assert processes.threading.Thread.call_count == threads
+        if count == 1:
+            process.meet("the end")
+            process.await_verdict(jax.errors.JaxRuntimeError("of a collective"))
 
 
 def test_interrupt_cuts_the_wait_for_another_process_short(both, monkeypatch):

@@ -12,6 +12,7 @@ from jax.sharding import PartitionSpec as P
 from tiny_training import assert_gradients_equal
 
 from cvvae_jax import rows
+from cvvae_jax.models import blocks
 from cvvae_jax.models.blocks import (
     GroupNorm,
     ResBlock,
@@ -52,11 +53,9 @@ LAYERS = {
 }
 
 
-@pytest.mark.parametrize("name", LAYERS)
-def test_layer_on_split_rows_equals_whole_with_gradients(name):
-    """Sums over a few hundred products are taken in another order: 1e-4 of the largest value, where
-    float32 would allow 1e-5. Four devices, of which the inner two have neighbors on both sides; two
-    rows each, which stride 2 makes one."""
+def split_and_whole(name):
+    """A layer's output and gradients as two functions: of four devices, of which the inner two have
+    neighbors on both sides, with two rows each, which stride 2 makes one; and of one device."""
     layer = jax.tree.map(lambda p: p + 0.1, LAYERS[name](nnx.Rngs(0)))
     video = jax.random.normal(jax.random.key(0), (2, 3, 8, 6, 4))
 
@@ -68,12 +67,35 @@ def test_layer_on_split_rows_equals_whole_with_gradients(name):
     mesh = Mesh(np.array(jax.devices()[:4]), (rows.AXIS,), axis_types=(AxisType.Auto,))
     own = P(None, None, rows.AXIS)
     split = jax.shard_map(run, mesh=mesh, in_specs=(P(), own), out_specs=((P(), own), (P(), own)))
-    expected, ours = (jax.jit(f)(layer, video) for f in (run, split))
+    return (lambda: jax.jit(split)(layer, video)), (lambda: jax.jit(run)(layer, video))
+
+
+def assert_same_with_gradients(ours, expected):
+    """Sums over a few hundred products are taken in another order: 1e-4 of the largest value, where
+    float32 would allow 1e-5."""
     (_, out), (layer_grads, video_grads) = ours
     (_, expected_out), (expected_layer_grads, expected_video_grads) = expected
     assert_gradients_equal(layer_grads, expected_layer_grads, tolerance=1e-4)
     for a, b in ((out, expected_out), (video_grads, expected_video_grads)):
         np.testing.assert_allclose(a, b, atol=1e-4 * np.abs(b).max(), rtol=0)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layer_on_split_rows_equals_whole_with_gradients(name):
+    split, whole = split_and_whole(name)
+    assert_same_with_gradients(split(), whole())
+
+
+@pytest.mark.parametrize(
+    "limit", [("ATTENTION_PIECE", 5), ("SCORE_BUDGET", 2 * 12 * 48)], ids=["pieces", "groups"]
+)
+def test_attention_in_parts_on_split_rows_equals_whole_with_gradients(monkeypatch, limit):
+    """Each device has 12 of 48 queries of every frame: three pieces, or two of three frames at
+    once."""
+    split, whole = split_and_whole("attention")
+    expected = whole()
+    monkeypatch.setattr(blocks, *limit)
+    assert_same_with_gradients(split(), expected)
 
 
 @pytest.mark.parametrize("pads", [(1, 0), (0, 1), (2, 1)])

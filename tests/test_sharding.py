@@ -157,3 +157,25 @@ def test_frames_are_split_among_the_devices_of_one_process():
         sharding.make_mesh(MeshConfig(space=8), batches=(8,), devices=devices)
     mesh = sharding.make_mesh(MeshConfig(space=4), batches=(8,), devices=devices)
     assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "space": 4}
+
+
+@pytest.mark.parametrize(
+    ("shape", "fsdp", "split"),
+    [
+        ((31, 33), 3, ()),
+        ((32, 33), 3, (None, "fsdp")),
+        ((66, 32), 2, ("fsdp",)),
+        ((32, 32), 3, ()),
+        ((32, 32), 1, ()),
+    ],
+    ids=["1023_numbers", "1056_numbers", "largest_axis", "undivided", "one_device"],
+)
+def test_kernels_of_1024_numbers_and_more_are_split(shape, fsdp, split):
+    assert sharding.split_largest_axis(shape, fsdp) == jax.P(*split)
+
+
+def test_nearest_batches_are_those_of_the_mesh_and_of_all_parts():
+    with pytest.raises(ConfigError, match="batch of 4 can't be split over 8 devices; 8 can"):
+        sharding.make_mesh(MeshConfig(data=8), batches=(4,))
+    with pytest.raises(ConfigError, match=r"batch of 12 .* over 4 devices in 2 parts; 8 or 16 can"):
+        sharding.make_mesh(MeshConfig(data=4), batches=(12,), accumulate=2)

@@ -37,9 +37,9 @@ def available(devices: list, vae: VAE) -> int:
     return int(multihost_utils.process_allgather(kib).min()) * 1024
 
 
-def _left(device: jax.Device, *, sharers: int, vae: VAE) -> float:
+def _left(device: jax.Device, *, sharers: int, vae: VAE) -> int:
     if device.platform == "cpu":
-        return _free_of_host() / sharers
+        return _free_of_host() // sharers
     stats = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
         raise ConfigError(

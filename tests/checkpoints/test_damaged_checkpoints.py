@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from tiny_checkpoints import files_of, names_in, restored_kernel, save, saved_run, tiny_state
@@ -237,3 +238,18 @@ def test_other_devices_are_said(tmp_path, caplog):
     (record,) = caplog.records
     words = "of data 1, fsdp 8, space 1; it goes on with 1, on data 4, fsdp 2, space 1"
     assert words in record.getMessage()
+
+
+@pytest.mark.parametrize(("count", "said"), [(1, "a"), (3, "a; b; c"), (4, "a; b; c; and 1 more")])
+def test_three_problems_are_named_and_the_others_counted(count, said):
+    assert items.in_short(list("abcd")[:count]) == said
+
+
+@pytest.mark.parametrize(("count", "end"), [(3, "x2 is missing."), (4, "x2 is missing; ....")])
+def test_state_of_other_networks_names_three_of_its_problems(tmp_path, count, end):
+    checkpoints = saved_run(tmp_path, (1,))
+    more = {f"x{number}": jnp.zeros(()) for number in range(count)}
+    target = jax.eval_shape(lambda: tiny_state(1) | more)
+    with pytest.raises(ConfigError, match="doesn't fit this run") as error:
+        checkpoints.restore(1, target, sharding.one_device(target))
+    assert str(error.value).endswith(f": x0 is missing; x1 is missing; {end}")

@@ -12,14 +12,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import jax
+import numpy as np
+import orbax.checkpoint as ocp
 import pytest
 from tiny_checkpoints import names_in, restored_kernel, save, saved_run, tiny_state
 
 import cvvae_jax
-from cvvae_jax import checkpoint
-from cvvae_jax.checkpoint import Checkpoints, manifest, quiet
+from cvvae_jax import checkpoint, sharding
+from cvvae_jax.checkpoint import Checkpoints, items, manifest, quiet
 from cvvae_jax.checkpoint import steps as step_folders
-from cvvae_jax.config import Bucket, ConfigError, StageConfig
+from cvvae_jax.config import Bucket, ConfigError, MeshConfig, StageConfig
 
 
 @contextlib.contextmanager
@@ -32,6 +34,21 @@ def largest_file(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.parametrize("smallest", [items._SMALL, 2048], ids=["whole", "shared"])
+def test_devices_that_hold_the_same_large_array_share_its_writing(tmp_path, monkeypatch, smallest):
+    """16,384 bytes that eight devices hold, in slices of an eighth from 2,048 on."""
+    monkeypatch.setattr(items, "_SMALL", smallest)
+    state = tiny_state(1)
+    mesh = sharding.make_mesh(MeshConfig(), batches=(8,))
+    placed = jax.device_put(state, jax.NamedSharding(mesh, jax.P()))
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    checkpoints.save(1, state=placed, weights=placed["model"], config={})
+    checkpoints.finish()
+    np.testing.assert_array_equal(restored_kernel(checkpoints, 1), state["model"].kernel)
+    tree = ocp.PyTreeCheckpointHandler().metadata(tmp_path / "1/weights").tree
+    assert tree["kernel"].storage.chunk_shape == ((8, 64) if smallest == 2048 else (64, 64))
 
 
 @pytest.mark.parametrize(

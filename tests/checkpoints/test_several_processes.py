@@ -1,5 +1,6 @@
 """Two processes with a disk in common."""
 
+import errno
 import json
 import os
 import socket
@@ -7,7 +8,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
+
+from cvvae_jax.checkpoint import Checkpoints, runs
 
 SCRIPT = """
 import errno, json, os, pathlib, resource, sys, time
@@ -102,3 +107,41 @@ def test_a_failure_of_one_process_is_one_of_all_at_once_and_all_use_the_same_ste
         assert second.pop(f"error {step}")
     assert first == second == {"after the failure": 1, "after the damage": 1}
     assert {entry.name for entry in (tmp_path / "run").iterdir()} == {"1", "3.damaged"}
+
+
+@pytest.fixture
+def first_of_two(monkeypatch):
+    """What process 0 of two does, which hears its own words."""
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    monkeypatch.setattr(runs.multihost_utils, "broadcast_one_to_all", lambda array: array)
+
+
+@pytest.mark.parametrize("found", [None, 3, [7, 20.5], {"error": "none is whole: Zürich"}])
+@pytest.mark.usefixtures("first_of_two")
+def test_what_the_first_process_finds_comes_back_as_it_was(found):
+    assert runs._found_by_first(lambda: found) == found
+
+
+@pytest.mark.parametrize("name", [None, "a/b"])
+@pytest.mark.usefixtures("first_of_two")
+def test_what_the_system_refuses_the_first_process_is_raised_by_all(name):
+    def refused():
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
+
+    with pytest.raises(OSError, match="No space left on device") as error:
+        runs._found_by_first(refused)
+    assert (error.value.errno, error.value.filename) == (errno.ENOSPC, name)
+
+
+@pytest.mark.parametrize("failed", [[False, False], [False, True]])
+def test_a_failure_of_another_process_is_one_of_this_one(tmp_path, monkeypatch, request, failed):
+    checkpoints = Checkpoints(tmp_path, keep=1)
+    request.getfixturevalue("first_of_two")
+    monkeypatch.setattr(
+        runs.multihost_utils, "process_allgather", lambda own: np.asarray(failed)[:, None]
+    )
+    if any(failed):
+        with pytest.raises(OSError, match=r"process 1 could not write a checkpoint\. .* anew\."):
+            checkpoints.finish()
+    else:
+        checkpoints.finish()

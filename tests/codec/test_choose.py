@@ -8,6 +8,7 @@ import jax
 import numpy as np
 import pytest
 
+from cvvae_jax.codec import memory
 from cvvae_jax.codec.choose import Video, Wishes, _batch, _candidates
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.programs import Share
@@ -87,6 +88,44 @@ def test_small_chunks_are_taken_together_on_an_accelerator(vae):
     plan = next(_candidates(vae, video, devices=1, by=Wishes()))
     batches = [_batch(plan, room=room, platform="gpu") for room in (100, 3, 0)]
     assert batches == [4, 2, 1]
+
+
+def test_no_more_than_sixteen_small_chunks_are_taken_together(vae):
+    def most(video, platform="gpu"):
+        plan = next(_candidates(vae, video, devices=1, by=Wishes()))
+        return _batch(plan, room=1000, platform=platform)
+
+    assert most(Video(1, 64, 64, "uint8")) == 16
+    assert most(Video(17, 1024, 1024, "uint8")) == 1
+    assert most(Video(1, 64, 64, "uint8"), platform="cpu") == 1
+
+
+def given_needs(monkeypatch, needs) -> None:
+    """The compiler's account of a program by its pieces' height."""
+    monkeypatch.setattr(memory, "expected", lambda *arguments, **_: needs(arguments[2][2]))
+
+
+@pytest.mark.parametrize(("direction", "numbers"), [("encode", 8 / 64), ("decode", 3)])
+def test_tiles_need_room_where_one_device_joins_them(vae, monkeypatch, direction, numbers):
+    """Float32 latents' moments or pixels of the tiles, of the joined chunk and of the one
+    before."""
+    needs = {True: 10**9, False: 1000}
+    given_needs(monkeypatch, lambda height: needs[height in (168, 21)])
+    codec = Codec(vae, memory=10**8, devices=jax.devices()[:1])
+    plan = codec.plan(direction, **SIZE)
+    height, width = 168, 152
+    assert (plan.tiles, plan.cuts.pixel_tiles.size) == (4, 128)
+    assert plan.expected == 1000 + 3 * 4 * height * width * numbers
+
+
+def test_a_program_that_the_compiler_cant_make_is_one_that_does_not_fit(vae, monkeypatch):
+    given_needs(monkeypatch, lambda height: None if height == 21 else 1000)
+    codec = Codec(vae, memory=10**8, devices=jax.devices()[:1])
+    assert codec.plan("decode", **SIZE).tiles == 4
+    given_needs(monkeypatch, lambda height: None)
+    codec = Codec(vae, memory=10**8, devices=jax.devices()[:1])
+    with pytest.raises(ConfigError, match=r"no program to decode 1 frames of 152 x 168 could be"):
+        codec.plan("decode", **SIZE)
 
 
 def test_a_codec_that_is_gone_holds_no_memory_of_devices(vae):

@@ -342,6 +342,12 @@ def test_an_index_that_its_files_belie_is_refused(tmp_path, weight_map, says):
     refused(sharded(tmp_path / "m", weight_map, s1="ab", s2="c"), says)
 
 
+@pytest.mark.parametrize(("count", "end"), [(5, "e is not in s1.safetensors."), (6, "; ....")])
+def test_an_index_that_is_wrong_about_many_tensors_names_five(tmp_path, count, end):
+    said = refused(sharded(tmp_path, dict.fromkeys("zabcdef"[: count + 1], S1), s1="z"), "disagree")
+    assert said.count("is not in") == 5 and said.endswith(end)
+
+
 def test_a_tensor_in_two_shards_is_refused(tmp_path):
     index = sharded(tmp_path, {"a": S1, "b": S1, "c": S2}, s1="ab", s2="cb")
     refused(index, r"disagree: b is in both s1\.safetensors and s2\.safetensors\.")

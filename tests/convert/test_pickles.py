@@ -101,6 +101,12 @@ def test_unclear_states_are_refused(tmp_path, torch):
         refused(save(torch, path, state), says)
 
 
+@pytest.mark.parametrize(("count", "end"), [(0, "nothing at all"), (10, "x9"), (11, "x9, ...")])
+def test_ten_entries_of_a_state_are_listed(count, end):
+    listed = pickles._listed({f"x{number}": number for number in range(count)})
+    assert listed.endswith(end) and listed.count("x") == min(count, 10)
+
+
 @pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("zipped", [ZIP, OLD])
 def test_strange_tensors_are_refused_by_name(tmp_path, torch, zipped):

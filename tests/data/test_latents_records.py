@@ -1,5 +1,6 @@
 """Records of latents: what is in them, and how they are read back."""
 
+import functools
 import io
 import json
 import pickle
@@ -15,10 +16,12 @@ from latents_of import PlainEncoder, assert_same_records, records, write, write_
 
 import cvvae_jax
 from cvvae_jax.config import ConfigError
+from cvvae_jax.data.latents import reader
 from cvvae_jax.data.latents.clips import read_clips
 from cvvae_jax.data.latents.options import LatentsConfig
 from cvvae_jax.data.latents.reader import _reader as open_reader
 from cvvae_jax.data.media import Frames
+from cvvae_jax.data.record_shards import open_shard
 from cvvae_jax.data.video import read_frames
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -241,6 +244,15 @@ def test_damage_is_named_with_its_shard(corpus, tmp_path, format):
         open_reader.cache_clear()
         with pytest.raises(ConfigError, match=rf"{shard.name} is .*damaged"):
             cvvae_jax.LatentsDataset(tmp_path / "out")[0]
+
+
+def test_more_shards_than_stay_open_are_read_again(whole, monkeypatch):
+    cached = functools.lru_cache(maxsize=2)(open_shard)
+    monkeypatch.setattr(reader, "_reader", cached)
+    dataset, found = cvvae_jax.LatentsDataset(whole), records(whole)
+    again = [dataset[number] for number in reversed(range(len(found)))]
+    assert_same_records(again[::-1], found)
+    assert cached.cache_info().misses > cached.cache_info().currsize == 2
 
 
 def test_reading_needs_no_jax(whole):

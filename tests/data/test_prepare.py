@@ -17,13 +17,14 @@ from prepare_media import contents, pictures, write_corpus, write_video
 from tensorflow_datasets.proto import tf_example_pb2
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.prepare import run
+from cvvae_jax.data.prepare import plan, run
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
 from cvvae_jax.data.prepare.plan import File, cut
 from cvvae_jax.data.prepare.run import prepare
+from cvvae_jax.data.prepare.target import Target
 from cvvae_jax.data.prepare.tfds_metadata import name_and_version
 from cvvae_jax.data.record_shards import open_shard
-from cvvae_jax.data.sources import open_source
+from cvvae_jax.data.sources import open_source, open_sources
 from cvvae_jax.data.video import frame_times, read_clip
 
 SMALL = PrepareConfig(short_side=32)
@@ -378,6 +379,22 @@ def test_tfds_finds_it_by_name_without_tensorflow(prepared):
     ]
     videos = open_source(str(prepared), "video")
     assert [size for _, size, _, _ in rows[:6]] == [len(videos[i].data) for i in range(6)]
+
+
+def test_jobs_of_several_files_find_what_jobs_of_one_do(corpus, tmp_path, monkeypatch):
+    sources = open_sources(str(corpus))
+    count = sum(map(len, sources.values()))
+    found = []
+    for most in (1000, 3):
+        monkeypatch.setattr(plan, "_HASH_JOBS", most)
+        target = Target(str(tmp_path / str(most)))
+        target.make(plan.HASHES)
+        jobs = plan.hash_jobs(sources, str(corpus), None, target)
+        assert sum(map(len, jobs)) == count and max(map(len, jobs)) == max(1, count // most)
+        for job in jobs:
+            job.run()
+        found.append((plan.collect(jobs), plan.hashed_digest(jobs)))
+    assert found[0] == found[1] and found[0][1] == plan.digest(sources)
 
 
 def test_shards_are_cut_by_the_size_of_the_originals():

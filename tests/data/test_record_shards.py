@@ -1,5 +1,6 @@
 """Records of ArrayRecord shards: ours, TFDS's, bare files; and what damaged shards do."""
 
+import functools
 import io
 import pickle
 import random
@@ -11,6 +12,7 @@ from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.data import record_shards
 from cvvae_jax.data.record_format import Entry, encode
 from cvvae_jax.data.record_shards import RecordShards, are_shards
 from cvvae_jax.data.sources import open_source
@@ -72,6 +74,17 @@ def test_records_of_every_sort(tmp_path):
     assert source[2].name == f"{tmp_path}/c.array_record#1.mp4"
     with pytest.raises(IndexError):
         RecordShards(str(tmp_path), "video")[3]
+
+
+def test_more_shards_than_stay_open_are_read_again(tmp_path, monkeypatch):
+    reader = functools.lru_cache(maxsize=2)(record_shards.open_shard)
+    monkeypatch.setattr(record_shards, "_reader", reader)
+    for number in range(5):
+        write_shard(tmp_path / f"{number}.array_record", [MP4 + bytes([number])])
+    source = RecordShards(str(tmp_path), "video")
+    for index in (0, 1, 2, 3, 4, 0, 3, 0, 1):
+        assert source[index].data == MP4 + bytes([index])
+    assert reader.cache_info()[:4] == (1, 8, 2, 2)
 
 
 @pytest.mark.parametrize(

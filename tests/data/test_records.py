@@ -108,6 +108,21 @@ def test_each_bad_file_is_told_once_and_counted(caplog):
     assert bad.metrics() == {"data/replaced_records": 6.0, "data/bad_files": 2.0}
 
 
+@pytest.mark.parametrize(("files", "more"), [(10, ""), (12, "\n  and 2 more")])
+def test_a_stopped_run_lists_ten_bad_files(files, more):
+    told = [f"{number:02}\tbroken" for number in range(files)] + [""] * (200 - files)
+    with pytest.raises(ConfigError, match=f"^{files} of 200 records") as error:
+        BadRecords(0.0).take(batch(*told))
+    assert str(error.value).endswith(f"\n  08: broken\n  09: broken{more}")
+
+
+@pytest.mark.parametrize(("length", "kept"), [(480, 480), (900, 500 - len("ValueError: "))])
+def test_long_reasons_are_cut(source, monkeypatch, length, kept):
+    monkeypatch.setattr(records, "random_clip", raising(ValueError("x" * length)))
+    with pytest.raises(ConfigError, match=rf"mp4: ValueError: x{{{kept}}}$"):
+        record(source, 0, 0)
+
+
 def test_a_run_stops_when_more_than_the_share_is_bad():
     bad = BadRecords(0.25)
     for _ in range(49):  # 196 records are too few to judge by

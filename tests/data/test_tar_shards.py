@@ -73,6 +73,13 @@ def test_order_is_that_of_the_shards_and_then_of_their_members(tmp_path):
     assert source.name(3) == f"{tmp_path}/b.tar/z.mp4"
 
 
+def test_order_is_the_same_of_more_shards_than_are_read_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr(tar_shards, "_SHARDS_AT_ONCE", 2)
+    for shard in "edcba":
+        (tmp_path / f"{shard}.tar").write_bytes(tar({"x.mp4": shard.encode(), "y.mp4": b"1"}))
+    assert contents(TarShards(str(tmp_path), "video"))[::2] == [b"a", b"b", b"c", b"d", b"e"]
+
+
 def test_hidden_members_and_other_files_are_no_media(tmp_path):
     members = [
         "./a.MP4",

@@ -16,7 +16,7 @@ from PIL import Image
 from test_clips import numbered_video, numbers
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import clip_reader
+from cvvae_jax.data import clip_reader, tfds_source
 from cvvae_jax.data.tfds_source import TFDSSource, is_catalog
 
 pytestmark = pytest.mark.stack
@@ -112,6 +112,20 @@ def test_videos_in_bytes_are_the_files_they_were(data_dir, examples):
     assert source.name(3) == "tfds:clips?split=train[3]"
     assert str(source[numbered[2]]) == f"{source.name(numbered[2])}.mp4"
     assert numbers(clip_reader.read_clip(blob, [0, 3, 5])) == [0, 3, 5]
+
+
+@pytest.mark.parametrize(("most", "looked_at"), [(8, 5), (2, 2)])
+def test_a_feature_is_told_by_the_first_examples(data_dir, monkeypatch, most, looked_at):
+    """One of the five has no video."""
+    seen, read = set(), tfds_source._Examples.read
+    monkeypatch.setattr(tfds_source, "_SAMPLES", most)
+    monkeypatch.setattr(
+        tfds_source._Examples,
+        "read",
+        lambda self, index, _: seen.add(index) or read(self, index, _),
+    )
+    assert len(TFDSSource(f"tfds:clips?data_dir={data_dir}", "video")) == 5
+    assert seen == set(range(looked_at))
 
 
 def test_an_example_without_a_video_is_a_bad_record(data_dir):

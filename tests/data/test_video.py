@@ -13,7 +13,8 @@ import pytest
 from PIL import Image
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import clip_reader, video
+from cvvae_jax.data import clip_reader, containers, video
+from cvvae_jax.data.media import Frames
 
 pytestmark = pytest.mark.stack
 
@@ -149,6 +150,21 @@ def test_clip_is_resized_by_its_short_side(tmp_path):
     frames = [Image.fromarray(f).resize((24, 16), Image.Resampling.BICUBIC) for f in clip(4)[1:3]]
     # The same antialiased filter, up to compression and chroma subsampling.
     assert np.abs(small.astype(float) - np.stack(frames)).mean() < 2
+
+
+@pytest.mark.parametrize("kind", ["video", "image", "frames"])
+def test_frames_up_to_the_largest_are_resized_and_no_larger_ones(tmp_path, monkeypatch, kind):
+    """A narrow picture that is to cover a square may become too large for memory."""
+    media = Frames("frames", clip(1), 25.0)
+    if kind == "video":
+        media = write(tmp_path / "clip.mp4", clip(1))
+    elif kind == "image":
+        media = tmp_path / "clip.png"
+        video.write_image(media, clip(1)[0])
+    monkeypatch.setattr(containers, "LARGEST_FRAME", 64 * 96)
+    assert video.read_clip(media, [0], cover=(64, 64)).shape == (1, 64, 96, 3)
+    with pytest.raises(ConfigError, match="has frames of 98x65, more than the 6,144 pixels"):
+        video.read_clip(media, [0], cover=(65, 65))
 
 
 def test_frames_beyond_the_end_are_refused(tmp_path):

@@ -10,9 +10,12 @@ from tiny_models import random_model
 
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.config import ConfigError, ImageVAEConfig, VideoVAEConfig
+from cvvae_jax.evaluation.compatibility import measure as measure_module
 from cvvae_jax.evaluation.compatibility import measure_compatibility, summarize_compatibility
+from cvvae_jax.evaluation.compatibility import summary as summary_module
 from cvvae_jax.losses.compatibility import compat_targets
 from cvvae_jax.metrics.compatibility import group_means, key_frames
+from cvvae_jax.metrics.latents import mmd
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 
@@ -222,3 +225,33 @@ def test_group_means_and_key_frames_of_any_frame_count():
     np.testing.assert_array_equal(key_frames(7, temporal_compression=4), [0, 4, 6])
     np.testing.assert_array_equal(key_frames(5, temporal_compression=4), [0, 4])
     np.testing.assert_array_equal(key_frames(1, temporal_compression=4), [0])
+
+
+@pytest.mark.parametrize(("count", "used"), [(5, range(5)), (12, [0, 3, 6, 8, 11])])
+def test_mmd_of_many_patches_takes_some_of_all_of_them(monkeypatch, count, used):
+    """From the first to the last, evenly."""
+    monkeypatch.setattr(summary_module, "MMD_SAMPLES", 5)
+    a, b = np.random.default_rng(0).normal(size=(2, count, 3))
+    assert summary_module._mmd(a, b) == mmd(a[list(used)], b[list(used)])
+
+
+@pytest.mark.parametrize(
+    ("size", "rows", "columns"), [(2, (0, 2), (1, 3)), (3, (0, 3), (1, 4)), (16, (0, 3), (0, 5))]
+)
+def test_large_frames_are_stretched_in_their_middle(
+    codecs, video, monkeypatch, size, rows, columns
+):
+    """Of 3 x 5 latents all of whose pixels are there, and of the pixels below them."""
+    seen = []
+    monkeypatch.setattr(measure_module, "STRETCH_SIZE", size)
+    monkeypatch.setattr(measure_module, "stretch", lambda _, *arrays: seen.append(arrays) or {})
+    own, latents = np.random.default_rng(0).normal(size=(2, 2, 4, 4, 5, 4)).astype(np.float32)
+    pair = measure_module._Pair(*codecs, video, metrics)
+    assert measure_module._stretch_figures(pair, latents, own) == {}
+    square = slice(*rows), slice(*columns)
+    pixels = slice(2 * rows[0], 2 * rows[1]), slice(2 * columns[0], 2 * columns[1])
+    for clip, arrays in enumerate(seen):
+        expected = own[clip, 2][square], latents[clip, 2][square], video[clip, KEYS[2]][pixels]
+        for found, wanted in zip(arrays, expected, strict=True):
+            np.testing.assert_array_equal(found, wanted)
+    assert len(seen) == 2

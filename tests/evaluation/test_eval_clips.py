@@ -11,6 +11,7 @@ from PIL import Image
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.video import VideoWriter, read_frames, write_image
+from cvvae_jax.evaluation import clips
 from cvvae_jax.evaluation.clips import Clips
 from cvvae_jax.evaluation.protocol import Protocol
 
@@ -82,16 +83,24 @@ def test_frames_are_resized_by_the_filter_and_cropped_in_the_middle(folder, size
     ids=["frames", "stride", "rate", "broken"],
 )
 def test_file_that_gives_no_clip_says_why(folder, number, protocol, said):
-    clips = Clips(str(folder), protocol)
+    found = Clips(str(folder), protocol)
     with pytest.raises(ConfigError, match=re.escape(said)):
-        clips[number]
+        found[number]
+
+
+def test_clips_up_to_the_largest_are_read_and_longer_ones_refused(folder, monkeypatch):
+    size = 5 * 24 * 36 * 3
+    monkeypatch.setattr(clips, "_LARGEST_CLIP", size)
+    assert Clips(str(folder), Protocol(frames=5))[0].video.nbytes == size
+    with pytest.raises(ConfigError, match=r"a\.mp4 has .* GiB of frames; a clip may have"):
+        Clips(str(folder), Protocol(frames=6))[0]
 
 
 def test_images_are_clips_of_one_frame(folder):
-    clips = Clips(str(folder), Protocol(media="image"))
-    assert len(clips) == 1
-    assert clips[0].video.shape == (1, 24, 36, 3)
-    assert clips[0].info.fps == 1
+    found = Clips(str(folder), Protocol(media="image"))
+    assert len(found) == 1
+    assert found[0].video.shape == (1, 24, 36, 3)
+    assert found[0].info.fps == 1
 
 
 def test_hash_is_that_of_names_wherever_they_lie(folder, tmp_path):

@@ -23,8 +23,13 @@ def pair(*shape: int) -> tuple[np.ndarray, np.ndarray]:
 
 @pytest.mark.parametrize(
     ("shape", "pixels", "values"),
-    [((11, 13, 17, 3), 2**20, 2**25), ((11, 13, 17, 3), 300, 200), ((1, 12, 12, 3), 2**20, 2**25)],
-    ids=["whole", "in-many-pieces", "single-frame"],
+    [
+        ((11, 13, 17, 3), 2**20, 2**25),
+        ((11, 13, 17, 3), 300, 200),
+        ((11, 13, 17, 3), 200, 20),
+        ((1, 12, 12, 3), 2**20, 2**25),
+    ],
+    ids=["whole", "in-many-pieces", "frames-larger-than-a-piece", "single-frame"],
 )
 def test_pieces_measure_what_the_whole_clip_does(monkeypatch, shape, pixels, values):
     """Sums over pixels are taken in another order: 1e-5 relative, in float32."""
@@ -76,6 +81,33 @@ def test_small_frames_leave_out_what_is_not_defined_on_them():
     protocol = Protocol(metrics=("psnr", "ssim", "ms_ssim"))
     found = Measure(protocol, Networks())(recon, video, tile_borders=([], []))
     assert found.keys() == {"mse"}
+
+
+FRAMES = {"mse", "ssim", "lpips_vgg", "warping"}
+
+
+@pytest.mark.parametrize(
+    ("frames", "size", "defined"),
+    [
+        (8, 10, {"mse"}),
+        (9, 11, {"mse", "ssim", "fvd"}),
+        (2, 15, {"mse", "ssim"}),
+        (2, 16, FRAMES),
+        (2, 30, FRAMES),
+        (2, 31, FRAMES | {"lpips_alex"}),
+        (1, 175, FRAMES | {"lpips_alex"}),
+        (1, 176, FRAMES | {"lpips_alex", "ms_ssim"}),
+    ],
+)
+def test_every_metric_is_measured_from_its_smallest_size_on(monkeypatch, frames, size, defined):
+    monkeypatch.setattr(measure, "lpips", lambda _, x, y: abs(x - y).mean((2, 3, 4)))
+    monkeypatch.setattr(measure, "_clip_features", lambda _, video: np.zeros((1, 3)))
+    monkeypatch.setattr(measure.flow, "warping_error", lambda *_: np.zeros(()))
+    metrics = ("psnr", "ssim", "ms_ssim", "lpips_vgg", "lpips_alex", "warping", "fvd")
+    names = ("lpips_vgg", "lpips_alex", "fvd")
+    run = Measure(Protocol(metrics=metrics), Networks(**dict.fromkeys(names, np.zeros(()))))
+    found = run(*pair(frames, size, size + 1, 3), tile_borders=([], []))
+    assert found.keys() == defined
 
 
 def test_seams_alone_come_without_what_they_are_made_from():

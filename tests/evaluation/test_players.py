@@ -35,7 +35,11 @@ def test_panels_are_input_reconstruction_and_error(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("size", "shown"), [((32, 48), 192), ((256, 256), 256), ((33, 65), 198), ((700, 1100), 234)]
+    ("size", "shown"),
+    [
+        *[((32, 48), 192), ((256, 256), 256), ((33, 65), 198), ((700, 1100), 234)],
+        *[((64, 300), 64), ((512, 512), 512), ((514, 514), 257)],
+    ],
 )
 def test_panels_are_neither_tiny_nor_huge(size, shown, tmp_path):
     video = np.full((2, *size, 3), 90, np.uint8)

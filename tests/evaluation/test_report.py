@@ -10,7 +10,7 @@ import report_results
 from markupsafe import Markup
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.evaluation.report import numbers, plots, write_report
+from cvvae_jax.evaluation.report import numbers, plots, sections, write_report
 from cvvae_jax.evaluation.report.answer import answer, standings, verdict
 from cvvae_jax.evaluation.report.plots import Curve, limits
 from cvvae_jax.evaluation.report.scores_table import groups
@@ -284,6 +284,39 @@ def test_long_names_of_many_contenders_have_colors(results, tmp_path):
         many["series"][name] = results["series"]["quickstart"]
     text = write_report(many, tmp_path).read_text()
     assert 'class="series-10"' in text and "stroke-dasharray" in text
+
+
+@pytest.mark.parametrize(("clips", "marked"), [(60, True), (61, False)])
+def test_sorted_clips_have_dots_where_they_are_few(results, monkeypatch, clips, marked):
+    many = copy.deepcopy(results)
+    for scores in many["scores"].values():
+        scores["psnr"]["clips"] = [float(number) for number in range(clips)]
+    drawn = []
+    monkeypatch.setattr(sections, "lines", lambda *_, dots, **__: drawn.append(dots) or Markup(""))
+    sections._by_clip(many)
+    assert drawn == [marked]
+
+
+def texts_of(drawing: str) -> set[str]:
+    return set(re.findall(r">([^<>]+)</text>", drawing))
+
+
+@pytest.mark.parametrize(("count", "step"), [(12, 1), (13, 2), (25, 3)])
+def test_at_most_twelve_positions_are_named(count, step):
+    names = [f"p{number}" for number in range(count)]
+    axis = {"name": "a", "label": "a", "x_label": "x", "y_label": "y", "ticks": names}
+    drawing = plots.lines([Curve(0, [1.0] * count)], **axis)
+    assert texts_of(drawing) & set(names) == set(names[::step])
+
+
+@pytest.mark.parametrize(("count", "step"), [(4, 1), (16, 1), (17, 2)])
+def test_at_most_sixteen_channels_are_numbered(count, step):
+    keys = ("mean_video", "std_video", "mean_image", "std_image")
+    rows = [dict.fromkeys(keys, 0.5) for _ in range(count)]
+    drawing = plots.channels(rows, color=0, limits=(-0.3, 1.3), name="a", label="a")
+    numbers = {text for text in texts_of(drawing) if text.isdecimal()}
+    assert {*map(str, range(2, count, step))} <= numbers
+    assert not numbers & {*map(str, range(3, count, 2))} or step == 1
 
 
 @pytest.mark.parametrize("media", ["media/none.webm", "../report.html"])

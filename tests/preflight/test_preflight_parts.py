@@ -126,3 +126,9 @@ def test_sum_over_slices_takes_the_network_for_its_part_alone():
     assert one == 2 * 255 / 256 * 1e9 / 200e9
     four = sum_over_slices(1e9, chip=chip, slice_chips=256, slices=4)
     assert four - one == pytest.approx(2 * 3 / 4 * 1e9 / 256 / 3.125e9)
+
+
+def test_more_virtual_devices_than_jax_began_with_are_refused():
+    assert len(Topology.parse("cpu:8").devices()) == 8
+    with pytest.raises(ConfigError, match="cpu:9 needs 9 virtual CPUs, and jax began with 8"):
+        Topology.parse("cpu:9").devices()

@@ -70,3 +70,17 @@ def test_model_alone_has_no_compatibility_and_small_frames_no_ssim(models, mesh)
     assert {name: view.shape for name, view in views.items()} == dict.fromkeys(
         ("input", "recon"), (3, 1, 8, 8, 3)
     )
+
+
+@pytest.mark.parametrize("devices", [2, 8])
+def test_views_are_of_four_clips_at_most_and_scores_of_all(models, devices):
+    """Seven clips: two at once and one that is left over, or all at once."""
+    mesh = sharding.make_mesh(MeshConfig(data=devices), batches=(8,))
+    images = np.repeat(clips(8)[:, :1], 3, axis=0)[:7]
+    scores, views = evaluate(models[1], None, images, mesh)
+    assert {name: len(view) for name, view in views.items()} == {"input": 4, "recon": 4}
+    alone = [evaluate(models[1], None, images[i : i + 1], mesh)[0] for i in (0, 3, 6)]
+    weights = np.array([3, 3, 1]) / 7
+    for name, score in scores.items():
+        expected = weights @ [each[name] for each in alone]
+        np.testing.assert_allclose(score, expected, rtol=1e-5)

@@ -13,6 +13,7 @@ from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.training import log as log_module
 from cvvae_jax.training.log import StageLog
 from cvvae_jax.training.weights_and_biases import require_wandb
 
@@ -168,6 +169,17 @@ def test_only_the_first_process_logs(tmp_path, wandb, monkeypatch):
     log.clip(1, "views", FRAMES)
     log.close()
     assert not wandb.calls and not list(tmp_path.iterdir())
+
+
+def test_a_long_log_of_messages_is_put_aside(tmp_path, monkeypatch):
+    for message in ("one", "two"):
+        log_module.say(tmp_path, message)
+    assert [path.name for path in tmp_path.iterdir()] == ["log.txt"]
+    monkeypatch.setattr(log_module, "LARGEST", (tmp_path / "log.txt").stat().st_size - 1)
+    for message in ("three", "four"):
+        log_module.say(tmp_path, message)
+    ends = {path.name: path.read_text().split()[2::3] for path in tmp_path.iterdir()}
+    assert ends == {"log.1.txt": ["one", "two"], "log.txt": ["three", "four"]}
 
 
 @pytest.mark.parametrize("there", [None, types.ModuleType("wandb")], ids=["nothing", "folder"])

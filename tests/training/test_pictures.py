@@ -27,6 +27,13 @@ def test_contact_sheet_shows_every_frame_in_its_place():
             np.testing.assert_array_equal(there, frame, err_msg=f"{name} {column}")
 
 
+def test_contact_sheet_enlarges_no_frame_of_96_rows_and_more():
+    large = {name: view.repeat(3, axis=2) for name, view in views().items()}
+    sheet = np.asarray(contact_sheet(large, temporal_compression=4))
+    assert sheet.shape == (6 * (144 + 4 + 14) + 4, 9 * (32 + 4) + 4, 3)
+    np.testing.assert_array_equal(sheet[18:162, 4:36], to_uint8(large["input"][0, 0]))
+
+
 def test_single_clip_fits_on_a_sheet():
     assert contact_sheet(views(clips=1), temporal_compression=4).height == 3 * (96 + 18) + 4
 
