@@ -150,10 +150,14 @@ def test_interrupted_process_exits_with_130_while_the_device_works(tmp_path, wei
 
 
 def test_an_interrupt_in_a_callback_of_the_garbage_collector_is_not_lost():
-    """Python drops exceptions there, and jax has such a callback."""
+    """Python drops exceptions there, and jax has such a callback.
+
+    Where tests run in the background of a shell, their processes begin with SIGINT ignored.
+    """
     program = """
 import gc, os, signal, sys, time
 from cvvae_jax.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)
 def work(arguments):
     def callback(*_):
         gc.callbacks.remove(callback)
