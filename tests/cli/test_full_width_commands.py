@@ -26,13 +26,13 @@ from cvvae_jax.models.video_vae import PRESETS, VideoVAE
 ROOT = Path(__file__).parents[2]
 SD3 = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}
 MODELS = {
-    **{f"CV-VAE {name}": (VideoVAE, config) for name, config in PRESETS.items()},
-    "SD 2.1": (ImageVAE, ImageVAEConfig()),
-    "SD 3": (ImageVAE, ImageVAEConfig(quant_conv=False, **SD3)),
+    **{f"CV-VAE-{name}": (VideoVAE, config) for name, config in PRESETS.items()},
+    "SD2.1": (ImageVAE, ImageVAEConfig()),
+    "SD3": (ImageVAE, ImageVAEConfig(quant_conv=False, **SD3)),
     "SVD": (SVDVAE, SVDVAEConfig()),
 }
 SIZES = [(5, 64, 64), (25, 96, 128)]
-QUICK = ("CV-VAE sd21", SIZES[0], 1, "float32")
+QUICK = ("CV-VAE-sd21", SIZES[0], 1, "float32")
 ALL = [
     (model, size, devices, dtype)
     for model in MODELS
@@ -42,11 +42,11 @@ ALL = [
 ]
 CASES = [
     pytest.param(
-        *case,
-        id=f"{case[0]}, {'x'.join(map(str, case[1]))}, {case[2]} devices, {case[3]}",
-        marks=() if case == QUICK else pytest.mark.slow,
+        *(model, size, devices, dtype),
+        id=f"{model}-{'x'.join(map(str, size))}-{devices}-devices-{dtype}",
+        marks=() if (model, size, devices, dtype) == QUICK else pytest.mark.slow,
     )
-    for case in ALL
+    for model, size, devices, dtype in ALL
 ]
 # Two programs of the same sums in another order. bfloat16 has 8 bits, and rounds each of some sixty
 # layers.
