@@ -115,7 +115,8 @@ def test_commands_run_official_widths(converted, compiled, tmp_path, model, size
     latents = load_file(tmp_path / "out.safetensors")["latents"]
     assert latents.shape[:3] == (1 + (frames - 1) // strides, height // 8, width // 8)
     (record,) = cvvae_jax.LatentsDataset(tmp_path / "shards")
-    np.testing.assert_array_equal(record["mean"], latents)
+    tolerance = TOLERANCES[dtype] * np.abs(latents).max()
+    np.testing.assert_allclose(record["mean"], latents, atol=tolerance, rtol=0)
     assert json.loads((tmp_path / "evaluation/results.json").read_text())
     if size == SIZES[0]:  # nothing is cut
         script = ROOT / "tests/full_width_process.py"
