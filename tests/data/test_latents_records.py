@@ -255,6 +255,16 @@ def test_more_shards_than_stay_open_are_read_again(whole, monkeypatch):
     assert cached.cache_info().misses > cached.cache_info().currsize == 2
 
 
+def test_a_relative_path_is_that_of_the_folder_one_works_in(corpus, whole, tmp_path, monkeypatch):
+    """Also where another folder had a set of that name, whose shards are still open."""
+    write(corpus, tmp_path / "whole", clip_frames=4)
+    monkeypatch.chdir(whole.parent)
+    first = records("whole")
+    monkeypatch.chdir(tmp_path)
+    assert_same_records(records("whole"), records(tmp_path / "whole"))
+    assert first[0]["frames"] != records("whole")[0]["frames"]
+
+
 def test_reading_needs_no_jax(whole):
     code = (
         f"import sys, cvvae_jax; cvvae_jax.LatentsDataset({str(whole)!r})[0]; "

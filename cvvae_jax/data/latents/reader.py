@@ -56,7 +56,7 @@ class LatentsDataset:
         Raises:
             ConfigError: there is no such data set, it is not finished, or none of it is kept.
         """
-        self._folder = os.fspath(path)
+        self._folder = os.path.abspath(path)  # shards stay open, whatever folder one works in
         self.settings = self._json(BEGUN, f"is no folder that `latents` wrote: it has no {BEGUN}")
         self._is_tar = self.settings["format"] == "webdataset"
         unfinished = "is not finished: `latents` goes on when its command is given again"
