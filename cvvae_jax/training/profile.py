@@ -41,7 +41,7 @@ class Profile:
         if self._left and not self._is_running and not is_new:
             wait()
             self._is_running = True
-            self._try(lambda: jax.profiler.start_trace(self._run_folder / "tensorboard"))
+            self._try(self._start)
 
     def after_step(self, *, wait: Callable[[], None]) -> None:
         """Ends the trace if the step that was dispatched last was the last of it.
@@ -64,6 +64,13 @@ class Profile:
             done = self._steps - self._left
             say(self._run_folder, f"a trace of {done} steps is in {self._run_folder}/tensorboard")
         self._left = 0
+
+    def _start(self) -> None:
+        # A folder that can't be written is found here: up to jax 0.10, a trace that can't be
+        # written at its end keeps the process from starting another one.
+        folder = self._run_folder / "tensorboard"
+        (folder / "plugins" / "profile").mkdir(parents=True, exist_ok=True)
+        jax.profiler.start_trace(folder)
 
     def _try(self, act: Callable[[], None]) -> bool:
         """Of the first process, starts or writes the trace; whether that went well."""

@@ -52,6 +52,21 @@ def test_a_trace_that_cannot_be_written_is_said_and_training_goes_on(tmp_path, c
     profile.before_step(is_new=False, wait=lambda: None)
     profile.after_step(wait=lambda: None)
     assert "warning: no trace is written" in capsys.readouterr().out
+    with jax.profiler.trace(tmp_path / "other"):  # the profiler is free for others
+        pass
+
+
+def test_a_trace_that_fails_at_its_end_is_said_and_training_goes_on(tmp_path, capsys, monkeypatch):
+    def full_disk():
+        raise OSError("No space left on device")
+
+    profile = traced(tmp_path, 1)
+    profile.before_step(is_new=False, wait=lambda: None)
+    with monkeypatch.context() as patch:
+        patch.setattr(jax.profiler, "stop_trace", full_disk)
+        profile.after_step(wait=lambda: None)
+    jax.profiler.stop_trace()
+    assert "warning: no trace is written (No space left on device)" in capsys.readouterr().out
 
 
 def test_a_trace_that_cannot_be_started_is_said_and_training_goes_on(tmp_path, capsys):
@@ -61,7 +76,7 @@ def test_a_trace_that_cannot_be_started_is_said_and_training_goes_on(tmp_path, c
         profile.after_step(wait=lambda: None)
     assert "warning: no trace is written" in capsys.readouterr().out
     profile.before_step(is_new=False, wait=lambda: None)
-    assert not (tmp_path / "tensorboard").exists()
+    assert not [path for path in (tmp_path / "tensorboard").rglob("*") if path.is_file()]
 
 
 def test_what_follows_the_last_step_is_not_in_its_trace(tmp_path):
