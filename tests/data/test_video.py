@@ -194,8 +194,10 @@ def test_audio_is_copied(tmp_path, suffix):
     source = encode(tmp_path / "source.mp4", clip(50), audio=True)
     target = write(tmp_path / f"target{suffix}", clip(25), fps=25, audio_from=source)
     assert video.probe(target).has_audio
-    # Packets are the same bytes, and end with the video: 25 frames are one second.
-    assert audio_packets(target, seconds=9) == audio_packets(source, seconds=1)
+    # Packets are the same bytes, and end with the video: 25 frames are one second. Matroska can't
+    # say of the first one, which AAC decoders need, that it isn't heard.
+    expected = audio_packets(source, seconds=1)
+    assert audio_packets(target, seconds=9) == expected[1 if suffix == ".mkv" else 0 :]
     assert video.count_frames(target) == 25
 
 

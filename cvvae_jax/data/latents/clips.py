@@ -10,14 +10,8 @@ from PIL import Image
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import require_pixels, resized
-from cvvae_jax.data.decoding import (
-    all_packets,
-    decode,
-    open_video,
-    stated_rate,
-    to_rgb,
-    upright_size,
-)
+from cvvae_jax.data.decoding import open_video, to_rgb, upright_size
+from cvvae_jax.data.frame_index import read_times
 from cvvae_jax.data.images import read_image
 from cvvae_jax.data.latents.options import LatentsConfig
 from cvvae_jax.data.media import Frames, Kind, Media
@@ -99,14 +93,10 @@ def read_clips(
     if isinstance(media, Frames):
         frames, length = iter(media.array), config.clip_frames
         return (yield from _cut(frames, media.fps, media, length, config, limits))
-    with open_video(media) as (container, stream):
-        stream.thread_type = "NONE"  # others are read at the same time
-        rate = stated_rate(stream)
-        if not rate:
-            raise ConfigError(f"{media} does not state its frames per second.")
-        frames = decode(all_packets(container, stream, media), stream, media)
-        length = config.clip_frames
-        return (yield from _cut(frames, float(rate), media, length, config, limits))
+    with open_video(media) as video:
+        rate = float(read_times(media).rate)
+        frames = video.frames(threads="NONE")  # others are read at the same time
+        return (yield from _cut(frames, rate, media, config.clip_frames, config, limits))
 
 
 def _cut(
@@ -173,8 +163,6 @@ def _require_size(
 def _picture(frame: Frame, size: tuple[int, int], media: Media) -> np.ndarray:
     """A frame, upright, resized: uint8 (height, width, 3)."""
     if isinstance(frame, av.VideoFrame):
-        if frame.is_corrupt:
-            raise ConfigError(f"{media} is damaged: a frame can be decoded only in part.")
         return to_rgb(frame, cover=size)
     if frame.shape[:2] == size:
         return frame

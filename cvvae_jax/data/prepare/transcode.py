@@ -13,7 +13,7 @@ from PIL import Image
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import resized
-from cvvae_jax.data.decoding import decode, open_video, to_rgb
+from cvvae_jax.data.decoding import open_video, to_rgb
 from cvvae_jax.data.images import read_image
 from cvvae_jax.data.media import Blob, Frames, Kind, Media
 from cvvae_jax.data.prepare.options import PrepareConfig
@@ -188,13 +188,8 @@ def _frames(media: Media) -> Iterator[np.ndarray | av.VideoFrame]:
     if isinstance(media, Frames):
         yield from media.array
         return
-    with open_video(media) as (container, stream):
-        stream.thread_type = "NONE"
-        # That no packet is missing was found when the times were read.
-        for frame in decode(container.demux(stream), stream, media):
-            if frame.is_corrupt:
-                raise ConfigError(f"{media} is damaged: a frame can be decoded only in part.")
-            yield frame
+    with open_video(media) as video:
+        yield from video.frames(threads="NONE")
 
 
 def _picture(frame: np.ndarray | av.VideoFrame, short_side: int) -> np.ndarray:
