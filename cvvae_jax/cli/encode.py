@@ -22,7 +22,7 @@ from cvvae_jax.cli.codec_options import (
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, speed
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.video import VideoInfo, probe, read_frames
+from cvvae_jax.data.video import VideoInfo, probe, read_frames, read_times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -105,6 +105,9 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
 def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str):
     from cvvae_jax.codec.latents_files import Facts
 
+    times = read_times(options.source)
+    if times.count != frames:
+        times = times.taken(np.arange(frames), times.rate)
     return Facts(
         frames=frames,
         height=info.height,
@@ -112,7 +115,11 @@ def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str
         scaled=options.scaled,
         scaling_factor=codec.vae.config.scaling_factor,
         shift_factor=codec.vae.config.shift_factor,
-        fps=str(info.fps),
+        fps=str(times.rate),
+        times=None if times.is_plain else times.to_json(),
+        pixel_aspect=str(info.display.pixel_aspect),
+        primaries=info.display.primaries,
+        transfer=info.display.transfer,
         image=info.is_image,
         source=options.source.name,
         weights_sha256=weights,

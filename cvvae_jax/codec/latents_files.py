@@ -14,6 +14,7 @@ import tempfile
 import typing
 import zipfile
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from cvvae_jax.codec.latents import Latents
 from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.config import ConfigError
+from cvvae_jax.data.video import Display, Times
 
 SUFFIXES = (".safetensors", ".npz")
 """Of files with latents."""
@@ -53,6 +55,14 @@ class Facts:
     """Of the model."""
     fps: str | None = None
     """Frames per second as a fraction, such as 30000/1001; None where they are not known."""
+    times: str | None = None
+    """When each frame is shown, as `Times.to_json` writes it; None where `fps` says all."""
+    pixel_aspect: str | None = None
+    """Width of a pixel over its height, as a fraction; None for square ones."""
+    primaries: int | None = None
+    """Which colors the video has, as `Display` says; None for those of BT.709."""
+    transfer: int | None = None
+    """How its levels stand for light, likewise."""
     image: bool = False
     """Whether the video was an image file."""
     source: str | None = None
@@ -63,6 +73,19 @@ class Facts:
     """Of the sample; None for the posterior's mode."""
     chunk_frames: int | None = None
     """Frames from a chunk to the next, when it was encoded."""
+
+    @property
+    def shown(self) -> Times | None:
+        """When each frame is shown; None where `fps` says all."""
+        return None if self.times is None else Times.from_json(self.times)
+
+    @property
+    def display(self) -> Display:
+        """What a player has to know of the video beside its pixels."""
+        said = {"primaries": self.primaries, "transfer": self.transfer}
+        if self.pixel_aspect is not None:
+            said["pixel_aspect"] = Fraction(self.pixel_aspect)
+        return Display(**{name: value for name, value in said.items() if value is not None})
 
 
 class LatentsWriter:
@@ -249,6 +272,8 @@ def _facts(words: dict[str, str]) -> Facts:
     facts = Facts(**{name: _fact(name, words[name], hints[name]) for name in words.keys() & hints})
     if min(facts.frames, facts.height, facts.width) < 1:
         raise ValueError(f"no video has {facts.frames} frames of {facts.width} x {facts.height}")
+    if facts.display.pixel_aspect <= 0 or (facts.shown and facts.shown.count != facts.frames):
+        raise ValueError("the times or the pixels' shape aren't those of a video")
     return facts
 
 

@@ -52,7 +52,7 @@ class AudioCopy:
             else:
                 offset = frame_index(Path(path)).first - video_start if source.streams.video else 0
                 copied = target.add_stream_from_template(stream)
-                yield cls(source.demux(stream), target, copied, Fraction(offset))
+                yield cls(_packets(source, stream, target), target, copied, Fraction(offset))
 
     def copy_until(self, seconds: Fraction | None) -> None:
         """Write the packets that begin before a time of the new file, or all; both streams
@@ -83,3 +83,15 @@ class AudioCopy:
 
     def _time(self, packet: av.Packet) -> Fraction:
         return packet.pts * exact(packet.time_base) - self._offset
+
+
+def _packets(source, stream, target) -> Iterator[av.Packet]:
+    """The packets of a stream, as the container takes them."""
+    packets = source.demux(stream)
+    codec = stream.codec_context
+    if codec.name != "aac" or codec.extradata or target.format.name not in _WITH_EDIT_LISTS:
+        return packets
+    # AAC as it is broadcast has a header in every packet; FFmpeg takes them off by itself, but not
+    # for MP4 in fragments.
+    strip = av.bitstream.BitStreamFilterContext("aac_adtstoasc", stream)
+    return (out for packet in packets for out in strip.filter(packet if packet.size else None))

@@ -65,6 +65,11 @@ class Times:
         average, ticks = mean.limit_denominator(100_000), tuple(ticks.tolist())
         return cls(average, start, ticks, unit, last, count=len(ticks))
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether the rate says all: frames come evenly, and from the beginning on."""
+        return self.ticks is None and not self.start
+
     def at(self, number: int) -> Fraction:
         """Seconds from the first frame to frame `number`; to the end of the video for the number
         of its frames."""
@@ -72,7 +77,8 @@ class Times:
             return number / self.rate
         if number < len(self.ticks):
             return self.ticks[number] * self.unit
-        return (self.ticks[-1] + self.last) * self.unit
+        beyond = number - len(self.ticks) + 1
+        return (self.ticks[-1] + beyond * self.last) * self.unit
 
     @property
     def clock(self) -> Fraction:
@@ -92,7 +98,8 @@ class Times:
         return round(self.start / self.clock) + round(self.at(number) / self.clock)
 
     def taken(self, numbers: np.ndarray, rate: Fraction) -> "Times":
-        """Times of some frames, by their rising numbers, each shown until the next one is.
+        """Times of some frames, by their rising numbers: each is shown until the next of them, the
+        last one until the frame that follows it.
 
         Args:
             numbers: of the frames.
@@ -101,7 +108,7 @@ class Times:
         if self.ticks is None:
             return dataclasses.replace(self, rate=rate, count=len(numbers))
         ticks = tuple(self.ticks[number] for number in numbers)
-        last = self.ticks[-1] + self.last - ticks[-1]
+        last = int(self.at(int(numbers[-1]) + 1) / self.unit) - ticks[-1]
         return dataclasses.replace(self, rate=rate, ticks=ticks, last=last, count=len(ticks))
 
     def to_json(self) -> str:

@@ -85,7 +85,7 @@ def probe(file: MediaFile) -> VideoInfo:
         height, width, _ = read_image(file).shape
         return VideoInfo(file, 1, Fraction(1), height, width, has_audio=False, is_image=True)
     with open_video(file) as video:
-        first = next(video.frames(), None)
+        first = next(video.frames(threads="NONE"), None)
         if first is None:
             raise ConfigError(f"{file} holds no frame that can be decoded.")
         height, width = upright_size(first)

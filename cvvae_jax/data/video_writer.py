@@ -26,13 +26,15 @@ from cvvae_jax.data.yuv import YuvConverter, state_colors
 
 _ERRORS = (av.error.FFmpegError, OSError)
 # MP4 with what a player has to know at the beginning, so that it starts before it has all.
-_FINISHED = {"movflags": "faststart"}
+# Edit lists count in units of the movie, which has milliseconds otherwise.
+_FINISHED = {"movflags": "faststart", "movie_timescale": "90000"}
 # MP4 in fragments of a second, each of which reaches the file at once. Its first part waits for the
 # first fragment, since only then the edit list is known that has all streams begin in step.
 # Matroska has such parts anyway.
 _READABLE_WHILE_WRITTEN = {
-    "movflags": "delay_moov+default_base_moof",
+    "movflags": "hybrid_fragmented+delay_moov",
     "use_editlist": "1",
+    "movie_timescale": "90000",
     "frag_duration": "1000000",
     "cluster_time_limit": "1000",
     "flush_packets": "1",
@@ -106,6 +108,8 @@ class VideoWriter:
         if gop is not None:
             self._options["g"] = str(gop)
         self._count = self.frames_kept = 0
+        self._ends: dict[int, int] = {}  # of the frames in the encoder, by when they are shown
+        self._delay: int | None = None  # of the encoder, from decoding to showing
 
     def __enter__(self):
         self._exit = contextlib.ExitStack()
@@ -161,6 +165,7 @@ class VideoWriter:
         picture = self._convert(frame)
         picture.pts, picture.time_base = self._times.ticks_of(self._count), self._times.clock
         self._count += 1
+        self._ends[picture.pts] = self._times.ticks_of(self._count)
         with self._named_errors():
             self._mux(self._stream.encode(picture))
             if self._audio:
@@ -171,13 +176,20 @@ class VideoWriter:
         """When the last frame so far is no longer shown."""
         return self._times.start + self._times.at(self._count)
 
-    def _mux(self, packets: list[av.Packet]) -> None:
-        """Write packets of the video; the last one says itself how long it is shown."""
-        last = self._times.ticks_of(self._count - 1)
+    def _mux(self, packets: list[av.Packet], *, are_last: bool = False) -> None:
+        """Write packets of the video, each of which says how long its frame is shown."""
         for packet in packets:
-            if packet.pts == last:
-                packet.duration = self._times.ticks_of(self._count) - last
+            if self._delay is None:
+                self._delay = packet.pts - packet.dts
+            packet.duration = self._ends.pop(packet.pts) - packet.pts
+            if are_last and packet is packets[-1]:
+                packet.duration = self._duration_of_last(packet)
             self._container.mux(packet)
+
+    def _duration_of_last(self, packet: av.Packet) -> int:
+        """Of the last packet, in whose order MP4 counts: what is left until the video's end."""
+        end = self._times.ticks_of(self._count)
+        return max(1, min(end - packet.pts, end - packet.dts - self._delay))
 
     @property
     def begun(self) -> Path | None:
@@ -196,7 +208,7 @@ class VideoWriter:
         if self._count == 0:
             raise ConfigError(f"{self._path} was not written: there was no frame to write.")
         with self._named_errors():
-            self._mux(self._stream.encode())
+            self._mux(self._stream.encode(), are_last=True)
             if self._audio and self._times.count == self._count:
                 self._audio.copy_until(None)
             self._exit.close()

@@ -38,6 +38,10 @@ class Entry:
     """Of the clip; what decoding gives beyond them is padding."""
     fps: float
     """Frames per second, on average; 1 for an image."""
+    seconds: list[float] | None
+    """When each frame of the clip is shown, from its first one on; None where they come evenly."""
+    pixel_aspect: float
+    """Width of a pixel over its height, as the file is shown."""
     height: int
     """In pixels, of the frames that were encoded; what decoding gives beyond it is padding."""
     width: int

@@ -188,6 +188,8 @@ def _entry(model: Model, item: Item, number: int, clip: Clip) -> Entry:
         start=clip.start,
         frames=len(clip.video),
         fps=clip.fps,
+        seconds=clip.seconds,
+        pixel_aspect=clip.pixel_aspect,
         height=box.height,
         width=box.width,
         original_height=box.original[0],

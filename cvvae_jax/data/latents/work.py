@@ -222,6 +222,6 @@ class ShardWork:
 
 
 def _row(entry: Entry) -> dict[str, Any]:
-    """What the index says of a record: without what all of them share."""
-    same = ("weights", "scaling_factor", "shift_factor")
-    return {name: value for name, value in vars(entry).items() if name not in same}
+    """What the index says of a record: without what all of them share, and what is long."""
+    left_out = ("weights", "scaling_factor", "shift_factor", "seconds")
+    return {name: value for name, value in vars(entry).items() if name not in left_out}
