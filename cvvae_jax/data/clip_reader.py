@@ -76,11 +76,12 @@ def _clip_by_seeking(file: MediaFile, wanted: np.ndarray, **size) -> list[np.nda
 
 
 def _clip_in_sequence(file: MediaFile, wanted: np.ndarray, **size) -> list[np.ndarray]:
-    index, clip = whole_index(file), []
-    chosen = set((index.ticks[wanted] if index.seekable else wanted).tolist())
+    index, clip, chosen = whole_index(file), [], set(wanted.tolist())
     with open_video(file) as video:
         for number, frame in enumerate(video.frames(threads="NONE")):
-            if (frame.pts if index.seekable else number) in chosen:
+            if number in chosen:
+                if index.seekable and frame.pts != index.ticks[number]:
+                    break  # one before it is missing
                 clip.append(_sized_rgb(frame, file, **size))
             if len(clip) == len(chosen):
                 return clip

@@ -48,19 +48,38 @@ class OpenVideo:
         is_interlaced = codec.name == "h264" and codec.field_order not in _PROGRESSIVE
         return codec.name in _ONE_FRAME_A_PACKET and not is_interlaced
 
+    @property
+    def has_presentation_times(self) -> bool:
+        """Whether packets say when their frame is shown. AVI says when each is decoded, which is
+        something else where frames refer to later ones."""
+        return self.container.format.name != "avi" or not self.stream.codec_context.has_b_frames
+
     def packets(self) -> Iterator[av.Packet]:
-        """The packets from the first keyframe on, without which those before can't be decoded; all
-        of them where none is called a keyframe.
+        """The packets with frames, as `_with_frames` chooses them.
 
         Raises:
             ConfigError: after the last one, if the file was cut off. A demuxer takes the end of
                 such a file for the end of the video.
         """
-        count, before = 0, []
-        for packet in self.container.demux(self.stream):
-            # A packet without data repeats a frame, but to a decoder it means the end, as does the
-            # last packet that PyAV gives, which is none of the file's.
-            count += packet.size > 0 or packet.dts is not None
+        count = 0
+
+        def counted() -> Iterator[av.Packet]:
+            nonlocal count
+            for packet in self.container.demux(self.stream):
+                # PyAV's last packet, which means the end to a decoder, is none of the file's.
+                count += packet.size > 0 or packet.dts is not None
+                yield packet
+
+        yield from self._with_frames(counted())
+        if count < len(self.stream.index_entries) or self._is_cut_off():
+            raise ConfigError(f"{self.file} ends early: it was cut off.")
+
+    def _with_frames(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """The packets from the first keyframe on, without which those before can't be decoded; all
+        of them where none is called a keyframe. Without those that have no data: they repeat a
+        frame, but would mean the end to a decoder."""
+        before: list[av.Packet] | None = []
+        for packet in packets:
             if not packet.size:
                 continue
             if before is not None and not packet.is_keyframe:
@@ -70,8 +89,6 @@ class OpenVideo:
                 before, self._first_pts = None, packet.pts
             yield packet
         yield from before or ()
-        if count < len(self.stream.index_entries) or self._is_cut_off():
-            raise ConfigError(f"{self.file} ends early: it was cut off.")
 
     def is_shown(self, item: av.Packet | av.VideoFrame) -> bool:
         """Whether the frame of a packet, or a decoded one, belongs to the video.
@@ -118,7 +135,7 @@ class OpenVideo:
         """
         self.stream.thread_type = "NONE"  # clips are decoded side by side
         self.container.seek(keyframe, stream=self.stream)
-        yield from self._decode(self.packets())
+        yield from self._decode(self._with_frames(self.container.demux(self.stream)))
 
     def require_whole(self, frame: av.VideoFrame) -> None:
         """Raise ConfigError where a part of a frame was damaged."""

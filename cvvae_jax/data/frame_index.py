@@ -124,7 +124,7 @@ def _scan(file: MediaFile) -> FrameIndex:
         try:
             for ticks, duration, is_key in read(video):
                 items.append((ticks, duration or 0))
-                if is_key and ticks is not None:
+                if is_key and ticks is not None and video.has_presentation_times:
                     keyframes.append(ticks)
         except ConfigError as error:
             fault = str(error)
@@ -145,7 +145,11 @@ def _scan(file: MediaFile) -> FrameIndex:
 
 def _shown_packets(video: OpenVideo):
     """Presentation time, duration and whether it is a keyframe, of every frame."""
-    return ((p.pts, p.duration, p.is_keyframe) for p in video.packets() if video.is_shown(p))
+    shown = filter(video.is_shown, video.packets())
+    if video.has_presentation_times:
+        return ((p.pts, p.duration, p.is_keyframe) for p in shown)
+    # Sorted, the times of decoding are those of showing.
+    return ((p.dts, p.duration, p.is_keyframe) for p in shown)
 
 
 def _frames(video: OpenVideo):

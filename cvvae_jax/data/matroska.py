@@ -1,12 +1,12 @@
 """Whether a Matroska or WebM file was cut off, by the sizes that its elements state (RFC 8794)."""
 
 import os
-from typing import BinaryIO
+from io import BufferedIOBase
 
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 
 
-def is_cut_off(file: BinaryIO) -> bool:
+def is_cut_off(file: BufferedIOBase) -> bool:
     """Whether frames are missing at the end of a Matroska file.
 
     They are where a cluster reaches beyond the end, or where the file ends between two elements of
@@ -32,7 +32,7 @@ def is_cut_off(file: BinaryIO) -> bool:
     return False
 
 
-def _element(file: BinaryIO) -> tuple[int | None, tuple[int, int] | None]:
+def _element(file: BufferedIOBase) -> tuple[int | None, tuple[int, int] | None]:
     """The name of the element that begins here, and its size with the bits that it is stored in."""
     name = _integer(file)
     size = _integer(file) if name else None
@@ -42,7 +42,7 @@ def _element(file: BinaryIO) -> tuple[int | None, tuple[int, int] | None]:
     return name[0], (value & ((1 << bits) - 1), bits)
 
 
-def _integer(file: BinaryIO) -> tuple[int, int] | None:
+def _integer(file: BufferedIOBase) -> tuple[int, int] | None:
     """An integer of variable length with its marker, and its bits without: the zeros that the first
     byte begins with say how many bytes follow. None where there is none."""
     first = file.read(1)
