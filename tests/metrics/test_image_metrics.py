@@ -203,5 +203,5 @@ def test_ms_ssim_equals_torchmetrics(content, data_range):
         *flat, data_range=data_range, reduction="none"
     )
     found = jax.jit(ms_ssim)(to_float(recon), to_float(video)).reshape(4)
-    # Theirs rounds products of float32 that ours don't have.
-    np.testing.assert_allclose(found, expected.numpy(), atol=1e-4)
+    # Theirs rounds squares near 1 to 6e-8, beside the 0.0009 added to variances, at five scales.
+    np.testing.assert_allclose(found, expected.numpy(), atol=5 * 6e-8 / 0.0009)
