@@ -114,8 +114,9 @@ def _similarity(x: Float[Array, "b t h w c"], y: Float[Array, "b t h w c"]):
     window, of frames in [-0.5, 0.5].
 
     Variances don't depend on what is added to all pixels, and in float32 are exacter around 0; the
-    luminance term is defined on the means of pixels in [0, 1]. Written by the difference of the two frames, 1 - (..) / (.. + C): equal to the paper's
-    fractions, but where frames are alike, rounding shrinks with their difference.
+    luminance term is defined on the means of pixels in [0, 1]. Written by the difference of the two
+    frames, 1 - (..) / (.. + C): equal to the paper's fractions, but where frames are alike,
+    rounding shrinks with their difference.
     """
     squares, square_of_difference = x * x + y * y, jnp.square(x - y)
     mean_x, mean_y, *means = _windowed(jnp.stack([x, y, squares, square_of_difference]))

@@ -1,7 +1,6 @@
 import jax.numpy as jnp
 import numpy as np
 import pytest
-
 from PIL import Image
 
 from cvvae_jax.metrics.baselines import bicubic_in_space, linear_in_time, nearest_in_time
