@@ -3,16 +3,16 @@
 NumPy in float64, on the host. Errors are those of values in [-1, 1]; `metrics.time.levels_of` makes
 8-bit levels of mean squares.
 
-A pattern that repeats is told from chance as in an analysis of variance: what places of one phase
-share (a frame's position in its chunk, a pixel's in its latent), beyond what as many unrelated
-values would. It is 0 on average for noise, and a change that doesn't repeat, such as a drift, has
-no part in it.
+A pattern that repeats is told from chance: it is what places of one phase share (a frame's position
+in its chunk, a pixel's in its latent), beyond what as many unrelated values would. Of noise it is
+about 0, and a change that doesn't repeat, such as a drift, has no part in it.
 """
 
 import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
+import scipy.ndimage
 from jaxtyping import Float, Int
 
 _NOTHING = np.float64(np.nan)
@@ -114,21 +114,14 @@ def _over_time(rest: Float[np.ndarray, "t h w 3"], grid: Grid) -> dict[str, np.f
 
 
 def _in_space(rest: Float[np.ndarray, "t h w 3"], grid: Grid) -> dict[str, np.ndarray | np.float64]:
-    side, cell, band = rest.shape[1], grid.lattice, grid.band
+    side, band = rest.shape[1], grid.band
     inside = slice(band, side - band)
     rest = rest - rest[:, inside, inside].mean(axis=(1, 2), keepdims=True)
-    interior = rest[:, inside, inside]
-    spectrum, lattice = _spectrum(interior), _NOTHING
-    if cell > 1:
-        # Rows of pixels that lie at one place of their latents, one after the other.
-        count = interior.shape[1] // cell
-        folded = interior.reshape(len(rest), count, cell, count, cell, 3)
-        folded = folded.transpose(1, 3, 2, 4, 0, 5).reshape(count**2 * cell**2, -1)
-        phases = np.tile(np.arange(cell**2), count**2)
-        lattice = _repeating(folded, phases).mean()
-        pattern = folded.reshape(count**2, cell, cell, len(rest), 3).mean(axis=0)
-        pattern = pattern.transpose(2, 0, 1, 3)
-        rest = rest - np.tile(pattern, (1, side // cell, side // cell, 1))
+    spectrum, lattice = _spectrum(rest[:, inside, inside]), _NOTHING
+    if grid.lattice > 1:
+        lattice, pattern = _lattice(rest[:, inside, inside], grid.lattice)
+        count = side // grid.lattice
+        rest = rest - np.tile(pattern, (1, count, count, 1))
     squares = np.square(rest).mean(axis=(0, 3))
     outside = np.ones_like(squares, bool)
     outside[inside, inside] = False
@@ -138,6 +131,31 @@ def _in_space(rest: Float[np.ndarray, "t h w 3"], grid: Grid) -> dict[str, np.nd
         "tile": _positive(_steps(rest[:, inside, inside], grid)),
         "spectrum": spectrum,
     }
+
+
+def _lattice(
+    interior: Float[np.ndarray, "t n n 3"], cell: int
+) -> tuple[np.float64, Float[np.ndarray, "t c c 3"]]:
+    """The power of what repeats with every cell, and what that is."""
+    half = cell // 2
+    # A mean over a whole cell holds nothing of the lattice, and all of what rises evenly.
+    weights = np.ones(cell) if cell % 2 else np.r_[0.5, np.ones(cell - 1), 0.5]
+    smooth = interior
+    for axis in (1, 2):
+        smooth = scipy.ndimage.convolve1d(smooth, weights / cell, axis=axis)
+    detail = (interior - smooth)[:, half : half - cell, half : half - cell]
+    # The cut begins in the middle of a cell.
+    detail = np.roll(detail, (half, half), axis=(1, 2))
+    count = detail.shape[1] // cell
+    folded = detail.reshape(len(detail), count, cell, count, cell, 3)
+    folded = folded.transpose(1, 3, 2, 4, 0, 5).reshape(count**2, cell**2, -1)
+    # The median of all cells has no part in what only some of them have, such as the border of a
+    # tile; of noise, its variance is that of the mean times pi / 2.
+    pattern = np.median(folded, axis=0)
+    pattern -= pattern.mean(axis=0)
+    noise = np.square(folded - pattern).mean() * (np.pi / 2) / (count**2 - 1)
+    power = np.square(pattern).mean() - noise
+    return power, pattern.reshape(cell, cell, len(detail), 3).transpose(2, 0, 1, 3)
 
 
 def _steps(interior: Float[np.ndarray, "t h w 3"], grid: Grid) -> np.float64:
@@ -155,8 +173,9 @@ def _steps(interior: Float[np.ndarray, "t h w 3"], grid: Grid) -> np.float64:
 def _repeating(
     values: Float[np.ndarray, "n d"], phases: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, " d"]:
-    """The part of the variance of n values that is their phases', without bias, so that it may come
-    out below 0; NaN where no phase occurs twice, or there is only one."""
+    """The part of the variance of n values that is their phases', as in an analysis of variance:
+    without bias, so that it may come out below 0; NaN where no phase occurs twice, or there is only
+    one."""
     count, (_, index, sizes) = (
         len(values),
         np.unique(phases, return_inverse=True, return_counts=True),
