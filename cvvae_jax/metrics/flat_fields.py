@@ -176,10 +176,8 @@ def _repeating(
     """The part of the variance of n values that is their phases', as in an analysis of variance:
     without bias, so that it may come out below 0; NaN where no phase occurs twice, or there is only
     one."""
-    count, (_, index, sizes) = (
-        len(values),
-        np.unique(phases, return_inverse=True, return_counts=True),
-    )
+    count = len(values)
+    _, index, sizes = np.unique(phases, return_inverse=True, return_counts=True)
     if len(sizes) in (1, count):
         return np.full(values.shape[1], np.nan)
     order = np.argsort(index, kind="stable")
