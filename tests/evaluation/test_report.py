@@ -1,5 +1,6 @@
 """The report: its answer is right, it holds all it shows, and texts of users stay texts."""
 
+import base64
 import copy
 import html.parser
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import report_results
 from markupsafe import Markup
+from PIL import Image
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.report import numbers, plots, sections, write_report
@@ -255,6 +257,23 @@ def test_baselines_take_no_room_in_plots():
     assert 5 < low < 10 and 1000 < high < 2000
 
 
+def test_flat_fields_are_a_table_plots_and_pictures(results, tmp_path):
+    """Quantities that no contender has are no rows; a baseline's zeros are off a scale of logs."""
+    with_pictures = copy.deepcopy(results)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    picture = {"color": [0, 255, 0], "levels": 4, "media": "a.png"}
+    with_pictures["flat_fields"]["no-compat"]["pictures"] = [picture]
+    found = Page(write_report(with_pictures, tmp_path))
+    assert found.open == []
+    for text in ("Error of the color", "2.35", "Lattice of latents", "off the scale: linear (0)"):
+        assert text in found.text
+    assert "Steps across the borders of tiles" not in found.text
+    [source] = [each["src"] for tag, each in found.elements if tag == "img"]
+    data = base64.b64decode(source.removeprefix("data:image/png;base64,"))
+    assert data == (tmp_path / "a.png").read_bytes()
+    assert "0, 255, 0 · ±4 levels" in found.text
+
+
 @pytest.fixture
 def undrawn(monkeypatch):
     """Plots take most of a page's time; only some tests are about them."""
@@ -264,6 +283,7 @@ def undrawn(monkeypatch):
 def test_sections_without_results_are_left_out(results, tmp_path, undrawn):
     for key, title in {
         "compatibility": "Compatibility with the image VAE",
+        "flat_fields": "Clips of one color",
         "series": "PSNR over time",
         "paired": "which excludes zero",
         "examples": "Play all",
