@@ -190,14 +190,12 @@ def summarize_flat_fields(arrays: Arrays) -> dict[str, Any]:
     }
 
 
-def scaled_pictures(
-    errors: Float[np.ndarray, "n h w 3"],
-) -> tuple[int, UInt8[np.ndarray, "n h w 3"]]:
-    """Errors as pictures: none is gray, and so many 8-bit levels, a power of two, are black or
-    white."""
+def as_picture(errors: Float[np.ndarray, "h w 3"]) -> tuple[int, UInt8[np.ndarray, "h w 3"]]:
+    """Errors as a picture: none is gray, and so many 8-bit levels or more, a power of two, are
+    black or white. One value in a hundred may lie beyond."""
     levels = _LEVELS * errors.astype(np.float64)
-    largest = 2 ** int(np.ceil(np.log2(max(np.abs(levels).max(), 1.0))))
-    return largest, np.round(127.5 + 127.5 * levels / largest).astype(np.uint8)
+    scale = 2 ** int(np.ceil(np.log2(max(np.percentile(np.abs(levels), 99), 1.0))))
+    return scale, np.round(127.5 + 127.5 * np.clip(levels / scale, -1, 1)).astype(np.uint8)
 
 
 def _number(value: np.float64) -> float | None:

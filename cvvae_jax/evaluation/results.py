@@ -22,7 +22,7 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.clips import Clip, ClipInfo
 from cvvae_jax.evaluation.contenders import Contender
 from cvvae_jax.evaluation.figures import FIGURES
-from cvvae_jax.evaluation.flat_fields import COLORS, scaled_pictures, summarize_flat_fields
+from cvvae_jax.evaluation.flat_fields import COLORS, as_picture, summarize_flat_fields
 from cvvae_jax.evaluation.measure import NETWORK_METRICS, Arrays
 from cvvae_jax.evaluation.protocol import FRAME_METRICS
 from cvvae_jax.evaluation.report.page import write_report
@@ -152,10 +152,11 @@ def _environment(evaluation: "Evaluation") -> dict[str, Any]:
 def _flat_fields(store: Store, name: str) -> dict[str, Any]:
     """What a contender makes of clips of one color, with pictures."""
     arrays = store.read(name, FLAT_FIELDS)
-    levels, pictures = scaled_pictures(arrays["picture"])
     (store.folder / _MEDIA).mkdir(exist_ok=True)
     found = []
-    for what, number, picture in zip(_PICTURED, arrays["pictured"], pictures, strict=True):
+    shown = zip(_PICTURED, arrays["pictured"], arrays["picture"], strict=True)
+    for what, number, errors in shown:
+        levels, picture = as_picture(errors)
         media = f"{_MEDIA}/{name}_flat_{what}.png"
         Image.fromarray(picture).save(store.folder / media)
         found.append({"color": list(COLORS[number]), "levels": levels, "media": media})

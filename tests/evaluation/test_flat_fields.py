@@ -11,8 +11,8 @@ from cvvae_jax.evaluation.flat_fields import (
     COLORS,
     FIGURES,
     MIDDLE,
+    as_picture,
     measure_flat_fields,
-    scaled_pictures,
     shape,
     summarize_flat_fields,
 )
@@ -112,8 +112,8 @@ def test_pictures_are_of_the_middle_and_of_the_worst_color():
     arrays = measure_flat_fields(opened, contender(opened), PROTOCOL)
     middle, worst = (COLORS[number] for number in arrays["pictured"])
     assert middle == COLORS[MIDDLE] == (128, 128, 128) and worst[:2] == (192, 64)
-    levels, (gray, pattern) = scaled_pictures(arrays["picture"])
-    assert levels == 4
+    (least, gray), (levels, pattern) = map(as_picture, arrays["picture"])
+    assert (least, levels) == (1, 4)
     np.testing.assert_array_equal(gray, 128)
     # 127.5 + 127.5 * 3 / 4, and the same below.
     assert set(pattern.ravel()) == {223, 32}
