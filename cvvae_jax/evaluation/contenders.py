@@ -106,6 +106,11 @@ class Model:
         _, frames, height, width, _ = videos.shape
         return self.codec.decode(Latents(values, frames, height, width, videos.dtype.name))
 
+    def rebuild(self, videos: Pixels) -> Pixels:
+        """Videos of the same type and shape, by the posterior's mode, whatever the protocol
+        takes."""
+        return self.codec.reconstruct(videos)
+
     def tile_borders(self, videos: Pixels) -> tuple[list[int], list[int]]:
         """Rows and columns of pixels that tiles begin or end before when videos are decoded."""
         _, frames, height, width, _ = videos.shape
@@ -130,6 +135,10 @@ class Baseline:
         if videos.dtype != np.uint8:
             return np.asarray(self._function(videos))
         return np.asarray(to_uint8(self._function(to_float(videos))))
+
+    def tile_borders(self, videos: Pixels) -> tuple[list[int], list[int]]:
+        """It has none."""
+        return [], []
 
 
 def _inside(borders: set[int], length: int) -> list[int]:

@@ -33,6 +33,10 @@ Metric = Literal[
 FRAME_METRICS = {"psnr", "ssim", "ms_ssim", "lpips_vgg", "lpips_alex"}
 """Those that compare one frame with another."""
 
+DEFINITIONS = 2
+"""Of all metrics, counted: figures of two numbers can't be compared. Since 2, SSIM and MS-SSIM are
+of pixels in [0, 1]; in 1 they were of values in [-1, 1]."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Protocol:
@@ -100,6 +104,7 @@ class Protocol:
         fields = dataclasses.asdict(self)
         del fields["description"]
         fields["metrics"] = sorted(set(self.metrics))
+        fields["definitions"] = DEFINITIONS
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
