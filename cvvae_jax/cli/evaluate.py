@@ -228,9 +228,12 @@ def _print_table(folder: Path) -> None:
             scores = results["scores"][name]
             cells = [_cell(scores.get(m["key"]), m, max(8, len(m["label"]))) for m in metrics]
             print("  ".join([f"{name:<{width}}", *cells]))
-    print("flat fields, clips of one color, in 8-bit levels (0 is exact):")
-    for name in models:
-        found = results["flat_fields"][name]
+    measured = {name: results["flat_fields"].get(name) for name in models}
+    if any(measured.values()):
+        print("flat fields, clips of one color, in 8-bit levels (0 is exact):")
+    for name, found in measured.items():
+        if not found:
+            continue
         print(
             f"{name:<{width}}  color off by {found['color']:.2f}, "
             f"structure {found['structure']:.2f}"

@@ -75,6 +75,9 @@ class Protocol:
     """What is measured."""
     spectrum_window: int = 16
     """Frames of the windows that the spectrum of the error is averaged over."""
+    flat_fields: bool = True
+    """Whether clips of one color are measured, too; they take about as long as four clips of 33
+    frames of 256 x 256 pixels."""
 
     def __post_init__(self):
         at_least(self, 1, "stride", "chunk_frames")

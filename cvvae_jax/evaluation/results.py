@@ -24,7 +24,7 @@ from cvvae_jax.evaluation.contenders import Contender
 from cvvae_jax.evaluation.figures import FIGURES
 from cvvae_jax.evaluation.flat_fields import COLORS, as_picture, summarize_flat_fields
 from cvvae_jax.evaluation.measure import NETWORK_METRICS, Arrays
-from cvvae_jax.evaluation.protocol import FRAME_METRICS
+from cvvae_jax.evaluation.protocol import FRAME_METRICS, Protocol
 from cvvae_jax.evaluation.report.page import write_report
 from cvvae_jax.evaluation.report.players import write_example
 from cvvae_jax.evaluation.store import FLAT_FIELDS, LeftOut, Store
@@ -86,7 +86,7 @@ def write_results(evaluation: "Evaluation", store: Store, rebuild: RebuildClips)
         "contenders": [contender.record() for contender in evaluation.contenders],
         "not_measured": _not_measured(evaluation, figures["scores"], len(measured)),
         **figures,
-        "flat_fields": {name: _flat_fields(store, name) for name in names},
+        "flat_fields": _all_flat_fields(evaluation.protocol, store, names),
         "examples": _examples(evaluation, store, rebuild, measured, figures["scores"]),
         "environment": _environment(evaluation),
     }
@@ -147,6 +147,11 @@ def _environment(evaluation: "Evaluation") -> dict[str, Any]:
         | {name: importlib.metadata.version(name) for name in _VERSIONS},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _all_flat_fields(protocol: Protocol, store: Store, names: Sequence[str]) -> dict[str, Any]:
+    """By contender; empty where the protocol leaves them out."""
+    return {name: _flat_fields(store, name) for name in names if protocol.flat_fields}
 
 
 def _flat_fields(store: Store, name: str) -> dict[str, Any]:

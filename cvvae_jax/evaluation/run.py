@@ -190,6 +190,8 @@ class Bench:
     def measure_flat_fields(self, contenders: Sequence[Contender]) -> None:
         """Measures contenders on clips of one color, where that isn't done yet; nothing as long as
         no clip could be measured, since then there will be no results."""
+        if not self._evaluation.protocol.flat_fields:
+            return
         numbers = range(len(self._evaluation.clips))
         if not any(isinstance(self._store.clip(number), ClipInfo) for number in numbers):
             return
