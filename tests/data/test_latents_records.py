@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -13,6 +14,7 @@ import grain
 import numpy as np
 import pytest
 from latents_of import PlainEncoder, assert_same_records, records, write, write_sources
+from packets import MEDIA
 
 import cvvae_jax
 from cvvae_jax.config import ConfigError
@@ -67,6 +69,19 @@ def test_a_record_is_what_the_encoder_gave_and_what_is_known_of_the_file(
             assert record[f"{size}_height"] == known["height"]
             assert record[f"{size}_width"] == known["width"]
     assert_same_records(found, records(whole))
+
+
+def test_records_say_when_uneven_frames_are_shown(tmp_path):
+    """25 frames a second for 1 s, then 5; pixels twice as wide as high."""
+    (tmp_path / "in").mkdir()
+    for name in ("vfr_with_sound.mp4", "sar_2_1.mp4"):
+        shutil.copy(MEDIA / name, tmp_path / "in" / name)
+    write(tmp_path / "in", tmp_path / "out", clip_frames=20)
+    wide, *_, uneven = records(tmp_path / "out")
+    assert (wide["seconds"], wide["pixel_aspect"]) == (None, 2)
+    assert (uneven["start"], uneven["pixel_aspect"]) == (20, 1)
+    times = [k / 25 for k in range(5)] + [0.2 + k / 5 for k in range(15)]
+    np.testing.assert_allclose(uneven["seconds"], times, rtol=0, atol=1e-9)
 
 
 def test_statistics_are_those_of_samples_of_the_posterior(whole):

@@ -8,6 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from packets import MEDIA
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data import matroska, video
@@ -19,7 +20,6 @@ from cvvae_jax.data.sources import open_source
 
 pytestmark = pytest.mark.stack
 
-MEDIA = Path(__file__).parents[1] / "media"
 ONE = 1 << 16
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from packets import MEDIA, shown
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data import video
@@ -13,7 +14,6 @@ from cvvae_jax.data.times import Times
 
 pytestmark = pytest.mark.stack
 
-MEDIA = Path(__file__).parents[1] / "media"
 SUFFIXES = [(suffix, begun) for suffix in video.WRITABLE_VIDEO_SUFFIXES for begun in (False, True)]
 
 
@@ -32,16 +32,6 @@ def copied(source: Path, target: Path, *, keep_begun: bool = False) -> Path:
         for frame in video.read_frames(source):
             writer.write(frame)
     return target
-
-
-def shown(path: Path, kind: str) -> list[float]:
-    """When packets are presented, in seconds and order, without those for the decoder only."""
-    with av.open(str(path)) as container:
-        packets = container.demux(container.streams.best(kind))
-        found = [p for p in packets if p.size and not p.is_discard and p.pts is not None]
-        return sorted(
-            float(p.pts * Fraction(p.time_base.numerator, p.time_base.denominator)) for p in found
-        )
 
 
 def unit(path: Path) -> float:
