@@ -7,7 +7,7 @@ import av
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import require_pixels, require_shape, resized
+from cvvae_jax.data.containers import require_pixels, resized
 from cvvae_jax.data.decoding import open_video, to_rgb
 from cvvae_jax.data.frame_index import count_frames, whole_index
 from cvvae_jax.data.images import is_image, read_image
@@ -50,8 +50,6 @@ def read_clip(
     else:
         frames = _clip_by_seeking(media, wanted, short_side=short_side, cover=cover)
         frames = frames or _clip_in_sequence(media, wanted, short_side=short_side, cover=cover)
-    for frame in frames:
-        require_shape(media, frame, frames[0].shape)
     return np.stack(frames)[repeats]
 
 
