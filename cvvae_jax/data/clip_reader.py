@@ -66,7 +66,7 @@ def _clip_by_seeking(file: MediaFile, wanted: np.ndarray, **size) -> list[np.nda
             if frame.pts is None or frame.pts > ticks[len(clip)]:
                 return []
             if frame.pts == ticks[len(clip)]:
-                video.require_whole(frame)
+                video.require_usable(frame)
                 clip.append(_sized_rgb(frame, file, **size))
             if len(clip) == len(ticks):
                 return clip

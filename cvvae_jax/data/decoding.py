@@ -32,6 +32,9 @@ _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 # Codecs each of whose packets is a frame. Others have packets that show nothing (hidden frames of
 # VP8, MPEG-4 as it is packed for AVI) or show several.
 _ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1", "png", "gif")
+# Of the MatrixCoefficients of ITU-T H.273, those that swscale converts: RGB, BT.709, unspecified,
+# FCC, BT.601 twice, SMPTE 240M and BT.2020 with non-constant luminance.
+_CONVERTED = (0, 1, 2, 4, 5, 6, 7, 9)
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
 # What tells that a file was cut off where the demuxer can't, by the demuxer's name.
 _READERS = {"matroska": matroska, "mov": mp4}
@@ -144,7 +147,7 @@ class OpenVideo:
         for frame in self._decode(counted()):
             if self.is_shown(frame):
                 missing -= self._is_due(frame)
-                self.require_whole(frame)
+                self.require_usable(frame)
                 yield frame
         if self.has_frames_for_packets and missing > 0:
             raise ConfigError(f"{self.file} is damaged: {missing} of its frames can't be decoded.")
@@ -160,12 +163,17 @@ class OpenVideo:
         self.container.seek(keyframe, stream=self.stream)
         yield from self._decode(self._with_frames(self.container.demux(self.stream)))
 
-    def require_whole(self, frame: av.VideoFrame) -> None:
-        """Raise ConfigError where a part of a frame was damaged, or where its size is another than
-        that of the frames before."""
+    def require_usable(self, frame: av.VideoFrame) -> None:
+        """Raise ConfigError where a part of a frame was damaged, its size is another than that of
+        the frames before, or its colors are of a kind that isn't converted."""
         if frame.is_corrupt:
             raise ConfigError(
                 f"{self.file} is damaged: a frame of it could be decoded only in part."
+            )
+        if frame.colorspace not in _CONVERTED:
+            raise ConfigError(
+                f"{self.file} has colors with the matrix {int(frame.colorspace)} of ITU-T H.273, "
+                "which cannot be converted to RGB."
             )
         size = upright_size(frame)
         self._size = self._size or size

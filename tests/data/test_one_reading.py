@@ -272,6 +272,13 @@ def test_a_changing_frame_size_is_bad_to_all(tmp_path):
         video.read_clip(path, [3, 4], cover=(32, 48))
 
 
+def test_colors_that_cannot_be_converted_are_named_by_all(tmp_path):
+    path = tmp_path / "odd colors.mp4"
+    encode(path, options={"x264-params": "colormatrix=YCgCo"}, frames=3)
+    said = verdicts(path, tmp_path)
+    assert all("colors with the matrix 8 " in verdict for verdict in said.values()), said
+
+
 def test_damage_is_found_in_frames_that_are_not_stored(tmp_path):
     """Every second frame is."""
     path = tmp_path / "end.mkv"
