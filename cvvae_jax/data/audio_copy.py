@@ -31,6 +31,7 @@ class AudioCopy:
         self._offset, self._has_edit_lists = offset, target.format.name in _WITH_EDIT_LISTS
         self._continued: Continued | None = None
         self._last_dts: int | None = None
+        self._is_heard = False
         self._next = self._following()
 
     @classmethod
@@ -73,9 +74,16 @@ class AudioCopy:
             self._next = self._following()
 
     def _following(self) -> av.Packet | None:
-        """The next packet that is heard, or that a decoder needs for one that is."""
-        known = (packet for packet in self._packets if packet.pts is not None)
-        return next((packet for packet in map(self._risen, known) if self._is_needed(packet)), None)
+        """The next packet that is heard, or that a decoder needs for the first one that is."""
+        for packet in self._packets:
+            # An edit list may leave out sound between two pieces, too.
+            is_left_out = packet.is_discard and self._is_heard
+            if packet.pts is None or is_left_out:
+                continue
+            self._is_heard = not packet.is_discard
+            if self._is_needed(self._risen(packet)):
+                return packet
+        return None
 
     def _risen(self, packet: av.Packet) -> av.Packet:
         """A packet after the one before it, as a container demands: where files were appended to

@@ -1,5 +1,6 @@
 """Some frames of a video by their numbers, without decoding those long before them."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 
@@ -42,13 +43,16 @@ def read_clip(
         raise ConfigError(
             f"{media} has {count} frames; frames {wanted[0]} to {wanted[-1]} were asked for."
         )
+    frames: list[np.ndarray] = []
     size = functools.partial(resized, short_side=short_side, cover=cover)
     if isinstance(media, Frames):
         frames = [_rescaled(media, media.array[number], size) for number in wanted]
     elif is_image(media):
         frames = [read_image(media, short_side=short_side, cover=cover)]
     else:
-        frames = _clip_by_seeking(media, wanted, short_side=short_side, cover=cover)
+        # Where a decoder that begins in the middle fails, reading from the beginning tells why.
+        with contextlib.suppress(ConfigError):
+            frames = _clip_by_seeking(media, wanted, short_side=short_side, cover=cover)
         frames = frames or _clip_in_sequence(media, wanted, short_side=short_side, cover=cover)
     return np.stack(frames)[repeats]
 

@@ -136,8 +136,10 @@ class _Row:
                     self.keyframes.append(ticks)
         except ConfigError as error:
             self.fault = str(error)
-        if continued.shift:
-            self.keyframes = []  # seeking finds times as the file has them
+        is_reordered = bool(video.stream.codec_context.has_b_frames) and not decode
+        known = [ticks for ticks, _ in self.times if ticks is not None]
+        if continued.shift or not (is_reordered or known == sorted(known)):
+            self.keyframes = []  # frames aren't known by the times that the file has
 
     @property
     def has_gaps(self) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from odd_media import good_videos
 from packets import shown
 
 from cvvae_jax.data import video
@@ -56,18 +57,18 @@ def test_appended_files_are_one_video_and_stay_in_step(tmp_path, starts):
 
 
 def jpegs(path: Path, times: list[int]) -> Path:
-    """Packets with these presentation times, in milliseconds."""
+    """Different frames with these presentation times, in milliseconds."""
     with av.open(str(path), "w") as container:
         stream = container.add_stream("mjpeg", rate=25)
         stream.height, stream.width, stream.pix_fmt = 32, 48, "yuvj420p"
-        (packet, *_) = [*stream.encode(av.VideoFrame(48, 32, "yuvj420p")), *stream.encode(None)]
-        data = bytes(packet)
-        for time in times:
-            packet = av.Packet(data)
-            packet.stream, packet.is_keyframe = stream, True
-            packet.pts = packet.dts = time
-            packet.time_base = Fraction(1, 1000)
-            container.mux(packet)
+        for number, time in enumerate(times):
+            grey = np.full((32, 48, 3), 20 * number, np.uint8)
+            frame = av.VideoFrame.from_ndarray(grey, format="rgb24").reformat(format="yuvj420p")
+            frame.pts, frame.time_base = number, Fraction(1, 25)
+            for packet in stream.encode(frame):
+                packet.pts, packet.dts = time, number  # which Matroska doesn't keep
+                packet.time_base = Fraction(1, 1000)
+                container.mux(packet)
     return path
 
 
@@ -76,6 +77,26 @@ def test_two_frames_of_one_time_do_not_change_the_times_of_others(tmp_path):
     assert shown(path, "video").count(0.04) == 2
     expected = [0, 0.04, 0.041, 0.12, 0.16, 1.16, 1.2]
     np.testing.assert_allclose(video.frame_times(path), expected, atol=1e-9)
+
+
+def test_a_clip_of_frames_out_of_order_is_that_of_reading(tmp_path):
+    """Frames come as they lie in the file, as a player shows them."""
+    path = jpegs(tmp_path / "back.mkv", [0, 40, 80, 60, 160, 200])
+    assert video.count_frames(path) == 6
+    frames = list(video.read_frames(path))
+    assert len({frame.tobytes() for frame in frames}) == 6
+    for number in range(6):
+        np.testing.assert_array_equal(video.read_clip(path, [number])[0], frames[number])
+
+
+def test_a_clip_is_read_from_the_beginning_where_the_middle_cannot_be_found(tmp_path):
+    """The second of two animations, which has a header of its own."""
+    path = tmp_path / "both.gif"
+    good_videos()["animation.gif"](path)
+    path.write_bytes(2 * path.read_bytes())
+    frames = list(video.read_frames(path))
+    assert len(frames) == video.count_frames(path) == 40
+    np.testing.assert_array_equal(video.read_clip(path, [30, 39]), [frames[30], frames[39]])
 
 
 def test_frames_without_a_time_come_before_those_with_one(tmp_path):
