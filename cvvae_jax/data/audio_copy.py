@@ -1,6 +1,7 @@
 """Sound of one file into another, packet by packet, as it is."""
 
 import contextlib
+import io
 import logging
 from collections.abc import Iterator
 from fractions import Fraction
@@ -50,7 +51,8 @@ class AudioCopy:
             stream = played_sound(source)
             if stream is None:
                 yield None
-            elif (codec := _codec(stream)) not in target.supported_codecs:
+            elif not _fits(stream, target):
+                codec = "unknown" if stream.codec_context is None else stream.codec_context.name
                 _log.warning("%s: %s audio fits no %s file; left out.", path, codec, target.name)
                 yield None
             else:
@@ -66,12 +68,21 @@ class AudioCopy:
             packet = self._next
             if seconds is not None and self._time(packet) >= seconds:
                 return
-            shift = round(self._offset / exact(packet.time_base))
-            packet.pts -= shift
-            packet.dts -= shift
-            packet.stream = self._stream
+            self._place(packet)
             self._target.mux(packet)
             self._next = self._following()
+
+    def _place(self, packet: av.Packet) -> None:
+        """Give a packet its times in the new file. Those of decoding must rise there, which they
+        don't where the old file rounded them to milliseconds."""
+        unit = exact(self._stream.time_base)
+        scale = exact(packet.time_base) / unit
+        pts, dts = (round(time * scale - self._offset / unit) for time in (packet.pts, packet.dts))
+        if self._last_dts is not None:
+            dts = max(dts, self._last_dts + self._has_edit_lists)  # Matroska takes equal ones
+        packet.pts, packet.dts, self._last_dts = max(pts, dts), dts, dts
+        packet.duration = round((packet.duration or 0) * scale)
+        packet.time_base, packet.stream = unit, self._stream
 
     def _following(self) -> av.Packet | None:
         """The next packet that is heard, or that a decoder needs for the first one that is."""
@@ -81,22 +92,18 @@ class AudioCopy:
             if packet.pts is None or is_left_out:
                 continue
             self._is_heard = not packet.is_discard
-            if self._is_needed(self._risen(packet)):
+            if self._is_needed(self._continuing(packet)):
                 return packet
         return None
 
-    def _risen(self, packet: av.Packet) -> av.Packet:
-        """A packet after the one before it, as a container demands: where files were appended to
-        one another, times begin anew, and where they were rounded, two may be equal."""
+    def _continuing(self, packet: av.Packet) -> av.Packet:
+        """A packet after the one before it, also where files were appended to one another."""
         if self._continued is None:
             self._continued = Continued(exact(packet.time_base))
-        dts = packet.pts if packet.dts is None else packet.dts
-        self._continued.take(dts, packet.duration or 0)
-        rise = self._continued.shift
-        if self._last_dts is not None:
-            rise = max(rise, self._last_dts + 1 - dts)
-        packet.pts += rise
-        packet.dts = self._last_dts = dts + rise
+        packet.dts = packet.pts if packet.dts is None else packet.dts
+        self._continued.take(packet.dts, packet.duration or 0)
+        packet.pts += self._continued.shift
+        packet.dts += self._continued.shift
         return packet
 
     def _is_needed(self, packet: av.Packet) -> bool:
@@ -111,9 +118,18 @@ class AudioCopy:
         return packet.pts * exact(packet.time_base) - self._offset
 
 
-def _codec(stream) -> str:
-    """Its name; of one that FFmpeg doesn't know, too."""
-    return "unknown" if stream.codec_context is None else stream.codec_context.name
+def _fits(stream, target) -> bool:
+    """Whether a container takes the sound of a stream."""
+    if stream.codec_context is None or stream.codec_context.name not in target.supported_codecs:
+        return False
+    # The list has codecs that the container of another version takes: a trial is sure.
+    with av.open(io.BytesIO(), "w", format=target.format.name) as trial:
+        trial.add_stream_from_template(stream)
+        try:
+            trial.start_encoding()
+        except av.error.FFmpegError:
+            return False
+    return True
 
 
 def _packets(source, stream, target) -> Iterator[av.Packet]:

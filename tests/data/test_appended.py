@@ -1,4 +1,4 @@
-"""Files appended to one another, whose times begin anew, and times that are missing or equal."""
+"""Files appended to one another, whose times begin anew; times that are missing or equal."""
 
 from fractions import Fraction
 from pathlib import Path
@@ -54,6 +54,45 @@ def test_appended_files_are_one_video_and_stay_in_step(tmp_path, starts):
     heard = shown(copy, "audio")
     assert len(heard) == 2 * len(shown(tmp_path / "0.ts", "audio"))
     assert heard[-1] == pytest.approx(2 * COUNT / 25, abs=0.1)
+
+
+@pytest.mark.parametrize("suffix", [".mov", ".mkv"])
+def test_sound_whose_times_were_rounded_keeps_its_place(tmp_path, suffix):
+    """Packets of 5/6 ms in a file that counts milliseconds: some have equal times."""
+    source, target = tmp_path / "in.mkv", tmp_path / f"out{suffix}"
+    with av.open(str(source), "w") as container:
+        sound = container.add_stream("pcm_s16le", rate=48000, layout="mono")
+        for number in range(600):
+            samples = av.AudioFrame.from_ndarray(np.zeros((1, 40), np.int16), "s16", "mono")
+            samples.sample_rate, samples.pts = 48000, 40 * number
+            samples.time_base = Fraction(1, 48000)
+            container.mux(sound.encode(samples))
+    before = shown(source, "audio")
+    assert len(set(before)) < len(before) == 600
+    with video.VideoWriter(target, fps=25, height=32, width=48, audio_from=source) as writer:
+        for _ in range(13):
+            writer.write(np.zeros((32, 48, 3), np.uint8))
+    with av.open(str(target)) as container:
+        packets = [p for p in container.demux(container.streams.audio[0]) if p.size]
+        end = float((packets[-1].pts + packets[-1].duration) * packets[-1].time_base)
+    assert end == pytest.approx(0.5, abs=2e-3)
+
+
+def test_sound_that_a_container_refuses_is_left_out(tmp_path, caplog):
+    """QuickTime takes no Opus, though FFmpeg lists it."""
+    source = tmp_path / "in.webm"
+    with av.open(str(source), "w") as container:
+        sound = container.add_stream("libopus", rate=48000, layout="mono")
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 9600), np.int16), "s16", "mono")
+        samples.sample_rate = 48000
+        container.mux([*sound.encode(samples), *sound.encode()])
+    for suffix, has_sound in ((".mov", False), (".mp4", True), (".mkv", True)):
+        target = tmp_path / f"out{suffix}"
+        with video.VideoWriter(target, fps=25, height=32, width=48, audio_from=source) as writer:
+            for _ in range(5):
+                writer.write(np.zeros((32, 48, 3), np.uint8))
+        assert video.probe(target).has_audio == has_sound
+    assert "opus audio fits no" in caplog.text
 
 
 def jpegs(path: Path, times: list[int]) -> Path:
