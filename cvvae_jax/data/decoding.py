@@ -13,7 +13,7 @@ import numpy as np
 from av.stream import Disposition
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import matroska, mp4
+from cvvae_jax.data import matroska, mp4, riff
 from cvvae_jax.data.containers import (
     SCALER,
     exact,
@@ -37,7 +37,7 @@ _ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1", 
 _CONVERTED = (0, 1, 2, 4, 5, 6, 7, 9)
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
 # What tells that a file was cut off where the demuxer can't, by the demuxer's name.
-_READERS = {"matroska": matroska, "mov": mp4}
+_READERS = {"matroska": matroska, "mov": mp4, "avi": riff}
 
 
 class OpenVideo:
@@ -91,7 +91,7 @@ class OpenVideo:
                 yield packet
 
         yield from self._with_frames(counted())
-        if count < len(self.stream.index_entries) or self._is_cut_off():
+        if count < len(self.stream.index_entries) or self._is_cut_off(count):
             raise ConfigError(f"{self.file} ends early: it was cut off.")
 
     def _with_frames(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
@@ -207,9 +207,12 @@ class OpenVideo:
         if fault:
             raise fault
 
-    def _is_cut_off(self) -> bool:
-        reader = _READERS.get(self.container.format.name.split(",")[0])
-        if reader is None:
+    def _is_cut_off(self, count: int) -> bool:
+        """Whether the container says so, after so many packets."""
+        name = self.container.format.name.split(",")[0]
+        reader = _READERS.get(name)
+        # AVI states sizes and numbers of frames that are wrong: only both together are believed.
+        if reader is None or (name == "avi" and count >= self.stream.frames):
             return False
         if isinstance(self.file, Blob):
             return reader.is_cut_off(io.BytesIO(self.file.data))

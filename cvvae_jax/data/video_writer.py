@@ -87,7 +87,8 @@ class VideoWriter:
             threads: of the encoder; 0 for one or more a core. The bytes depend on their number,
                 and on nothing else of the machine.
             keep_begun: after an exception the file holds the frames until then; after the process
-                was killed, NAME.partial.SUFFIX beside it does, up to the last second or two.
+                was killed, NAME.partial.SUFFIX beside it does, but for the last 40 to 70, which the
+                encoder looks at together or which wait for the end of a fragment of a second.
 
         Raises:
             ConfigError: the suffix is not accepted, or not one of `fps` and `times` is given.

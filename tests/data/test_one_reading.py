@@ -259,6 +259,29 @@ def test_a_list_of_frames_without_its_end_was_cut_off(tmp_path):
     assert not mp4.is_cut_off(io.BytesIO(whole))
 
 
+def test_an_avi_without_its_end_was_cut_off(tmp_path):
+    """Its index, which tells of all frames, is at the end."""
+    whole, path = tmp_path / "whole.avi", tmp_path / "cut.avi"
+    encode(whole, codec="mjpeg", pix_fmt="yuvj420p", frames=10)
+    data = whole.read_bytes()
+    index = data.rindex(b"idx1")
+    path.write_bytes(data[: data.rindex(b"00dc", 0, index)])
+    assert all("ends early" in verdict for verdict in verdicts(path, tmp_path).values())
+    assert len(data) > index > 1000
+
+
+@pytest.mark.parametrize("size", [None, 0, 2**31, 2**32 - 1])
+def test_an_avi_with_all_its_frames_is_whole_whatever_its_sizes(tmp_path, size):
+    path = tmp_path / "odd.avi"
+    encode(path, codec="mjpeg", pix_fmt="yuvj420p", frames=10)
+    data = bytearray(path.read_bytes())
+    if size is not None:
+        struct.pack_into("<I", data, data.index(b"movi") - 4, size)
+    path.write_bytes(data[: data.rindex(b"idx1")])
+    assert video.count_frames(path) == 10
+    assert verdicts(path, tmp_path) == {"read": None, "check": None, "prepare": None}
+
+
 def test_a_changing_frame_size_is_bad_to_all(tmp_path):
     """Frames of both sizes would be alike once they are made smaller."""
     path = tmp_path / "both.ts"
