@@ -1,5 +1,6 @@
 """Records of latents: what is in them, and how they are read back."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -12,7 +13,14 @@ from pathlib import Path
 import grain
 import numpy as np
 import pytest
-from latents_of import PlainEncoder, assert_same_records, records, write, write_sources
+from latents_of import (
+    PlainEncoder,
+    assert_same_records,
+    model,
+    records,
+    write,
+    write_sources,
+)
 
 import cvvae_jax
 from cvvae_jax.config import ConfigError
@@ -67,6 +75,23 @@ def test_a_record_is_what_the_encoder_gave_and_what_is_known_of_the_file(
             assert record[f"{size}_height"] == known["height"]
             assert record[f"{size}_width"] == known["width"]
     assert_same_records(found, records(whole))
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_mean_and_deviation_of_channels_are_said(corpus, tmp_path, format):
+    scale = {"latents_mean": (1.5, 2.5), "latents_std": (3.0, 4.0)}
+    normed = dataclasses.replace(model(), **scale)
+    write(corpus / "i", tmp_path / "out", by=normed, format=format)
+    for record in records(tmp_path / "out"):
+        for name, values in scale.items():
+            np.testing.assert_array_equal(record[name], np.array(values), strict=True)
+    assert write(corpus / "i", tmp_path / "out", by=normed, format=format).was_complete
+    with pytest.raises(ConfigError, match=r"begun with latents-mean \[1\.5, 2\.5\], not None"):
+        write(corpus / "i", tmp_path / "out", format=format)
+
+
+def test_without_them_records_hold_nothing_that_makes_no_batch(whole):
+    assert all(value is not None for record in records(whole) for value in record.values())
 
 
 def test_statistics_are_those_of_samples_of_the_posterior(whole):
