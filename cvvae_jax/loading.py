@@ -141,8 +141,8 @@ def load(
 
     Returns:
         A VideoVAE, ImageVAE, SVDVAE, Discriminator, LPIPS, AlexLPIPS, I3D or InceptionV3. A warning
-        names PyTorch weights that hold NaN or Inf, and settings that had to be assumed for want of
-        a config.json.
+        names PyTorch weights that hold NaN or Inf, or have 8 bits, and settings that had to be
+        assumed for want of a config.json.
 
     Raises:
         ConfigError: there is no whole known model at `path`.
@@ -163,6 +163,12 @@ def load(
     loaded = model.load(shardings, not_finite=not_finite)
     for assumed in model.assumed:
         warnings.warn(f"{path} has no config.json; assumed: {assumed}.", stacklevel=2)
+    if model.eight_bits:
+        warnings.warn(
+            f"{path} holds weights of 8 bits ({model.eight_bits}), which are far from the original "
+            f"ones; they were loaded as {model.config.param_dtype}.",
+            stacklevel=2,
+        )
     if not_finite:
         listed = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
         warnings.warn(f"{path} holds weights that are no numbers: {listed}.", stacklevel=2)
