@@ -14,6 +14,7 @@ from jax.sharding import AxisType
 
 from cvvae_jax import checkpoint, paths, sharding
 from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config.home import at_home
 from cvvae_jax.convert import tensors
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.families import MODELS, Family, abstract_model
@@ -200,12 +201,13 @@ def open_model(
     for wanted in (dtype, param_dtype):
         if wanted not in (None, *get_args(DType)):
             raise ConfigError(f"dtype must be one of {', '.join(get_args(DType))}, not {wanted!r}.")
-    with readable(Path(path)):
+    path = Path(at_home(path))
+    with readable(path):
         folder = checkpoint.find_model(path)
     if folder is None:
         if raw:
             raise ConfigError(f"{path} is no run of ours, so it has no raw weights.")
-        config = Path(config) if config is not None else None
+        config = Path(at_home(config)) if config is not None else None
         return open_official(
             path,
             prefix=prefix,

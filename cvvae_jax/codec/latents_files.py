@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from cvvae_jax.codec.latents import Latents
 from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 
 SUFFIXES = (".safetensors", ".npz")
 """Of files with latents."""
@@ -84,7 +85,7 @@ class LatentsWriter:
         Raises:
             ConfigError: the suffix is another one.
         """
-        self._path = Path(path)
+        self._path = Path(at_home(path))
         require_suffix(self._path)
         self._frames, self._shape = 0, None
 
@@ -169,7 +170,7 @@ def open_latents(path: str | Path) -> LatentsFile:
     Raises:
         ConfigError: there is no such file, or it holds no such array.
     """
-    path = Path(path)
+    path = Path(at_home(path))
     if not path.is_file():
         raise ConfigError(f"{path}: no such file.")
     require_suffix(path)

@@ -10,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.containers import (
     IMAGE_SUFFIXES,
     WRITABLE_IMAGE_SUFFIXES,
@@ -56,7 +57,7 @@ def read_image(
         ConfigError: there is no such file, it is no image of these formats, is damaged, has more
             than 2^26 pixels, or samples of which nothing says how bright they are.
     """
-    require_file(file)
+    file = require_file(file)
     try:
         source = io.BytesIO(file.data) if isinstance(file, Blob) else file
         with Image.open(source, formats=FORMATS) as opened:
@@ -138,7 +139,7 @@ def write_image(path: str | Path, frame: np.ndarray) -> None:
     Raises:
         ConfigError: the suffix is none of WRITABLE_IMAGE_SUFFIXES, or the file cannot be written.
     """
-    path = Path(path)
+    path = Path(at_home(path))
     require_suffix(path, WRITABLE_IMAGE_SUFFIXES)
     partial = partial_path(path)
     try:

@@ -13,6 +13,7 @@ import numpy as np
 from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.containers import (
     SCALER,
     WRITABLE_VIDEO_SUFFIXES,
@@ -81,7 +82,7 @@ class VideoWriter:
         Raises:
             ConfigError: the suffix is not accepted.
         """
-        self._path = Path(path)
+        self._path = Path(at_home(path))
         require_suffix(self._path, WRITABLE_VIDEO_SUFFIXES)
         self._partial, self._keep_begun = partial_path(self._path), keep_begun
         if keep_begun:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.convert.files.pickles import ZIP_MAGIC, open_pickle
 from cvvae_jax.convert.files.safe_files import open_safetensors
 from cvvae_jax.convert.files.source import (
@@ -80,7 +81,7 @@ def open_weights(path: Path | str) -> WeightFiles:
     Raises:
         ConfigError: there are no weights at `path`, several, or none that can be trusted.
     """
-    path = Path(path)
+    path = Path(at_home(path))
     with readable(path):
         if path.is_dir():
             path, file = _find(path)
