@@ -69,8 +69,8 @@ def read_image(
         raise
     except UnidentifiedImageError as error:
         raise ConfigError(
-            f"{file} cannot be read as an image: it is damaged, or no PNG, JPEG, WebP, BMP, TIFF "
-            "or AVIF of a kind that is read."
+            f"{file} cannot be read as an image (PNG, JPEG, WebP, BMP, TIFF and AVIF are read): it "
+            "is damaged, or of no known format."
         ) from error
     except Exception as error:  # decoders raise whatever they stumble over in damaged data
         raise ConfigError(f"{file} cannot be read as an image: {error}.") from error

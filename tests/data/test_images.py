@@ -42,7 +42,7 @@ def test_other_formats_are_not_opened_whatever_they_are_called(tmp_path, kind, s
     monkeypatch.setattr("subprocess.Popen", lambda *_, **__: pytest.fail("a program was started"))
     path = tmp_path / f"photo{suffix}"
     path.write_bytes(OTHERS[kind]())
-    accepted = "PNG, JPEG, WebP, BMP, TIFF or AVIF"
+    accepted = "PNG, JPEG, WebP, BMP, TIFF and AVIF"
     with pytest.raises(
         ConfigError, match=rf"photo\{suffix} cannot be read as an image.*{accepted}"
     ):
