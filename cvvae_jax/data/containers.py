@@ -13,6 +13,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.media import Blob, Frames, MediaFile
 
 VIDEO_SUFFIXES = (
@@ -62,7 +63,7 @@ def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
     Raises:
         ConfigError: there is no such file, or it is no media file.
     """
-    require_file(file)
+    file = require_file(file)
     # The prefix keeps FFmpeg from reading a protocol or a pattern into a name.
     source = io.BytesIO(file.data) if isinstance(file, Blob) else f"file:{file}"
     try:
@@ -85,10 +86,14 @@ def exact(rational: Any) -> Fraction | None:
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
-def require_file(file: MediaFile) -> None:
-    """Raise ConfigError unless a file is there."""
-    if not isinstance(file, Blob) and not Path(file).is_file():
-        raise ConfigError(f"{file}: no such file.")
+def require_file(file: MediaFile) -> Blob | Path:
+    """A file by the path that it has on the disk; ConfigError unless it is there."""
+    if isinstance(file, Blob):
+        return file
+    path = Path(at_home(file))
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file.")
+    return path
 
 
 def require_pixels(file: MediaFile | Frames, height: int, width: int) -> None:

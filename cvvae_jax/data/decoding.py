@@ -14,7 +14,15 @@ from av.stream import Disposition
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data import matroska
-from cvvae_jax.data.containers import SCALER, exact, open_container, reason, require_pixels, resized
+from cvvae_jax.data.containers import (
+    SCALER,
+    exact,
+    open_container,
+    reason,
+    require_file,
+    require_pixels,
+    resized,
+)
 from cvvae_jax.data.media import Blob, MediaFile
 from cvvae_jax.data.orientation import is_transposed, upright
 
@@ -176,6 +184,7 @@ def open_video(file: MediaFile) -> Iterator[OpenVideo]:
     Raises:
         ConfigError: it holds no video, its frames are too large to decode, or FFmpeg fails on it.
     """
+    file = require_file(file)
     with open_container(file) as container:
         stream = _video_stream(container, file)
         require_pixels(file, stream.height or 0, stream.width or 0)

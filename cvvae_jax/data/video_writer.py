@@ -11,6 +11,7 @@ import av
 import numpy as np
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.audio_copy import AudioCopy
 from cvvae_jax.data.containers import (
     WRITABLE_VIDEO_SUFFIXES,
@@ -94,7 +95,7 @@ class VideoWriter:
         """
         if (fps is None) == (times is None):
             raise ConfigError("VideoWriter takes either fps or times.")
-        self._path = Path(path)
+        self._path = Path(at_home(path))
         require_suffix(self._path, WRITABLE_VIDEO_SUFFIXES)
         self._partial, self._keep_begun = partial_path(self._path), keep_begun
         if keep_begun:

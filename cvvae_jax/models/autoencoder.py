@@ -190,11 +190,24 @@ class VAE(nnx.Module):
 
     def scale(self, latents: Latents) -> Latents:
         """Latents as a diffusion model sees them."""
-        return (latents - self.config.shift_factor) * self.config.scaling_factor
+        factor = self.config.scaling_factor
+        if self.config.latents_mean is None:
+            return (latents - self.config.shift_factor) * factor
+        mean, std = self._mean_and_std(latents)
+        return (latents - mean) * factor / std
 
     def unscale(self, latents: Latents) -> Latents:
         """The inverse of `scale`: what `decode` takes."""
-        return latents / self.config.scaling_factor + self.config.shift_factor
+        factor = self.config.scaling_factor
+        if self.config.latents_mean is None:
+            return latents / factor + self.config.shift_factor
+        mean, std = self._mean_and_std(latents)
+        return latents * std / factor + mean
+
+    def _mean_and_std(self, latents: Latents) -> tuple[np.ndarray, np.ndarray]:
+        given = self.config.latents_mean, self.config.latents_std
+        channels = (1,) * (latents.ndim - 1) + (-1,)
+        return tuple(np.asarray(values, latents.dtype).reshape(channels) for values in given)
 
     def _check(self, video: Array) -> None:
         if video.ndim != 5 or video.shape[-1] != 3:

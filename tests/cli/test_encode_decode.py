@@ -239,7 +239,15 @@ def test_damaged_metadata_is_named(tmp_path, name, word):
         (
             {"scaled": True, "scaling_factor": 0.13025, "shift_factor": 0.0},
             [],
-            "scaled by 0.13025 after a shift by 0.0, but this model has 0.18215",
+            "scaled as (latents - 0.0) * 0.13025, but this model scales as (latents - 0.0) * 0.18",
+        ),
+        (
+            {
+                **{"scaled": True, "scaling_factor": 0.18215, "shift_factor": 0.0},
+                **{"latents_mean": (1.0,) * 4, "latents_std": (2.0,) * 4},
+            },
+            [],
+            "scaled as (latents - [1.0, 1.0, 1.0, 1.0]) * 0.18215 / [2.0, 2.0, 2.0, 2.0], but",
         ),
     ],
 )
