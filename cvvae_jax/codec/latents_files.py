@@ -25,7 +25,8 @@ from cvvae_jax.codec.latents import Latents
 from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.home import at_home
-from cvvae_jax.data.video import Display, Times
+from cvvae_jax.data.display import Display
+from cvvae_jax.data.times import Times
 
 SUFFIXES = (".safetensors", ".npz")
 """Of files with latents."""

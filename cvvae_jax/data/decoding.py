@@ -23,6 +23,7 @@ from cvvae_jax.data.containers import (
     require_pixels,
     resized,
 )
+from cvvae_jax.data.display import Display
 from cvvae_jax.data.media import Blob, MediaFile
 from cvvae_jax.data.orientation import is_transposed, upright
 
@@ -33,6 +34,7 @@ _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 # VP8, MPEG-4 as it is packed for AVI) or show several.
 _ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1", "png", "gif")
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
+_UNSTATED_COLORS = (0, 2)  # of ITU-T H.273: reserved, unspecified
 
 
 class OpenVideo:
@@ -47,6 +49,14 @@ class OpenVideo:
     def rate(self) -> Fraction | None:
         """Frames per second, on average, as the file states them; None where it doesn't."""
         return exact(self.stream.average_rate) or exact(self.stream.guessed_rate)
+
+    def display(self, frame: av.VideoFrame) -> Display:
+        """What a player has to know, by the stream and its first frame. Colors that they don't
+        state are taken for those of BT.709."""
+        aspect = exact(self.stream.sample_aspect_ratio) or Fraction(1)
+        colors = {"primaries": int(frame.color_primaries), "transfer": int(frame.color_trc)}
+        stated = {name: code for name, code in colors.items() if code not in _UNSTATED_COLORS}
+        return Display(1 / aspect if is_transposed(frame) else aspect, **stated)
 
     @property
     def has_frames_for_packets(self) -> bool:
