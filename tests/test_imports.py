@@ -8,6 +8,7 @@ ROOT = Path(__file__).parents[1] / "cvvae_jax"
 # A part may import itself and these; a file of a part is named where the part as a whole may not
 # be.
 ALLOWED = {
+    "aside": {"config"},
     "config": set(),
     "resources": set(),
     "recipe": {"config", "resources"},
@@ -19,10 +20,18 @@ ALLOWED = {
     "models": {"config", "paths", "rows"},
     "losses": {"config", "models.alexnet", "models.remat", "models.vgg", "rows"},
     "metrics": {"config", "losses.lpips", "models.i3d", "models.inception", "rows"},
-    "data": {"config"},
+    "data": {"aside", "config"},
     "convert": {"models", "losses.lpips", "checkpoint", "paths", "config"},
     "loading": {"convert", "checkpoint", "sharding", "paths", "config", "recipe"},
-    "codec": {"models", "data.display", "data.latents.clips", "data.times", "rows", "config"},
+    "codec": {
+        "aside",
+        "models",
+        "data.display",
+        "data.latents.clips",
+        "data.times",
+        "rows",
+        "config",
+    },
     "training": {
         "models",
         "losses",
@@ -38,6 +47,7 @@ ALLOWED = {
         "config",
     },
     "evaluation": {
+        "aside",
         "codec",
         "models",
         "losses.lpips",

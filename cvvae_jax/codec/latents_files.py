@@ -21,6 +21,7 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
+from cvvae_jax.aside import written_aside
 from cvvae_jax.codec.latents import Latents
 from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.config import ConfigError
@@ -146,15 +147,10 @@ class LatentsWriter:
         if not self._frames:
             raise ConfigError(f"{self._path} was not written: there are no latents.")
         shape = (self._frames, *self._shape)
-        partial = self._path.with_suffix(f".partial{self._path.suffix}")
         write = _write_npz if self._path.suffix.lower() == ".npz" else _write_safetensors
-        try:
-            with self._named_errors():
-                self._numbers.seek(0)
-                write(partial, self._numbers, shape, _strings(facts))
-                partial.replace(self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with self._named_errors(), written_aside(self._path) as aside:
+            self._numbers.seek(0)
+            write(aside, self._numbers, shape, _strings(facts))
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:

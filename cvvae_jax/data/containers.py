@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -120,11 +119,6 @@ def require_suffix(path: Path, accepted: tuple[str, ...]) -> None:
         raise ConfigError(
             f"{path} cannot be written: its suffix must be one of {', '.join(accepted)}."
         )
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file is written until it is complete: beside it, so that renaming is atomic."""
-    return path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
 
 
 def resized(

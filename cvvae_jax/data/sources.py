@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+from cvvae_jax.aside import written_aside
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.home import at_home
 from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
-from cvvae_jax.data.containers import partial_path, reason
+from cvvae_jax.data.containers import reason
 from cvvae_jax.data.media import Kind, Media, NothingFound
 
 Split = Literal["train", "eval", "all"]
@@ -132,14 +133,11 @@ def write_exclusions(path: Path, bad: dict[str, str]) -> None:
         ConfigError: it cannot be written.
     """
     lines = [f"{_key(name)}\t{' '.join(why.split())}\n" for name, why in bad.items()]
-    partial = partial_path(path)
     try:
-        partial.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-        partial.replace(path)
+        with written_aside(path) as aside:
+            aside.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {reason(error)}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _excluded_names(path: str) -> set[str]:
