@@ -15,7 +15,7 @@ from cvvae_jax.codec.plan import Cut
 from cvvae_jax.codec.sampling import latents_of
 from cvvae_jax.codec.values import frame_arrays, latent_frames
 from cvvae_jax.config import ConfigError
-from cvvae_jax.models.inputs import FrameLike, KeyLike, LatentsLike, one_key
+from cvvae_jax.models.inputs import FramesLike, KeyLike, PartsLike, one_key
 
 Item = TypeVar("Item")
 
@@ -23,7 +23,7 @@ _END = object()
 
 
 def encode_frames(
-    codec: Codec, frames: Iterable[FrameLike], *, key: KeyLike | None = None
+    codec: Codec, frames: FramesLike, *, key: KeyLike | None = None
 ) -> Iterator[Float[np.ndarray, "n y x z"]]:
     """The unscaled latents of frames: what `codec.encode` gives for the whole video, in parts.
 
@@ -65,7 +65,7 @@ def _latents(
 
 def decode_frames(
     codec: Codec,
-    latents: Iterable[LatentsLike],
+    latents: PartsLike,
     *,
     height: int,
     width: int,
@@ -102,7 +102,7 @@ def decode_frames(
 
 
 def reconstruct_frames(
-    codec: Codec, frames: Iterable[FrameLike], *, key: KeyLike | None = None
+    codec: Codec, frames: FramesLike, *, key: KeyLike | None = None
 ) -> Iterator[UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]]:
     """Every frame, encoded and decoded: what `codec.reconstruct` gives for the whole video.
 

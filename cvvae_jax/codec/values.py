@@ -5,7 +5,7 @@ A model under `jax.jit` can't look at values, so that this is for the codec alon
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import jax
 import numpy as np
@@ -13,9 +13,9 @@ from jaxtyping import Array, Float
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.inputs import (
-    FrameLike,
+    FramesLike,
     Host,
-    LatentsLike,
+    PartsLike,
     described,
     frame_array,
     items,
@@ -115,7 +115,7 @@ def _far_beyond(low: float, high: float) -> str:
     return f"pixels that are floats must be in [-1, 1]; one is {largest:.4g}{hint}."
 
 
-def frame_arrays(frames: Iterable[FrameLike]) -> Iterator[Host]:
+def frame_arrays(frames: FramesLike) -> Iterator[Host]:
     """Frames (h, w, 3) on the host, all of one size and type; their values are looked at.
 
     Raises:
@@ -137,7 +137,7 @@ def frame_arrays(frames: Iterable[FrameLike]) -> Iterator[Host]:
 
 
 def latent_frames(
-    parts: Iterable[LatentsLike], *, shape: tuple[int, int, int]
+    parts: PartsLike, *, shape: tuple[int, int, int]
 ) -> Iterator[Float[np.ndarray, "y x z"]]:
     """The latent frames of parts (n, y, x, z) on the host; their values are looked at.
 

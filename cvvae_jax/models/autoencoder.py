@@ -206,9 +206,8 @@ class VAE(nnx.Module):
         Raises:
             ConfigError: they are no latents of this model, or of other types.
         """
-        return run_block(
-            self.decoder.conv_out, self.decode_hidden(latents, remat=remat), remat=remat
-        )
+        hidden = self.decode_hidden(latents, remat=remat)
+        return run_block(self.decoder.conv_out, hidden, remat=remat)
 
     def decode_hidden(
         self, latents: LatentsLike, *, remat: Remat = "none"

@@ -26,10 +26,15 @@ Pillow images may have any mode of 8 bits a channel; alpha is dropped."""
 
 LatentsLike = Any
 """Latents: an array (b, n, y, x, z) of floats, of NumPy, JAX or another library whose arrays NumPy
-can read; or a list of videos' latents (n, y, x, z)."""
+can read; or a list of videos' latents (n, y, x, z), or of one video's latent frames (y, x, z)."""
 
-FrameLike = Any
-"""A frame: an array (h, w, 3), of the types of a `VideoLike`, or a Pillow image."""
+FramesLike = Any
+"""Frames one by one: an iterable of arrays (h, w, 3), of the types of a `VideoLike`, or of Pillow
+images, all of one size and type."""
+
+PartsLike = Any
+"""Latents of one video in parts: an iterable of arrays (n, y, x, z), of the types of a
+`LatentsLike`, of any n."""
 
 KeyLike = Any
 """Keys of `jax.random.key`, or of the older `jax.random.PRNGKey`."""
@@ -70,7 +75,7 @@ def latents_array(given: LatentsLike, *, channels: int) -> Array | Host:
     return _on_host_as_float32(array)
 
 
-def frame_array(given: FrameLike, *, number: int) -> Array | Host:
+def frame_array(given: Any, *, number: int) -> Array | Host:
     """A frame (h, w, 3) as an array, as of `video_array`.
 
     Args:
@@ -87,7 +92,7 @@ def frame_array(given: FrameLike, *, number: int) -> Array | Host:
     return _on_host_as_float32(array)
 
 
-def latents_part(given: LatentsLike, *, shape: tuple[int, int, int]) -> Array | Host:
+def latents_part(given: Any, *, shape: tuple[int, int, int]) -> Array | Host:
     """Some latent frames (n, y, x, z) of one video as an array, as of `latents_array`.
 
     Args:
