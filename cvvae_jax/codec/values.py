@@ -146,11 +146,12 @@ def latent_frames(
         shape: (y, x, z) of each latent frame.
 
     Raises:
-        ConfigError: a part holds others, or NaN or infinity.
+        ConfigError: a part holds others; or, after the latent frames before, one holds NaN or
+            infinity.
     """
-    start = 0
+    number = 0
     for given in items(parts, name="latents"):
-        part = on_host(latents_part(given, shape=shape))
-        require_finite(part[None], whose="the latents'", start=start)
-        start += len(part)
-        yield from part
+        for frame in on_host(latents_part(given, shape=shape)):
+            require_finite(frame[None, None], whose="the latents'", start=number)
+            yield frame
+            number += 1
