@@ -117,7 +117,7 @@ def items(given: Any, *, name: str) -> Iterable:
     """
     if isinstance(given, str | bytes | os.PathLike | dict) or not hasattr(given, "__iter__"):
         raise ConfigError(
-            f"{name} must be a list or another iterable, not {_kind(given)}{_advice(given)}."
+            f"{name} must be a list or another iterable, not {_kind(given)}{_advice(given, name)}."
         )
     return given
 
@@ -164,7 +164,7 @@ def random_keys(key: KeyLike) -> Key[Array, "*batch"]:
     if isinstance(key, jax.Array | np.ndarray) and kind == np.uint32 and key.ndim:
         try:
             return jax.random.wrap_key_data(key)
-        except TypeError as error:
+        except (TypeError, ValueError) as error:
             raise ConfigError(f"key is no key of jax.random: {_reason(error)}") from error
     raise ConfigError(f"key must be one such as jax.random.key(seed), not {_kind(key)}.")
 
@@ -198,7 +198,7 @@ def _as_array(given: Any, name: str) -> Array | np.ndarray:
     if isinstance(given, list | tuple):
         return _stacked(given, name)
     if not hasattr(given, "__array__"):
-        raise ConfigError(f"{name} must be an array, not {_kind(given)}{_advice(given)}.")
+        raise ConfigError(f"{name} must be an array, not {_kind(given)}{_advice(given, name)}.")
     try:
         return np.asarray(given)
     except Exception as error:  # such as that of a tensor on a GPU: libraries raise what they like
@@ -215,13 +215,13 @@ def _of_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
     return np.asarray(image.convert("RGB"))
 
 
-def _stacked(items: list | tuple, name: str) -> Array | np.ndarray:
+def _stacked(listed: list | tuple, name: str) -> Array | np.ndarray:
     """A list of arrays as one array, or numbers in lists as NumPy reads them."""
-    if not items:
-        raise ConfigError(f"{name} is an empty {type(items).__name__}.")
-    if all(isinstance(item, Number) for item in items):
-        return np.asarray(items)
-    arrays = [_as_array(item, f"{name}[{number}]") for number, item in enumerate(items)]
+    if not listed:
+        raise ConfigError(f"{name} is an empty {type(listed).__name__}.")
+    if all(isinstance(item, Number) for item in listed):
+        return np.asarray(listed)
+    arrays = [_as_array(item, f"{name}[{number}]") for number, item in enumerate(listed)]
     for number, array in enumerate(arrays):
         if (array.shape, array.dtype) != (arrays[0].shape, arrays[0].dtype):
             raise ConfigError(
@@ -244,8 +244,9 @@ def _layout_hint(shape: tuple[int, ...], *, channels: int, name: str) -> str:
     """What may be meant by a wrong shape."""
     rank = len(shape)
     if rank in (3, 4) and shape[-1] == channels:
-        axes = "None, None" if rank == 3 else "None"
-        return f": {name}[{axes}] is the one of a single {'frame' if rank == 3 else 'video'}"
+        if rank == 3:
+            return f": give {name}[None, None] of a single frame"
+        return f": give {name}[None] of a single video, {name}[:, None] of images"
     places = [axis for axis in range(max(rank - 4, 0), rank - 2) if shape[axis] == channels]
     if rank in (4, 5) and places:
         return f": channels come last, where np.moveaxis({name}, {places[0]}, -1) puts them"
@@ -260,9 +261,8 @@ def _require_pixel_type(kind: Any) -> None:
 def _on_host_as_float32(array: Array | np.ndarray) -> Array | Host:
     if isinstance(array, jax.Array) or array.dtype in (np.uint8, np.float32):
         return array
-    with np.errstate(
-        over="ignore"
-    ):  # the infinity that comes of it is found by who looks at values
+    # The infinity that comes of what is too large is found by who looks at values.
+    with np.errstate(over="ignore"):
         return array.astype(np.float32)
 
 
@@ -277,10 +277,12 @@ def _kind(given: Any) -> str:
     return type(given).__name__
 
 
-def _advice(given: Any) -> str:
+def _advice(given: Any, name: str) -> str:
     """What to give in place of things that are near to an array."""
     if isinstance(given, str | bytes | os.PathLike):
-        return "; read_frames of cvvae_jax.data.video reads files"
+        of_latents = name.startswith("latents")
+        reader = "cvvae_jax.load_latents" if of_latents else "read_frames of cvvae_jax.data.video"
+        return f"; {reader} reads files"
     if hasattr(given, "logvar"):
         return "; of a posterior, give posterior.mode() or posterior.sample(key)"
     if isinstance(getattr(given, "values", None), jax.Array | np.ndarray):

@@ -93,8 +93,11 @@ REFUSED = {
     "number": (0.5, "not 0.5"),
     "dict": ({"video": PIXELS}, "not dict"),
     "iterator": (iter(FRAMES), "not list_iterator"),
-    "no batch": (PIXELS[0], r"\(5, 8, 16, 3\): video\[None\] is the one of a single video"),
-    "one frame": (PIXELS[0, 0], r"video\[None, None\] is the one of a single frame"),
+    "no batch": (
+        PIXELS[0],
+        r"\(5, 8, 16, 3\): give video\[None\] of a single video, video\[:, None\] of images",
+    ),
+    "one frame": (PIXELS[0, 0], r"give video\[None, None\] of a single frame"),
     "gray": (PIXELS[..., 0], r"not \(1, 5, 8, 16\)\."),
     "gray with a channel": (PIXELS[..., :1], r"not \(1, 5, 8, 16, 1\)\."),
     "alpha": (np.zeros((1, 5, 8, 16, 4)), r"not \(1, 5, 8, 16, 4\)\."),
@@ -135,12 +138,12 @@ LATENTS_REFUSED = {
     "posterior": (POSTERIOR, r"DiagonalGaussian; .* posterior.mode\(\) or posterior.sample\(key\)"),
     "integers": (LATENTS.astype(np.int32), "must be floats, not int32"),
     "uint8": (LATENTS.astype(np.uint8), "must be floats, not uint8"),
-    "no batch": (LATENTS[0], r"latents\[None\] is the one of a single video"),
+    "no batch": (LATENTS[0], r"give latents\[None\] of a single video"),
     "moments": (LATENTS.repeat(2, -1), r"\(batch, n, y, x, 4\), not \(1, 2, 1, 2, 8\)\."),
     "PyTorch's": (np.moveaxis(LATENTS, -1, 1), r"np.moveaxis\(latents, 1, -1\)"),
     "PyTorch's images": (np.moveaxis(LATENTS, -1, 2)[0], r"np.moveaxis\(latents, 1, -1\)"),
     "empty": (LATENTS[:, :0], "which is empty"),
-    "path": ("clip.npz", "not 'clip.npz'"),
+    "path": ("clip.npz", "not 'clip.npz'; cvvae_jax.load_latents reads files"),
     "nothing": (None, "not None"),
     "video": (FLOATS, "not"),
 }
@@ -205,6 +208,7 @@ KEYS_REFUSED = {
     "seed": (0, "jax.random.key.seed., not 0"),
     "nothing": (None, "not None"),
     "integers": (np.arange(2), "not ndarray"),
+    "half a key": (np.arange(1, dtype=np.uint32), "no key of jax.random"),
     "key of three": (jax.random.split(jax.random.key(0), 3), r"one for each of 1 .*, not \(3,\)"),
 }
 
