@@ -185,8 +185,8 @@ def _recorded_reads() -> Iterator[list[tuple[Media, np.ndarray]]]:
 
 def _as_pyav_takes_it(media: Media, numbers: np.ndarray) -> tuple[str | bytes, list[float]]:
     """A path or bytes, and when the frames are shown, in seconds of the file."""
-    with open_video(media) as (_, stream):
-        start = float((stream.start_time or 0) * stream.time_base)
+    with open_video(media) as opened:
+        start = float((opened.stream.start_time or 0) * opened.stream.time_base)
     times = (video.frame_times(media)[numbers] + start).tolist()
     return (media.data if isinstance(media, Blob) else str(media)), times
 

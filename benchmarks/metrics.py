@@ -76,9 +76,10 @@ class Videos:
     video: jax.Array
 
     def frames(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Pairs of a reconstruction's and a video's."""
+        """Pairs of a reconstruction's and a video's in [0, 1], as users of other libraries have
+        them."""
         _, _, *shape = self.video.shape
-        return zip(*(np.asarray(x).reshape(-1, *shape) for x in self.pair), strict=True)
+        return zip(*((np.asarray(x).reshape(-1, *shape) + 1) / 2 for x in self.pair), strict=True)
 
     @property
     def pair(self) -> tuple[jax.Array, jax.Array]:
@@ -133,7 +134,7 @@ def psnr(videos: Videos) -> Sides:
     from skimage.metrics import peak_signal_noise_ratio
 
     def theirs(recon, video):
-        return peak_signal_noise_ratio(video, recon, data_range=2)
+        return peak_signal_noise_ratio(video, recon, data_range=1)
 
     sides = {"cvvae_jax": _ours(image.psnr, *videos.pair)}
     return sides | {"scikit-image": lambda: videos.by_frame(theirs)}
@@ -145,7 +146,7 @@ def ssim(videos: Videos) -> Sides:
     settings = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False}
 
     def theirs(recon, video):
-        return structural_similarity(video, recon, data_range=2, channel_axis=-1, **settings)
+        return structural_similarity(video, recon, data_range=1, channel_axis=-1, **settings)
 
     sides = {"cvvae_jax": _ours(image.ssim, *videos.pair)}
     return sides | {"scikit-image": lambda: videos.by_frame(theirs)}
@@ -156,7 +157,8 @@ def ms_ssim(videos: Videos) -> Sides:
     if _has("torchmetrics"):
         from torchmetrics.functional.image import multiscale_structural_similarity_index_measure
 
-        tensors, settings = videos.tensors(), {"data_range": 2.0, "reduction": "none"}
+        tensors = [x / 2 + 0.5 for x in videos.tensors()]
+        settings = {"data_range": 1.0, "reduction": "none"}
         sides["torchmetrics"] = _torch(
             lambda: multiscale_structural_similarity_index_measure(*tensors, **settings)
         )

@@ -22,7 +22,7 @@ ALLOWED = {
     "data": {"config"},
     "convert": {"models", "losses.lpips", "checkpoint", "paths", "config"},
     "loading": {"convert", "checkpoint", "sharding", "paths", "config", "recipe"},
-    "codec": {"models", "data.latents.clips", "rows", "config"},
+    "codec": {"models", "data.display", "data.latents.clips", "data.times", "rows", "config"},
     "training": {
         "models",
         "losses",

@@ -16,6 +16,7 @@ from cvvae_jax import paths
 from cvvae_jax.checkpoint import manifest, steps
 from cvvae_jax.checkpoint.quiet import quiet
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 
 Tree = TypeVar("Tree")
 
@@ -48,7 +49,7 @@ def save_model(path: Path | str, model: Any) -> None:
     Raises:
         ConfigError: `path` exists.
     """
-    path = Path(path).absolute()
+    path = Path(at_home(path)).absolute()
     if path.exists():
         raise ConfigError(f"{path} exists; a model is never written over another.")
     json, weights = ocp.JsonCheckpointHandler(), arrays_handler()
@@ -70,7 +71,7 @@ def save_model(path: Path | str, model: Any) -> None:
 def find_model(path: Path | str) -> Path | None:
     """The folder of items that a path means: itself, or the newest checkpoint of a run folder; None
     where it holds none."""
-    path = Path(path).absolute()
+    path = Path(at_home(path)).absolute()
     for folder in (path, path / "checkpoints"):
         for step in reversed(steps.finished(folder)):
             found = folder / str(step)

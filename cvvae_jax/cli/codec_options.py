@@ -13,6 +13,7 @@ import tyro
 
 from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.video import VideoInfo
 from cvvae_jax.data.video_writer import begun_path
 
@@ -160,6 +161,6 @@ def keep_compiled_programs() -> None:
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
-        caches = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+        caches = Path(at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
         folder = str(caches / "cvvae_jax" / "compiled")
         jax.config.update("jax_compilation_cache_dir", folder)

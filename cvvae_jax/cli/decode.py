@@ -21,6 +21,8 @@ from cvvae_jax.cli.codec_options import (
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.latent_scale import in_words, latent_scale
+from cvvae_jax.data.video import Times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +42,8 @@ class Decode(CodecOptions):
     """`image` decodes each latent frame alone, to one frame; the video lasts as long. For image
     VAEs, whose latents a video VAE's are, too."""
     fps: str | None = None
-    """Frames per second of the video, such as 25 or 30000/1001; default: what the file says."""
+    """Frames per second of the video, such as 25 or 30000/1001; default: the times of its frames,
+    as the file says them."""
     scaled: tyro.conf.FlagCreatePairsOff[bool] = False
     """The latents are as diffusion models see them; not needed where the file says so."""
 
@@ -95,38 +98,49 @@ def _check(file, facts, codec, *, alone: bool, scaled: bool) -> None:
         )
     if scaled and not facts.scaled:
         raise ConfigError(f"{file.path} says that its latents are unscaled: leave out --scaled.")
-    theirs = facts.scaling_factor, facts.shift_factor
-    ours = codec.vae.config.scaling_factor, codec.vae.config.shift_factor
-    if facts.scaled and None not in theirs and theirs != ours:
+    known = None not in (facts.scaling_factor, facts.shift_factor)
+    if facts.scaled and known and latent_scale(facts) != latent_scale(codec.vae.config):
         raise ConfigError(
-            f"{file.path} was scaled by {theirs[0]} after a shift by {theirs[1]}, but this model "
-            f"has {ours[0]} and {ours[1]}: it is not the one that encoded it."
+            f"{file.path} was scaled as {in_words(facts)}, but this model scales as "
+            f"{in_words(codec.vae.config)}: it is not the one that encoded it."
         )
 
 
-def _rate(options: Decode, file, facts, codec) -> Fraction:
+def _times(options: Decode, file, facts, codec) -> Times:
     """Of the video that is written."""
-    said = options.fps or facts.fps or ("1" if _is_image(file) else None)
+    if options.fps is not None:
+        return Times(_rate(options.fps))
+    said = facts.fps or ("1" if _is_image(file) else None)
     if said is None:
         raise ConfigError(f"{file.path} doesn't say its frames per second: give --fps.")
+    times = facts.shown or Times(_rate(said))
+    if options.mode == "video":
+        return times
+    latent_frames = file.shape[0]
+    own, *_ = codec.latents_shape(frames=facts.frames, height=facts.height, width=facts.width)
+    if own == latent_frames:
+        stride = codec.vae.temporal_compression
+        numbers = np.minimum(np.arange(latent_frames) * stride, facts.frames - 1)
+        return times.taken(numbers, times.rate / stride)
+    numbers = np.linspace(0, facts.frames - 1, latent_frames).round().astype(int)
+    return times.taken(numbers, times.rate * latent_frames / facts.frames)
+
+
+def _rate(said: str) -> Fraction:
     try:
         rate = Fraction(said)
     except (ValueError, ZeroDivisionError):
         rate = Fraction(0)
     if rate <= 0:
         raise ConfigError(f"fps must be a positive number or fraction, not {said}.")
-    if options.fps is not None or options.mode == "video":
-        return rate
-    n, *_ = codec.latents_shape(frames=facts.frames, height=facts.height, width=facts.width)
-    own = n == file.shape[0]
-    return rate / codec.vae.temporal_compression if own else rate * file.shape[0] / facts.frames
+    return rate
 
 
 def _decode(options: Decode, file, facts, codec) -> None:
     from cvvae_jax.codec.stream import decode_frames
 
     count = facts.frames if options.mode == "video" else file.shape[0]
-    rate = _rate(options, file, facts, codec)
+    times = _times(options, file, facts, codec)
     parts = file.parts()
     if facts.scaled or options.scaled:
         parts = (np.asarray(codec.vae.unscale(part[None]))[0] for part in parts)
@@ -135,9 +149,10 @@ def _decode(options: Decode, file, facts, codec) -> None:
     with video_output(
         options.target,
         image=_is_image(file),
-        fps=rate,
+        times=times,
         height=facts.height,
         width=facts.width,
+        display=facts.display,
     ) as write:
         frames = decode_frames(
             codec, parts, height=facts.height, width=facts.width, mode=options.mode

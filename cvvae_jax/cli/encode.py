@@ -22,7 +22,8 @@ from cvvae_jax.cli.codec_options import (
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, speed
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.video import VideoInfo, probe, read_frames
+from cvvae_jax.config.latent_scale import latent_scale
+from cvvae_jax.data.video import VideoInfo, probe, read_frames, read_times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +39,7 @@ class Encode(CodecOptions):
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """File to write: .safetensors or .npz, with an array `latents`, float32 (n, y, x, z)."""
     scaled: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Write them as diffusion models see them: (latents - shift_factor) * scaling_factor."""
+    """Write them as diffusion models see them: scaled as the model's configuration says."""
     sample: tyro.conf.FlagCreatePairsOff[bool] = False
     """Draw the latents from the posterior; else they are its mode."""
     seed: int = 0
@@ -105,14 +106,20 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
 def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str):
     from cvvae_jax.codec.latents_files import Facts
 
+    times = read_times(options.source)
+    if times.count != frames:
+        times = times.taken(np.arange(frames), times.rate)
     return Facts(
         frames=frames,
         height=info.height,
         width=info.width,
         scaled=options.scaled,
-        scaling_factor=codec.vae.config.scaling_factor,
-        shift_factor=codec.vae.config.shift_factor,
-        fps=str(info.fps),
+        **latent_scale(codec.vae.config),
+        fps=str(times.rate),
+        times=None if times.is_plain else times.to_json(),
+        pixel_aspect=str(info.display.pixel_aspect),
+        primaries=info.display.primaries,
+        transfer=info.display.transfer,
         image=info.is_image,
         source=options.source.name,
         weights_sha256=weights,

@@ -218,10 +218,26 @@ def _print_table(folder: Path) -> None:
     )
     labels = [metric["label"] for metric in metrics]
     print("  ".join([" " * width, *(f"{label:>8}" for label in labels)]))
-    for contender in results["contenders"]:
-        scores = results["scores"][contender["name"]]
-        cells = [_cell(scores.get(m["key"]), m, max(8, len(m["label"]))) for m in metrics]
-        print("  ".join([f"{contender['name']:<{width}}", *cells]))
+    contenders = results["contenders"]
+    models = [each["name"] for each in contenders if each["kind"] != "baseline"]
+    baselines = [each["name"] for each in contenders if each["kind"] == "baseline"]
+    for title, names in (("", models), ("baselines, which are not ranked:", baselines)):
+        if title and names:
+            print(title)
+        for name in names:
+            scores = results["scores"][name]
+            cells = [_cell(scores.get(m["key"]), m, max(8, len(m["label"]))) for m in metrics]
+            print("  ".join([f"{name:<{width}}", *cells]))
+    measured = {name: results["flat_fields"].get(name) for name in models}
+    if any(measured.values()):
+        print("flat fields, clips of one color, in 8-bit levels (0 is exact):")
+    for name, found in measured.items():
+        if not found:
+            continue
+        print(
+            f"{name:<{width}}  color off by {found['color']:.2f}, "
+            f"structure {found['structure']:.2f}"
+        )
     for missing in results["not_measured"]:
         print(f"not measured: {missing['metric']}: {missing['reason']}")
     print(f"{folder / 'report.html'} shows the rest; {folder / 'results.json'} has every figure.")

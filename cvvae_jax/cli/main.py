@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 
 from cvvae_jax.cli.program import discard_output, program
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import argument_at_home
 
 COMMANDS = {
     "convert": "Convert weights from PyTorch to JAX or back, and compare the two.",
@@ -57,6 +58,7 @@ def main(arguments: list[str]) -> int:
         The exit status: 0; 1 where a process failed, or `data check` found bad files; 2 after an
         error of the user's; 130 after Ctrl-C. `train` has more (see `cli.train`).
     """
+    arguments = [argument_at_home(argument) for argument in arguments]
     match arguments:
         case [("-h" | "--help"), *_]:
             print(_help())

@@ -22,14 +22,14 @@ from cvvae_jax.cli.codec_options import (
 )
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
-from cvvae_jax.data.video import VideoInfo, probe, read_frames
+from cvvae_jax.data.video import VideoInfo, probe, read_frames, read_times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Reconstruct(CodecOptions):
     """Send a video or an image through a VAE and write what comes back.
 
-    The output has the input's frames, size and frame rate, and its audio. Any frame count and any
+    The output has the input's frames, their times and size, and its audio. Any frame count and any
     size from 8 x 8 pixels up will do, in constant memory; Ctrl-C leaves a video of what was done.
     PSNR is that of the 8-bit frames before they are written, from the mean squared error of each
     frame, then averaged over frames.
@@ -68,9 +68,10 @@ def main(arguments: list[str]) -> None:
     with video_output(
         options.target,
         image=info.is_image,
-        fps=info.fps,
+        times=read_times(options.source),
         height=info.height,
         width=info.width * (2 if options.side_by_side else 1),
+        display=info.display,
         audio_from=options.source if info.has_audio else None,
     ) as write:
         _reconstruct(options, info, codec, write)

@@ -4,7 +4,6 @@ import contextlib
 import resource
 import sys
 from collections.abc import Callable, Iterator
-from numbers import Rational
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,8 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.data.video import (
     WRITABLE_IMAGE_SUFFIXES,
     WRITABLE_VIDEO_SUFFIXES,
+    Display,
+    Times,
     VideoWriter,
     write_image,
 )
@@ -36,9 +37,10 @@ def video_output(
     target: Path,
     *,
     image: bool,
-    fps: Rational,
+    times: Times,
     height: int,
     width: int,
+    display: Display,
     audio_from: Path | None = None,
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that writes a frame.
@@ -52,7 +54,13 @@ def video_output(
         yield lambda frame: write_image(target, frame)
         return
     writer = VideoWriter(
-        target, fps=fps, height=height, width=width, audio_from=audio_from, keep_begun=True
+        target,
+        times=times,
+        height=height,
+        width=width,
+        display=display,
+        audio_from=audio_from,
+        keep_begun=True,
     )
     try:
         with writer:

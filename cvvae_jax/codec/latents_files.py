@@ -14,6 +14,7 @@ import tempfile
 import typing
 import zipfile
 from collections.abc import Iterator
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,9 @@ from safetensors import SafetensorError, safe_open
 from cvvae_jax.codec.latents import Latents
 from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
+from cvvae_jax.data.display import Display
+from cvvae_jax.data.times import Times
 
 SUFFIXES = (".safetensors", ".npz")
 """Of files with latents."""
@@ -45,14 +49,25 @@ class Facts:
     pixels: PixelType = "uint8"
     """How the video was given."""
     scaled: bool = False
-    """Whether the latents are as diffusion models see them: (latents - shift_factor) *
-    scaling_factor."""
+    """Whether the latents are as diffusion models see them: `scale` of the model."""
     scaling_factor: float | None = None
     """Of the model, like shift_factor; None where it is not known."""
     shift_factor: float | None = None
     """Of the model."""
+    latents_mean: tuple[float, ...] | None = None
+    """Of the model, a number a channel, like latents_std; None where it has none."""
+    latents_std: tuple[float, ...] | None = None
+    """Of the model."""
     fps: str | None = None
     """Frames per second as a fraction, such as 30000/1001; None where they are not known."""
+    times: str | None = None
+    """When each frame is shown, as `Times.to_json` writes it; None where `fps` says all."""
+    pixel_aspect: str | None = None
+    """Width of a pixel over its height, as a fraction; None for square ones."""
+    primaries: int | None = None
+    """Which colors the video has, as `Display` says; None for those of BT.709."""
+    transfer: int | None = None
+    """How its levels stand for light, likewise."""
     image: bool = False
     """Whether the video was an image file."""
     source: str | None = None
@@ -63,6 +78,19 @@ class Facts:
     """Of the sample; None for the posterior's mode."""
     chunk_frames: int | None = None
     """Frames from a chunk to the next, when it was encoded."""
+
+    @property
+    def shown(self) -> Times | None:
+        """When each frame is shown; None where `fps` says all."""
+        return None if self.times is None else Times.from_json(self.times)
+
+    @property
+    def display(self) -> Display:
+        """What a player has to know of the video beside its pixels."""
+        said = {"primaries": self.primaries, "transfer": self.transfer}
+        if self.pixel_aspect is not None:
+            said["pixel_aspect"] = Fraction(self.pixel_aspect)
+        return Display(**{name: value for name, value in said.items() if value is not None})
 
 
 class LatentsWriter:
@@ -81,7 +109,7 @@ class LatentsWriter:
         Raises:
             ConfigError: the suffix is another one.
         """
-        self._path = Path(path)
+        self._path = Path(at_home(path))
         require_suffix(self._path)
         self._frames, self._shape = 0, None
 
@@ -166,7 +194,7 @@ def open_latents(path: str | Path) -> LatentsFile:
     Raises:
         ConfigError: there is no such file, or it holds no such array.
     """
-    path = Path(path)
+    path = Path(at_home(path))
     if not path.is_file():
         raise ConfigError(f"{path}: no such file.")
     require_suffix(path)
@@ -249,14 +277,18 @@ def _facts(words: dict[str, str]) -> Facts:
     facts = Facts(**{name: _fact(name, words[name], hints[name]) for name in words.keys() & hints})
     if min(facts.frames, facts.height, facts.width) < 1:
         raise ValueError(f"no video has {facts.frames} frames of {facts.width} x {facts.height}")
+    if facts.display.pixel_aspect <= 0 or (facts.shown and facts.shown.count != facts.frames):
+        raise ValueError("the times or the pixels' shape aren't those of a video")
     return facts
 
 
-def _fact(name: str, word: str, hint) -> str | int | float | bool:
+def _fact(name: str, word: str, hint) -> str | int | float | bool | tuple[float, ...]:
     kinds = typing.get_args(hint) or (hint,)
     if str in kinds or word in kinds:
         return word
     value = json.loads(word) if hint is not PixelType else None
+    if name in ("latents_mean", "latents_std") and isinstance(value, list):
+        return tuple(map(float, value))
     if type(value) not in kinds and not (type(value) is int and float in kinds):
         raise ValueError(f"{name} cannot be {word}")
     return value

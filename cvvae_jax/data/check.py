@@ -10,7 +10,7 @@ import numpy as np
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import one_line, require_shape
-from cvvae_jax.data.decoding import all_packets, decode, open_video
+from cvvae_jax.data.decoding import open_video
 from cvvae_jax.data.images import is_image, read_image
 from cvvae_jax.data.media import Frames, Media
 from cvvae_jax.data.sources import Source
@@ -94,15 +94,12 @@ def _decode_all(media: Media) -> None:
     if is_image(media):
         read_image(media)
         return
-    with open_video(media) as (container, stream):
+    with open_video(media) as video:
         shape = None
-        for frame in decode(all_packets(container, stream, media), stream, media):
-            if frame.is_corrupt:
-                raise ConfigError(
-                    f"{media} is damaged: a frame of it could be decoded only in part."
-                )
-            shape = shape or (frame.height, frame.width, 3)
-            if (frame.height, frame.width, 3) != shape:
-                require_shape(media, np.empty((frame.height, frame.width, 3)), shape)
+        for frame in video.frames(threads="NONE"):
+            size = (frame.height, frame.width, 3)
+            shape = shape or size
+            if size != shape:
+                require_shape(media, np.empty(size), shape)
         if shape is None:
             raise ConfigError(f"{media} holds no frame that can be decoded.")

@@ -13,6 +13,7 @@ import numpy as np
 from av.video.reformatter import Interpolation
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.media import Blob, Frames, MediaFile
 
 VIDEO_SUFFIXES = (
@@ -31,9 +32,19 @@ SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL
 """How swscale resizes and converts. Without the two last flags it takes a short cut from 4:2:0 to
 RGB that is 1 to 2 levels too dark and caps the PSNR of a round trip at 40 dB."""
 
+DEMUXERS = (
+    *("mov", "matroska", "avi", "mpeg", "mpegts", "asf", "flv", "ogg", "gif"),
+    *("h264", "hevc", "m4v", "mpegvideo"),  # a bare stream, without times
+    *("mp3", "aac", "wav", "flac"),  # sound for a video that is written
+)
+"""FFmpeg's names of the containers that are opened. It tells a file by its content, and would also
+follow playlists to files elsewhere."""
+
 # PyAV 19 reads metadata in any encoding by itself. PyAV 18, the last one for Python 3.11, fails
 # where they are not UTF-8 unless it is told otherwise; this goes when 19 is the lowest version.
 _READING = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
+_ONLY_LISTED = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
 
 LARGEST_FRAME = 2**26
 """Pixels of the largest frame that is decoded (8192 x 8192). A header that states more is taken for
@@ -52,13 +63,16 @@ def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
     Raises:
         ConfigError: there is no such file, or it is no media file.
     """
-    require_file(file)
+    file = require_file(file)
     # The prefix keeps FFmpeg from reading a protocol or a pattern into a name.
     source = io.BytesIO(file.data) if isinstance(file, Blob) else f"file:{file}"
     try:
-        container = av.open(source, **_READING)
+        container = av.open(source, options=_ONLY_LISTED, **_READING)
     except (av.error.FFmpegError, OSError) as error:
-        raise ConfigError(f"{file} cannot be read as a video: {reason(error)}.") from error
+        raise ConfigError(
+            f"{file} cannot be read as a video ({reason(error)}); accepted are MP4, QuickTime, "
+            "Matroska, WebM, AVI, MPEG, WMV, FLV, Ogg and GIF."
+        ) from error
     with container:
         yield container
 
@@ -72,10 +86,14 @@ def exact(rational: Any) -> Fraction | None:
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
-def require_file(file: MediaFile) -> None:
-    """Raise ConfigError unless a file is there."""
-    if not isinstance(file, Blob) and not Path(file).is_file():
-        raise ConfigError(f"{file}: no such file.")
+def require_file(file: MediaFile) -> Blob | Path:
+    """A file by the path that it has on the disk; ConfigError unless it is there."""
+    if isinstance(file, Blob):
+        return file
+    path = Path(at_home(file))
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file.")
+    return path
 
 
 def require_pixels(file: MediaFile | Frames, height: int, width: int) -> None:

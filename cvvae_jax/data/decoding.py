@@ -1,78 +1,230 @@
-"""From an open video to RGB frames: what reading in sequence and reading of clips share."""
+"""One reading of a video file, which all that read videos share: which stream is the video, which
+of its packets are frames, when a file is damaged, and which way up it is."""
 
 import contextlib
-import re
+import functools
+import io
+import logging
 from collections.abc import Iterable, Iterator
 from fractions import Fraction
 
 import av
 import numpy as np
+from av.stream import Disposition
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import SCALER, exact, open_container, reason, require_pixels, resized
-from cvvae_jax.data.media import MediaFile
+from cvvae_jax.data import matroska
+from cvvae_jax.data.containers import (
+    SCALER,
+    exact,
+    open_container,
+    reason,
+    require_file,
+    require_pixels,
+    resized,
+)
+from cvvae_jax.data.display import Display
+from cvvae_jax.data.media import Blob, MediaFile
+from cvvae_jax.data.orientation import is_transposed, upright
 
-# Seconds that may be missing at the end before a container without an index counts as cut off: what
-# such files state about their length includes how long the last frame is shown.
-_DURATION_TOLERANCE = 1.0
+_log = logging.getLogger(__name__)
+
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+# Codecs each of whose packets is a frame. Others have packets that show nothing (hidden frames of
+# VP8, MPEG-4 as it is packed for AVI) or show several.
+_ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1", "png", "gif")
+_PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
+_UNSTATED_COLORS = (0, 2)  # of ITU-T H.273: reserved, unspecified
+
+
+class OpenVideo:
+    """The video stream of an open file."""
+
+    def __init__(self, file: MediaFile, container: av.container.InputContainer, stream):
+        """Take what `open_video` chose."""
+        self.file, self.container, self.stream = file, container, stream
+        self._first_pts: int | None = None
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second, on average, as the file states them; None where it doesn't."""
+        return exact(self.stream.average_rate) or exact(self.stream.guessed_rate)
+
+    def display(self, frame: av.VideoFrame) -> Display:
+        """What a player has to know, by the stream and its first frame. Colors that they don't
+        state are taken for those of BT.709."""
+        aspect = exact(self.stream.sample_aspect_ratio) or Fraction(1)
+        colors = {"primaries": int(frame.color_primaries), "transfer": int(frame.color_trc)}
+        stated = {name: code for name, code in colors.items() if code not in _UNSTATED_COLORS}
+        return Display(1 / aspect if is_transposed(frame) else aspect, **stated)
+
+    @property
+    def has_frames_for_packets(self) -> bool:
+        """Whether each packet is a frame. H.264 may have two packets, the fields of a frame, where
+        it is interlaced."""
+        codec = self.stream.codec_context
+        is_interlaced = codec.name == "h264" and codec.field_order not in _PROGRESSIVE
+        return codec.name in _ONE_FRAME_A_PACKET and not is_interlaced
+
+    @property
+    def has_presentation_times(self) -> bool:
+        """Whether packets say when their frame is shown. AVI says when each is decoded, which is
+        something else where frames refer to later ones."""
+        return self.container.format.name != "avi" or not self.stream.codec_context.has_b_frames
+
+    def packets(self) -> Iterator[av.Packet]:
+        """The packets with frames, as `_with_frames` chooses them.
+
+        Raises:
+            ConfigError: after the last one, if the file was cut off. A demuxer takes the end of
+                such a file for the end of the video.
+        """
+        count = 0
+
+        def counted() -> Iterator[av.Packet]:
+            nonlocal count
+            for packet in self.container.demux(self.stream):
+                # PyAV's last packet, which means the end to a decoder, is none of the file's.
+                count += packet.size > 0 or packet.dts is not None
+                yield packet
+
+        yield from self._with_frames(counted())
+        if count < len(self.stream.index_entries) or self._is_cut_off():
+            raise ConfigError(f"{self.file} ends early: it was cut off.")
+
+    def _with_frames(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """The packets from the first keyframe on, without which those before can't be decoded; all
+        of them where none is called a keyframe. Without those that have no data: they repeat a
+        frame, but would mean the end to a decoder."""
+        before: list[av.Packet] | None = []
+        for packet in packets:
+            if not packet.size:
+                continue
+            if before is not None and not packet.is_keyframe:
+                before.append(packet)
+                continue
+            if before is not None:
+                before, self._first_pts = None, packet.pts
+            yield packet
+        yield from before or ()
+
+    def is_shown(self, item: av.Packet | av.VideoFrame) -> bool:
+        """Whether the frame of a packet, or a decoded one, belongs to the video.
+
+        An edit list leaves out frames that others need. Frames that are shown before the first
+        keyframe need some that the file doesn't have: it was cut out of a longer one.
+        """
+        if isinstance(item, av.Packet) and item.is_discard:
+            return False
+        return None in (self._first_pts, item.pts) or item.pts >= self._first_pts
+
+    def frames(self, *, threads: str = "AUTO") -> Iterator[av.VideoFrame]:
+        """All frames in presentation order.
+
+        Args:
+            threads: of the decoder: "AUTO", or "NONE" where other files are decoded beside it.
+
+        Raises:
+            ConfigError: the file is damaged or was cut off; the frames before have been yielded.
+        """
+        self.stream.thread_type = threads
+        missing = 0
+
+        def counted() -> Iterator[av.Packet]:
+            nonlocal missing
+            for packet in self.packets():
+                missing += self.is_shown(packet)
+                yield packet
+
+        for frame in self._decode(counted()):
+            if self.is_shown(frame):
+                missing -= 1
+                self.require_whole(frame)
+                yield frame
+        if self.has_frames_for_packets and missing > 0:
+            raise ConfigError(f"{self.file} is damaged: {missing} of its frames can't be decoded.")
+
+    def frames_from(self, keyframe: int) -> Iterator[av.VideoFrame]:
+        """Frames in presentation order from a keyframe on, by its presentation time in units of
+        the stream's time base; those that are not whole are among them.
+
+        Raises:
+            ConfigError: a packet can't be decoded.
+        """
+        self.stream.thread_type = "NONE"  # clips are decoded side by side
+        self.container.seek(keyframe, stream=self.stream)
+        yield from self._decode(self._with_frames(self.container.demux(self.stream)))
+
+    def require_whole(self, frame: av.VideoFrame) -> None:
+        """Raise ConfigError where a part of a frame was damaged."""
+        if frame.is_corrupt:
+            raise ConfigError(
+                f"{self.file} is damaged: a frame of it could be decoded only in part."
+            )
+
+    def _decode(self, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+        """Frames; what goes wrong is raised after those that the decoder still holds."""
+        fault = None
+        try:
+            for packet in packets:
+                yield from self.stream.decode(packet)
+        except av.error.FFmpegError as error:
+            fault = ConfigError(f"{self.file} is damaged: {reason(error)}.")
+            fault.__cause__ = error
+        except ConfigError as error:
+            fault = error
+        with contextlib.suppress(*([av.error.FFmpegError] if fault else [])):
+            yield from self.stream.decode(None)
+        if fault:
+            raise fault
+
+    def _is_cut_off(self) -> bool:
+        if not self.container.format.name.startswith("matroska"):
+            return False
+        if isinstance(self.file, Blob):
+            return matroska.is_cut_off(io.BytesIO(self.file.data))
+        with open(self.file, "rb") as data:
+            return matroska.is_cut_off(data)
 
 
 @contextlib.contextmanager
-def open_video(file: MediaFile) -> Iterator[tuple]:
-    """The container and its first video stream.
+def open_video(file: MediaFile) -> Iterator[OpenVideo]:
+    """A video file, open for reading.
 
     Raises:
-        ConfigError: there is none, its frames are too large to decode, or FFmpeg fails on it.
+        ConfigError: it holds no video, its frames are too large to decode, or FFmpeg fails on it.
     """
+    file = require_file(file)
     with open_container(file) as container:
-        if not container.streams.video:
-            raise ConfigError(f"{file} holds no video stream.")
-        stream = container.streams.video[0]
+        stream = _video_stream(container, file)
         require_pixels(file, stream.height or 0, stream.width or 0)
         try:
-            yield container, stream
+            yield OpenVideo(file, container, stream)
         except av.error.FFmpegError as error:
             raise ConfigError(f"{file} is damaged: {reason(error)}.") from error
 
 
-def stated_rate(stream) -> Fraction | None:
-    """Frames per second of a video stream; None where it does not state them."""
-    return exact(stream.average_rate) or exact(stream.guessed_rate)
+def _video_stream(container, file: MediaFile):
+    """The stream that a player shows: a default one, the largest of those, the first of those."""
+    pictures = [s for s in container.streams.video if s.disposition & _PICTURES]
+    videos = [s for s in container.streams.video if s not in pictures]
+    if not videos:
+        only = "only attached pictures, and " if pictures else ""
+        raise ConfigError(f"{file} holds {only}no video stream.")
+    chosen = max(videos, key=lambda s: (bool(s.disposition & Disposition.default), _area(s)))
+    if len(videos) > 1:
+        _say_choice(str(file), len(videos), chosen.index, f"{chosen.width}x{chosen.height}")
+    return chosen
 
 
-def decode(packets: Iterable[av.Packet], stream, file: MediaFile) -> Iterator[av.VideoFrame]:
-    """Frames in presentation order; a packet that fails ends them with ConfigError."""
-    try:
-        for packet in packets:
-            yield from packet.decode()
-    except av.error.FFmpegError as error:
-        with contextlib.suppress(av.error.FFmpegError):
-            yield from stream.codec_context.decode(None)
-        raise ConfigError(f"{file} is damaged: {reason(error)}.") from error
+def _area(stream) -> int:
+    return (stream.width or 0) * (stream.height or 0)
 
 
-def all_packets(container, stream, file: MediaFile) -> Iterator[av.Packet]:
-    """Every packet; then ConfigError if some are missing.
-
-    A demuxer takes the end of a file that was cut off for the end of the video.
-    """
-    count, end = 0, Fraction(0)
-    for packet in container.demux(stream):
-        count += packet.size > 0
-        if packet.pts is not None:
-            end = max(end, (packet.pts - (stream.start_time or 0)) * exact(packet.time_base))
-        yield packet
-    if count < len(stream.index_entries) or end < _stated_seconds(stream) - _DURATION_TOLERANCE:
-        raise ConfigError(f"{file} ends early: it was cut off after {count} frames.")
-
-
-def _stated_seconds(stream) -> float:
-    """How long a Matroska file says its video is; 0 where it does not."""
-    stated = re.fullmatch(r"(\d+):(\d+):([\d.]+)", stream.metadata.get("DURATION", ""))
-    if stated is None:
-        return 0.0
-    hours, minutes, seconds = map(float, stated.groups())
-    return 3600 * hours + 60 * minutes + seconds
+@functools.lru_cache(maxsize=1024)
+def _say_choice(file: str, count: int, number: int, size: str) -> None:
+    """Once for a file, however often it is opened."""
+    _log.warning("%s holds %d videos; stream %d (%s) is read.", file, count, number, size)
 
 
 def to_rgb(
@@ -82,8 +234,7 @@ def to_rgb(
 
     Scaling comes before the conversion, so that fewer pixels are converted.
     """
-    turns = frame.rotation // 90
-    stored_cover = cover[::-1] if cover and turns % 2 else cover
+    stored_cover = cover[::-1] if cover and is_transposed(frame) else cover
     height, width = resized(frame.height, frame.width, short_side=short_side, cover=stored_cover)
     rgb = frame.reformat(
         width=width,
@@ -93,10 +244,10 @@ def to_rgb(
         src_color_range=frame.color_range,
         threads=1,
     )
-    return np.ascontiguousarray(np.rot90(rgb.to_ndarray(), turns))
+    return upright(rgb.to_ndarray(), frame)
 
 
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Height and width of a frame once it is turned as its rotation says."""
-    turned = frame.rotation // 90 % 2
-    return (frame.width, frame.height) if turned else (frame.height, frame.width)
+    """Height and width of a frame once it is turned as its display matrix says."""
+    size = frame.height, frame.width
+    return size[::-1] if is_transposed(frame) else size

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.files import is_remote
 
 Track = Callable[..., Iterable]
@@ -20,7 +21,7 @@ def absolute(place: str) -> str:
     """A place that means the same wherever the command runs, and its workers."""
     if is_remote(place) or place.startswith("tfds:"):
         return place
-    return os.path.abspath(place)
+    return os.path.abspath(at_home(place))
 
 
 @contextlib.contextmanager

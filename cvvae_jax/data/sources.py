@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
 from cvvae_jax.data.containers import partial_path, reason
 from cvvae_jax.data.media import Kind, Media, NothingFound
@@ -59,6 +60,7 @@ def open_source(
     Raises:
         ConfigError: there is no such place, or nothing for the split in it.
     """
+    place = at_home(place)
     reader = next(reader for fits, reader in _READERS if fits(place))
     source = reader(place, kind)
     chosen = _part(len(source), split)
@@ -142,7 +144,7 @@ def write_exclusions(path: Path, bad: dict[str, str]) -> None:
 
 def _excluded_names(path: str) -> set[str]:
     try:
-        text = Path(path).read_text(encoding="utf-8", errors="surrogateescape")
+        text = Path(at_home(path)).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{path}, the list of exclusions, cannot be read: {error}.") from error
     return {_key(line.split("\t")[0]) for line in text.split("\n") if line.strip()}
@@ -150,4 +152,4 @@ def _excluded_names(path: str) -> set[str]:
 
 def _key(name: str) -> str:
     """A name that doesn't depend on where the command runs."""
-    return name if "://" in name or name.startswith("tfds:") else os.path.abspath(name)
+    return name if "://" in name or name.startswith("tfds:") else os.path.abspath(at_home(name))

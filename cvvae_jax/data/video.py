@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.clip_reader import count_frames, frame_times, read_clip
+from cvvae_jax.data.clip_reader import read_clip
 from cvvae_jax.data.containers import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -22,16 +22,12 @@ from cvvae_jax.data.containers import (
     WRITABLE_VIDEO_SUFFIXES,
     require_shape,
 )
-from cvvae_jax.data.decoding import (
-    all_packets,
-    decode,
-    open_video,
-    stated_rate,
-    to_rgb,
-    upright_size,
-)
+from cvvae_jax.data.decoding import open_video, to_rgb, upright_size
+from cvvae_jax.data.display import STANDARD, Display
+from cvvae_jax.data.frame_index import count_frames, frame_times, read_times
 from cvvae_jax.data.images import is_image, read_image, write_image
 from cvvae_jax.data.media import Blob, MediaFile
+from cvvae_jax.data.times import Times
 from cvvae_jax.data.video_writer import VideoWriter
 
 __all__ = [
@@ -40,6 +36,8 @@ __all__ = [
     "WRITABLE_IMAGE_SUFFIXES",
     "WRITABLE_VIDEO_SUFFIXES",
     "Blob",
+    "Display",
+    "Times",
     "VideoInfo",
     "VideoWriter",
     "count_frames",
@@ -49,6 +47,7 @@ __all__ = [
     "read_clip",
     "read_frames",
     "read_image",
+    "read_times",
     "write_image",
 ]
 
@@ -71,6 +70,8 @@ class VideoInfo:
     """Whether there is an audio stream."""
     is_image: bool
     """Whether the file is a single image."""
+    display: Display = STANDARD
+    """What a player has to know beside the pixels."""
 
 
 def probe(file: MediaFile) -> VideoInfo:
@@ -83,17 +84,22 @@ def probe(file: MediaFile) -> VideoInfo:
     if is_image(file):
         height, width, _ = read_image(file).shape
         return VideoInfo(file, 1, Fraction(1), height, width, has_audio=False, is_image=True)
-    with open_video(file) as (container, stream):
-        first = next(decode(container.demux(stream), stream, file), None)
+    with open_video(file) as video:
+        first = next(video.frames(threads="NONE"), None)
         if first is None:
             raise ConfigError(f"{file} holds no frame that can be decoded.")
         height, width = upright_size(first)
-        rate = stated_rate(stream)
-        if not rate:
+        if not video.rate:
             raise ConfigError(f"{file} does not state its frames per second.")
-        audio = bool(container.streams.audio)
         return VideoInfo(
-            file, stream.frames or None, rate, height, width, has_audio=audio, is_image=False
+            file,
+            video.stream.frames or None,
+            video.rate,
+            height,
+            width,
+            has_audio=bool(video.container.streams.audio),
+            is_image=False,
+            display=video.display(first),
         )
 
 
@@ -115,8 +121,6 @@ def read_frames(file: MediaFile, *, start: int = 0) -> Iterator[np.ndarray]:
 
 
 def _read_video(file: MediaFile, *, start: int) -> Iterator[np.ndarray]:
-    with open_video(file) as (container, stream):
-        stream.thread_type = "AUTO"
-        frames = decode(all_packets(container, stream, file), stream, file)
-        for frame in itertools.islice(frames, start, None):
+    with open_video(file) as video:
+        for frame in itertools.islice(video.frames(), start, None):
             yield to_rgb(frame)

@@ -1,7 +1,6 @@
 """Frames to H.264 files."""
 
 import contextlib
-import logging
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -10,31 +9,38 @@ from pathlib import Path
 
 import av
 import numpy as np
-from av.video.reformatter import ColorPrimaries, ColorRange, Colorspace, ColorTrc
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
+from cvvae_jax.data.audio_copy import AudioCopy
 from cvvae_jax.data.containers import (
-    SCALER,
     WRITABLE_VIDEO_SUFFIXES,
-    exact,
-    open_container,
     partial_path,
     reason,
     require_shape,
     require_suffix,
 )
+from cvvae_jax.data.display import STANDARD, Display
 from cvvae_jax.data.images import is_image
+from cvvae_jax.data.times import Times
+from cvvae_jax.data.yuv import YuvConverter, state_colors
 
-_log = logging.getLogger(__name__)
 _ERRORS = (av.error.FFmpegError, OSError)
-# MP4 in fragments of a second, each of which reaches the file at once; at the end they become an
-# ordinary MP4. Matroska has such parts anyway.
+# MP4 with what a player has to know at the beginning, so that it starts before it has all.
+# Edit lists count in units of the movie, which has milliseconds otherwise.
+_FINISHED = {"movflags": "faststart", "movie_timescale": "90000"}
+# MP4 in fragments of a second, each of which reaches the file at once. Its first part waits for the
+# first fragment, since only then the edit list is known that has all streams begin in step.
+# Matroska has such parts anyway.
 _READABLE_WHILE_WRITTEN = {
-    "movflags": "hybrid_fragmented",
+    "movflags": "hybrid_fragmented+delay_moov",
+    "use_editlist": "1",
+    "movie_timescale": "90000",
     "frag_duration": "1000000",
     "cluster_time_limit": "1000",
     "flush_packets": "1",
 }
+_FRAGMENTED = (".mp4", ".mov")
 
 
 def begun_path(path: Path) -> Path:
@@ -54,9 +60,11 @@ class VideoWriter:
         self,
         path: str | Path,
         *,
-        fps: Rational | float,
+        fps: Rational | float | None = None,
+        times: Times | None = None,
         height: int,
         width: int,
+        display: Display = STANDARD,
         audio_from: str | Path | None = None,
         crf: int = 12,
         gop: int | None = None,
@@ -67,10 +75,14 @@ class VideoWriter:
 
         Args:
             path: file to write; its suffix, one of WRITABLE_VIDEO_SUFFIXES, chooses the container.
-            fps: frames per second.
+            fps: frames per second, where all frames are shown for the same time.
+            times: when each frame is shown, in place of `fps`.
             height: of every frame, in pixels.
             width: of every frame, in pixels.
-            audio_from: file whose first audio stream is copied as it is, until the last frame.
+            display: what a player has to know beside the pixels.
+            audio_from: file whose sound, that of its audio stream which players choose, is copied
+                as it is and in step with its video: until the last frame, or, where `times` says
+                that it was the last one, to its end.
             crf: x264's quality, 0 (lossless) to 51.
             gop: frames from one keyframe to the next, at most; None for x264's choice.
             threads: of the encoder; 0 for one or more a core. The bytes depend on their number,
@@ -79,14 +91,17 @@ class VideoWriter:
                 was killed, NAME.partial.SUFFIX beside it does, up to the last second or two.
 
         Raises:
-            ConfigError: the suffix is not accepted.
+            ConfigError: the suffix is not accepted, or not one of `fps` and `times` is given.
         """
-        self._path = Path(path)
+        if (fps is None) == (times is None):
+            raise ConfigError("VideoWriter takes either fps or times.")
+        self._path = Path(at_home(path))
         require_suffix(self._path, WRITABLE_VIDEO_SUFFIXES)
         self._partial, self._keep_begun = partial_path(self._path), keep_begun
         if keep_begun:
             self._partial = begun_path(self._path)
-        self._fps = Fraction(fps).limit_denominator(100_000)
+        self._times = times or Times(Fraction(fps).limit_denominator(100_000))
+        self._display = display
         self._shape = (height, width, 3)
         self._audio_from = audio_from
         self._options = {"crf": str(crf), "threads": str(threads)}
@@ -94,6 +109,8 @@ class VideoWriter:
         if gop is not None:
             self._options["g"] = str(gop)
         self._count = self.frames_kept = 0
+        self._ends: dict[int, int] = {}  # of the frames in the encoder, by when they are shown
+        self._delay: int | None = None  # of the encoder, from decoding to showing
 
     def __enter__(self):
         self._exit = contextlib.ExitStack()
@@ -105,17 +122,30 @@ class VideoWriter:
         """Open the container; only for a first frame, since FFmpeg may crash in closing one that
         nothing came into."""
         with self._named_errors():
-            options = _READABLE_WHILE_WRITTEN if self._keep_begun else {}
+            options = _READABLE_WHILE_WRITTEN if self._keep_begun else _FINISHED
             self._container = self._exit.enter_context(
                 av.open(str(self._partial), "w", container_options=options)
             )
-            self._stream = _add_h264(self._container, self._fps, self._shape, self._options)
+            self._stream = self._add_h264()
+            self._convert = YuvConverter(*self._shape[:2], self._stream.pix_fmt)
             self._audio = None
             if self._audio_from is not None and not is_image(self._audio_from):
                 self._audio = self._exit.enter_context(
-                    _AudioCopy.open(self._audio_from, self._container)
+                    AudioCopy.open(self._audio_from, self._container, video_start=self._times.start)
                 )
             self._container.start_encoding()
+
+    def _add_h264(self):
+        height, width, _ = self._shape
+        stream = self._container.add_stream("libx264", rate=self._times.rate, options=self._options)
+        stream.height, stream.width = height, width
+        stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
+        codec = stream.codec_context
+        codec.time_base, codec.framerate = self._times.clock, self._times.rate
+        stream.sample_aspect_ratio = self._display.pixel_aspect
+        codec.sample_aspect_ratio = self._display.pixel_aspect
+        state_colors(codec, self._display)
+        return stream
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -133,13 +163,34 @@ class VideoWriter:
         require_shape(self._path, frame, self._shape)
         if self._count == 0:
             self._start()
-        picture = to_yuv(frame, self._stream.pix_fmt)
-        picture.pts, picture.time_base = self._count, 1 / self._fps
+        picture = self._convert(frame)
+        picture.pts, picture.time_base = self._times.ticks_of(self._count), self._times.clock
         self._count += 1
+        self._ends[picture.pts] = self._times.ticks_of(self._count)
         with self._named_errors():
-            self._container.mux(self._stream.encode(picture))
+            self._mux(self._stream.encode(picture))
             if self._audio:
-                self._audio.copy_until(self._count / self._fps)
+                self._audio.copy_until(self._end)
+
+    @property
+    def _end(self) -> Fraction:
+        """When the last frame so far is no longer shown."""
+        return self._times.start + self._times.at(self._count)
+
+    def _mux(self, packets: list[av.Packet], *, are_last: bool = False) -> None:
+        """Write packets of the video, each of which says how long its frame is shown."""
+        for packet in packets:
+            if self._delay is None:
+                self._delay = packet.pts - packet.dts
+            packet.duration = self._ends.pop(packet.pts) - packet.pts
+            if are_last and packet is packets[-1]:
+                packet.duration = self._duration_of_last(packet)
+            self._container.mux(packet)
+
+    def _duration_of_last(self, packet: av.Packet) -> int:
+        """Of the last packet, in whose order MP4 counts: what is left until the video's end."""
+        end = self._times.ticks_of(self._count)
+        return max(1, min(end - packet.pts, end - packet.dts - self._delay))
 
     @property
     def begun(self) -> Path | None:
@@ -158,8 +209,12 @@ class VideoWriter:
         if self._count == 0:
             raise ConfigError(f"{self._path} was not written: there was no frame to write.")
         with self._named_errors():
-            self._container.mux(self._stream.encode())
+            self._mux(self._stream.encode(), are_last=True)
+            if self._audio and self._times.count == self._count:
+                self._audio.copy_until(None)
             self._exit.close()
+            if self._keep_begun and self._path.suffix.lower() in _FRAGMENTED:
+                _join_fragments(self._partial, self._path)
             os.replace(self._partial, self._path)
         self.frames_kept = self._count
 
@@ -174,69 +229,19 @@ class VideoWriter:
                 self._partial.unlink(missing_ok=True)
 
 
-class _AudioCopy:
-    """Copies the packets of an audio stream into a container that is being written."""
-
-    def __init__(self, source, stream, target, target_stream, offset: Fraction):
-        self._source = source
-        self._target = target
-        self._stream = target_stream
-        self._offset = offset
-        self._packets = (packet for packet in source.demux(stream) if packet.pts is not None)
-        self._next = next(self._packets, None)
-
-    @classmethod
-    @contextlib.contextmanager
-    def open(cls, path: str | Path, target) -> Iterator["_AudioCopy | None"]:
-        """The copier; None where there is no audio, or the container cannot hold its codec."""
-        with open_container(Path(path)) as source:
-            stream = next(iter(source.streams.audio), None)
-            if stream is None:
-                yield None
-            elif stream.codec_context.name not in target.supported_codecs:
-                codec = stream.codec_context.name
-                _log.warning("%s: %s audio fits no %s file; left out.", path, codec, target.name)
-                yield None
-            else:
-                video = next(iter(source.streams.video), None)
-                offset = (video.start_time or 0) * exact(video.time_base) if video else Fraction(0)
-                yield cls(source, stream, target, target.add_stream_from_template(stream), offset)
-
-    def copy_until(self, seconds: Fraction) -> None:
-        """Write the packets that begin before a time of the new file; both streams interleave."""
-        while self._next is not None:
-            packet = self._next
-            unit = exact(packet.time_base)
-            if packet.pts * unit - self._offset >= seconds:
-                return
-            shift = round(self._offset / unit)
-            packet.pts -= shift
-            packet.dts = packet.pts if packet.dts is None else packet.dts - shift
-            packet.stream = self._stream
-            self._target.mux(packet)
-            self._next = next(self._packets, None)
-
-
-def _add_h264(container, fps: Fraction, shape: tuple[int, int, int], options: dict[str, str]):
-    height, width, _ = shape
-    stream = container.add_stream("libx264", rate=fps, options=options)
-    stream.height, stream.width = height, width
-    stream.pix_fmt = "yuv444p" if height % 2 or width % 2 else "yuv420p"
-    state_colors(stream.codec_context)
-    return stream
-
-
-def to_yuv(frame: np.ndarray, pixel_format: str) -> av.VideoFrame:
-    """A uint8 RGB frame (height, width, 3) in the colors that `state_colors` states."""
-    return av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24").reformat(
-        format=pixel_format,
-        interpolation=SCALER,
-        dst_colorspace=Colorspace.ITU709,
-        dst_color_range=ColorRange.MPEG,
-    )
-
-
-def state_colors(codec: av.VideoCodecContext) -> None:
-    """Say in the stream what its numbers mean: players guess otherwise, by the frame's size."""
-    codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
-    codec.color_primaries, codec.color_trc = ColorPrimaries.BT709, ColorTrc.BT709
+def _join_fragments(path: Path, name: Path) -> None:
+    """Make an MP4 in fragments one in a piece, by way of a file beside `name`."""
+    whole = partial_path(name)
+    try:
+        with (
+            av.open(str(path)) as source,
+            av.open(str(whole), "w", container_options=_FINISHED) as target,
+        ):
+            copies = [target.add_stream_from_template(stream) for stream in source.streams]
+            for packet in source.demux():
+                if packet.dts is not None:
+                    packet.stream = copies[packet.stream.index]
+                    target.mux(packet)
+        os.replace(whole, path)
+    finally:
+        whole.unlink(missing_ok=True)

@@ -11,7 +11,8 @@ import numpy as np
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import partial_path, reason, require_shape, require_suffix
-from cvvae_jax.data.video_writer import state_colors, to_yuv
+from cvvae_jax.data.display import STANDARD
+from cvvae_jax.data.yuv import YuvConverter, state_colors
 
 _QUALITY = 30  # libvpx's crf, of 0 (best) to 63: about 35 dB, 15 KB a frame of 768 x 256
 # One thread, and no random number that the container would have, so that equal frames give equal
@@ -53,10 +54,11 @@ def _write(container, first: np.ndarray, others: Iterable, *, fps: Fraction, pat
     stream = container.add_stream("libvpx-vp9", rate=fps, options=_OPTIONS)
     stream.height, stream.width = first.shape[:2]
     stream.pix_fmt = "yuv420p"
-    state_colors(stream.codec_context)
+    state_colors(stream.codec_context, STANDARD)
+    convert = YuvConverter(*first.shape[:2], stream.pix_fmt)
     for number, frame in enumerate((first, *others)):
         require_shape(path, frame, first.shape)
-        picture = to_yuv(frame, stream.pix_fmt)
+        picture = convert(frame)
         picture.pts, picture.time_base = number, 1 / fps
         container.mux(stream.encode(picture))
     container.mux(stream.encode())

@@ -85,21 +85,23 @@ def _has_course(arrays: Arrays) -> bool:
 
 FIGURES = (
     Figure(
-        *("psnr", "PSNR", "dB", "higher", 2, "frames"),
-        "Peak signal-to-noise ratio of every frame, peak 2 for values in [-1, 1], at most 100 dB, "
-        "which frames count that are kept exactly; the mean over frames, then over clips.",
-        _psnr,
-    ),
-    Figure(
         *("psnr_of_mean", "PSNR of mean error", "dB", "higher", 2, "frames"),
-        "The PSNR of a clip's mean squared error over all its frames, then the mean over clips; "
-        "never above the mean of frames' PSNRs, and lower where some frames are much worse.",
+        "Peak signal-to-noise ratio of a clip's mean squared error over all its frames (peak 255, "
+        "of 8-bit values), then the mean over clips. It comes first, since the mean of frames' own "
+        "PSNRs is led by whatever keeps some frames exactly and the others badly.",
         _psnr_of_mean,
     ),
     Figure(
+        *("psnr", "PSNR", "dB", "higher", 2, "frames"),
+        "Of every frame, at most 100 dB, which frames count that are kept exactly; the mean over "
+        "frames, then over clips. Never below the PSNR of mean error, and above it where frames "
+        "differ.",
+        _psnr,
+    ),
+    Figure(
         *("ssim", "SSIM", "", "higher", 4, "frames"),
-        "Structural similarity of every frame: Gaussian windows of 11 x 11 pixels, sigma 1.5, "
-        "range 2, each color channel by itself.",
+        "Structural similarity of every frame, as for 8-bit values with the range 255: Gaussian "
+        "windows of 11 x 11 pixels, sigma 1.5, each color channel by itself.",
         _mean_of("ssim"),
     ),
     Figure(

@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.checks import at_least
+from cvvae_jax.config.home import at_home
 
 Metric = Literal[
     "psnr",
@@ -32,6 +33,10 @@ Metric = Literal[
 """What can be measured; docs/evaluation.md defines each."""
 FRAME_METRICS = {"psnr", "ssim", "ms_ssim", "lpips_vgg", "lpips_alex"}
 """Those that compare one frame with another."""
+
+DEFINITIONS = 2
+"""Of all metrics, counted: figures of two numbers can't be compared. Since 2, SSIM and MS-SSIM are
+of pixels in [0, 1]; in 1 they were of values in [-1, 1]."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,6 +76,9 @@ class Protocol:
     """What is measured."""
     spectrum_window: int = 16
     """Frames of the windows that the spectrum of the error is averaged over."""
+    flat_fields: bool = True
+    """Whether clips of one color are measured, too; they take about as long as four clips of 33
+    frames of 256 x 256 pixels."""
 
     def __post_init__(self):
         at_least(self, 1, "stride", "chunk_frames")
@@ -100,6 +108,7 @@ class Protocol:
         fields = dataclasses.asdict(self)
         del fields["description"]
         fields["metrics"] = sorted(set(self.metrics))
+        fields["definitions"] = DEFINITIONS
         return hashlib.sha256(json.dumps(fields, sort_keys=True).encode()).hexdigest()
 
 
@@ -109,7 +118,7 @@ def load_protocol(name: str, *, folder: Path) -> tuple[str, Protocol]:
     Raises:
         ConfigError: there is no such protocol, or a field of it is unknown or wrong.
     """
-    path = Path(name)
+    path = Path(at_home(name))
     if path.suffix != ".toml" and not path.is_file():
         path = folder / f"{name}.toml"
     try:

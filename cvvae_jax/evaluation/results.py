@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
+from PIL import Image
 
 import cvvae_jax
 from cvvae_jax.checkpoint.origin import commit
@@ -21,11 +22,12 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.clips import Clip, ClipInfo
 from cvvae_jax.evaluation.contenders import Contender
 from cvvae_jax.evaluation.figures import FIGURES
+from cvvae_jax.evaluation.flat_fields import COLORS, as_picture, summarize_flat_fields
 from cvvae_jax.evaluation.measure import NETWORK_METRICS, Arrays
-from cvvae_jax.evaluation.protocol import FRAME_METRICS
+from cvvae_jax.evaluation.protocol import FRAME_METRICS, Protocol
 from cvvae_jax.evaluation.report.page import write_report
 from cvvae_jax.evaluation.report.players import write_example
-from cvvae_jax.evaluation.store import LeftOut, Store
+from cvvae_jax.evaluation.store import FLAT_FIELDS, LeftOut, Store
 from cvvae_jax.evaluation.summary import summarize
 from cvvae_jax.models.pixels import to_uint8
 
@@ -36,6 +38,7 @@ _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
 _LABELS = {figure.key: figure.label for figure in FIGURES}
 _EXAMPLE_FRAMES, _MEDIA = 100, "media"
+_PICTURED = ("middle", "worst")  # colors
 
 RebuildClips = Callable[[str, Sequence[Clip]], np.ndarray]
 """The reconstructions of clips of one shape by a contender, which is named."""
@@ -83,6 +86,7 @@ def write_results(evaluation: "Evaluation", store: Store, rebuild: RebuildClips)
         "contenders": [contender.record() for contender in evaluation.contenders],
         "not_measured": _not_measured(evaluation, figures["scores"], len(measured)),
         **figures,
+        "flat_fields": _all_flat_fields(evaluation.protocol, store, names),
         "examples": _examples(evaluation, store, rebuild, measured, figures["scores"]),
         "environment": _environment(evaluation),
     }
@@ -143,6 +147,25 @@ def _environment(evaluation: "Evaluation") -> dict[str, Any]:
         | {name: importlib.metadata.version(name) for name in _VERSIONS},
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     }
+
+
+def _all_flat_fields(protocol: Protocol, store: Store, names: Sequence[str]) -> dict[str, Any]:
+    """By contender; empty where the protocol leaves them out."""
+    return {name: _flat_fields(store, name) for name in names if protocol.flat_fields}
+
+
+def _flat_fields(store: Store, name: str) -> dict[str, Any]:
+    """What a contender makes of clips of one color, with pictures."""
+    arrays = store.read(name, FLAT_FIELDS)
+    (store.folder / _MEDIA).mkdir(exist_ok=True)
+    found = []
+    shown = zip(_PICTURED, arrays["pictured"], arrays["picture"], strict=True)
+    for what, number, errors in shown:
+        levels, picture = as_picture(errors)
+        media = f"{_MEDIA}/{name}_flat_{what}.png"
+        Image.fromarray(picture).save(store.folder / media)
+        found.append({"color": list(COLORS[number]), "levels": levels, "media": media})
+    return summarize_flat_fields(arrays) | {"pictures": found}
 
 
 def _examples(

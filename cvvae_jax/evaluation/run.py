@@ -17,11 +17,12 @@ from cvvae_jax.data.resuming import Track, interruptible, named_errors
 from cvvae_jax.evaluation.clips import Clip, ClipInfo, Clips
 from cvvae_jax.evaluation.compatibility import measure_compatibility
 from cvvae_jax.evaluation.contenders import Baseline, Contender, Model
+from cvvae_jax.evaluation.flat_fields import measure_flat_fields
 from cvvae_jax.evaluation.measure import Arrays, Measure, Networks
-from cvvae_jax.evaluation.protocol import Protocol
+from cvvae_jax.evaluation.protocol import DEFINITIONS, Protocol
 from cvvae_jax.evaluation.report.page import REPORT_NAME
 from cvvae_jax.evaluation.results import write_results
-from cvvae_jax.evaluation.store import INPUT, LeftOut, Store
+from cvvae_jax.evaluation.store import FLAT_FIELDS, INPUT, LeftOut, Store
 from cvvae_jax.evaluation.summary import COMPATIBILITY
 from cvvae_jax.metrics.image import psnr_of
 from cvvae_jax.models.gaussian import DiagonalGaussian
@@ -84,6 +85,7 @@ class Evaluation:
         """What all figures of a folder must have in common."""
         return {
             "protocol": self.protocol.hash,
+            "definitions of metrics": DEFINITIONS,
             "data": {"files": len(self.clips), "names": self.clips.hash},
             "matmul precision": jax.config.jax_default_matmul_precision,
             "networks": {name: file.sha256 for name, file in sorted(self.networks.items())},
@@ -129,11 +131,14 @@ def evaluate(
         measured = bench.measure(mine)
         for _ in track(measured, total=len(mine), unit="clips") if track else measured:
             pass
+        mine = [c for i, c in enumerate(evaluation.contenders) if share.has(i)]
+        bench.measure_flat_fields(mine)
         if meet is not None:
             meet("measured")
         if any(_missing(evaluation, store, n, looked=True) for n in numbers):
             return None
         if meet is None or share.process_index == 0:
+            bench.measure_flat_fields(evaluation.contenders)  # those that others left
             write_results(evaluation, store, bench.rebuild)
         if meet is not None:
             meet("written")
@@ -181,6 +186,20 @@ class Bench:
                 with _naming(clips):
                     self._measure(clips)
             yield from batch
+
+    def measure_flat_fields(self, contenders: Sequence[Contender]) -> None:
+        """Measures contenders on clips of one color, where that isn't done yet; nothing as long as
+        no clip could be measured, since then there will be no results."""
+        if not self._evaluation.protocol.flat_fields:
+            return
+        numbers = range(len(self._evaluation.clips))
+        if not any(isinstance(self._store.clip(number), ClipInfo) for number in numbers):
+            return
+        for contender in contenders:
+            if not self._store.has(contender.name, FLAT_FIELDS):
+                opened, protocol = self._open(contender.name), self._evaluation.protocol
+                arrays = measure_flat_fields(opened, contender, protocol)
+                self._store.write(contender.name, FLAT_FIELDS, arrays)
 
     def rebuild(self, name: str, clips: Sequence[Clip]) -> np.ndarray:
         """A contender's reconstructions of clips of one shape."""
@@ -267,8 +286,7 @@ class Bench:
     def _measure_contender(self, contender: Contender, clips: Sequence[Clip]) -> None:
         videos, opened = self._videos(clips), self._open(contender.name)
         recons, posterior = self._rebuilt(contender.name, videos, clips)
-        is_model = isinstance(opened, Model)
-        borders = opened.tile_borders(videos) if is_model else ([], [])
+        borders = opened.tile_borders(videos)
         compatibility = {}
         if self._evaluation.is_paired(contender):
             compatibility = self._compatibility(opened, videos, clips, posterior, recons)

@@ -9,7 +9,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -24,6 +24,11 @@ RESULTS = "results.json"
 """The file that has all figures; it is written when everything is measured."""
 INPUT = "_input"
 """In place of a contender's name: what is measured of the clips themselves."""
+FLAT_FIELDS = "flat_fields"
+"""In place of a clip's number: what is measured of a contender's flat fields."""
+
+Key = int | Literal["flat_fields"]
+"""What a contender is measured on."""
 
 _NAME = re.compile(r"[\w+-][\w .+-]*")
 
@@ -118,11 +123,11 @@ class Store:
         """Says what a clip is."""
         _write(self._clip(number), json.dumps(dataclasses.asdict(clip)).encode())
 
-    def has(self, name: str, number: int) -> bool:
-        """Whether a contender was measured on a clip."""
+    def has(self, name: str, number: Key) -> bool:
+        """Whether a contender was measured on a clip, or on flat fields."""
         return self._arrays(name, number).exists()
 
-    def write(self, name: str, number: int, arrays: Arrays) -> None:
+    def write(self, name: str, number: Key, arrays: Arrays) -> None:
         """Keeps what was measured."""
         file = io.BytesIO()
         np.savez(file, **arrays)
@@ -130,7 +135,7 @@ class Store:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, file.getvalue())
 
-    def read(self, name: str, number: int) -> Arrays:
+    def read(self, name: str, number: Key) -> Arrays:
         """What was measured.
 
         Raises:
@@ -165,8 +170,9 @@ class Store:
     def _scores(self, name: str) -> Path:
         return self.folder / "scores" / name
 
-    def _arrays(self, name: str, number: int) -> Path:
-        return self._scores(name) / f"{number:06d}.npz"
+    def _arrays(self, name: str, number: Key) -> Path:
+        stem = number if number == FLAT_FIELDS else f"{number:06d}"
+        return self._scores(name) / f"{stem}.npz"
 
     def _clip(self, number: int) -> Path:
         return self.folder / "clips" / f"{number:06d}.json"

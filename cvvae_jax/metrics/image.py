@@ -9,8 +9,8 @@ from cvvae_jax import rows
 SSIM_WINDOW = 11
 """Height and width in pixels of the window of SSIM, and of the smallest frames it is defined on."""
 _SSIM_SIGMA = 1.5
-# Squares of K1 = 0.01 and K2 = 0.03 times the range of values, 2.
-_SSIM_C1, _SSIM_C2 = 0.02**2, 0.06**2
+# Squares of K1 = 0.01 and K2 = 0.03 times the range of values: it is 1, of values in [0, 1].
+_SSIM_C1, _SSIM_C2 = 0.01**2, 0.03**2
 
 MS_SSIM_PIXELS = SSIM_WINDOW * 2**4
 """Height and width in pixels of the smallest frames that MS-SSIM is defined on, 176."""
@@ -47,14 +47,15 @@ def ssim(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) -> 
     """Structural similarity of every frame (Wang et al. 2004), 1 for equal ones, for values in
     [-1, 1]; `recon` is clipped to them.
 
-    Gaussian windows of 11 x 11 pixels, only those that lie inside of the frame; channels are
-    measured one by one and averaged.
+    Measured as the paper defines it, on pixels that are never negative: scaled to [0, 1] with the
+    range 1, which is the same as 8-bit values with the range 255. Gaussian windows of 11 x 11
+    pixels, only those that lie inside of the frame; channels are measured one by one and averaged.
 
     Raises:
         ValueError: frames are smaller than a window.
     """
     _require("SSIM", video, SSIM_WINDOW)
-    luminance, contrast = _similarity(_clipped(recon), video.astype(jnp.float32))
+    luminance, contrast = _similarity(*_around_gray(recon, video))
     return (luminance * contrast).mean(axis=(2, 3, 4))
 
 
@@ -62,7 +63,8 @@ def ms_ssim(
     recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]
 ) -> Float[Array, "b t"]:
     """Multi-scale structural similarity of every frame (Wang, Simoncelli & Bovik 2003), 1 for equal
-    ones, for values in [-1, 1]; `recon` is clipped to them.
+    ones, for values in [-1, 1]; `recon` is clipped to them, and both are scaled to [0, 1] as for
+    `ssim`.
 
     A product of the contrast and structure terms of SSIM at four scales, each half the one before
     (means of 2 x 2 pixels; an odd last row or column is left out), and of SSIM at a fifth, to the
@@ -75,7 +77,7 @@ def ms_ssim(
         ValueError: frames have less than 176 pixels in height or width.
     """
     _require("MS-SSIM", video, MS_SSIM_PIXELS)
-    x, y = _clipped(recon), video.astype(jnp.float32)
+    x, y = _around_gray(recon, video)
     product = jnp.ones(video.shape[:2], jnp.float32)
     for weight in _MS_SSIM_WEIGHTS[:-1]:
         _, contrast = _similarity(x, y)
@@ -96,6 +98,11 @@ def _clipped(recon):
     return jnp.clip(recon, -1.0, 1.0).astype(jnp.float32)
 
 
+def _around_gray(recon, video):
+    """Clipped reconstruction and video in [-0.5, 0.5]: pixels in [0, 1], less 0.5."""
+    return _clipped(recon) / 2, video.astype(jnp.float32) / 2
+
+
 def _require(name: str, video: Array, pixels: int) -> None:
     if min(video.shape[2:4]) < pixels:
         height, width = video.shape[2:4]
@@ -104,16 +111,18 @@ def _require(name: str, video: Array, pixels: int) -> None:
 
 def _similarity(x: Float[Array, "b t h w c"], y: Float[Array, "b t h w c"]):
     """The luminance term of SSIM, and the product of its contrast and structure terms, at every
-    window.
+    window, of frames in [-0.5, 0.5].
 
-    Written by the difference of the two frames, 1 - (..) / (.. + C): equal to the paper's
-    fractions, but where frames are alike, rounding shrinks with their difference.
+    Variances don't depend on what is added to all pixels, and in float32 are exacter around 0; the
+    luminance term is defined on the means of pixels in [0, 1]. Written by the difference of the two
+    frames, 1 - (..) / (.. + C): equal to the paper's fractions, but where frames are alike,
+    rounding shrinks with their difference.
     """
     squares, square_of_difference = x * x + y * y, jnp.square(x - y)
     mean_x, mean_y, *means = _windowed(jnp.stack([x, y, squares, square_of_difference]))
-    apart, sizes = jnp.square(mean_x - mean_y), mean_x**2 + mean_y**2
-    luminance = 1 - apart / (sizes + _SSIM_C1)
-    contrast = 1 - (means[1] - apart) / (means[0] - sizes + _SSIM_C2)
+    apart = jnp.square(mean_x - mean_y)
+    luminance = 1 - apart / ((mean_x + 0.5) ** 2 + (mean_y + 0.5) ** 2 + _SSIM_C1)
+    contrast = 1 - (means[1] - apart) / (means[0] - mean_x**2 - mean_y**2 + _SSIM_C2)
     return luminance, contrast
 
 

@@ -230,7 +230,11 @@ class VAE(nnx.Module):
             ConfigError: they are no latents of this model, or of other types.
         """
         latents = self._latents(latents)
-        return (latents - self.config.shift_factor) * self.config.scaling_factor
+        factor = self.config.scaling_factor
+        if self.config.latents_mean is None:
+            return (latents - self.config.shift_factor) * factor
+        mean, std = self._mean_and_std(latents)
+        return (latents - mean) * factor / std
 
     def unscale(self, latents: LatentsLike) -> Latents:
         """The inverse of `scale`: what `decode` takes.
@@ -239,7 +243,16 @@ class VAE(nnx.Module):
             ConfigError: they are no latents of this model, or of other types.
         """
         latents = self._latents(latents)
-        return latents / self.config.scaling_factor + self.config.shift_factor
+        factor = self.config.scaling_factor
+        if self.config.latents_mean is None:
+            return latents / factor + self.config.shift_factor
+        mean, std = self._mean_and_std(latents)
+        return latents * std / factor + mean
+
+    def _mean_and_std(self, latents: Latents) -> tuple[np.ndarray, np.ndarray]:
+        given = self.config.latents_mean, self.config.latents_std
+        channels = (1,) * (latents.ndim - 1) + (-1,)
+        return tuple(np.asarray(values, latents.dtype).reshape(channels) for values in given)
 
     def _moments(self, video: Float[Array, "b t h w 3"], *, remat: Remat) -> Array:
         return self.encoder(video, remat=remat)

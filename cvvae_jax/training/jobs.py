@@ -22,6 +22,7 @@ from cvvae_jax.config import (
     TrainConfig,
     VideoVAEConfig,
 )
+from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.data.pipeline import batches, eval_clips
 from cvvae_jax.metrics.image import SSIM_WINDOW
 from cvvae_jax.models.autoencoder import VAE
@@ -206,9 +207,7 @@ def _in_the_space_of(image: ImageVAEConfig, video: VideoVAEConfig) -> VideoVAECo
                 f"the video VAE's {name} is {ours}, the image VAE's {theirs}; "
                 "compatible latents need the same."
             )
-    return dataclasses.replace(
-        video, scaling_factor=image.scaling_factor, shift_factor=image.shift_factor
-    )
+    return dataclasses.replace(video, **latent_scale(image))
 
 
 def _job(

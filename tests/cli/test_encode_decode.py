@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from many_processes import ROOT, workers
+from packets import MEDIA, shown
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tiny_videos import RATE, make_video
@@ -28,7 +29,7 @@ from cvvae_jax.codec.latents_files import (
     save_latents,
 )
 from cvvae_jax.config import ConfigError, ImageVAEConfig
-from cvvae_jax.data.video import probe, read_frames
+from cvvae_jax.data.video import Display, VideoWriter, probe, read_frames, read_times
 from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
 
@@ -64,6 +65,44 @@ def test_encode_writes_what_the_codec_gives_and_decode_its_video(tmp_path, weigh
     assert probe(out).fps == RATE
     # H.264 at this quality is some levels off.
     assert np.abs(recon - codec.decode(expected)[0]).mean() < 4
+
+
+def test_latents_keep_times_and_the_shape_of_pixels(tmp_path, weights):
+    """25 frames a second for 1 s, then 5; and a video of which half is written."""
+    latents, out = tmp_path / "latents.safetensors", tmp_path / "out.mp4"
+    source = tmp_path / "in.mp4"
+    times = read_times(MEDIA / "vfr_with_sound.mp4")
+    wide = Display(Fraction(2, 1))
+    with VideoWriter(source, times=times, height=16, width=24, display=wide) as writer:
+        for level in range(45):
+            writer.write(np.full((16, 24, 3), 5 * level, np.uint8))
+    assert run("encode", source, latents, weights) == 0
+    assert run("decode", latents, out, weights) == 0
+    assert shown(out, "video") == shown(source, "video")
+    assert probe(out).display == wide
+    alone = tmp_path / "alone.mp4"
+    assert run("decode", latents, alone, weights, "--mode", "image") == 0
+    assert shown(alone, "video") == shown(source, "video")[::4]
+    even = tmp_path / "even.mp4"
+    assert run("decode", latents, even, weights, "--fps", "10") == 0
+    assert shown(even, "video") == [k / 10 for k in range(45)]
+
+
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"times": "{}"},
+        {"times": '{"rate": "25", "count": 3}'},
+        {"times": '{"rate": "25", "ticks": [0, 0], "count": 2}'},
+        {"pixel_aspect": "0"},
+        {"pixel_aspect": "wide"},
+    ],
+)
+def test_times_of_another_video_are_refused(tmp_path, weights, facts, capsys):
+    latents = Latents(np.zeros((1, 1, 2, 2, 4), np.float32), 1, 16, 16)
+    save_latents(tmp_path / "latents.safetensors", latents, fps="25", **facts)
+    assert run("decode", tmp_path / "latents.safetensors", tmp_path / "out.mp4", weights) == 2
+    assert "its metadata is damaged" in capsys.readouterr().err
 
 
 def test_image_mode_gives_a_frame_for_every_latent_frame_in_the_same_time(
@@ -200,7 +239,15 @@ def test_damaged_metadata_is_named(tmp_path, name, word):
         (
             {"scaled": True, "scaling_factor": 0.13025, "shift_factor": 0.0},
             [],
-            "scaled by 0.13025 after a shift by 0.0, but this model has 0.18215",
+            "scaled as (latents - 0.0) * 0.13025, but this model scales as (latents - 0.0) * 0.18",
+        ),
+        (
+            {
+                **{"scaled": True, "scaling_factor": 0.18215, "shift_factor": 0.0},
+                **{"latents_mean": (1.0,) * 4, "latents_std": (2.0,) * 4},
+            },
+            [],
+            "scaled as (latents - [1.0, 1.0, 1.0, 1.0]) * 0.18215 / [2.0, 2.0, 2.0, 2.0], but",
         ),
     ],
 )

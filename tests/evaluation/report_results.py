@@ -48,6 +48,7 @@ def results() -> dict:
         },
         "series": {name: _series(name, random) for name in NAMES},
         "compatibility": {name: _compatibility(name, random) for name in NAMES[:2]},
+        "flat_fields": {name: _flat_fields(name, random) for name in NAMES},
         "examples": [],
         "environment": {
             "command": "python eval.py runs/quickstart runs/other=no-compat --data corpus/videos",
@@ -135,6 +136,26 @@ def _series(name: str, random) -> dict:
         "psnr_by_group_position": [float(value) for value in groups],
         "psnr_by_chunk_position": [*psnr[:16].tolist(), None],
         "spectrum": {"frequencies": frequencies.tolist(), "power": power.tolist()},
+    }
+
+
+def _flat_fields(name: str, random) -> dict:
+    """Of the baseline, zeros."""
+    size = 0.0 if name == "linear" else 1.0
+    kinds = ("structure", "border", "lattice", "time", "first_frame", "group_phase", "chunk_phase")
+    return {
+        "frames": FRAMES,
+        "side": 128,
+        "colors": [[0, 0, 0], [128, 128, 128]],
+        "color": 2.345 * size,
+        **{kind: (1.5 - 0.17 * number) * size for number, kind in enumerate(kinds)},
+        "tile": None,
+        "by_frame": (size * (1 + random.random(FRAMES))).tolist(),
+        "spectrum": {
+            "frequencies": (np.arange(49) / 96).tolist(),
+            "power": [0.0, *(size * random.random(48) / (1 + np.arange(48))).tolist()],
+        },
+        "pictures": [],
     }
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from flax import nnx
 from many_processes import environment, workers
+from PIL import Image
 from tiny_models import TINY, random_model
 from tiny_runs import save_clips, save_models
 
@@ -22,6 +23,7 @@ from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import I3DConfig, InceptionConfig, LPIPSConfig, SVDVAEConfig
 from cvvae_jax.data.video import read_frames
+from cvvae_jax.evaluation import contenders, run
 from cvvae_jax.evaluation.protocol import Metric
 from cvvae_jax.metrics.image import psnr, ssim
 from cvvae_jax.models.alexnet import AlexLPIPS
@@ -90,7 +92,7 @@ def assert_same(found, expected, *, tolerance: float = 1e-6):
 
 FIGURES = (
     *("protocol", "data", "contenders", "not_measured", "metrics", "scores", "paired", "series"),
-    "compatibility",
+    *("compatibility", "flat_fields"),
 )
 
 
@@ -122,6 +124,51 @@ def test_means_and_differences_are_those_of_the_clips(finished):
             np.mean(ours["clips"]) - np.mean(theirs["clips"]), abs=1e-9
         )
     assert "video" not in found["paired"]
+
+
+def test_every_contender_is_measured_on_flat_fields(finished, capsys):
+    """Those of two chunks after the first frame, of 16 latents of the model's own on a side."""
+    found = results(finished)["flat_fields"]
+    assert list(found) == ["video", "other", "image", "nearest", "linear"]
+    assert len(found["video"]["colors"]) == len({*map(tuple, found["video"]["colors"])}) == 17
+    for name, side in (("video", 32), ("image", 32), ("nearest", 16)):
+        assert (found[name]["frames"], found[name]["side"]) == (5, side)
+        assert len(found[name]["by_frame"]) == 5
+    for name in ("nearest", "linear"):  # they give such clips back exactly
+        assert found[name]["structure"] == found[name]["color"] == 0
+    for name in ("video", "image"):  # random networks, whose convolutions see the frame's border
+        assert found[name]["structure"] > 1 and found[name]["border"] > 0
+    # Every frame of an image VAE is the same, and it has no latent frames.
+    assert found["image"]["time"] == pytest.approx(0, abs=1e-4)
+    assert found["image"]["group_phase"] is None and found["video"]["group_phase"] is not None
+    for picture in found["video"]["pictures"]:
+        with Image.open(finished / picture["media"]) as image:
+            assert image.size == (32, 32)
+    assert "Lattice of latents" in (finished / "report.html").read_text()
+
+
+def test_flat_fields_are_kept_and_measured_again_where_they_are_missing(
+    finished, command, models, tmp_path, monkeypatch, capsys
+):
+    out = tmp_path / "out"
+    shutil.copytree(finished, out)
+    (out / "scores" / "other" / "flat_fields.npz").unlink()
+    opened, load = [], contenders.load
+    monkeypatch.setattr(contenders, "load", lambda path, **_: opened.append(path) or load(path))
+    assert main([*command, "--out", str(out)]) == 0
+    assert [str(path) for path in opened] == [models["other"]]
+    assert_same(results(out)["flat_fields"], results(finished)["flat_fields"])
+    said = capsys.readouterr().out
+    assert said.index("other  ") < said.index("baselines, which are not ranked:")
+    assert said.index("baselines, which") < said.index("nearest")
+    assert re.search(r"video    color off by \d+\.\d\d, structure \d+\.\d\d", said)
+
+
+def test_folder_of_other_definitions_is_refused(finished, command, monkeypatch, capsys):
+    """Figures of two kinds of SSIM would stand in one table."""
+    monkeypatch.setattr(run, "DEFINITIONS", 1)
+    assert main([*command, "--out", str(finished)]) == 2
+    assert "was begun with other definitions of metrics" in capsys.readouterr().err
 
 
 def test_clips_that_cannot_be_measured_are_listed(finished):

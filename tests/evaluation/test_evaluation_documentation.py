@@ -9,10 +9,12 @@ import pytest
 
 from cvvae_jax.cli.evaluate import Evaluate
 from cvvae_jax.data.latents.options import Share
+from cvvae_jax.evaluation import flat_fields
 from cvvae_jax.evaluation.figures import FIGURES
 from cvvae_jax.evaluation.protocol import Metric, Protocol
 
-TEXT = (Path(__file__).parents[2] / "docs" / "evaluation.md").read_text()
+TESTS = Path(__file__).parents[1]
+TEXT = (TESTS.parent / "docs" / "evaluation.md").read_text()
 
 
 def test_documented_python_runs():
@@ -47,3 +49,14 @@ def test_all_figures_are_documented():
     assert not [
         f.label for f in FIGURES if f.label.split(" (")[0] not in TEXT and f.key not in TEXT
     ]
+
+
+def test_all_figures_of_flat_fields_are_documented():
+    assert not [f.key for f in flat_fields.FIGURES if f"`{f.key}`" not in TEXT]
+
+
+def test_tests_that_hold_metrics_against_references_are_there():
+    named = set(re.findall(r"`((?:\w+/)*test_\w+\.py)`", TEXT))
+    tests = {path.relative_to(TESTS).as_posix() for path in TESTS.rglob("test_*.py")}
+    assert len(named) > 5
+    assert not {name for name in named if not any(test.endswith(name) for test in tests)}

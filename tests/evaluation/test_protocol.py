@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.evaluation import protocol
 from cvvae_jax.evaluation.protocol import Protocol, load_protocol
 from cvvae_jax.resources import configs_folder
 
@@ -65,6 +66,12 @@ def test_hash_depends_on_every_field_but_the_description():
     hashes = {dataclasses.replace(before, **{name: x}).hash for name, x in changed.items()}
     hashes |= {before.hash, dataclasses.replace(before, frames=5, fps=2.0).hash}
     assert len(hashes) == len(dataclasses.fields(Protocol))  # fps came with frames
+
+
+def test_hash_depends_on_what_metrics_are_defined_as(monkeypatch):
+    before = Protocol().hash
+    monkeypatch.setattr(protocol, "DEFINITIONS", protocol.DEFINITIONS + 1)
+    assert Protocol().hash != before
 
 
 @pytest.mark.parametrize(

@@ -1,5 +1,6 @@
 """The report: its answer is right, it holds all it shows, and texts of users stay texts."""
 
+import base64
 import copy
 import html.parser
 import re
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 import report_results
 from markupsafe import Markup
+from PIL import Image
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.report import numbers, plots, sections, write_report
@@ -188,30 +190,88 @@ def test_a_verdict_follows_from_the_interval_and_the_direction(metric, low, high
 
 def test_standings_begin_with_the_best_model_and_share_a_scale(results):
     found = standings(results)
-    assert [row.name for row in found.rows] == ["image-vae", "quickstart", "no-compat", "linear"]
-    assert [row.count for row in found.rows] == [
-        "on 14 of 14 clips",
-        None,
-        "on 14 of 14 clips",
-        "on 14 of 14 clips",
-    ]
-    *models, baseline = found.rows
-    places = [row.strip["at"] for row in models]
+    assert [row.name for row in found.rows] == ["image-vae", "quickstart", "no-compat"]
+    assert [row.count for row in found.rows] == ["on 14 of 14 clips", None, "on 14 of 14 clips"]
+    places = [row.strip["at"] for row in found.rows]
     assert places == sorted(places, reverse=True) and places[1] == found.zero
-    assert baseline.strip is None  # it lies far below
 
 
-def test_a_baseline_that_keeps_frames_exactly_takes_no_room_and_no_first_place(results):
-    results["series"]["linear"]["psnr_over_time"][0] = 100.0
-    results["scores"]["linear"]["psnr"]["value"] = 47.0
-    assert [row.name for row in standings(results).rows][-1] == "linear"
-    [(_, rows), *_] = groups(results)
-    assert [cell.best for cell in rows[0].cells] == [False, False, True, False]
+@pytest.fixture
+def kept_exactly(results):
+    """A baseline far ahead of all models, on all clips and by every metric."""
+    changed = copy.deepcopy(results)
+    changed["series"]["linear"]["psnr_over_time"][0] = 100.0
+    for metric in changed["metrics"]:
+        sign = 1 if metric["better"] == "higher" else -1
+        own, other = (changed["scores"][name][metric["key"]] for name in ("linear", "quickstart"))
+        if own["value"] is None or metric["better"] == "one":
+            continue
+        own["value"] = other["value"] + sign * 20
+        if own["clips"]:
+            own["clips"] = [value + sign * 20 for value in other["clips"]]
+        gap = {"difference": sign * 20.0, "low": sign * 20 - 1.0, "high": sign * 20 + 1.0}
+        changed["paired"]["linear"][metric["key"]] = gap
+    return changed
+
+
+def test_a_baseline_that_keeps_frames_exactly_is_never_said_to_be_better(kept_exactly, tmp_path):
+    """It stands apart, with its score and difference, without a place, a verdict or a count."""
+    found = standings(kept_exactly)
+    assert [row.name for row in found.rows] == ["image-vae", "quickstart", "no-compat"]
+    [baseline] = found.baselines
+    assert baseline.name == "linear" and baseline.difference == "+20.00"
+    assert (baseline.verdict, baseline.count, baseline.strip) == (None, None, None)
+    for _, rows in groups(kept_exactly):
+        for row in rows:
+            *models, own = row.cells
+            assert not own.best and own.verdict is None and own.count is None
+            assert any(cell.best for cell in models) or row.metric["better"] == "one"
+    assert answer(kept_exactly).headline.striptags().startswith("quickstart is better than no-comp")
+    text = Page(write_report(kept_exactly, tmp_path)).text
+    apart = text.index("Baselines, which need no model and are not ranked")
+    assert text.index("image-vae") < apart < text.index("Over all metrics, against quickstart")
+    assert "linear 5 better" not in text and "baseline, not ranked" in text
+
+
+def test_plots_say_who_is_off_their_scale(kept_exactly, results, tmp_path):
+    lowest = numbers.significant(min(kept_exactly["series"]["linear"]["psnr_over_time"]))
+    said = f"The axis fits the models; off the scale: linear ({lowest} to 100)."
+    text = Page(write_report(kept_exactly, tmp_path)).text
+    assert said in text
+    # Where a baseline lies among the models it is none that leaves the axis.
+    inside = copy.deepcopy(results)
+    for key, values in inside["series"]["quickstart"].items():
+        inside["series"]["linear"][key] = values
+    for scores in inside["scores"]["linear"], inside["scores"]["quickstart"]:
+        scores["psnr"]["clips"] = results["scores"]["no-compat"]["psnr"]["clips"]
+    inside["paired"]["linear"] = {}
+    found = sections.plots(inside)
+    assert found and not [plot for plot in found if "off the scale" in plot.caption]
+
+
+def test_baselines_take_no_room_in_plots():
     curves = [Curve(0, [20.0, 30.0]), Curve(1, [100.0, 1.0], is_baseline=True)]
     low, high = limits([curves[0]], log=False)
     assert 19 < low < 20 and 30 < high < 31
     low, high = limits([Curve(0, [0.0, 10.0, 1000.0])], log=True)
     assert 5 < low < 10 and 1000 < high < 2000
+
+
+def test_flat_fields_are_a_table_plots_and_pictures(results, tmp_path):
+    """Quantities that no contender has are no rows; a baseline's zeros are off a scale of logs."""
+    with_pictures = copy.deepcopy(results)
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    picture = {"color": [0, 255, 0], "levels": 4, "media": "a.png"}
+    with_pictures["flat_fields"]["no-compat"]["pictures"] = [picture]
+    found = Page(write_report(with_pictures, tmp_path))
+    assert found.open == []
+    for text in ("Error of the color", "2.35", "Lattice of latents", "off the scale: linear (0)"):
+        assert text in found.text
+    assert "Steps across the borders of tiles" not in found.text
+    [source] = [each["src"] for tag, each in found.elements if tag == "img"]
+    data = base64.b64decode(source.removeprefix("data:image/png;base64,"))
+    assert data == (tmp_path / "a.png").read_bytes()
+    assert "0, 255, 0 · ±4 levels" in found.text
 
 
 @pytest.fixture
@@ -223,6 +283,7 @@ def undrawn(monkeypatch):
 def test_sections_without_results_are_left_out(results, tmp_path, undrawn):
     for key, title in {
         "compatibility": "Compatibility with the image VAE",
+        "flat_fields": "Clips of one color",
         "series": "PSNR over time",
         "paired": "which excludes zero",
         "examples": "Play all",

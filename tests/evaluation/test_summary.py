@@ -71,5 +71,19 @@ def test_distances_are_those_of_all_features():
 
 
 def test_a_figure_that_is_no_number_is_named():
-    with pytest.raises(ConfigError, match=r"PSNR of a is nan on a clip"):
+    with pytest.raises(ConfigError, match=r"PSNR of mean error of a is nan on a clip"):
         summarize(reader(a=[{"mse": np.array([np.nan])}]), ["a"], PROTOCOL, group=4)
+
+
+def test_the_first_figure_is_not_led_by_frames_kept_exactly():
+    """One frame in four at 100 dB, the others at 25, beside all of them at 30."""
+    kept, model = ([{"mse": mse_of(psnrs)}] for psnrs in ([100, 25, 25, 25] * 4, [30] * 16))
+    found = summarize(reader(model=model, kept=kept), ["model", "kept"], PROTOCOL, group=4)
+    first = found["metrics"][0]["key"]
+    assert first == "psnr_of_mean"
+    assert found["scores"]["kept"][first]["value"] == pytest.approx(25 - 10 * np.log10(0.75))
+    assert (
+        found["paired"]["kept"][first]["difference"]
+        < 0
+        < found["paired"]["kept"]["psnr"]["difference"]
+    )

@@ -23,6 +23,7 @@ from cvvae_jax.loading import open_model
 from cvvae_jax.losses.lpips import lpips
 from cvvae_jax.models import alexnet
 from cvvae_jax.models.alexnet import AlexLPIPS
+from cvvae_jax.models.pixels import to_float, to_uint8
 from cvvae_jax.training.weights import open_lpips
 
 # torchvision's layers: position, inputs, outputs, taps.
@@ -171,7 +172,8 @@ def test_training_takes_the_papers_network_alone(files, tmp_path, capsys):
 
 
 def test_the_distance_is_that_of_the_package_lpips(tmp_path):
-    """Sums of up to 3456 products in float32, five layers in a row: far below 1e-4."""
+    """Of 8-bit frames, which its own `im2tensor` brings to [-1, 1]; sums of up to 3456 products in
+    float32, five layers in a row: far below 1e-4."""
     package = pytest.importorskip("lpips")
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)
@@ -184,11 +186,11 @@ def test_the_distance_is_that_of_the_package_lpips(tmp_path):
     network = cvvae_jax.load(tmp_path / "alex.pth")
     assert isinstance(network, AlexLPIPS)
     for size in ((64, 64), (45, 71)):
-        a, b = random_video(0, 1, 2, *size), random_video(1, 1, 2, *size)
-        frames = (torch.from_numpy(np.moveaxis(np.asarray(v[0]), -1, 1).copy()) for v in (a, b))
+        pair = [np.asarray(to_uint8(random_video(i, 1, 2, *size))) for i in range(2)]
+        frames = (torch.cat([package.im2tensor(frame) for frame in video[0]]) for video in pair)
         with torch.inference_mode():
             expected = theirs(*frames).numpy().reshape(1, 2)
-        np.testing.assert_allclose(distances(network, a, b), expected, rtol=1e-4)
+        np.testing.assert_allclose(distances(network, *map(to_float, pair)), expected, rtol=1e-4)
 
 
 def test_the_packages_own_heads_are_alexnets():

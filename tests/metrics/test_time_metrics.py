@@ -8,6 +8,7 @@ import scipy.signal
 
 from cvvae_jax.metrics import time
 from cvvae_jax.metrics.image import mse
+from cvvae_jax.models.pixels import to_float
 
 difference_mse = jax.jit(time.difference_mse)
 drift_mse = jax.jit(time.drift_mse)
@@ -121,6 +122,18 @@ def test_clips_in_a_batch_do_not_meet():
         alone = measure(recon[1:2], video[1:2])
         # The same numbers in another batch: only the order of float32 sums may differ.
         np.testing.assert_allclose(measure(recon, video)[1:2], alone, rtol=1e-5)
+
+
+def test_drift_is_numpys_line_through_errors_of_8_bit_levels():
+    rng = np.random.default_rng(0)
+    recon, video = rng.integers(64, 192, (2, 2, 7, 4, 5, 3), np.uint8)
+    times = np.arange(7)
+    errors = (recon.astype(np.float64) - video).swapaxes(0, 1).reshape(7, -1)
+    slopes = np.polyfit(times, errors, 1)[0].reshape(2, -1)
+    expected = np.sqrt(np.square(slopes).mean(axis=1) * times.var())
+    found = time.levels_of(drift_mse(to_float(recon), to_float(video)))
+    # float32 sums of some hundred values.
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
 
 
 def test_drift_of_one_frame_is_none():

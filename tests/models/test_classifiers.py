@@ -14,9 +14,11 @@ from cvvae_jax.config import I3DConfig, InceptionConfig
 from cvvae_jax.convert.convert import from_official
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.names import inception_rows
+from cvvae_jax.metrics.features import frame_features
 from cvvae_jax.models.i3d import I3D
 from cvvae_jax.models.inception import InceptionV3
 from cvvae_jax.models.normed_conv import FixedBatchNorm
+from cvvae_jax.models.pixels import to_float
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "i3d.json"
 I3D_SHAPES = abstract_model(I3D, I3DConfig())
@@ -116,19 +118,23 @@ def fid_network():
 
 
 def test_inception_is_pytorch_fids(fid_network):
-    """Sums of up to 3456 products in float32, some forty layers in a row, far below 1e-4."""
+    """On 8-bit pictures of another size, which its users give it in [0, 1] and it resizes itself;
+    sums of up to 3456 products in float32, some forty layers in a row, far below 1e-4."""
     torch = pytest.importorskip("torch")
     network, features = fid_network
     official = {n: x.numpy() for n, x in network.state_dict().items() if "num_batches" not in n}
     ours = from_official(INCEPTION_SHAPES, official, inception_rows())
-    frames = np.random.default_rng(1).uniform(-1, 1, (2, 299, 299, 3)).astype(np.float32)
+    pictures = np.random.default_rng(1).integers(0, 256, (2, 120, 160, 3), np.uint8)
     with torch.inference_mode():
-        images = torch.from_numpy(np.moveaxis(frames, -1, 1).copy())
-        expected = features((images + 1) / 2)[0][..., 0, 0]
+        images = torch.from_numpy(np.moveaxis(pictures, -1, 1).copy()).float() / 255
+        expected = features(images)[0][..., 0, 0]
         logits = network.fc(expected)
-    for found, theirs in (
-        (jax.jit(InceptionV3.features)(ours, frames[None]), expected.numpy()),
-        (jax.jit(InceptionV3.logits)(ours, frames[None]), logits.numpy()),
-    ):
+
+    def both(network, video):
+        found = frame_features(network, video)
+        return found, network.classifier(found)
+
+    both_found = jax.jit(both)(ours, to_float(pictures)[None])
+    for found, theirs in zip(both_found, (expected.numpy(), logits.numpy()), strict=True):
         assert found.shape == (1, *theirs.shape)
         assert np.abs(found[0] - theirs).max() <= 1e-4 * np.abs(theirs).max()

@@ -24,6 +24,7 @@ from cvvae_jax.config import (
     TrainConfig,
     VideoVAEConfig,
 )
+from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training import loop
@@ -205,12 +206,19 @@ def test_frames_that_devices_cannot_share_are_found_too(tmp_path):
         loop.train(dataclasses.replace(config, train=stage))
 
 
-def test_latents_have_the_scale_of_the_image_vae(finished, tmp_path):
+@pytest.mark.parametrize(
+    "scale",
+    [
+        {"scaling_factor": 1.5, "shift_factor": 0.1},
+        {"latents_mean": (1.0, 2.0, 3.0, 4.0), "latents_std": (5.0, 6.0, 7.0, 8.0)},
+    ],
+)
+def test_latents_have_the_scale_of_the_image_vae(finished, tmp_path, scale):
     config = tiny_run(tmp_path)
-    image_model = dataclasses.replace(config.image_model, scaling_factor=1.5, shift_factor=0.1)
+    image_model = dataclasses.replace(config.image_model, **scale)
     video = plan_run(dataclasses.replace(config, image_model=image_model)).video
     model = jax.eval_shape(
         lambda key: video.create(key, ImageVAE(image_model, rngs=nnx.Rngs(0)), None),
         jax.random.key(0),
     )
-    assert (model.config.scaling_factor, model.config.shift_factor) == (1.5, 0.1)
+    assert latent_scale(model.config).items() >= scale.items()

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 from collections.abc import Generator, Iterator
+from fractions import Fraction
 
 import av
 import numpy as np
@@ -10,20 +11,18 @@ from PIL import Image
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import require_pixels, resized
-from cvvae_jax.data.decoding import (
-    all_packets,
-    decode,
-    open_video,
-    stated_rate,
-    to_rgb,
-    upright_size,
-)
+from cvvae_jax.data.decoding import open_video, to_rgb, upright_size
+from cvvae_jax.data.display import STANDARD, Display
 from cvvae_jax.data.images import read_image
 from cvvae_jax.data.latents.options import LatentsConfig
 from cvvae_jax.data.media import Frames, Kind, Media
+from cvvae_jax.data.times import Times
+from cvvae_jax.data.video import probe, read_times
 
 Frame = av.VideoFrame | np.ndarray
 """A decoded frame, or uint8 (height, width, 3)."""
+
+_IMAGE = Times(Fraction(1)), STANDARD
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,6 +74,10 @@ class Clip:
     start: int
     """Number of the first frame in its file."""
     fps: float
+    seconds: list[float]
+    """When each frame is shown, from the first one on."""
+    pixel_aspect: float
+    """Width of a pixel over its height."""
     box: Box
 
 
@@ -95,23 +98,20 @@ def read_clips(
     """
     if kind == "image":
         frame = media.array[0] if isinstance(media, Frames) else read_image(media)
-        return (yield from _cut(iter([frame]), 1.0, media, 1, config, limits))
+        return (yield from _cut(iter([frame]), _IMAGE, media, 1, config, limits))
     if isinstance(media, Frames):
         frames, length = iter(media.array), config.clip_frames
-        return (yield from _cut(frames, media.fps, media, length, config, limits))
-    with open_video(media) as (container, stream):
-        stream.thread_type = "NONE"  # others are read at the same time
-        rate = stated_rate(stream)
-        if not rate:
-            raise ConfigError(f"{media} does not state its frames per second.")
-        frames = decode(all_packets(container, stream, media), stream, media)
-        length = config.clip_frames
-        return (yield from _cut(frames, float(rate), media, length, config, limits))
+        times = Times(Fraction(media.fps).limit_denominator(100_000))
+        return (yield from _cut(frames, (times, STANDARD), media, length, config, limits))
+    shown = read_times(media), probe(media).display
+    with open_video(media) as video:
+        frames = video.frames(threads="NONE")  # others are read at the same time
+        return (yield from _cut(frames, shown, media, config.clip_frames, config, limits))
 
 
 def _cut(
     frames: Iterator[Frame],
-    fps: float,
+    shown: tuple[Times, Display],
     media: Media,
     length: int | None,
     config: LatentsConfig,
@@ -139,9 +139,14 @@ def _cut(
                 raise ConfigError(f"{media} has {count} frames, fewer than a clip of {length}.")
             return count
         if count:
-            yield Clip(video[:count], start, fps, box)
+            yield _clip(video[:count], start, *shown, box)
         if count < capacity:
             return 0
+
+
+def _clip(video: np.ndarray, start: int, times: Times, display: Display, box: Box) -> Clip:
+    seconds = [float(times.at(start + k) - times.at(start)) for k in range(len(video))]
+    return Clip(video, start, float(times.rate), seconds, float(display.pixel_aspect), box)
 
 
 def _fitting(box: Box, megabytes: float, temporal_compression: int) -> int:
@@ -173,8 +178,6 @@ def _require_size(
 def _picture(frame: Frame, size: tuple[int, int], media: Media) -> np.ndarray:
     """A frame, upright, resized: uint8 (height, width, 3)."""
     if isinstance(frame, av.VideoFrame):
-        if frame.is_corrupt:
-            raise ConfigError(f"{media} is damaged: a frame can be decoded only in part.")
         return to_rgb(frame, cover=size)
     if frame.shape[:2] == size:
         return frame

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.data.files import is_remote
 from cvvae_jax.data.latents.ahead import in_order
 from cvvae_jax.data.latents.clips import Clip
@@ -30,12 +31,14 @@ class Model:
     weights: str
     """SHA-256 of its files."""
     scaling_factor: float
-    """Diffusion models see (latents - shift_factor) * scaling_factor."""
+    """See `config.latent_scale`, like the three after it."""
     shift_factor: float
     settings: dict[str, Any]
     """What else decides about the latents, by the names of the command's options."""
     load: Callable[[], Encoder]
     """Called only if there is something to encode."""
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -188,6 +191,8 @@ def _entry(model: Model, item: Item, number: int, clip: Clip) -> Entry:
         start=clip.start,
         frames=len(clip.video),
         fps=clip.fps,
+        seconds=clip.seconds,
+        pixel_aspect=clip.pixel_aspect,
         height=box.height,
         width=box.width,
         original_height=box.original[0],
@@ -197,8 +202,7 @@ def _entry(model: Model, item: Item, number: int, clip: Clip) -> Entry:
         crop_top=box.top,
         crop_left=box.left,
         weights=model.weights,
-        scaling_factor=model.scaling_factor,
-        shift_factor=model.shift_factor,
+        **latent_scale(model),
     )
 
 
@@ -206,8 +210,16 @@ def _settings(source: str, config: LatentsConfig, model: Model) -> dict[str, Any
     return {
         "source": absolute(source),
         "weights": model.weights,
-        "scaling_factor": model.scaling_factor,
-        "shift_factor": model.shift_factor,
+        **_known_scale(model),
         **model.settings,
         **dataclasses.asdict(config),
+    }
+
+
+def _known_scale(model: Model) -> dict[str, Any]:
+    """As JSON; without a mean there is no word of it, as in sets that older versions began."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in latent_scale(model).items()
+        if value is not None
     }

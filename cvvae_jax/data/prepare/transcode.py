@@ -13,12 +13,13 @@ from PIL import Image
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import resized
-from cvvae_jax.data.decoding import decode, open_video, to_rgb
-from cvvae_jax.data.images import read_image
+from cvvae_jax.data.decoding import open_video, to_rgb
+from cvvae_jax.data.display import STANDARD, Display
+from cvvae_jax.data.images import FORMATS, read_image
 from cvvae_jax.data.media import Blob, Frames, Kind, Media
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.record_format import Entry
-from cvvae_jax.data.video import VideoWriter, frame_times
+from cvvae_jax.data.video import VideoWriter, frame_times, probe
 
 # What x264 takes, and what is still of use.
 _SIDES = (16, 16384)
@@ -86,7 +87,7 @@ def _image(media: Media, short_side: int) -> tuple[bytes, str, int, int]:
     if min(frame.shape[:2]) > short_side:
         return _jpeg(read_image(media, short_side=short_side))
     data = media.data if isinstance(media, Blob) else Path(media).read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         turned = image.getexif().get(_ORIENTATION, 1) != 1
         kept = None if turned else _KEPT_FORMATS.get(image.format or "")
     return (data, kept, *frame.shape[:2]) if kept else _jpeg(frame)
@@ -113,6 +114,7 @@ def _videos(
 ) -> Iterator[tuple[Entry, Path]]:
     with _reading():
         fps, numbers = sampling(frame_times(media), config.max_fps)
+        display = STANDARD if isinstance(media, Frames) else probe(media).display
     if not len(numbers):
         raise BadMedium(f"{media} has no frames.")
     frames = _pictures(media, numbers, config.short_side)
@@ -120,7 +122,8 @@ def _videos(
     ends = [len(numbers) * piece // pieces for piece in range(pieces + 1)]
     for start, end in itertools.pairwise(ends):
         path = folder / f"video-{start:09d}.mp4"
-        height, width = _write(path, itertools.islice(frames, end - start), fps, config)
+        part_frames = itertools.islice(frames, end - start)
+        height, width = _write(path, part_frames, fps, display, config)
         part = name if pieces == 1 else f"{name}#t={_seconds(start / fps)},{_seconds(end / fps)}"
         yield Entry(part, "video", ".mp4", end - start, float(fps), height, width, sha256), path
 
@@ -188,13 +191,8 @@ def _frames(media: Media) -> Iterator[np.ndarray | av.VideoFrame]:
     if isinstance(media, Frames):
         yield from media.array
         return
-    with open_video(media) as (container, stream):
-        stream.thread_type = "NONE"
-        # That no packet is missing was found when the times were read.
-        for frame in decode(container.demux(stream), stream, media):
-            if frame.is_corrupt:
-                raise ConfigError(f"{media} is damaged: a frame can be decoded only in part.")
-            yield frame
+    with open_video(media) as video:
+        yield from video.frames(threads="NONE")
 
 
 def _picture(frame: np.ndarray | av.VideoFrame, short_side: int) -> np.ndarray:
@@ -208,14 +206,25 @@ def _picture(frame: np.ndarray | av.VideoFrame, short_side: int) -> np.ndarray:
 
 
 def _write(
-    path: Path, frames: Iterator[np.ndarray], fps: Fraction, config: PrepareConfig
+    path: Path,
+    frames: Iterator[np.ndarray],
+    fps: Fraction,
+    display: Display,
+    config: PrepareConfig,
 ) -> tuple[int, int]:
     """A video of at least one frame; its height and width."""
     first = next(frames)
     height, width = first.shape[:2]
     # One thread, so that the bytes are the same on every machine.
     with VideoWriter(
-        path, fps=fps, height=height, width=width, crf=config.crf, gop=config.gop, threads=1
+        path,
+        fps=fps,
+        height=height,
+        width=width,
+        display=display,
+        crf=config.crf,
+        gop=config.gop,
+        threads=1,
     ) as writer:
         for frame in itertools.chain([first], frames):
             writer.write(frame)

@@ -49,9 +49,12 @@ class Standing:
 
 @dataclasses.dataclass(frozen=True)
 class Standings:
-    """All contenders, the best one first, and the ends of their common scale of differences."""
+    """All models, the best one first, and the ends of their common scale of differences; baselines
+    by themselves, in the results' order and without verdicts: one that keeps some frames exactly
+    leads many a metric, and is no model."""
 
     rows: list[Standing]
+    baselines: list[Standing]
     low: str
     high: str
     zero: float
@@ -189,7 +192,7 @@ def is_baseline(contender: dict) -> bool:
 
 
 def standings(results: Results) -> Standings | None:
-    """Every contender by the first metric, models before baselines; None without such a metric."""
+    """Every contender by the first metric; None without such a metric."""
     metric = first_metric(results)
     if metric is None:
         return None
@@ -203,16 +206,22 @@ def standings(results: Results) -> Standings | None:
     scale = min(places), max(places)
     sign = -1 if metric["better"] == "higher" else 1
 
-    def order(row: Standing) -> tuple[bool, bool, float | int]:
+    def order(row: Standing) -> tuple[bool, float | int]:
         value = value_of(results, row.name, metric)
-        return row.kind == BASELINE, value is None, sign * (value or 0)
+        return value is None, sign * (value or 0)
 
     rows = [
         _standing(results, metric, contender, color, scale)
         for color, contender in enumerate(results["contenders"])
     ]
     low, high = (numbers.signed(end, metric["digits"]) for end in scale)
-    return Standings(sorted(rows, key=order), low, high, numbers.percent(0.0, *scale))
+    return Standings(
+        rows=sorted((row for row in rows if row.kind != BASELINE), key=order),
+        baselines=[row for row in rows if row.kind == BASELINE],
+        low=low,
+        high=high,
+        zero=numbers.percent(0.0, *scale),
+    )
 
 
 def _standing(
@@ -222,13 +231,14 @@ def _standing(
     entry, own = paired(results, name, metric), score(results, name, metric)
     is_reference = name == results["reference"]
     strip = None
-    if entry or is_reference:
+    is_ranked = not is_baseline(contender)
+    if is_ranked and (entry or is_reference):
         places = {"at": entry.get("difference", 0.0)}
         places |= {"low": entry.get("low"), "high": entry.get("high")}
-        if all(place is None or scale[0] <= place <= scale[1] for place in places.values()):
-            strip = {key: numbers.percent(place, *scale) for key, place in places.items()}
-    found = verdict(metric, entry)
+        strip = {key: numbers.percent(place, *scale) for key, place in places.items()}
+    found = verdict(metric, entry) if is_ranked else None
     verdicts = [verdict(each, paired(results, name, each)) for each in results["metrics"]]
+    count = counted(found, counts(results, name, metric)) if is_ranked else None
     return Standing(
         name=name,
         kind=contender["kind"],
@@ -238,7 +248,7 @@ def _standing(
         difference=numbers.signed(entry["difference"], digits) if entry else None,
         difference_range=numbers.span(*ends(entry), digits),
         verdict=found,
-        count=None if is_reference else counted(found, counts(results, name, metric)),
+        count=None if is_reference else count,
         tally={key: verdicts.count(key) for key in ("better", "worse", "unclear")},
         strip=strip,
     )

@@ -55,7 +55,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
 def render(results: Results, folder: Path) -> str:
     """The page's text; arguments and errors as of `write_report`."""
     # Here, since Matplotlib takes long.
-    from cvvae_jax.evaluation.report import sections
+    from cvvae_jax.evaluation.report import flat_section, sections
     from cvvae_jax.evaluation.report.compatibility_section import section
 
     gradient = ", ".join("#" + bytes(color).hex() for color in error_colors()[::32])
@@ -67,6 +67,7 @@ def render(results: Results, folder: Path) -> str:
         groups=scores_table.groups(results),
         plots=sections.plots(results),
         compatibility=section(results),
+        flat_fields=flat_section.section(results, folder),
         players=sections.players(results, folder),
         clip_scores=_clip_scores(results),
         colors={c["name"]: color for color, c in enumerate(results["contenders"])},

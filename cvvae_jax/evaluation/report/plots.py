@@ -103,6 +103,18 @@ def limits(curves: Sequence[Curve], *, log: bool) -> tuple[float, float] | None:
     return tuple(map(float, np.exp(ends) if log else ends))
 
 
+def off_scale(curves: Sequence[Curve], *, log: bool) -> list[Curve]:
+    """Those that leave the axis, which fits the models, somewhere or everywhere."""
+    room = limits([curve for curve in curves if not curve.is_baseline], log=log)
+    if room is None:
+        return []
+    return [
+        curve
+        for curve in curves
+        if any(x is not None and not room[0] <= x <= room[1] for x in curve.values)
+    ]
+
+
 def channels(
     rows: Sequence[dict[str, Number]],
     *,

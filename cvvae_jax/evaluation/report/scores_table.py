@@ -62,7 +62,7 @@ def _row(results: Results, metric: dict) -> Row:
     models = [each["name"] for each in results["contenders"] if not is_baseline(each)]
     best = _best(metric, [value_of(results, name, metric) for name in models])
     cells = [
-        _cell(results, metric, name, color, best=best if name in models else None)
+        _cell(results, metric, name, color, best=best, is_ranked=name in models)
         for color, name in enumerate(names)
     ]
     better = metric["better"]
@@ -84,21 +84,25 @@ def _best(metric: dict, values: list[numbers.Number]) -> str | None:
     return numbers.fixed(best, metric["digits"])
 
 
-def _cell(results: Results, metric: dict, name: str, color: int, *, best: str | None) -> Cell:
+def _cell(
+    results: Results, metric: dict, name: str, color: int, *, best: str | None, is_ranked: bool
+) -> Cell:
+    """Of a baseline, which is not ranked, the score and the difference alone."""
     own, entry, digits = (
         score(results, name, metric),
         paired(results, name, metric),
         metric["digits"],
     )
     value = numbers.fixed(own.get("value"), digits)
-    found, is_reference = verdict(metric, entry), name == results["reference"]
+    found = verdict(metric, entry) if is_ranked else None
+    is_counted = is_ranked and name != results["reference"]
     return Cell(
         color=color,
         value=value,
         range=numbers.span(*ends(own), digits),
-        best=value == best,
+        best=is_ranked and value == best,
         difference=numbers.signed(entry["difference"], digits) if entry else None,
         difference_range=numbers.span(*ends(entry), digits),
         verdict=found,
-        count=None if is_reference else counted(found, counts(results, name, metric)),
+        count=counted(found, counts(results, name, metric)) if is_counted else None,
     )

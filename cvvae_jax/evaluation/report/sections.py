@@ -7,7 +7,7 @@ from pathlib import Path
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.report import numbers
 from cvvae_jax.evaluation.report.answer import Results, first_metric, is_baseline, score
-from cvvae_jax.evaluation.report.plots import Curve, Plot, lines, position_names
+from cvvae_jax.evaluation.report.plots import Curve, Plot, lines, off_scale, position_names
 
 _LEVELS = 127.5
 """8-bit levels in a unit of pixel values, which lie in [-1, 1]."""
@@ -47,6 +47,18 @@ def _series(results: Results, key: str) -> list[Curve]:
     return curves
 
 
+def scale_note(results: Results, curves: list[Curve], *, log: bool = False) -> str:
+    """Who leaves the axis of a plot, and how far; empty where nobody does."""
+    names = [contender["name"] for contender in results["contenders"]]
+    notes = []
+    for curve in off_scale(curves, log=log):
+        values = [value for value in curve.values if value is not None]
+        ends = (numbers.significant(end) for end in (min(values), max(values)))
+        ends = " to ".join(dict.fromkeys(ends))
+        notes.append(f"{names[curve.color]} ({ends})")
+    return f" The axis fits the models; off the scale: {', '.join(notes)}." if notes else ""
+
+
 def _psnr_over_time(results: Results) -> Plot | None:
     curves = _series(results, "psnr_over_time")
     if not curves:
@@ -54,8 +66,9 @@ def _psnr_over_time(results: Results) -> Plot | None:
     title = "PSNR over time"
     caption = (
         "Mean over clips of each frame’s PSNR. Teeth with the period of the temporal compression "
-        "come from groups of frames, a slope is drift. The axis fits the models."
+        "come from groups of frames, a slope is drift."
     )
+    caption += scale_note(results, curves)
     axis = {"x_label": "frame", "y_label": "PSNR, dB"}
     return Plot(title, caption, lines(curves, name="over-time", label=title, **axis))
 
@@ -71,7 +84,7 @@ def _psnr_by_position(results: Results, unit: str) -> Plot | None:
         "latent frame. A flat line treats all frames of a group alike.",
         "chunk": "Long clips are encoded in chunks; a fall at the right or left end would show "
         "where they meet.",
-    }[unit]
+    }[unit] + scale_note(results, curves)
     drawn = lines(
         curves,
         name=f"by-{unit}",
@@ -99,6 +112,7 @@ def _spectrum(results: Results) -> Plot | None:
         "Power of the error by its frequency in time. What stands still lies on the left; the "
         "shaded part, above a quarter cycle a frame, is seen as flicker."
     )
+    caption += scale_note(results, curves, log=True)
     drawn = lines(
         curves,
         name="spectrum",
@@ -139,6 +153,7 @@ def _by_clip(results: Results) -> Plot | None:
             f"{what} minus that of {results['reference']} on the same clip, sorted for each "
             "contender. A line that stays on one side of zero is a difference that holds for all."
         )
+    caption += scale_note(results, curves)
     axis = {"x_label": "clips, sorted", "y_label": what + ("" if alone else " difference") + unit}
     dots = max(len(curve.values) for curve in curves) <= 60
     drawn = lines(curves, name="by-clip", label=title, dots=dots, zero=not alone, **axis)
@@ -161,7 +176,7 @@ def players(results: Results, folder: Path) -> list[tuple[str, int, list[Player]
                 psnr=numbers.fixed(example.get("psnr"), 2),
                 frames=example.get("frames", whole.get(example["clip"])),
                 of=whole.get(example["clip"]),
-                source=_data_uri(folder, example["media"]),
+                source=data_uri(folder, example["media"], kind="video/webm"),
             )
             for example in results.get("examples") or []
             if example["contender"] == name
@@ -171,7 +186,12 @@ def players(results: Results, folder: Path) -> list[tuple[str, int, list[Player]
     return groups
 
 
-def _data_uri(folder: Path, media: str) -> str:
+def data_uri(folder: Path, media: str, *, kind: str) -> str:
+    """A file of a report's folder as an address that holds it.
+
+    Raises:
+        ConfigError: the file is missing, or lies outside the folder.
+    """
     path = (folder / media).resolve()
     if not path.is_relative_to(folder.resolve()):
         raise ConfigError(f"{media}: examples of a report must lie in its folder, {folder}.")
@@ -179,4 +199,4 @@ def _data_uri(folder: Path, media: str) -> str:
         data = path.read_bytes()
     except OSError as error:
         raise ConfigError(f"{path}, an example of the report, cannot be read.") from error
-    return f"data:video/webm;base64,{base64.b64encode(data).decode()}"
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,0 +1,140 @@
+"""When the frames of a video are shown: at a constant rate that is an exact fraction, or one by
+one."""
+
+import dataclasses
+import json
+import math
+from fractions import Fraction
+
+import numpy as np
+
+_USUAL_FPS = Fraction(25)
+# Of the time between two frames: how far a constant rate may be off by the rounding of a container.
+_ROUNDING = 0.25
+_FINE = 90_000  # units a second, at least, of a start that frames of a constant rate have
+
+
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """When each frame of a video is shown."""
+
+    rate: Fraction
+    """Frames per second; on average where they come unevenly."""
+    start: Fraction = Fraction(0)
+    """Seconds from the beginning of the file, video or sound, to the first frame."""
+    ticks: tuple[int, ...] | None = None
+    """Of uneven frames, when each is shown, from the first one on, in `unit`; None for frames of a
+    constant rate, of which frame k is shown after k / rate seconds."""
+    unit: Fraction = Fraction(1)
+    """Seconds."""
+    last: int = 0
+    """How long the last one of uneven frames is shown, in `unit`."""
+    count: int | None = None
+    """Number of frames, where it is known."""
+
+    @classmethod
+    def of(
+        cls,
+        ticks: np.ndarray,
+        unit: Fraction,
+        *,
+        start: Fraction = Fraction(0),
+        stated: tuple[Fraction | None, ...] = (),
+        last: int = 0,
+    ) -> "Times":
+        """What presentation times say, which containers round to their unit.
+
+        Args:
+            ticks: strictly rising integers, in `unit`.
+            unit: seconds.
+            start: as the attribute.
+            stated: rates that the file states, the likeliest first.
+            last: how long the last frame is shown, in `unit`; 0 where that isn't known.
+        """
+        ticks = ticks - ticks[0]
+        steps = len(ticks) - 1
+        if not steps:
+            return cls(next(filter(None, stated), _USUAL_FPS), start, count=1)
+        mean = steps / (int(ticks[-1]) * unit)
+        for rate in (*filter(None, stated), mean.limit_denominator(1001)):
+            even = np.arange(steps + 1) / float(rate * unit)
+            error = np.abs(ticks - even).max()
+            if error <= min(1, _ROUNDING / float(rate * unit)):
+                return cls(rate, start, count=len(ticks))
+        last = last or int(ticks[-1] - ticks[-2])
+        average, ticks = mean.limit_denominator(100_000), tuple(ticks.tolist())
+        return cls(average, start, ticks, unit, last, count=len(ticks))
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the rate says all: frames come evenly, and from the beginning on."""
+        return self.ticks is None and not self.start
+
+    def at(self, number: int) -> Fraction:
+        """Seconds from the first frame to frame `number`; to the end of the video for the number
+        of its frames."""
+        if self.ticks is None:
+            return number / self.rate
+        if number < len(self.ticks):
+            return self.ticks[number] * self.unit
+        beyond = number - len(self.ticks) + 1
+        return (self.ticks[-1] + beyond * self.last) * self.unit
+
+    @property
+    def clock(self) -> Fraction:
+        """Seconds of the unit in which `ticks_of` counts."""
+        if self.ticks is not None:
+            return self.unit
+        if not self.start:
+            return 1 / self.rate
+        per_second = self.rate.numerator
+        return Fraction(1, per_second * math.ceil(_FINE / per_second))
+
+    def ticks_of(self, number: int) -> int:
+        """When frame `number` is shown, from the beginning of the file on, in units of `clock`.
+
+        Frames keep their distances exactly; a start that is no multiple of the unit is rounded.
+        """
+        return round(self.start / self.clock) + round(self.at(number) / self.clock)
+
+    def taken(self, numbers: np.ndarray, rate: Fraction) -> "Times":
+        """Times of some frames, by their rising numbers: each is shown until the next of them, the
+        last one until the frame that follows it.
+
+        Args:
+            numbers: of the frames.
+            rate: of these frames, on average.
+        """
+        if self.ticks is None:
+            return dataclasses.replace(self, rate=rate, count=len(numbers))
+        ticks = tuple(self.ticks[number] for number in numbers)
+        last = int(self.at(int(numbers[-1]) + 1) / self.unit) - ticks[-1]
+        return dataclasses.replace(self, rate=rate, ticks=ticks, last=last, count=len(ticks))
+
+    def to_json(self) -> str:
+        """All of it as text, which `from_json` reads."""
+        words = {"rate": str(self.rate), "start": str(self.start), "count": self.count}
+        if self.ticks is not None:
+            words |= {"ticks": self.ticks, "unit": str(self.unit), "last": self.last}
+        return json.dumps(words)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Times":
+        """The times of `to_json`.
+
+        Raises:
+            ValueError: it is something else.
+        """
+        try:
+            words = dict(json.loads(text))
+            fractions = {
+                name: Fraction(words[name]) for name in ("rate", "start", "unit") if name in words
+            }
+            ticks = tuple(map(int, words["ticks"])) if "ticks" in words else None
+            count = None if words.get("count") is None else int(words["count"])
+            times = cls(**fractions, ticks=ticks, last=int(words.get("last", 0)), count=count)
+        except (KeyError, TypeError, ZeroDivisionError) as error:
+            raise ValueError(f"times can't be {text[:80]}") from error
+        if times.rate <= 0 or times.unit <= 0 or any(np.diff(times.ticks or ()) <= 0):
+            raise ValueError("times must rise")
+        return times
