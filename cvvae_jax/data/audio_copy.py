@@ -9,7 +9,9 @@ from pathlib import Path
 import av
 
 from cvvae_jax.data.containers import exact, open_container
+from cvvae_jax.data.decoding import played_sound, shown_video
 from cvvae_jax.data.frame_index import frame_index
+from cvvae_jax.data.times import Continued
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +29,9 @@ class AudioCopy:
         """Set up a copy; `open` finds the arguments."""
         self._packets, self._target, self._stream = packets, target, stream
         self._offset, self._has_edit_lists = offset, target.format.name in _WITH_EDIT_LISTS
+        self._continued: Continued | None = None
+        self._last_dts: int | None = None
+        self._is_heard = False
         self._next = self._following()
 
     @classmethod
@@ -42,15 +47,15 @@ class AudioCopy:
             video_start: when the target shows that video's first frame, in seconds.
         """
         with open_container(Path(path)) as source:
-            stream = source.streams.best("audio")
+            stream = played_sound(source)
             if stream is None:
                 yield None
-            elif stream.codec_context.name not in target.supported_codecs:
-                codec = stream.codec_context.name
+            elif (codec := _codec(stream)) not in target.supported_codecs:
                 _log.warning("%s: %s audio fits no %s file; left out.", path, codec, target.name)
                 yield None
             else:
-                offset = frame_index(Path(path)).first - video_start if source.streams.video else 0
+                has_video = shown_video(source) is not None
+                offset = frame_index(Path(path)).first - video_start if has_video else 0
                 copied = target.add_stream_from_template(stream)
                 yield cls(_packets(source, stream, target), target, copied, Fraction(offset))
 
@@ -63,15 +68,36 @@ class AudioCopy:
                 return
             shift = round(self._offset / exact(packet.time_base))
             packet.pts -= shift
-            packet.dts = packet.pts if packet.dts is None else packet.dts - shift
+            packet.dts -= shift
             packet.stream = self._stream
             self._target.mux(packet)
             self._next = self._following()
 
     def _following(self) -> av.Packet | None:
-        """The next packet that is heard, or that a decoder needs for one that is."""
-        known = (packet for packet in self._packets if packet.pts is not None)
-        return next((packet for packet in known if self._is_needed(packet)), None)
+        """The next packet that is heard, or that a decoder needs for the first one that is."""
+        for packet in self._packets:
+            # An edit list may leave out sound between two pieces, too.
+            is_left_out = packet.is_discard and self._is_heard
+            if packet.pts is None or is_left_out:
+                continue
+            self._is_heard = not packet.is_discard
+            if self._is_needed(self._risen(packet)):
+                return packet
+        return None
+
+    def _risen(self, packet: av.Packet) -> av.Packet:
+        """A packet after the one before it, as a container demands: where files were appended to
+        one another, times begin anew, and where they were rounded, two may be equal."""
+        if self._continued is None:
+            self._continued = Continued(exact(packet.time_base))
+        dts = packet.pts if packet.dts is None else packet.dts
+        self._continued.take(dts, packet.duration or 0)
+        rise = self._continued.shift
+        if self._last_dts is not None:
+            rise = max(rise, self._last_dts + 1 - dts)
+        packet.pts += rise
+        packet.dts = self._last_dts = dts + rise
+        return packet
 
     def _is_needed(self, packet: av.Packet) -> bool:
         start = self._time(packet)
@@ -83,6 +109,11 @@ class AudioCopy:
 
     def _time(self, packet: av.Packet) -> Fraction:
         return packet.pts * exact(packet.time_base) - self._offset
+
+
+def _codec(stream) -> str:
+    """Its name; of one that FFmpeg doesn't know, too."""
+    return "unknown" if stream.codec_context is None else stream.codec_context.name
 
 
 def _packets(source, stream, target) -> Iterator[av.Packet]:

@@ -8,7 +8,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import av
-import numpy as np
 from av.video.reformatter import Interpolation
 
 from cvvae_jax.config import ConfigError
@@ -104,10 +103,13 @@ def require_pixels(file: MediaFile | Frames, height: int, width: int) -> None:
         )
 
 
-def require_shape(path: MediaFile | Frames, frame: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise ConfigError unless a frame has the shape (height, width, 3) of those before it."""
-    if frame.shape != shape:
-        size, other = (f"{width}x{height}" for height, width, _ in (shape, frame.shape))
+def require_shape(
+    path: MediaFile | Frames, shape: tuple[int, ...], wanted: tuple[int, ...]
+) -> None:
+    """Raise ConfigError unless a frame has the height and width of those before it; shapes may go
+    on with channels."""
+    if shape != wanted:
+        size, other = (f"{width}x{height}" for height, width, *_ in (wanted, shape))
         raise ConfigError(
             f"{path}: all frames of a video must have one size, here {size}; one has {other}."
         )

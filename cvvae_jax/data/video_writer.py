@@ -167,7 +167,7 @@ class VideoWriter:
         Raises:
             ConfigError: the frame has another size, or the file cannot be written (a full disk).
         """
-        require_shape(self._path, frame, self._shape)
+        require_shape(self._path, frame.shape, self._shape)
         if self._count == 0:
             self._start()
         picture = self._convert(frame)

@@ -56,7 +56,7 @@ def _write(container, first: np.ndarray, others: Iterable, *, fps: Fraction, pat
     state_colors(stream.codec_context, STANDARD)
     convert = YuvConverter(*first.shape[:2], stream.pix_fmt)
     for number, frame in enumerate((first, *others)):
-        require_shape(path, frame, first.shape)
+        require_shape(path, frame.shape, first.shape)
         picture = convert(frame)
         picture.pts, picture.time_base = number, 1 / fps
         container.mux(stream.encode(picture))
