@@ -75,7 +75,9 @@ def find_model(path: Path | str) -> Path | None:
     for folder in (path, path / "checkpoints"):
         for step in reversed(steps.finished(folder)):
             found = folder / str(step)
-            if holds_model(found) or (found / manifest.NAME).exists():  # else what is missing?
+            # One of a run is never passed over: what it lacks is to be said.
+            ours = folder.name == "checkpoints" or (found / manifest.NAME).exists()
+            if ours or holds_model(found):
                 return found
         if holds_model(folder):
             return folder
@@ -182,8 +184,8 @@ def _misfits(wanted: dict[str, Any], stored: dict[str, Any], prefix: str) -> lis
 
 
 def check_files(folder: Path, *items: str, hash_up_to: int | None = None) -> None:
-    """Refuses items whose files are not what they were when they were written. Those of versions
-    without manifests are taken as they are.
+    """Refuses items whose files are not what they were when they were written, or that have no
+    manifest, as half of a copy may have none.
 
     Args:
         folder: of items.
@@ -195,18 +197,11 @@ def check_files(folder: Path, *items: str, hash_up_to: int | None = None) -> Non
             whose items are whole.
         OSError: a file can't be read now, which is no sign of damage.
     """
-    if unchecked(folder):
-        return
     problems = manifest.problems(folder, items=items, hash_up_to=hash_up_to)
     if problems:
         older = _whole_one_before(folder, items)
         advice = f" {older} is whole and can be given instead." if older else ""
         raise ConfigError(f"{folder} is damaged: {in_short(problems)}.{advice}")
-
-
-def unchecked(folder: Path) -> bool:
-    """Whether a folder of items was written by a version that left no manifest."""
-    return not ((folder / manifest.NAME).exists() or (folder / "origin").exists())
 
 
 def in_short(problems: list[str]) -> str:
@@ -220,8 +215,7 @@ def _whole_one_before(folder: Path, items: tuple[str, ...]) -> Path | None:
         return None
     for step in reversed(steps.finished(folder.parent)):
         older = folder.parent / str(step)
-        checked = holds_model(older) and not unchecked(older)
-        if step < int(folder.name) and checked:
+        if step < int(folder.name) and holds_model(older):
             with contextlib.suppress(OSError):  # it can't be told now
                 if not manifest.problems(older, items=items):
                     return older

@@ -182,7 +182,7 @@ class Checkpoints:
         where there is no checkpoint at all.
 
         Warns of damaged ones, which are put aside, and of one that was not finished, which is
-        removed. Those of versions without manifests can't be checked, and are taken as they are.
+        removed. One without a manifest is damaged: it is what an interrupted copy leaves.
 
         Raises:
             ConfigError: there are checkpoints, all of them damaged, which are left where they are.
@@ -201,11 +201,9 @@ class Checkpoints:
         there, damaged = steps.finished(self._folder), {}
         for step in reversed(there):
             folder = self._folder / str(step)
-            problems = [] if items.unchecked(folder) else manifest.problems(folder)
+            problems = manifest.problems(folder)
             if not problems:
                 self._set_aside(damaged)
-                if items.unchecked(folder):
-                    _log.warning("%s has no checksums, so it can't be checked for damage", folder)
                 return {"step": step}
             damaged[step] = f"{folder} is damaged: {items.in_short(problems)}"
         if not damaged:
