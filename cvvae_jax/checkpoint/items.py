@@ -99,6 +99,16 @@ def read_description(folder: Path) -> dict:
     return _restore_item(folder, "model", ocp.args.JsonRestore())
 
 
+def read_config(folder: Path) -> dict:
+    """The configuration of the run that a checkpoint is of.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    check_files(folder, "config")
+    return _restore_item(folder, "config", ocp.args.JsonRestore())
+
+
 def restore_model(folder: Path, target: Tree, *, shardings: Any = None, raw: bool = False) -> Tree:
     """The weights of a folder of items, in the structure and types of `target`.
 
@@ -152,14 +162,7 @@ def restore_state(folder: Path, target: Tree, shardings: Any) -> tuple[Tree, lis
             read.
     """
     layout, wanted = paths.flatten(shardings), paths.flatten(target)
-    stored = _stored(folder, "state")
-    problems = _misfits(wanted, stored, "")
-    if problems:
-        listed = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
-        raise ConfigError(
-            f"{folder} doesn't fit this run: it is of other networks, or of an objective with or "
-            f"without a discriminator (give --workdir another folder): {listed}."
-        )
+    stored = check_state(folder, target)
     arguments = {path: _restore_args(leaf, layout[path]) for path, leaf in wanted.items()}
     how = ocp.args.PyTreeRestore(item=wanted, restore_args=arguments)
     restored = paths.unflatten(target, _restore_item(folder, "state", how))
@@ -169,6 +172,32 @@ def restore_state(folder: Path, target: Tree, shardings: Any) -> tuple[Tree, lis
         if stored[path].dtype != leaf.dtype
     }
     return restored, list(casts)
+
+
+def check_state(folder: Path, target: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and type of every array of a checkpoint's train state, by flat path.
+
+    Args:
+        folder: the checkpoint.
+        target: the shapes that it is to have.
+
+    Raises:
+        ConfigError: it has others, so that it is not of this run's configuration, or can't be read.
+    """
+    stored = _stored(folder, "state")
+    problems = _misfits(paths.flatten(target), stored, "")
+    if problems:
+        listed = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
+        raise ConfigError(
+            f"{folder} doesn't fit this run: it is of other networks, or of an objective with or "
+            f"without a discriminator (give --workdir another folder): {listed}."
+        )
+    return stored
+
+
+def quick_problems(folder: Path) -> list[str]:
+    """As `manifest.problems`, but large files are compared by their sizes alone."""
+    return manifest.problems(folder, hash_up_to=_SMALL)
 
 
 def _misfits(wanted: dict[str, Any], stored: dict[str, Any], prefix: str) -> list[str]:

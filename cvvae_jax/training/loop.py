@@ -9,17 +9,18 @@ import jax
 
 from cvvae_jax import paths, sharding
 from cvvae_jax.checkpoint import Checkpoints
-from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches, batches
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.training.evaluate import Scores
 from cvvae_jax.training.guard import Diverged, after_rollback
 from cvvae_jax.training.jobs import Job, Plan, initial_state, load_image_vae, on_mesh, plan_run
-from cvvae_jax.training.log import say, warnings_kept, write_config
+from cvvae_jax.training.log import say, warnings_kept
 from cvvae_jax.training.process_log import process_log
 from cvvae_jax.training.programs import Programs
 from cvvae_jax.training.progress import Progress
 from cvvae_jax.training.report import report
+from cvvae_jax.training.run_folder import run_folder
 from cvvae_jax.training.state import Frozen, TrainState
 from cvvae_jax.training.stop import Stopped, StopSignals
 
@@ -31,15 +32,14 @@ def train(config: TrainConfig) -> Scores:
     the run folder.
 
     Raises:
-        ConfigError: the configuration can't be run, the run folder belongs to another model, or
-            training diverged twice.
+        ConfigError: the configuration can't be run, the run folder belongs to another model,
+            another run is at work in it, or training diverged twice.
         OSError: the last checkpoint could not be written, or an earlier one not be read.
         Stopped: SIGINT or SIGTERM asked for the end; there is a checkpoint of the last step.
     """
     with jax.default_matmul_precision(config.matmul_precision), StopSignals() as stop:
         plan = plan_run(config)
-        write_config(Path(config.workdir), config)
-        with process_log(Path(config.workdir)):
+        with run_folder(plan, config), process_log(Path(config.workdir)):
             return _run_plan(plan, config, stop)
 
 
@@ -155,8 +155,6 @@ def _save(
 
 def _announce(job: Job, state: TrainState) -> None:
     start, steps = int(state.step), job.stage.steps
-    if start > steps:
-        raise ConfigError(f"{job.folder} has done {start} steps, more than the {steps} asked for.")
     if start == steps:
         say(job.folder, f"{job.title}: all {start} steps are done already")
         return
