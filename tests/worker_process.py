@@ -2,7 +2,7 @@
 
 It notes the seeds of the records of every step in the run folder, and has a fault on request:
 FAULT=`KIND STEP` strikes before that step of this start. `raise` is an error of this process alone,
-`leave` an early end without one, `stop` a SIGTERM.
+`leave` an early end without one, `stop` a SIGTERM, `pause` a wait for SIGUSR1.
 """
 
 import os
@@ -41,6 +41,8 @@ class Feed:
                 sys.exit(0)
             case "stop":
                 os.kill(os.getpid(), signal.SIGTERM)
+            case "pause":
+                signal.sigwait({signal.SIGUSR1})
 
 
 class Progress(loop.Progress):
@@ -64,6 +66,7 @@ class Progress(loop.Progress):
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     loop.sharding.put_batch = Feed(loop.sharding.put_batch)
     loop.Progress = Progress
     loop.report = lambda *_: {}

@@ -1,5 +1,6 @@
 """What is said and left of a finished run: scores, beside plain baselines, and a contact sheet."""
 
+import io
 import json
 
 import jax
@@ -11,6 +12,7 @@ from cvvae_jax.training.evaluate import Scores, evaluate
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import finite_or_none, say
 from cvvae_jax.training.pictures import contact_sheet
+from cvvae_jax.training.run_files import write_whole
 
 _LABELS = {
     "recon": "reconstruction",
@@ -30,8 +32,10 @@ def report(model: VideoVAE, image_vae: ImageVAE, job: Job, config: TrainConfig) 
         samples = job.folder / "samples"
         samples.mkdir(exist_ok=True)
         sheet = contact_sheet(views, temporal_compression=model.temporal_compression)
-        sheet.save(samples / "contact_sheet.png")
-        (job.folder / "scores.json").write_text(json.dumps(_record(scores, job, config), indent=2))
+        png = io.BytesIO()
+        sheet.save(png, "png")
+        write_whole(samples / "contact_sheet.png", png.getvalue())
+        write_whole(job.folder / "scores.json", json.dumps(_record(scores, job, config), indent=2))
     count, frames, height, width, _ = job.clips.shape
     say(job.folder, f"on {count} unseen clips of {frames} frames of {height} x {width}:")
     for line in _table(scores, temporal_compression=model.temporal_compression):

@@ -29,7 +29,8 @@ from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training import loop
 from cvvae_jax.training.jobs import plan_run
-from cvvae_jax.training.log import StageLog, write_config
+from cvvae_jax.training.log import StageLog
+from cvvae_jax.training.run_folder import write_config
 
 WIDTHS = {
     "block_channels": (8, 8),
