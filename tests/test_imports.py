@@ -8,19 +8,23 @@ ROOT = Path(__file__).parents[1] / "cvvae_jax"
 # A part may import itself and these; a file of a part is named where the part as a whole may not
 # be.
 ALLOWED = {
+    "agreement": {"config"},
     "aside": {"config"},
+    "liveness": set(),
+    "lock": {"config"},
+    "signals": set(),
     "config": set(),
     "resources": set(),
     "recipe": {"config", "resources"},
-    "processes": {"config"},
+    "processes": {"config", "liveness"},
     "paths": set(),
     "rows": set(),
     "sharding": {"config", "paths", "rows"},
-    "checkpoint": {"config", "paths"},
+    "checkpoint": {"agreement", "config", "paths"},
     "models": {"config", "paths", "rows"},
     "losses": {"config", "models.alexnet", "models.remat", "models.vgg", "rows"},
     "metrics": {"config", "losses.lpips", "models.i3d", "models.inception", "rows"},
-    "data": {"aside", "config"},
+    "data": {"aside", "config", "lock"},
     "convert": {"models", "losses.lpips", "checkpoint", "paths", "config"},
     "loading": {"convert", "checkpoint", "sharding", "paths", "config", "recipe"},
     "codec": {
@@ -33,6 +37,9 @@ ALLOWED = {
         "config",
     },
     "training": {
+        "agreement",
+        "lock",
+        "signals",
         "models",
         "losses",
         "metrics",
@@ -48,6 +55,7 @@ ALLOWED = {
     },
     "evaluation": {
         "aside",
+        "lock",
         "codec",
         "models",
         "losses.lpips",
