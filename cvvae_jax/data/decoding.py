@@ -50,6 +50,7 @@ class OpenVideo:
         """Take what `open_video` chose."""
         self.file, self.container, self.stream = file, container, stream
         self._size: tuple[int, int] | None = None
+        self._threads = "NONE"
         self._begin(None)
 
     def _begin(self, first_pts: int | None) -> None:
@@ -146,7 +147,7 @@ class OpenVideo:
         Raises:
             ConfigError: the file is damaged or was cut off; the frames before have been yielded.
         """
-        self.stream.thread_type = threads
+        self.stream.thread_type = self._threads = threads
         missing = 0
 
         def counted() -> Iterator[av.Packet]:
@@ -189,6 +190,17 @@ class OpenVideo:
         size = upright_size(frame)
         self._size = self._size or size
         require_shape(self.file, size, self._size)
+
+    def await_threads(self) -> None:
+        """Let the decoder's threads come to an end of what they were given, where reading was
+        abandoned.
+
+        Where a program has PyAV pass on what FFmpeg logs, they need the interpreter to do so, and
+        closing the decoder waits for them without letting go of it: forever.
+        """
+        if self._threads != "NONE":
+            with contextlib.suppress(av.error.FFmpegError):
+                self.stream.decode(None)
 
     def _decode(self, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
         """Frames; what goes wrong is raised after those that the decoder still holds."""
@@ -243,10 +255,13 @@ def open_video(file: MediaFile) -> Iterator[OpenVideo]:
     with open_container(file) as container:
         stream = _video_stream(container, file)
         require_pixels(file, stream.height or 0, stream.width or 0)
+        video = OpenVideo(file, container, stream)
         try:
-            yield OpenVideo(file, container, stream)
+            yield video
         except av.error.FFmpegError as error:
             raise ConfigError(f"{file} is damaged: {reason(error)}.") from error
+        finally:
+            video.await_threads()
 
 
 def _video_stream(container, file: MediaFile):
