@@ -204,4 +204,5 @@ def _batches(run: _Run, start: int) -> Batches:
         pairs=run.job.in_pairs,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        known=run.job.known,
     )
