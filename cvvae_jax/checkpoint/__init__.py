@@ -16,7 +16,7 @@ from cvvae_jax.checkpoint.items import (
     save_model,
     system_reason,
 )
-from cvvae_jax.checkpoint.runs import Checkpoints, check_fits, newest_config
+from cvvae_jax.checkpoint.runs import Checkpoints, check_fits, newest_config, newest_step
 
 __all__ = [
     "Checkpoints",
@@ -24,6 +24,7 @@ __all__ = [
     "find_model",
     "holds_model",
     "newest_config",
+    "newest_step",
     "read_description",
     "read_shapes",
     "restore_model",

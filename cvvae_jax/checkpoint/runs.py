@@ -287,6 +287,15 @@ def check_fits(folder: Path, target: Any) -> int | None:
     return None
 
 
+def newest_step(folder: Path) -> int | None:
+    """Step of the newest checkpoint that is whole, as far as names, sizes and small files tell;
+    None without one."""
+    for step in reversed(steps.finished(folder)):
+        if not items.quick_problems(folder / str(step)):
+            return step
+    return None
+
+
 def newest_config(folder: Path) -> dict[str, Any] | None:
     """The configuration that the newest checkpoint was saved with; None where there is none, or it
     can't be read."""

@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from cvvae_jax import paths, sharding
+from cvvae_jax.agreement import found_by_first
 from cvvae_jax.checkpoint import Checkpoints
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches, batches
@@ -19,7 +20,7 @@ from cvvae_jax.training.log import say, warnings_kept
 from cvvae_jax.training.process_log import process_log
 from cvvae_jax.training.programs import Programs
 from cvvae_jax.training.progress import Progress
-from cvvae_jax.training.report import report
+from cvvae_jax.training.report import finished_scores, report
 from cvvae_jax.training.run_folder import run_folder
 from cvvae_jax.training.state import Frozen, TrainState
 from cvvae_jax.training.stop import Stopped, StopSignals
@@ -50,6 +51,10 @@ def train(config: TrainConfig, stop: StopSignals | None = None) -> Scores:
 
 
 def _run_plan(plan: Plan, config: TrainConfig, stop: StopSignals) -> Scores:
+    if scores := found_by_first(lambda: finished_scores(plan.video)):
+        done = f"all {plan.video.stage.steps} steps are done already; scores.json has what came out"
+        say(plan.video.folder, f"{plan.video.title}: {done}")
+        return scores
     lpips = plan.lpips.load(plan.video.mesh) if plan.lpips else None
     image_vae = None
     if plan.image is not None:
@@ -199,4 +204,5 @@ def _batches(run: _Run, start: int) -> Batches:
         pairs=run.job.in_pairs,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        known=run.job.known,
     )

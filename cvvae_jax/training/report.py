@@ -2,9 +2,11 @@
 
 import io
 import json
+import math
 
 import jax
 
+from cvvae_jax.checkpoint import newest_step
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
@@ -12,7 +14,7 @@ from cvvae_jax.training.evaluate import Scores, evaluate
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import finite_or_none, say
 from cvvae_jax.training.pictures import contact_sheet
-from cvvae_jax.training.run_files import write_whole
+from cvvae_jax.training.run_files import read_json, write_whole
 
 _LABELS = {
     "recon": "reconstruction",
@@ -42,6 +44,23 @@ def report(model: VideoVAE, image_vae: ImageVAE, job: Job, config: TrainConfig) 
         say(job.folder, line)
     say(job.folder, f"contact sheet: {job.folder / 'samples' / 'contact_sheet.png'}")
     return scores
+
+
+def finished_scores(job: Job) -> Scores | None:
+    """What `report` has left of a job whose last checkpoint is there; None where there is
+    neither."""
+    if newest_step(job.folder / "checkpoints") != job.stage.steps:
+        return None
+    path = job.folder / "scores.json"
+    record = read_json(path) if path.exists() else None
+    if record is None:
+        return None
+    tables = {metric: record.get(metric) for metric in ("psnr", "ssim")}
+    return {
+        f"{metric}_{rival}": math.nan if value is None else value
+        for metric, table in tables.items()
+        for rival, value in (table or {}).items()
+    }
 
 
 def _table(scores: Scores, *, temporal_compression: int) -> list[str]:

@@ -13,6 +13,7 @@ from cvvae_jax.recipe import to_json
 from cvvae_jax.training.abstract import abstract_stages
 from cvvae_jax.training.jobs import Plan
 from cvvae_jax.training.log import say
+from cvvae_jax.training.run_data import Listed, check_same_files, keep_files, listed_files
 from cvvae_jax.training.run_files import parse_json, read_json, write_whole
 
 _CONFIG = "config.json"
@@ -27,14 +28,16 @@ def run_folder(plan: Plan, config: TrainConfig) -> Iterator[None]:
 
     Raises:
         ConfigError: another run is at work in the folder, it holds a run that this one can't go on
-            with, or it can't be written.
+            with, or it can't be written; or processes see different data.
     """
+    listed = listed_files(config.data)
+    check_same_files(listed)
     with contextlib.ExitStack() as held:
-        found_by_first(lambda: _enter(plan, config, held))
+        found_by_first(lambda: _enter(plan, config, listed, held))
         yield
 
 
-def _enter(plan: Plan, config: TrainConfig, held: contextlib.ExitStack) -> None:
+def _enter(plan: Plan, config: TrainConfig, listed: Listed, held: contextlib.ExitStack) -> None:
     folder = Path(config.workdir)
     _check_checkpoints(plan, config)
     try:
@@ -42,6 +45,7 @@ def _enter(plan: Plan, config: TrainConfig, held: contextlib.ExitStack) -> None:
         busy = f"another run is at work in {folder}, and nothing of it was changed"
         held.enter_context(locked(folder / "lock", busy))
         write_config(folder, config)
+        keep_files(folder, config.data, listed)
     except OSError as error:
         raise ConfigError(f"the run folder {folder} can't be written: {error}.") from error
 

@@ -14,13 +14,18 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from many_processes import ROOT, environment, write_recipe
 from tiny_training import logged_lines, short_run
 
-from cvvae_jax.config import ConfigError, TrainConfig
-from cvvae_jax.training import loop
+from cvvae_jax.config import Bucket, ConfigError, DataConfig, TrainConfig
+from cvvae_jax.data.sources import open_source
+from cvvae_jax.data.video import write_image
+from cvvae_jax.training import loop, run_data
 from cvvae_jax.training.log import StageLog
+from cvvae_jax.training.run_data import known_sides
 from cvvae_jax.training.run_files import write_whole
 
 HOLD = """
@@ -132,6 +137,74 @@ def test_file_that_cannot_be_written_stays_as_it_was(tmp_path, monkeypatch):
         write_whole(tmp_path / "a", "after")
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
     assert (tmp_path / "a").read_text() == "before"
+
+
+def with_files(config: TrainConfig, folder: Path, names: list[str]) -> TrainConfig:
+    """Trained on pictures of these names, in a folder."""
+    for name in names:
+        write_image(folder / name, np.zeros((16, 16, 3), np.uint8))
+    stage = dataclasses.replace(config.train, buckets=(Bucket(1, 8, 8),))
+    data = DataConfig(images=str(folder), eval_clips=1)
+    return dataclasses.replace(config, train=stage, data=data)
+
+
+def sides_of(config: TrainConfig) -> tuple[set[str], set[str]]:
+    record = json.loads((Path(config.workdir) / "data.json").read_text())["image"]
+    return set(record["held_out"]), set(record["trained_on"])
+
+
+def test_held_out_files_of_a_run_stay_what_they_were_and_changes_are_said(
+    trifling_run, tmp_path, capsys
+):
+    """Three files, of which the hash holds out none; of those that come later it holds out some."""
+    media = tmp_path / "media"
+    media.mkdir()
+    config = with_files(trifling_run, media, ["a.png", "b.png", "c.png"])
+    loop.train(config)
+    held, trained = sides_of(config)
+    assert len(held) == 1 and held | trained == {"a.png", "b.png", "c.png"}
+    more = [f"{i:03}.png" for i in range(30)]
+    with_files(trifling_run, media, more)
+    gone = min(trained)
+    (media / gone).unlink()
+    write_image(media / max(trained), np.zeros((8, 24, 3), np.uint8))
+    capsys.readouterr()
+    loop.train(longer(config))
+    said = capsys.readouterr().out
+    assert "last start: 30 image files are new (000.png, 001.png, 002.png, ..); none" in said
+    assert f"1 image files are gone ({gone}); none that was trained on is measured on" in said
+    assert f"1 image files are of another size ({max(trained)});" in said
+    now_held, now_trained = sides_of(config)
+    assert now_held & {"a.png", "b.png", "c.png"} == held
+    assert trained <= now_trained and now_held | now_trained == held | trained | set(more)
+    known = known_sides(tmp_path / "run")["image"]
+    source = open_source(str(media), "image", split="eval", known=known)
+    assert {Path(source.name(i)).name for i in range(len(source))} == now_held
+
+
+def test_data_whose_held_out_files_are_gone_or_unknown_are_refused(trifling_run, tmp_path):
+    media = tmp_path / "media"
+    media.mkdir()
+    config = with_files(trifling_run, media, ["a.png", "b.png", "c.png"])
+    loop.train(config)
+    [held], _ = sides_of(config)
+    (media / held).rename(tmp_path / held)
+    with pytest.raises(ConfigError, match="this run was trained on all image files that are there"):
+        loop.train(longer(config))
+    (tmp_path / held).rename(media / held)
+    (tmp_path / "run/data.json").write_text('{"image": {"held')
+    with pytest.raises(ConfigError, match=r"data\.json is damaged, which says what the run held"):
+        loop.train(longer(config))
+
+
+def test_processes_that_see_different_files_are_told(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    gather, other = run_data.multihost_utils, np.zeros(32, np.uint8)
+    monkeypatch.setattr(gather, "process_allgather", lambda own: np.stack([own, own]))
+    run_data.check_same_files({"video": {"a.mp4": 1}})
+    monkeypatch.setattr(gather, "process_allgather", lambda own: np.stack([own, other]))
+    with pytest.raises(ConfigError, match="process 1 doesn't see the files, or their sizes"):
+        run_data.check_same_files({"video": {"a.mp4": 1}})
 
 
 @pytest.mark.slow
