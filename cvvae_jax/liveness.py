@@ -1,11 +1,6 @@
 """Whether a process of this machine still runs, as its kernel knows it.
 
-<<<<<<< HEAD
-A process that is only slow, or waits for its turn on a machine with too much to do, is not taken
-for a dead one.
-=======
 A process that is only slow, or waits for its turn on a machine with too much to do, isn't dead.
->>>>>>> runs
 """
 
 import contextlib

@@ -10,12 +10,8 @@ from cvvae_jax.aside import written_aside
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.home import at_home
 from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
-<<<<<<< HEAD
 from cvvae_jax.data.containers import reason
-=======
-from cvvae_jax.data.containers import partial_path, reason
 from cvvae_jax.data.hold_out import Sides, held_out, key_of
->>>>>>> runs
 from cvvae_jax.data.media import Kind, Media, NothingFound
 
 Split = Literal["train", "eval", "all"]
