@@ -14,6 +14,7 @@ from jax.sharding import AxisType
 
 from cvvae_jax import checkpoint, paths, sharding
 from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config.home import at_home
 from cvvae_jax.convert import tensors
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.families import MODELS, Family, abstract_model
@@ -141,8 +142,8 @@ def load(
 
     Returns:
         A VideoVAE, ImageVAE, SVDVAE, Discriminator, LPIPS, AlexLPIPS, I3D or InceptionV3. A warning
-        names PyTorch weights that hold NaN or Inf, and settings that had to be assumed for want of
-        a config.json.
+        names PyTorch weights that hold NaN or Inf, or have 8 bits, and settings that had to be
+        assumed for want of a config.json.
 
     Raises:
         ConfigError: there is no whole known model at `path`.
@@ -163,6 +164,12 @@ def load(
     loaded = model.load(shardings, not_finite=not_finite)
     for assumed in model.assumed:
         warnings.warn(f"{path} has no config.json; assumed: {assumed}.", stacklevel=2)
+    if model.eight_bits:
+        warnings.warn(
+            f"{path} holds weights of 8 bits ({model.eight_bits}), which are far from the original "
+            f"ones; they were loaded as {model.config.param_dtype}.",
+            stacklevel=2,
+        )
     if not_finite:
         listed = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
         warnings.warn(f"{path} holds weights that are no numbers: {listed}.", stacklevel=2)
@@ -194,12 +201,13 @@ def open_model(
     for wanted in (dtype, param_dtype):
         if wanted not in (None, *get_args(DType)):
             raise ConfigError(f"dtype must be one of {', '.join(get_args(DType))}, not {wanted!r}.")
-    with readable(Path(path)):
+    path = Path(at_home(path))
+    with readable(path):
         folder = checkpoint.find_model(path)
     if folder is None:
         if raw:
             raise ConfigError(f"{path} is no run of ours, so it has no raw weights.")
-        config = Path(config) if config is not None else None
+        config = Path(at_home(config)) if config is not None else None
         return open_official(
             path,
             prefix=prefix,

@@ -15,6 +15,7 @@ from typing import Any
 import tyro
 
 from cvvae_jax.config import Bucket, ConfigError, TrainConfig
+from cvvae_jax.config.home import at_home
 from cvvae_jax.resources import configs_folder
 
 
@@ -47,8 +48,9 @@ def _files(folder: Path) -> list[Path]:
 
 def _recipe_file(recipe: str) -> Path:
     """A file of this path, or a recipe of this name."""
-    if Path(recipe).is_file():
-        return Path(recipe)
+    file = Path(at_home(recipe))
+    if file.is_file():
+        return file
     if recipe in recipe_names():
         return configs_folder() / f"{recipe}.py"
     raise ConfigError(

@@ -7,6 +7,7 @@ import warnings
 
 import jax
 import jax.numpy as jnp
+import ml_dtypes
 import numpy as np
 import pytest
 from flax import nnx
@@ -40,6 +41,18 @@ def write(path, tensors, config: dict | None = None):
     path.mkdir(exist_ok=True)
     save_file(tensors, path / "diffusion_pytorch_model.safetensors")
     (path / "config.json").write_text(json.dumps(config or {}))
+    return path
+
+
+def write_raw(path, tensors: dict[str, tuple[str, np.ndarray]]):
+    """A safetensors file of tensors with the names of their types there."""
+    header, data = {}, b""
+    for name, (kind, array) in tensors.items():
+        end = len(data) + array.nbytes
+        header[name] = {"dtype": kind, "shape": array.shape, "data_offsets": [len(data), end]}
+        data += array.tobytes()
+    text = json.dumps(header).encode()
+    path.write_bytes(len(text).to_bytes(8, "little") + text + data)
     return path
 
 
@@ -229,6 +242,71 @@ def test_the_config_beside_the_weights_or_named_gives_the_scale(tmp_path, offici
     other.write_text('{"scaling_factor": 0.5, "shift_factor": 0.25}')
     config = cvvae_jax.load(folder, config=other).config
     assert (config.scaling_factor, config.shift_factor) == (0.5, 0.25)
+
+
+@pytest.mark.parametrize("prefix", ["vae.", ""])
+@pytest.mark.parametrize("kind", ["F8_E4M3", "F8_E8M0", "F4", "C64", "U16", "I64", "of 2031"])
+def test_tensors_of_other_models_may_be_of_any_type(tmp_path, vae, official, prefix, kind):
+    tensors = {prefix + name: ("F32", array) for name, array in official.items()}
+    other = {"model.diffusion_model.out.0.weight": (kind, np.zeros(16, np.uint8))}
+    path = write_raw(tmp_path / "x.safetensors", other | tensors)
+    with pytest.warns(UserWarning, match="assumed"):
+        assert_same(cvvae_jax.load(path), vae)
+    assert open_model(path).left_alone == tuple(other)
+
+
+@pytest.mark.filterwarnings("ignore:.*assumed")
+def test_a_tensor_of_the_model_of_an_unknown_type_is_named(tmp_path, official):
+    tensors = {name: ("F32", array) for name, array in official.items()}
+    tensors["decoder.conv_in.bias"] = ("F8_E8M0", np.zeros(64, np.uint8))
+    path = write_raw(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(
+        ConfigError, match=r"x\.safetensors holds decoder\.conv_in\.bias as F8_E8M0"
+    ):
+        cvvae_jax.load(path)
+
+
+EIGHT_BITS = {"F8_E4M3": ml_dtypes.float8_e4m3fn, "F8_E5M2": ml_dtypes.float8_e5m2}
+
+
+@pytest.mark.filterwarnings("ignore:.*assumed")
+@pytest.mark.parametrize("kind", EIGHT_BITS)
+def test_weights_of_eight_bits_are_read_exactly_as_float32(tmp_path, vae, official, kind):
+    tensors = {name: (kind, array.astype(EIGHT_BITS[kind])) for name, array in official.items()}
+    tensors["decoder.conv_in.bias"] = ("F32", official["decoder.conv_in.bias"])
+    path = write_raw(tmp_path / "x.safetensors", tensors)
+    with pytest.warns(UserWarning, match=r"weights of 8 bits \(float8_e\w+\), .* as float32"):
+        loaded = cvvae_jax.load(path)
+    assert loaded.config.param_dtype == "float32"
+    written = dict(to_official(loaded, diffusers_rows()))
+    for name, (_, array) in tensors.items():
+        np.testing.assert_array_equal(written[name], array.astype(np.float32), err_msg=name)
+
+
+@pytest.mark.parametrize(
+    "scale",
+    [
+        *("decoder.conv_in.weight_scale", "decoder.conv_in.scale_weight"),
+        *("encoder.conv_in.weight_scale_inv", "decoder.conv_in.input_scale"),
+    ],
+)
+def test_weights_of_eight_bits_with_factors_are_refused(tmp_path, official, scale):
+    dtype = ml_dtypes.float8_e4m3fn
+    tensors = {name: ("F8_E4M3", array.astype(dtype)) for name, array in official.items()}
+    tensors[scale] = ("F32", np.ones(1, np.float32))
+    path = write_raw(tmp_path / "x.safetensors", tensors)
+    with pytest.raises(ConfigError, match=rf"8-bit weights with factors of their own \({scale}"):
+        cvvae_jax.load(path)
+
+
+@pytest.mark.parametrize("wrapper", ["_orig_mod", "module", "_fsdp_wrapped_module"])
+def test_weights_of_wrapped_modules_are_read(tmp_path, vae, official, wrapper):
+    """The encoder alone was compiled, and the whole saved from inside another model."""
+    wrapped = {
+        f"model.{name.replace('encoder.', f'encoder.{wrapper}.')}": array
+        for name, array in official.items()
+    }
+    assert_same(cvvae_jax.load(write(tmp_path / "x", wrapped)), vae)
 
 
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '{"a": 1, "a": 2}'])

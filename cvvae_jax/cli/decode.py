@@ -21,6 +21,7 @@ from cvvae_jax.cli.codec_options import (
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.latent_scale import in_words, latent_scale
 from cvvae_jax.data.video import Times
 
 
@@ -55,7 +56,7 @@ def main(arguments: list[str]) -> None:
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Decode, args=arguments, prog=program("decode"))
-    check_paths(options.source, options.target)
+    check_paths(options, options.source, options.target)
     from cvvae_jax.codec.latents_files import open_latents
 
     file = open_latents(options.source)
@@ -97,12 +98,11 @@ def _check(file, facts, codec, *, alone: bool, scaled: bool) -> None:
         )
     if scaled and not facts.scaled:
         raise ConfigError(f"{file.path} says that its latents are unscaled: leave out --scaled.")
-    theirs = facts.scaling_factor, facts.shift_factor
-    ours = codec.vae.config.scaling_factor, codec.vae.config.shift_factor
-    if facts.scaled and None not in theirs and theirs != ours:
+    known = None not in (facts.scaling_factor, facts.shift_factor)
+    if facts.scaled and known and latent_scale(facts) != latent_scale(codec.vae.config):
         raise ConfigError(
-            f"{file.path} was scaled by {theirs[0]} after a shift by {theirs[1]}, but this model "
-            f"has {ours[0]} and {ours[1]}: it is not the one that encoded it."
+            f"{file.path} was scaled as {in_words(facts)}, but this model scales as "
+            f"{in_words(codec.vae.config)}: it is not the one that encoded it."
         )
 
 
@@ -153,6 +153,7 @@ def _decode(options: Decode, file, facts, codec) -> None:
         height=facts.height,
         width=facts.width,
         display=facts.display,
+        overwrite=options.overwrite,
     ) as write:
         frames = decode_frames(
             codec, parts, height=facts.height, width=facts.width, mode=options.mode

@@ -22,6 +22,7 @@ from cvvae_jax.cli.codec_options import (
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, speed
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.data.video import VideoInfo, probe, read_frames, read_times
 
 
@@ -38,7 +39,7 @@ class Encode(CodecOptions):
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """File to write: .safetensors or .npz, with an array `latents`, float32 (n, y, x, z)."""
     scaled: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Write them as diffusion models see them: (latents - shift_factor) * scaling_factor."""
+    """Write them as diffusion models see them: scaled as the model's configuration says."""
     sample: tyro.conf.FlagCreatePairsOff[bool] = False
     """Draw the latents from the posterior; else they are its mode."""
     seed: int = 0
@@ -53,7 +54,7 @@ def main(arguments: list[str]) -> None:
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Encode, args=arguments, prog=program("encode"))
-    check_paths(options.source, options.target)
+    check_paths(options, options.source, options.target)
     from cvvae_jax.codec.latents_files import require_suffix
 
     require_suffix(options.target)
@@ -113,8 +114,7 @@ def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str
         height=info.height,
         width=info.width,
         scaled=options.scaled,
-        scaling_factor=codec.vae.config.scaling_factor,
-        shift_factor=codec.vae.config.shift_factor,
+        **latent_scale(codec.vae.config),
         fps=str(times.rate),
         times=None if times.is_plain else times.to_json(),
         pixel_aspect=str(info.display.pixel_aspect),

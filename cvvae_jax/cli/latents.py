@@ -11,6 +11,7 @@ from cvvae_jax.cli.program import program
 from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.config.checks import at_least
+from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.data.latents.options import LatentsConfig, Share
 
 if TYPE_CHECKING:
@@ -105,8 +106,7 @@ def _model(options: Latents) -> "Model":
         )
     return Model(
         weights=sha256(found.weight_files),
-        scaling_factor=found.config.scaling_factor,
-        shift_factor=found.config.shift_factor,
+        **latent_scale(found.config),
         settings={
             "dtype": options.dtype,
             "chunk_frames": options.chunk_frames,

@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 
 from cvvae_jax.cli.program import discard_output, program
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import argument_at_home
+from cvvae_jax.signals import ending_at_once
 
 COMMANDS = {
     "convert": "Convert weights from PyTorch to JAX or back, and compare the two.",
@@ -57,15 +59,17 @@ def main(arguments: list[str]) -> int:
         The exit status: 0; 1 where a process failed, or `data check` found bad files; 2 after an
         error of the user's; 130 after Ctrl-C. `train` has more (see `cli.train`).
     """
+    arguments = [argument_at_home(argument) for argument in arguments]
     match arguments:
         case [("-h" | "--help"), *_]:
             print(_help())
             return 0
         case ["train", *rest]:
             # It handles signals and ends of other processes by itself.
-            from cvvae_jax.cli import train
+            with ending_at_once("the same command goes on from the newest checkpoint, if any."):
+                from cvvae_jax.cli import train
 
-            return train.main(rest)
+                return train.main(rest)
         case [name, *rest] if name in COMMANDS:
             return _run(name, rest)
         case [name, *_]:

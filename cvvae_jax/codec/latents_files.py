@@ -21,10 +21,13 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import SafetensorError, safe_open
 
+from cvvae_jax.aside import written_aside
 from cvvae_jax.codec.latents import Latents
 from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.video import Display, Times
+from cvvae_jax.config.home import at_home
+from cvvae_jax.data.display import Display
+from cvvae_jax.data.times import Times
 
 SUFFIXES = (".safetensors", ".npz")
 """Of files with latents."""
@@ -47,11 +50,14 @@ class Facts:
     pixels: PixelType = "uint8"
     """How the video was given."""
     scaled: bool = False
-    """Whether the latents are as diffusion models see them: (latents - shift_factor) *
-    scaling_factor."""
+    """Whether the latents are as diffusion models see them: `scale` of the model."""
     scaling_factor: float | None = None
     """Of the model, like shift_factor; None where it is not known."""
     shift_factor: float | None = None
+    """Of the model."""
+    latents_mean: tuple[float, ...] | None = None
+    """Of the model, a number a channel, like latents_std; None where it has none."""
+    latents_std: tuple[float, ...] | None = None
     """Of the model."""
     fps: str | None = None
     """Frames per second as a fraction, such as 30000/1001; None where they are not known."""
@@ -104,7 +110,7 @@ class LatentsWriter:
         Raises:
             ConfigError: the suffix is another one.
         """
-        self._path = Path(path)
+        self._path = Path(at_home(path))
         require_suffix(self._path)
         self._frames, self._shape = 0, None
 
@@ -141,15 +147,10 @@ class LatentsWriter:
         if not self._frames:
             raise ConfigError(f"{self._path} was not written: there are no latents.")
         shape = (self._frames, *self._shape)
-        partial = self._path.with_suffix(f".partial{self._path.suffix}")
         write = _write_npz if self._path.suffix.lower() == ".npz" else _write_safetensors
-        try:
-            with self._named_errors():
-                self._numbers.seek(0)
-                write(partial, self._numbers, shape, _strings(facts))
-                partial.replace(self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with self._named_errors(), written_aside(self._path) as aside:
+            self._numbers.seek(0)
+            write(aside, self._numbers, shape, _strings(facts))
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -189,7 +190,7 @@ def open_latents(path: str | Path) -> LatentsFile:
     Raises:
         ConfigError: there is no such file, or it holds no such array.
     """
-    path = Path(path)
+    path = Path(at_home(path))
     if not path.is_file():
         raise ConfigError(f"{path}: no such file.")
     require_suffix(path)
@@ -277,11 +278,13 @@ def _facts(words: dict[str, str]) -> Facts:
     return facts
 
 
-def _fact(name: str, word: str, hint) -> str | int | float | bool:
+def _fact(name: str, word: str, hint) -> str | int | float | bool | tuple[float, ...]:
     kinds = typing.get_args(hint) or (hint,)
     if str in kinds or word in kinds:
         return word
     value = json.loads(word) if hint is not PixelType else None
+    if name in ("latents_mean", "latents_std") and isinstance(value, list):
+        return tuple(map(float, value))
     if type(value) not in kinds and not (type(value) is int and float in kinds):
         raise ValueError(f"{name} cannot be {word}")
     return value

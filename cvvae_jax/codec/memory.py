@@ -16,6 +16,7 @@ from jax.experimental import multihost_utils
 from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.codec.programs import Direction, Programs, Share
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.models.autoencoder import VAE
 
 _log = logging.getLogger(__name__)
@@ -107,7 +108,7 @@ class _Said:
         )
         name = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
         caches = os.environ.get("XDG_CACHE_HOME")
-        folder = Path(caches) if caches else Path("~/.cache").expanduser()
+        folder = Path(at_home(caches or "~/.cache"))
         self._path = folder / "cvvae_jax" / "program-memory" / name
 
     def before(self) -> int | None:

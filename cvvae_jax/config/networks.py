@@ -4,6 +4,7 @@ import dataclasses
 from typing import Literal
 
 from cvvae_jax.config.checks import ConfigError, at_least
+from cvvae_jax.config.latent_scale import check_latent_scale
 
 DType = Literal["float32", "bfloat16", "float16"]
 
@@ -22,6 +23,7 @@ def _check_networks(config: "ImageVAEConfig | VideoVAEConfig | SVDVAEConfig") ->
                 f"block_channels {config.block_channels} must be multiples of "
                 f"norm_groups {config.norm_groups}."
             )
+    check_latent_scale(config)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -50,6 +52,11 @@ class ImageVAEConfig:
     """Latents as diffusion models see them are (latents - shift_factor) * scaling_factor."""
     shift_factor: float = 0.0
     """See `scaling_factor`."""
+    latents_mean: tuple[float, ...] | None = None
+    """Of every channel; with it and `latents_std`, latents as diffusion models see them are
+    (latents - latents_mean) * scaling_factor / latents_std, as of Playground v2.5."""
+    latents_std: tuple[float, ...] | None = None
+    """See `latents_mean`."""
     dtype: DType = "float32"
     """Type of the computation; norm and softmax statistics are float32 whatever is set."""
     decoder_dtype: DType | None = None
@@ -117,6 +124,11 @@ class VideoVAEConfig:
     """Latents as diffusion models see them are (latents - shift_factor) * scaling_factor."""
     shift_factor: float = 0.0
     """See `scaling_factor`."""
+    latents_mean: tuple[float, ...] | None = None
+    """Of every channel; with it and `latents_std`, latents as diffusion models see them are
+    (latents - latents_mean) * scaling_factor / latents_std, as of Playground v2.5."""
+    latents_std: tuple[float, ...] | None = None
+    """See `latents_mean`."""
     dtype: DType = "float32"
     """Type of the computation; norm and softmax statistics are float32 whatever is set."""
     decoder_dtype: DType | None = None
@@ -165,6 +177,11 @@ class SVDVAEConfig:
     """Latents as diffusion models see them are (latents - shift_factor) * scaling_factor."""
     shift_factor: float = 0.0
     """See `scaling_factor`."""
+    latents_mean: tuple[float, ...] | None = None
+    """Of every channel; with it and `latents_std`, latents as diffusion models see them are
+    (latents - latents_mean) * scaling_factor / latents_std, as of Playground v2.5."""
+    latents_std: tuple[float, ...] | None = None
+    """See `latents_mean`."""
     dtype: DType = "float32"
     """Type of the computation; norm and softmax statistics are float32 whatever is set."""
     param_dtype: DType = "float32"

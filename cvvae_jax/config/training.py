@@ -5,6 +5,7 @@ import math
 from typing import Literal
 
 from cvvae_jax.config.checks import ConfigError, at_least
+from cvvae_jax.config.home import expand_home
 from cvvae_jax.config.networks import (
     DiscriminatorConfig,
     DType,
@@ -72,8 +73,8 @@ class DataConfig:
     images: str | None = None
     """Place of the images; unset: single frames of the videos."""
     eval_videos: str | None = None
-    """Place of unseen videos to measure on; unset: every tenth video and every tenth image is held
-    out of training."""
+    """Place of unseen videos to measure on; unset: one video and one image in ten are held out of
+    training."""
     exclude: str | None = None
     """File of names to leave out, one a line, as `python -m cvvae_jax data check` writes it."""
     eval_clips: int = 16
@@ -104,6 +105,7 @@ class DataConfig:
     """Threads that decode, in every process."""
 
     def __post_init__(self):
+        expand_home(self, "videos", "images", "eval_videos", "exclude")
         at_least(self, 1, "eval_clips", "min_stride", "max_stride", "threads")
         at_least(self, 0, "workers", "max_bad")
         if self.short_side is not None:
@@ -354,4 +356,5 @@ class TrainConfig:
     already; XProf shows what is in the run folder's `tensorboard/`."""
 
     def __post_init__(self):
+        expand_home(self, "image_vae", "init_weights", "lpips", "workdir")
         at_least(self, 0, "seed", "profile")

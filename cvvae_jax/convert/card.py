@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cvvae_jax import paths
+from cvvae_jax.config.latent_scale import in_words
 from cvvae_jax.convert.families import Family
 from cvvae_jax.convert.files.source import readable
 
@@ -148,7 +149,7 @@ def model_card(origin: Origin, model: Any, family: Family | None, *, name: str) 
 |---|---|
 | model | {type(model).__name__}, {paths.count(model):,} parameters in {model.config.param_dtype} |
 | family | {family.title if family else "none of the official ones"} |
-| converted from | {origin.name} ({origin.weights}) |
+{_latents_row(model.config)}| converted from | {origin.name} ({origin.weights}) |
 | SHA-256 of the source | {origin.sha256} |
 {_heads_rows(origin.heads)}| license | {license} |
 
@@ -161,6 +162,12 @@ model = cvvae_jax.load("{name}")
 
 {_in_pytorch(family, name, origin.to)}
 """
+
+
+def _latents_row(config: Any) -> str:
+    if not hasattr(config, "scaling_factor"):
+        return ""
+    return f"| latents as diffusion models see them | {in_words(config)} |\n"
 
 
 def _heads_rows(heads: HeadsOrigin | None) -> str:

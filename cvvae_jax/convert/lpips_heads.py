@@ -54,6 +54,7 @@ def open_heads(path: Path | str) -> Heads:
     files = open_weights(path)
     names = select(files.tensors, prefix=None, source=str(files.path)).names
     heads = [name for name in names if _HEAD.match(name)]
+    files.require_readable(names.values())
     if not heads:
         raise ConfigError(
             f"{files.path} holds no heads of LPIPS; accepted is a file with lin0.model.1.weight to "

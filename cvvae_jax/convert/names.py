@@ -23,6 +23,10 @@ class Row:
     layer's."""
 
 
+_WRAPPERS = {
+    *("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
+    "_forward_module",
+}
 _INCEPTION_STEM = ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")
 _I3D_STEM = ("1a_7x7", "2b_1x1", "2c_3x3")
 # Parameters called alike on both sides.
@@ -49,6 +53,12 @@ def official_name(rows: list[Row], path: str) -> tuple[str, Row] | None:
         if (name := _translate(row.ours, row.official, layer, "{:d}")) is not None:
             return f"{name}.{(_SAME | _SAME_IN_NORMS).get(leaf, 'weight')}", row
     return None
+
+
+def without_wrappers(name: str) -> str:
+    """A tensor's name without what PyTorch's wrappers of modules put into it, at any place:
+    torch.compile, DataParallel and its successors, activation checkpointing."""
+    return ".".join(part for part in name.split(".") if part not in _WRAPPERS)
 
 
 def modern_name(name: str) -> str:

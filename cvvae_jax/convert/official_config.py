@@ -1,13 +1,15 @@
 """The official classes' config.json, read and written."""
 
 import dataclasses
-import math
+import sys
 from typing import Any
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.config import ConfigError, SVDVAEConfig
+from cvvae_jax.config.latent_scale import LATENT_SCALE, latent_scale
 from cvvae_jax.convert import families
 from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.convert.families import Family
+from cvvae_jax.models.video_vae import PRESETS
 
 # The release whose classes the exports were tried with.
 _DIFFUSERS_VERSION = "0.42.1"
@@ -15,31 +17,21 @@ _DIFFUSERS_VERSION = "0.42.1"
 # Where a class has no setting for it.
 _GROUPS = 32
 
-# Settings that no tensor shows: their official names and ours.
+_CAUSAL = ("causal_encoder", "causal_decoder")
+# Settings that no tensor shows, by their names here; official ones are called alike but for one.
 _UNSEEN = {
-    families.SD21.title: {
-        "scaling_factor": "scaling_factor",
-        "causal_encoder": "causal_encoder",
-        "causal_decoder": "causal_decoder",
-    },
-    families.SD3.title: {
-        "norm_num_groups": "norm_groups",
-        "causal_encoder": "causal_encoder",
-        "causal_decoder": "causal_decoder",
-    },
-    families.IMAGE.title: {
-        "norm_num_groups": "norm_groups",
-        "scaling_factor": "scaling_factor",
-        "shift_factor": "shift_factor",
-    },
-    families.SVD.title: {"scaling_factor": "scaling_factor"},
+    families.SD21.title: (*_CAUSAL, *LATENT_SCALE),
+    families.SD3.title: ("norm_groups", *_CAUSAL, *LATENT_SCALE),
+    families.IMAGE.title: ("norm_groups", *LATENT_SCALE),
+    families.IMAGE_LDM.title: ("norm_groups", *LATENT_SCALE),
+    families.SVD.title: LATENT_SCALE,
 }
-_UNSEEN[families.IMAGE_LDM.title] = _UNSEEN[families.IMAGE.title]
-
-# What a class does not write down does not keep a model from being exported.
-_NOT_OFFICIAL = {
-    families.SD21.title: {"shift_factor"},
-    families.SD3.title: {"scaling_factor", "shift_factor"},
+_OFFICIAL_NAMES = {"norm_groups": "norm_num_groups"}
+# How models are scaled whose class does not write all of it down.
+_USUAL = {
+    families.SD21.title: PRESETS["sd21"],
+    families.SD3.title: PRESETS["sd3"],
+    families.SVD.title: SVDVAEConfig(),
 }
 
 # How long and large videos are cut, which is `Codec`'s part here, and what only training uses.
@@ -70,7 +62,10 @@ def with_official_config(family: Family, config: Any, given: dict[str, Any], *, 
         ConfigError: it contradicts the tensors; all contradictions are listed.
     """
     _check_types(family, config, given, source)
-    config = _with_unseen(family, config, given)
+    try:
+        config = _with_unseen(family, config, given)
+    except ConfigError as error:
+        raise ConfigError(f"{source}: {error}") from None
     expected = official_config(family, config)
     wrong = [
         f"{name} is {value!r}, the tensors have {expected[name]!r}"
@@ -95,28 +90,49 @@ def norm_groups(given: dict[str, Any], *, source: str) -> int:
     return groups
 
 
+def _unseen(family: Family, given: dict[str, Any]) -> dict[str, Any]:
+    """What a config.json says of settings that no tensor shows, by their names here."""
+    names = _UNSEEN.get(family.title, ())
+    named = {name: given.get(_OFFICIAL_NAMES.get(name, name)) for name in names}
+    return {name: value for name, value in named.items() if value is not None}
+
+
 def _check_types(family: Family, config: Any, given: dict[str, Any], source: str) -> None:
     """Refuses settings of another type than ours, which would be taken as they are."""
-    for name, ours in _UNSEEN.get(family.title, {}).items():
-        value, kind = given.get(name), type(getattr(config, ours))
-        if value is None:
-            continue
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        sound = number and math.isfinite(value) if kind is float else type(value) is kind
+    for name, value in _unseen(family, given).items():
+        kind, wanted = type(getattr(config, name)), "list of numbers"
+        if name in ("latents_mean", "latents_std"):
+            sound = isinstance(value, list) and all(map(_is_number, value))
+        else:
+            sound, wanted = _is_of_type(value, kind), f"sound {kind.__name__}"
         if not sound or (name == "scaling_factor" and value == 0):
-            raise ConfigError(f"{source}: {name} must be a sound {kind.__name__}, not {value!r}.")
+            official = _OFFICIAL_NAMES.get(name, name)
+            raise ConfigError(f"{source}: {official} must be a {wanted}, not {value!r}.")
+
+
+def _is_of_type(value: Any, kind: type) -> bool:
+    return _is_number(value) if kind is float else type(value) is kind
+
+
+def _is_number(value: Any) -> bool:
+    """Whether a value of a JSON file is a finite number."""
+    return type(value) in (int, float) and abs(value) <= sys.float_info.max
 
 
 def _with_unseen(family: Family, config: Any, given: dict[str, Any]) -> Any:
-    unseen = _UNSEEN.get(family.title, {})
-    taken = {
-        ours: type(getattr(config, ours))(given[name])
-        for name, ours in unseen.items()
-        if given.get(name) is not None
-    }
+    unseen = _unseen(family, given)
+    taken = {name: _of_our_type(config, name, value) for name, value in unseen.items()}
+    if "latents_mean" in taken:
+        taken.setdefault("shift_factor", 0.0)  # the family's own is of the other way to scale
     if family is families.SD3 and "causal_decoder" in taken:
         taken["causal_upsampling"] = taken["causal_decoder"]
     return dataclasses.replace(config, **taken)
+
+
+def _of_our_type(config: Any, name: str, value: Any) -> Any:
+    if isinstance(value, list):
+        return tuple(map(float, value))
+    return type(getattr(config, name))(value)
 
 
 def official_config(family: Family, config: Any) -> dict[str, Any]:
@@ -130,7 +146,18 @@ def official_config(family: Family, config: Any) -> dict[str, Any]:
         families.DISCRIMINATOR.title: _discriminator_config,
     }.get(family.title, lambda _: {})(config)
     head = {"_class_name": family.official_class, "_diffusers_version": _DIFFUSERS_VERSION}
-    return {**head, **fields}
+    return {**head, **fields, **_unusual_scale(family, config, fields)}
+
+
+def _unusual_scale(family: Family, config: Any, fields: dict[str, Any]) -> dict[str, Any]:
+    """How latents are scaled, where the official class has no field for it and its models are
+    scaled otherwise: the class passes over it, and `load` finds it."""
+    usual = _USUAL.get(family.title)
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in (latent_scale(config) if usual else {}).items()
+        if name not in fields and value != getattr(usual, name)
+    }
 
 
 def exportable(model: Any) -> tuple[Family, dict[str, Any]]:
@@ -158,12 +185,12 @@ def _differences(model: Any, family: Family) -> list[str]:
     if family is families.SD21 and any(width % channels[0] for width in channels):
         return [f"block_channels that are multiples of the first (they are {channels})"]
     groups = getattr(config, "norm_groups", _GROUPS)
-    if groups != _GROUPS and "norm_num_groups" not in _UNSEEN.get(family.title, {}):
+    if groups != _GROUPS and "norm_groups" not in _UNSEEN.get(family.title, ()):
         return [f"norm_groups {_GROUPS} (it is {groups})"]
     shapes = dict(official_shapes(model, family.rows(config)).values())
     _, read = families.recognize(shapes, groups=groups, source="the export")
     read = _with_unseen(family, read, official_config(family, config))
-    ignored = {"dtype", "decoder_dtype", "param_dtype"} | _NOT_OFFICIAL.get(family.title, set())
+    ignored = {"dtype", "decoder_dtype", "param_dtype"}
     if not getattr(config, "mid_attention", True):
         ignored.add("decoder_attention")
     return [
@@ -242,8 +269,8 @@ def _image_config(config: Any) -> dict[str, Any]:
         "force_upcast": True,
         "in_channels": 3,
         "latent_channels": config.latent_channels,
-        "latents_mean": None,
-        "latents_std": None,
+        "latents_mean": _list_or_none(config.latents_mean),
+        "latents_std": _list_or_none(config.latents_std),
         "layers_per_block": config.blocks_per_level,
         "mid_block_add_attention": config.mid_attention,
         "norm_num_groups": config.norm_groups,
@@ -255,6 +282,10 @@ def _image_config(config: Any) -> dict[str, Any]:
         "use_post_quant_conv": config.quant_conv,
         "use_quant_conv": config.quant_conv,
     }
+
+
+def _list_or_none(values: tuple[float, ...] | None) -> list[float] | None:
+    return None if values is None else list(values)
 
 
 def _svd_config(config: Any) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 read, then its parameters, one tensor at a time."""
 
 import dataclasses
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,9 @@ from cvvae_jax.convert.official_config import norm_groups, with_official_config
 from cvvae_jax.convert.parts import AUTOENCODER, Part, list_parts, select
 
 _FLOATS = ("float32", "bfloat16", "float16")
+_EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2")
+# What programs call the factors that they keep beside weights of 8 bits.
+_SCALE = re.compile(r"(^|[._])(scale_(weight|input)|(weight|input)_scale(_inv)?|scaled_fp8)$")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,13 +105,19 @@ class OfficialModel:
         return self.part.left_alone
 
     @property
+    def eight_bits(self) -> str | None:
+        """Which types of 8 bits weights are stored in, in words; None for others."""
+        stored = {tensor.dtype.name for tensor in self.stored_tensors.values()}
+        return " and ".join(sorted(stored & set(_EIGHT_BITS))) or None
+
+    @property
     def other_parts(self) -> tuple[str, ...]:
         """The file's other models, in words."""
         parts = list_parts(self.files.tensors)
         return tuple(
             f"{kind} ({count} tensors): --prefix {prefix or repr(prefix)}"
             for prefix, (kind, count) in parts.items()
-            if prefix != self.part.prefix
+            if prefix not in self.part.prefixes
         )
 
     def load(self, shardings: Any, *, not_finite: dict[str, str] | None = None) -> Any:
@@ -161,6 +171,8 @@ def open_official(
     """
     files = open_weights(path)
     part = select(files.tensors, prefix=prefix, source=str(files.path))
+    files.require_readable(part.names.values())
+    _refuse_scales(files, part)
     shapes = {name: files.tensors[stored].shape for name, stored in part.names.items()}
     given, source = _given_config(files, part, config)
     groups = norm_groups(given or {}, source=source)
@@ -223,15 +235,28 @@ def _given_config(
     return read_json(config), str(config)
 
 
+def _refuse_scales(files: WeightFiles, part: Part) -> None:
+    """Weights of 8 bits may be meant times factors, of which every program has its own kind."""
+    eight_bits = any(files.tensors[name].dtype.name in _EIGHT_BITS for name in part.names.values())
+    scales = [stored for name, stored in part.names.items() if _SCALE.search(name)]
+    if eight_bits and scales:
+        raise ConfigError(
+            f"{files.path} holds 8-bit weights with factors of their own ({scales[0]}, ..), which "
+            "are not read; accepted are weights that stand for themselves."
+        )
+
+
 def _param_dtype(tensors: dict[str, TensorInfo], wanted: DType | None, source: str) -> DType:
-    """The type asked for, or the narrowest that holds all tensors exactly."""
+    """The type asked for, or the narrowest that holds all tensors exactly; of 8-bit ones float32,
+    in which they are no different from others."""
     stored = {}
     for name, tensor in tensors.items():
         stored.setdefault(tensor.dtype.name, name)
-    strange = {t: n for t, n in stored.items() if t not in (*_FLOATS, "float64")}
+    known = (*_FLOATS, *_EIGHT_BITS)
+    strange = {t: n for t, n in stored.items() if t not in (*known, "float64")}
     if strange:
         listed = ", ".join(f"{name} is {dtype}" for dtype, name in strange.items())
-        raise ConfigError(f"{source}: weights must be {', '.join(_FLOATS)}; {listed}.")
+        raise ConfigError(f"{source}: weights must be {', '.join(known)}; {listed}.")
     if wanted:
         return wanted
     if "float64" in stored:
@@ -239,7 +264,9 @@ def _param_dtype(tensors: dict[str, TensorInfo], wanted: DType | None, source: s
             f"{source} holds float64 weights ({stored['float64']}, ..), which are not kept; "
             "ask for dtype float32."
         )
-    return str(jnp.result_type(*stored)) if stored else "float32"
+    if not stored or set(stored) & set(_EIGHT_BITS):
+        return "float32"
+    return str(jnp.result_type(*stored))
 
 
 def _assumed(family: Family, config: Any, given: dict[str, Any] | None) -> tuple[str, ...]:

@@ -2,12 +2,13 @@
 and put a prefix before its names."""
 
 import dataclasses
+import difflib
 import re
 from collections import Counter
 from collections.abc import Iterable
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert.names import modern_name
+from cvvae_jax.convert.names import modern_name, without_wrappers
 
 AUTOENCODER = "autoencoder"
 IMAGENET = "VGG16 or AlexNet"
@@ -28,6 +29,8 @@ _PATTERNS = {
         _PREFIX + r"(?:Conv2d_\w+|Mixed_\w+\.branch\w+|AuxLogits\.conv\d)\.(?:conv|bn)\."
     ),
 }
+# What an autoencoder consists of.
+_PARTS = ("encoder", "decoder", "quant_conv", "post_quant_conv")
 # Beside a model without a prefix: CV-VAE's losses and frozen image VAE, averages of parameters, and
 # the constants of LPIPS, which are the same in every file, and its heads under a second name.
 _COMPANIONS = ("loss.", "model_ema.", "constraint_", "scaling_layer.", "lins.")
@@ -41,25 +44,44 @@ _COUNTER = ".num_batches_tracked"
 class Part:
     """One model among the tensors of a file."""
 
-    prefix: str
-    """What stands before its names."""
+    prefixes: tuple[str, ...]
+    """What stands before its names; several that differ by wrappers of modules alone."""
 
     names: dict[str, str]
-    """Its tensors: the name without prefix, in today's spelling, and the name in the file."""
+    """Its tensors: the name without prefix and wrappers, in today's spelling, and the name in the
+    file."""
 
     left_alone: tuple[str, ...]
     """The file's other tensors."""
+
+    @property
+    def prefix(self) -> str:
+        """What stands before the names of most of its tensors."""
+        return self.prefixes[0]
 
 
 def list_parts(names: Iterable[str]) -> dict[str, tuple[str, int]]:
     """The models in a file by their prefix: what each is, and how many tensors show it."""
     found = Counter()
     for name in names:
+        unwrapped = without_wrappers(name)
         for kind, pattern in _PATTERNS.items():
-            if match := pattern.match(name):
-                found[match[1], kind] += 1
+            if match := pattern.match(unwrapped):
+                found[_as_written(match[1], name), kind] += 1
                 break
     return {prefix: (kind, count) for (prefix, kind), count in sorted(found.items())}
+
+
+def _as_written(prefix: str, name: str) -> str:
+    """A prefix of a name without wrappers as it stands in the name: with those before the model."""
+    left, parts = prefix.count("."), []
+    for part in name.split("."):
+        wraps = not without_wrappers(part)
+        if not left and not wraps:
+            break
+        left -= not wraps
+        parts.append(part + ".")
+    return "".join(parts)
 
 
 def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
@@ -76,38 +98,54 @@ def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
     names = list(names)
     parts = list_parts(names)
     if prefix is None:
-        prefix = _only(parts, source)
-    elif prefix not in parts:
+        prefixes = _only(parts, source)
+    elif prefix in parts:
+        prefixes = (prefix,)
+    else:
         raise ConfigError(
             f"{source} has no model with the prefix {prefix!r}; it has: {_listed(parts)}."
         )
-    kind, _ = parts.get(prefix, (None, 0))
-    companions = _COMPANIONS + (_IMAGENET_COMPANIONS if kind == IMAGENET else ())
-    return _cut(names, prefix, companions, source)
+    kind, _ = parts.get(prefixes[0], (None, 0))
+    return _cut(names, prefixes, kind, source)
 
 
-def _only(parts: dict[str, tuple[str, int]], source: str) -> str:
+def _only(parts: dict[str, tuple[str, int]], source: str) -> tuple[str, ...]:
+    """The prefixes of the only model, the one of most tensors first."""
     candidates = [prefix for prefix, (kind, _) in parts.items() if kind == AUTOENCODER]
-    candidates = candidates or list(parts)
-    if len(candidates) > 1:
+    candidates = sorted(candidates or parts, key=lambda prefix: -parts[prefix][1])
+    if len({without_wrappers(prefix) for prefix in candidates}) > 1:
         raise ConfigError(
             f"{source} holds several models; choose one by its prefix: {_listed(parts)}."
         )
-    return candidates[0] if candidates else ""
+    return tuple(candidates) or ("",)
 
 
-def _cut(names: list[str], prefix: str, companions: tuple[str, ...], source: str) -> Part:
+def _cut(names: list[str], prefixes: tuple[str, ...], kind: str | None, source: str) -> Part:
     own, left_alone = {}, []
+    longest_first = sorted(prefixes, key=len, reverse=True)
     for name in names:
-        bare = name.removeprefix(prefix)
-        beside = bare.startswith(companions) or bare.endswith(_COUNTER)
-        if not name.startswith(prefix) or beside:
+        prefix = next((prefix for prefix in longest_first if name.startswith(prefix)), None)
+        bare = None if prefix is None else without_wrappers(name.removeprefix(prefix))
+        if bare is None or _is_beside(bare, kind):
             left_alone.append(name)
             continue
         if (modern := modern_name(bare)) in own:
             raise ConfigError(f"{source} holds both {own[modern]} and {name}, which are the same.")
         own[modern] = name
-    return Part(prefix, own, tuple(left_alone))
+    return Part(prefixes, own, tuple(left_alone))
+
+
+def _is_beside(name: str, kind: str | None) -> bool:
+    """Whether a tensor is none of a model's, by its name without the model's prefix.
+
+    What is called nearly as a part of an autoencoder counts as its own, to be reported: a
+    misspelled name must not go unnoticed.
+    """
+    first = name.partition(".")[0]
+    if kind == AUTOENCODER and not difflib.get_close_matches(first, _PARTS, cutoff=0.75):
+        return True
+    companions = _COMPANIONS + (_IMAGENET_COMPANIONS if kind == IMAGENET else ())
+    return name.startswith(companions) or name.endswith(_COUNTER)
 
 
 def _listed(parts: dict[str, tuple[str, int]]) -> str:

@@ -2,7 +2,6 @@
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
@@ -12,6 +11,7 @@ import av
 from av.video.reformatter import Interpolation
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.media import Blob, Frames, MediaFile
 
 VIDEO_SUFFIXES = (
@@ -61,7 +61,7 @@ def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
     Raises:
         ConfigError: there is no such file, or it is no media file.
     """
-    require_file(file)
+    file = require_file(file)
     # The prefix keeps FFmpeg from reading a protocol or a pattern into a name.
     source = io.BytesIO(file.data) if isinstance(file, Blob) else f"file:{file}"
     try:
@@ -84,10 +84,14 @@ def exact(rational: Any) -> Fraction | None:
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
-def require_file(file: MediaFile) -> None:
-    """Raise ConfigError unless a file is there."""
-    if not isinstance(file, Blob) and not Path(file).is_file():
-        raise ConfigError(f"{file}: no such file.")
+def require_file(file: MediaFile) -> Blob | Path:
+    """A file by the path that it has on the disk; ConfigError unless it is there."""
+    if isinstance(file, Blob):
+        return file
+    path = Path(at_home(file))
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file.")
+    return path
 
 
 def require_pixels(file: MediaFile | Frames, height: int, width: int) -> None:
@@ -117,11 +121,6 @@ def require_suffix(path: Path, accepted: tuple[str, ...]) -> None:
         raise ConfigError(
             f"{path} cannot be written: its suffix must be one of {', '.join(accepted)}."
         )
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file is written until it is complete: beside it, so that renaming is atomic."""
-    return path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
 
 
 def resized(

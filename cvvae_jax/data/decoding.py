@@ -19,10 +19,12 @@ from cvvae_jax.data.containers import (
     exact,
     open_container,
     reason,
+    require_file,
     require_pixels,
     require_shape,
     resized,
 )
+from cvvae_jax.data.display import Display
 from cvvae_jax.data.media import Blob, MediaFile
 from cvvae_jax.data.orientation import is_transposed, upright
 
@@ -36,6 +38,7 @@ _ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1", 
 # FCC, BT.601 twice, SMPTE 240M and BT.2020 with non-constant luminance.
 _CONVERTED = (0, 1, 2, 4, 5, 6, 7, 9)
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
+_UNSTATED_COLORS = (0, 2)  # of ITU-T H.273: reserved, unspecified
 # What tells that a file was cut off where the demuxer can't, by the demuxer's name.
 _READERS = {"matroska": matroska, "mov": mp4, "avi": riff}
 
@@ -59,6 +62,14 @@ class OpenVideo:
     def rate(self) -> Fraction | None:
         """Frames per second, on average, as the file states them; None where it doesn't."""
         return exact(self.stream.average_rate) or exact(self.stream.guessed_rate)
+
+    def display(self, frame: av.VideoFrame) -> Display:
+        """What a player has to know, by the stream and its first frame. Colors that they don't
+        state are taken for those of BT.709."""
+        aspect = exact(self.stream.sample_aspect_ratio) or Fraction(1)
+        colors = {"primaries": int(frame.color_primaries), "transfer": int(frame.color_trc)}
+        stated = {name: code for name, code in colors.items() if code not in _UNSTATED_COLORS}
+        return Display(1 / aspect if is_transposed(frame) else aspect, **stated)
 
     @property
     def has_frames_for_packets(self) -> bool:
@@ -243,6 +254,7 @@ def open_video(file: MediaFile) -> Iterator[OpenVideo]:
     Raises:
         ConfigError: it holds no video, its frames are too large to decode, or FFmpeg fails on it.
     """
+    file = require_file(file)
     with open_container(file) as container:
         stream = _video_stream(container, file)
         require_pixels(file, stream.height or 0, stream.width or 0)

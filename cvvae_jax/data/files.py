@@ -12,6 +12,7 @@ from pathlib import Path
 import fsspec
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.containers import IMAGE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from cvvae_jax.data.media import Blob, Kind, NothingFound
 
@@ -178,7 +179,7 @@ def _hidden(path: str) -> bool:
 def _listed(place: str) -> list[str]:
     with readable(place), fsspec.open(place, "rt", newline="", encoding="utf-8-sig") as file:
         rows = csv.DictReader(file) if suffix(place) == ".csv" else _json_lines(file)
-        paths = [row.get("path") for row in rows]
+        paths = [at_home(row.get("path") or "") for row in rows]
     for number, path in enumerate(paths, 1):
         if not path:
             raise ConfigError(f"{place}: row {number} names no file: it has no `path`.")

@@ -106,9 +106,9 @@ def frame_index(file: MediaFile) -> FrameIndex:
         if file not in _indexes:
             _indexes[file] = _scan(file)
         return _indexes[file]
-    require_file(file)
-    stat = Path(file).stat()
-    return _scan_once(Path(file), stat.st_mtime_ns, stat.st_size)
+    path = require_file(file)
+    stat = path.stat()
+    return _scan_once(path, stat.st_mtime_ns, stat.st_size)
 
 
 @functools.lru_cache(maxsize=1024)

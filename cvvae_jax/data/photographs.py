@@ -224,7 +224,7 @@ def _sample(
 @functools.cache
 def _photo(name: str) -> Image.Image:
     with importlib.resources.files("skimage").joinpath("data", name).open("rb") as file:
-        return Image.open(file).convert("RGB")
+        return Image.open(file, formats=("PNG", "JPEG")).convert("RGB")
 
 
 def _level(name: str, step: float) -> tuple[Image.Image, np.ndarray]:

@@ -1,7 +1,6 @@
 """What commands share that write a folder and go on where they were interrupted."""
 
 import contextlib
-import fcntl
 import os
 import signal
 import threading
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.files import is_remote
 
 Track = Callable[..., Iterable]
@@ -20,26 +20,7 @@ def absolute(place: str) -> str:
     """A place that means the same wherever the command runs, and its workers."""
     if is_remote(place) or place.startswith("tfds:"):
         return place
-    return os.path.abspath(place)
-
-
-@contextlib.contextmanager
-def locked(file: str, busy: str) -> Iterator[None]:
-    """Keeps other processes of this machine, and those of shared disks, out.
-
-    Args:
-        file: of a local folder that is there; it is made, and stays.
-        busy: the message where another process is in.
-
-    Raises:
-        ConfigError: another process is in.
-    """
-    with open(file, "w") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(busy) from None
-        yield
+    return os.path.abspath(at_home(place))
 
 
 @contextlib.contextmanager

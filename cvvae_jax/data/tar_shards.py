@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.containers import suffix
 from cvvae_jax.data.files import SUFFIXES, fetch_bytes, find, is_remote, readable
 from cvvae_jax.data.media import Blob, Kind, NothingFound
@@ -279,7 +280,7 @@ def _read(shard: str, start: int, size: int) -> bytes:
 
 def _cache_folder() -> Path:
     caches = os.environ.get("XDG_CACHE_HOME")
-    return (Path(caches) if caches else Path.home() / ".cache") / "cvvae_jax" / "tar-index"
+    return (Path(at_home(caches)) if caches else Path.home() / ".cache") / "cvvae_jax" / "tar-index"
 
 
 def _cached(key: str) -> _Members | None:

@@ -98,7 +98,7 @@ def probe(file: MediaFile) -> VideoInfo:
             width,
             has_audio=bool(video.container.streams.audio),
             is_image=False,
-            display=Display.of(video.stream, first),
+            display=video.display(first),
         )
 
 

@@ -17,6 +17,7 @@ from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.latents import Latents
 from cvvae_jax.codec.pixels import Pixels
 from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config.home import at_home
 from cvvae_jax.convert.card import sha256
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.loading import load, open_model
@@ -195,7 +196,7 @@ def named_path(argument: str) -> tuple[str, Path]:
     name, equals, rest = argument.partition("=")
     if not equals or "/" in name or Path(argument).exists():
         name, rest = "", argument
-    path = Path(rest)
+    path = Path(at_home(rest))
     if path.suffix == ".py" or (not path.exists() and rest in recipe_names()):
         path = Path(load_recipe(rest).workdir)
         if not path.is_dir():
@@ -242,6 +243,7 @@ def image_vae_of(path: Path) -> Path | None:
         return None
     if not isinstance(said, str):
         return None
+    said = at_home(said)
     if not Path(said).exists():
         raise ConfigError(
             f"{path} was trained with the image VAE {said}, which is not there: name it with "

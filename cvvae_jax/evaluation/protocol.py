@@ -15,6 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.checks import at_least
+from cvvae_jax.config.home import at_home
 
 Metric = Literal[
     "psnr",
@@ -117,7 +118,7 @@ def load_protocol(name: str, *, folder: Path) -> tuple[str, Protocol]:
     Raises:
         ConfigError: there is no such protocol, or a field of it is unknown or wrong.
     """
-    path = Path(name)
+    path = Path(at_home(name))
     if path.suffix != ".toml" and not path.is_file():
         path = folder / f"{name}.toml"
     try:

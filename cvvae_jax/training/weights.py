@@ -16,6 +16,7 @@ from cvvae_jax.config import (
     TrainConfig,
     VideoVAEConfig,
 )
+from cvvae_jax.config.latent_scale import LATENT_SCALE
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.vgg import LPIPS
@@ -25,7 +26,7 @@ from cvvae_jax.resources import documentation
 _PAGE = documentation("weights.md")
 
 # What two configs of one architecture may differ in.
-_NOT_ARCHITECTURE = {"dtype", "decoder_dtype", "param_dtype", "scaling_factor", "shift_factor"}
+_NOT_ARCHITECTURE = {"dtype", "decoder_dtype", "param_dtype", *LATENT_SCALE}
 
 
 @dataclasses.dataclass(frozen=True)

@@ -23,6 +23,10 @@ LEVELS = {
     "down_block_types": ("DownEncoderBlock2D",) * 2,
     "layers_per_block": 2,
 }
+SETTINGS = {
+    *("scaling_factor", "shift_factor", "latents_mean", "latents_std"),
+    *("latent_channels", "block_out_channels", "force_upcast"),
+}
 UP = {"up_block_types": ("UpDecoderBlock2D",) * 2}
 IMAGE_VAES = {
     "sd": {"latent_channels": 4},
@@ -40,6 +44,12 @@ IMAGE_VAES = {
         "use_post_quant_conv": False,
         "scaling_factor": 0.3611,
         "shift_factor": 0.1159,
+    },
+    "playground 2.5": {
+        "latent_channels": 4,
+        "scaling_factor": 0.5,
+        "latents_mean": [-1.6574, 1.886, -1.383, 2.5155],
+        "latents_std": [8.4927, 5.9022, 6.5498, 5.2299],
     },
     "16 groups": {"norm_num_groups": 16},
 }
@@ -120,7 +130,7 @@ def check_both(tmp_path, theirs, ours, official_class, *, frames: int) -> None:
     back = official_class.from_pretrained(tmp_path / "back")
     for name, tensor in theirs.state_dict().items():
         assert torch.equal(back.state_dict()[name], tensor), name
-    for setting in ("scaling_factor", "latent_channels", "block_out_channels", "force_upcast"):
+    for setting in SETTINGS & theirs.config.keys():
         assert list(np.atleast_1d(back.config[setting])) == list(
             np.atleast_1d(theirs.config[setting])
         )

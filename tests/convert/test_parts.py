@@ -29,6 +29,41 @@ def test_a_prefix_is_taken_off(prefix):
     assert part.prefix == prefix
     assert part.names == dict(zip(VAE, prefixed(prefix), strict=True))
     assert part.left_alone == ()
+    assert select(prefixed(prefix), prefix=prefix, source="x") == part
+
+
+WRAPPERS = [
+    *("_orig_mod", "module", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"),
+    *("module._orig_mod", "_fsdp_wrapped_module._checkpoint_wrapped_module", "_forward_module"),
+]
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS)
+def test_wrappers_of_modules_are_no_part_of_a_name(wrapper):
+    for places in ((0,), (1,), (2,), (0, 1), (0, 1, 2, 3)):
+        wrapped = []
+        for name in VAE:
+            parts = name.split(".")
+            for place in sorted(places, reverse=True):
+                parts.insert(min(place, len(parts) - 1), wrapper)
+            wrapped.append(".".join(parts))
+        names = [*wrapped, "loss.module.logvar"]
+        part = select(names, prefix=None, source="x")
+        assert part.names == dict(zip(VAE, wrapped, strict=True))
+        assert part.left_alone == ("loss.module.logvar",)
+
+
+def test_wrapped_and_plain_modules_may_stand_beside_each_other():
+    names = ["encoder._orig_mod.conv_in.weight", "vae.x.weight", *VAE[1:]]
+    assert select(names, prefix=None, source="x").names[VAE[0]] == names[0]
+
+
+def test_two_tensors_that_become_the_same_are_refused():
+    names = [*VAE, "encoder._orig_mod.conv_in.weight"]
+    with pytest.raises(
+        ConfigError, match=r"x holds both encoder\.conv_in\.weight and encoder\._or"
+    ):
+        select(names, prefix=None, source="x")
 
 
 def test_a_training_state_gives_the_autoencoder_and_on_demand_the_others():
@@ -54,10 +89,16 @@ def test_a_pipeline_gives_its_autoencoder():
     assert part.left_alone == tuple(others)
 
 
-def test_unknown_tensors_beside_an_unprefixed_model_are_its_own():
+@pytest.mark.parametrize("name", ["encoder.conv_inn.bias", "encodr.x.bias", "quantconv.bias"])
+def test_misspelled_tensors_are_the_models_own(name):
     """They are then reported as unexpected: a misspelled name must not go unnoticed."""
-    part = select([*VAE, "encoder.conv_inn.bias"], prefix=None, source="x")
-    assert "encoder.conv_inn.bias" in part.names
+    assert name in select([*VAE, name], prefix=None, source="x").names
+
+
+def test_tensors_of_others_beside_an_unprefixed_model_are_left_alone():
+    others = ("model.diffusion_model.out.0.weight", "unet.conv_in.weight", "global_step", "betas")
+    part = select([*VAE, *others], prefix=None, source="x")
+    assert list(part.names) == VAE and part.left_alone == others
 
 
 def test_old_attention_names_are_read_as_todays():

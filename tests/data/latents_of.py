@@ -42,13 +42,15 @@ def model(encoder=None, *, weights="0" * 64, **settings):
     )
 
 
-def write(source, target, encoder=None, *, share=(0, 1), exclude=None, track=None, **config):
-    """`write_latents` with two files a shard."""
+def write(
+    source, target, encoder=None, *, by=None, share=(0, 1), exclude=None, track=None, **config
+):
+    """`write_latents` with two files a shard, by a model or by an encoder."""
     return write_latents(
         str(source),
         str(target),
         config=LatentsConfig(**{"items_per_shard": 2, **config}),
-        model=model(encoder),
+        model=by or model(encoder),
         share=Share(*share),
         exclude=exclude,
         readers=2,

@@ -1,5 +1,6 @@
 """Records of latents: what is in them, and how they are read back."""
 
+import dataclasses
 import functools
 import io
 import json
@@ -13,7 +14,14 @@ from pathlib import Path
 import grain
 import numpy as np
 import pytest
-from latents_of import PlainEncoder, assert_same_records, records, write, write_sources
+from latents_of import (
+    PlainEncoder,
+    assert_same_records,
+    model,
+    records,
+    write,
+    write_sources,
+)
 from packets import MEDIA
 
 import cvvae_jax
@@ -78,10 +86,28 @@ def test_records_say_when_uneven_frames_are_shown(tmp_path):
         shutil.copy(MEDIA / name, tmp_path / "in" / name)
     write(tmp_path / "in", tmp_path / "out", clip_frames=20)
     wide, *_, uneven = records(tmp_path / "out")
-    assert (wide["seconds"], wide["pixel_aspect"]) == (None, 2)
+    np.testing.assert_allclose(wide["seconds"], np.arange(20) / 25, rtol=0, atol=1e-9)
+    assert wide["pixel_aspect"] == 2
     assert (uneven["start"], uneven["pixel_aspect"]) == (20, 1)
     times = [k / 25 for k in range(5)] + [0.2 + k / 5 for k in range(15)]
     np.testing.assert_allclose(uneven["seconds"], times, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_mean_and_deviation_of_channels_are_said(corpus, tmp_path, format):
+    scale = {"latents_mean": (1.5, 2.5), "latents_std": (3.0, 4.0)}
+    normed = dataclasses.replace(model(), **scale)
+    write(corpus / "i", tmp_path / "out", by=normed, format=format)
+    for record in records(tmp_path / "out"):
+        for name, values in scale.items():
+            np.testing.assert_array_equal(record[name], np.array(values), strict=True)
+    assert write(corpus / "i", tmp_path / "out", by=normed, format=format).was_complete
+    with pytest.raises(ConfigError, match=r"begun with latents-mean \[1\.5, 2\.5\], not None"):
+        write(corpus / "i", tmp_path / "out", format=format)
+
+
+def test_without_them_records_hold_nothing_that_makes_no_batch(whole):
+    assert all(value is not None for record in records(whole) for value in record.values())
 
 
 def test_statistics_are_those_of_samples_of_the_posterior(whole):

@@ -24,11 +24,13 @@ from cvvae_jax.config import (
     TrainConfig,
     VideoVAEConfig,
 )
+from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training import loop
 from cvvae_jax.training.jobs import plan_run
-from cvvae_jax.training.log import StageLog, write_config
+from cvvae_jax.training.log import StageLog
+from cvvae_jax.training.run_folder import write_config
 
 WIDTHS = {
     "block_channels": (8, 8),
@@ -159,10 +161,16 @@ def test_fewer_steps_than_done_are_refused(finished):
         loop.train(tiny_run(finished, steps=3))
 
 
-def test_finished_run_trains_no_further(finished):
-    before = lines(finished)
-    loop.train(tiny_run(finished))
+def test_finished_run_says_so_and_ends(finished, monkeypatch, capsys):
+    before, scores = lines(finished), (finished / "scores.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "report", pytest.fail)
+        again = loop.train(tiny_run(finished))
+    assert "video VAE: all 6 steps are done already; scores.json has" in capsys.readouterr().out
     assert lines(finished) == before
+    (finished / "scores.json").write_bytes(scores[:20])
+    assert loop.train(tiny_run(finished)) == again
+    assert (finished / "scores.json").read_bytes() == scores
 
 
 @pytest.mark.slow
@@ -205,12 +213,19 @@ def test_frames_that_devices_cannot_share_are_found_too(tmp_path):
         loop.train(dataclasses.replace(config, train=stage))
 
 
-def test_latents_have_the_scale_of_the_image_vae(finished, tmp_path):
+@pytest.mark.parametrize(
+    "scale",
+    [
+        {"scaling_factor": 1.5, "shift_factor": 0.1},
+        {"latents_mean": (1.0, 2.0, 3.0, 4.0), "latents_std": (5.0, 6.0, 7.0, 8.0)},
+    ],
+)
+def test_latents_have_the_scale_of_the_image_vae(finished, tmp_path, scale):
     config = tiny_run(tmp_path)
-    image_model = dataclasses.replace(config.image_model, scaling_factor=1.5, shift_factor=0.1)
+    image_model = dataclasses.replace(config.image_model, **scale)
     video = plan_run(dataclasses.replace(config, image_model=image_model)).video
     model = jax.eval_shape(
         lambda key: video.create(key, ImageVAE(image_model, rngs=nnx.Rngs(0)), None),
         jax.random.key(0),
     )
-    assert (model.config.scaling_factor, model.config.shift_factor) == (1.5, 0.1)
+    assert latent_scale(model.config).items() >= scale.items()

@@ -25,16 +25,25 @@ _DTYPES = (
     *("float64", "float32", "float16", "int64", "int32", "int16", "int8"),
     *("uint64", "uint32", "uint16", "uint8", "bool"),
 )
+# Those that numpy lacks, each beside an integer as wide.
+_OF_ML_DTYPES = {
+    "bfloat16": "int16",
+    "float8_e4m3fn": "uint8",
+    "float8_e5m2": "uint8",
+}
+# How deep in a training state weights are looked for.
+_DEPTH = 3
 
 
 def open_pickle(path: Path) -> Source:
     """Checks a file of `torch.save`; of a file in its zip format no tensor is read.
 
-    The file may hold a dict of tensors, or a training state with one such dict in it.
+    The file may hold a dict of tensors, or a training state with such dicts in it. Tensors that
+    can't be read, sparse or of another type, have a `fault`; they are no reason to refuse others.
 
     Raises:
-        ConfigError: torch is missing or too old; the file is damaged, compressed, refers to code,
-            or holds anything but dense tensors of plain types.
+        ConfigError: torch is missing or too old; the file is damaged, compressed, or refers to
+            code.
     """
     with readable(path), path.open("rb") as file:
         stamp = Stamp.of(file.fileno())
@@ -115,36 +124,41 @@ def _explain(path: Path, error: Exception) -> str:
 
 
 def _tensors_of(path: Path, state: Any) -> dict[str, Any]:
-    """The one dict of tensors in what torch.save was given.
+    """The tensors in what torch.save was given, by name.
 
-    A training state has counters, hyperparameters and optimizer states beside its weights; these
-    are passed over only at its top level. Inside the weights every entry must be a tensor.
+    A training state has counters, hyperparameters and optimizer states beside its weights, which
+    are passed over. Of several sets of tensors each has its key before its names.
     """
     if not isinstance(state, dict):
         raise ConfigError(f"{path} holds a {type(state).__name__}, not a dict of tensors.")
-    nested = {key: value for key, value in state.items() if _has_tensors(value)}
-    if "state_dict" in nested:
-        nested = {"state_dict": nested["state_dict"]}
-    if not nested:
-        tensors = {key: value for key, value in state.items() if _is_tensor(value)}
-        if not tensors:
-            raise ConfigError(f"{path} holds no dict of tensors; it has {_listed(state)}.")
-    elif len(nested) > 1 or any(_is_tensor(value) and value.ndim for value in state.values()):
-        raise ConfigError(
-            f"{path} holds several sets of tensors ({_listed(nested)}, or its top level); save the "
-            "one you want as a file of its own."
-        )
-    else:
-        ((key, tensors),) = nested.items()
-        for name, value in tensors.items():
-            if not _is_tensor(value):
-                raise ConfigError(
-                    f"{path} holds {key}[{name!r}] of type {type(value).__name__}; all entries of "
-                    f"{key} must be tensors."
-                )
-    if not_text := [name for name in tensors if not isinstance(name, str)]:
-        raise ConfigError(f"{path} names a tensor {not_text[0]!r}; names must be text.")
+    found = _find(state, _DEPTH)
+    if not found:
+        raise ConfigError(f"{path} holds no dict of tensors; it has {_listed(state)}.")
+    tensors = {name: tensor for name, tensor in found.items() if isinstance(name, str)}
+    if not tensors:
+        raise ConfigError(f"{path} names a tensor {next(iter(found))!r}; names must be text.")
     return tensors
+
+
+def _find(state: dict[Any, Any], depth: int) -> dict[Any, Any]:
+    """The tensors of a dict; else of dicts in it; else of those deeper in it."""
+    own = _tensors_in(state)
+    sets = {key: tensors for key, value in state.items() if (tensors := _tensors_in(value))}
+    if not own and not sets and depth:
+        inner = {key: value for key, value in state.items() if isinstance(value, dict)}
+        sets = {key: found for key, value in inner.items() if (found := _find(value, depth - 1))}
+    if "state_dict" in sets:
+        return sets["state_dict"]
+    if len(sets) == 1 and not any(tensor.ndim for tensor in own.values()):
+        return next(iter(sets.values()))
+    return own | {
+        f"{key}.{name}": tensor for key, found in sets.items() for name, tensor in found.items()
+    }
+
+
+def _tensors_in(value: Any) -> dict[Any, Any]:
+    entries = value.items() if isinstance(value, dict) else ()
+    return {name: tensor for name, tensor in entries if _is_tensor(tensor)}
 
 
 def _listed(state: dict[Any, Any]) -> str:
@@ -158,15 +172,11 @@ def _is_tensor(value: Any) -> bool:
     return isinstance(value, torch.Tensor)
 
 
-def _has_tensors(value: Any) -> bool:
-    return isinstance(value, dict) and any(_is_tensor(entry) for entry in value.values())
-
-
 def _info(path: Path, name: str, tensor: Any, size: int) -> TensorInfo:
     import torch
 
     dtypes = {getattr(torch, name): np.dtype(name) for name in _DTYPES}
-    dtypes[torch.bfloat16] = np.dtype(ml_dtypes.bfloat16)
+    dtypes |= {getattr(torch, name): np.dtype(getattr(ml_dtypes, name)) for name in _OF_ML_DTYPES}
     kind = None
     if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
         kind = f"a {type(tensor).__name__}"
@@ -178,10 +188,9 @@ def _info(path: Path, name: str, tensor: Any, size: int) -> TensorInfo:
         # A view that repeats its elements can be of any size.
         kind = f"a view of shape {tuple(tensor.shape)}, larger than the file"
     if kind:
-        raise ConfigError(
-            f"{path} holds {name} as {kind}; accepted are dense tensors of bfloat16, "
-            f"{', '.join(_DTYPES)}."
-        )
+        accepted = ", ".join((*_OF_ML_DTYPES, *_DTYPES))
+        fault = f"{path} holds {name} as {kind}; accepted are dense tensors of {accepted}."
+        return TensorInfo((), None, fault)
     return TensorInfo(tuple(tensor.shape), dtypes[tensor.dtype])
 
 
@@ -218,6 +227,8 @@ def _to_numpy(tensor: Any) -> np.ndarray:
     import torch
 
     tensor = tensor.detach()
-    if tensor.dtype == torch.bfloat16:
-        return tensor.view(torch.int16).numpy().copy().view(ml_dtypes.bfloat16)
+    name = str(tensor.dtype).removeprefix("torch.")
+    if name in _OF_ML_DTYPES:
+        bits = tensor.view(getattr(torch, _OF_ML_DTYPES[name]))
+        return bits.numpy().copy().view(getattr(ml_dtypes, name))
     return tensor.numpy().copy()

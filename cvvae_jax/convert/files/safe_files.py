@@ -2,13 +2,13 @@
 
 import dataclasses
 import functools
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import ml_dtypes
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.files.source import (
@@ -25,6 +25,8 @@ DTYPES = {
     "F32": np.dtype(np.float32),
     "F16": np.dtype(np.float16),
     "BF16": np.dtype(ml_dtypes.bfloat16),
+    "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
+    "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
     "I16": np.dtype(np.int16),
@@ -36,37 +38,46 @@ DTYPES = {
     "BOOL": np.dtype(np.bool_),
 }
 """The types that are read, by safetensors' names for them."""
+_MOST_AXES = 32
 
 
 @dataclasses.dataclass(frozen=True)
 class _Place:
     start: int
-    info: TensorInfo
+    end: int
 
 
 def open_safetensors(path: Path) -> Source:
     """Checks a safetensors file by its header; no tensor is read.
 
+    Tensors that can't be read, of a type or a shape that isn't known, have a `fault`; they are no
+    reason to refuse others.
+
     Raises:
-        ConfigError: the file is damaged, or a tensor has a type that isn't read.
+        ConfigError: the file is damaged.
     """
     with readable(path), path.open("rb") as file:
         stamp = Stamp.of(file.fileno())
         header, start = _header(path, file, size=stamp.size)
-        _check(path, header, data_size=stamp.size - start)
-    metadata = header.pop("__metadata__", None) or {}
-    places = {
-        name: _Place(start + entry["data_offsets"][0], _info(path, name, entry))
-        for name, entry in header.items()
-    }
-    infos = {name: place.info for name, place in places.items()}
-    return Source(path, infos, metadata, functools.partial(_read, path, stamp, places))
+    metadata = header.pop("__metadata__", None)
+    metadata = metadata if isinstance(metadata, dict) else {}
+    places = {name: _place(entry) for name, entry in header.items()}
+    faults = _faults(path, header, places, data_size=stamp.size - start)
+    infos = {name: _info(entry, faults.get(name)) for name, entry in header.items()}
+    starts = {name: start + place.start for name, place in places.items() if place}
+    return Source(
+        path,
+        infos,
+        {key: value for key, value in metadata.items() if isinstance(value, str)},
+        functools.partial(_read, path, stamp, infos, starts),
+    )
 
 
 def _header(path: Path, file: BinaryIO, *, size: int) -> tuple[dict[str, Any], int]:
     """The header as JSON, and where the data begin.
 
-    Safetensors parses it too, but takes the last of two tensors of one name without a word.
+    The library would take the last of two tensors of one name without a word, and refuse a whole
+    file for a tensor of a type that it doesn't know yet.
     """
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, JSON_LIMIT):
@@ -77,58 +88,103 @@ def _header(path: Path, file: BinaryIO, *, size: int) -> tuple[dict[str, Any], i
     return parse_object(file.read(length), f"the header of {path}"), 8 + length
 
 
-def _check(path: Path, header: dict[str, Any], *, data_size: int) -> None:
-    """All that safetensors itself checks: types, sizes, offsets without overlaps and holes."""
-    try:
-        # Opening maps the file for a moment, but touches only the header.
-        with safe_open(path, framework="numpy"):
-            pass
-    except SafetensorError as error:
-        expected = _data_size(header)
-        if expected > data_size:
-            raise ConfigError(
-                f"{path} is cut short: it has {data_size:,} of {expected:,} bytes of tensors; "
-                "download it again."
-            ) from error
-        raise ConfigError(f"{path} is not a sound safetensors file: {error}.") from error
+def _place(entry: Any) -> _Place | None:
+    """Where a tensor lies in the data; None where the entry doesn't say it."""
+    match entry:
+        case {"data_offsets": [int(start), int(end)]} if 0 <= start <= end:
+            return _Place(start, end)
+    return None
 
 
-def _data_size(header: dict[str, Any]) -> int:
-    """Bytes of tensors by a header that may be wrong in any way; 0 where it doesn't say."""
-    try:
-        entries = [entry for name, entry in header.items() if name != "__metadata__"]
-        return max(int(entry["data_offsets"][1]) for entry in entries)
-    except (ValueError, TypeError, KeyError, IndexError, OverflowError):
-        return 0
+def _faults(
+    path: Path, header: dict[str, Any], places: dict[str, _Place | None], *, data_size: int
+) -> dict[str, str]:
+    """Why single tensors can't be read, by their names.
 
-
-def _info(path: Path, name: str, entry: dict[str, Any]) -> TensorInfo:
-    if entry["dtype"] not in DTYPES:
+    Raises:
+        ConfigError: the file is cut short, or has bytes that belong to no tensor.
+    """
+    placed = sorted(
+        ((place, name) for name, place in places.items() if place),
+        key=lambda found: (found[0].start, found[0].end),
+    )
+    expected = max((place.end for place, _ in placed), default=0)
+    if expected > data_size:
         raise ConfigError(
-            f"{path} holds {name} as {entry['dtype']}; accepted are {', '.join(DTYPES)}."
+            f"{path} is cut short: it has {data_size:,} of {expected:,} bytes of tensors; "
+            "download it again."
         )
-    info = TensorInfo(tuple(entry["shape"]), DTYPES[entry["dtype"]])
+    faults = {name: fault for name in header if (fault := _fault(path, name, header[name]))}
+    end, last = 0, None
+    for place, name in placed:
+        if place.start < end:
+            for one in (name, last):
+                faults[one] = _unsound(path, f"{name} and {last} have offsets that overlap")
+        elif place.start > end and len(placed) == len(places):
+            raise ConfigError(_unsound(path, f"no tensor's offsets cover the bytes before {name}"))
+        if place.end > end:
+            end, last = place.end, name
+    if end < data_size and len(placed) == len(places):
+        raise ConfigError(_unsound(path, f"{data_size - end:,} bytes belong to no tensor"))
+    return faults
+
+
+def _fault(path: Path, name: str, entry: Any) -> str | None:
+    """Why a tensor can't be read by what its entry says."""
+    place = _place(entry)
+    if place is None:
+        return _unsound(path, f"{name} has no place in it ({_short(entry)})")
+    shape, dtype = entry.get("shape"), entry.get("dtype")
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        return f"{path} holds {name} as {dtype}; accepted are {', '.join(DTYPES)}."
+    counts = isinstance(shape, list) and all(type(axis) is int and axis >= 0 for axis in shape)
+    if counts and len(shape) > _MOST_AXES:
+        return f"{path} holds {name} with an impossible shape: it has {len(shape)} axes."
+    if not counts or math.prod(shape) * DTYPES[dtype].itemsize != place.end - place.start:
+        wrong = "an invalid shape, data type or offsets"
+        return _unsound(path, f"{name} has {wrong} ({_short(entry)})")
     try:
-        np.broadcast_to(np.empty((), info.dtype), info.shape)
+        np.broadcast_to(np.empty((), DTYPES[dtype]), shape)
     except ValueError as error:
-        raise ConfigError(f"{path} holds {name} with an impossible shape: {error}.") from error
-    return info
+        return f"{path} holds {name} with an impossible shape: {error}."
+    return None
+
+
+def _unsound(path: Path, why: str) -> str:
+    return f"{path} is not a sound safetensors file: {why}."
+
+
+def _short(entry: Any) -> str:
+    text = repr(entry)
+    return text if len(text) <= 100 else f"{text[:100]}.."
+
+
+def _info(entry: Any, fault: str | None) -> TensorInfo:
+    if fault:
+        return TensorInfo((), None, fault)
+    return TensorInfo(tuple(entry["shape"]), DTYPES[entry["dtype"]])
 
 
 def _read(
-    path: Path, stamp: Stamp, places: dict[str, _Place], names: list[str]
+    path: Path,
+    stamp: Stamp,
+    infos: dict[str, TensorInfo],
+    starts: dict[str, int],
+    names: list[str],
 ) -> Iterator[tuple[str, np.ndarray]]:
     # Plain reads, as pages of a mapping count as memory of the process; and safetensors' own give
     # no bfloat16 in numpy.
     with readable(path), path.open("rb") as file:
-        for name in sorted(names, key=lambda name: places[name].start):
+        for name in sorted(names, key=starts.__getitem__):
             # No variable holds the array, so that the consumer alone decides how long it lives.
-            yield name, _read_tensor(path, stamp, file, places[name])
+            yield name, _read_tensor(path, stamp, file, infos[name], starts[name])
 
 
-def _read_tensor(path: Path, stamp: Stamp, file: BinaryIO, place: _Place) -> np.ndarray:
-    array = np.empty(place.info.shape, place.info.dtype)
-    file.seek(place.start)
+def _read_tensor(
+    path: Path, stamp: Stamp, file: BinaryIO, info: TensorInfo, start: int
+) -> np.ndarray:
+    array = np.empty(info.shape, info.dtype)
+    file.seek(start)
     count = file.readinto(array.reshape(-1).view(np.uint8))
     stamp.check(path, file.fileno())
     if count != array.nbytes:

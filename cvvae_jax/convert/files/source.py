@@ -23,8 +23,10 @@ class TensorInfo:
 
     shape: tuple[int, ...]
     """Shape in the file, in PyTorch's axis order."""
-    dtype: np.dtype
-    """Type in the file; `ml_dtypes.bfloat16` for bfloat16."""
+    dtype: np.dtype | None
+    """Type in the file; those that numpy lacks are of `ml_dtypes`."""
+    fault: str | None = None
+    """Why the tensor can't be read, in a sentence; then shape and type say nothing."""
 
 
 @dataclasses.dataclass(frozen=True)

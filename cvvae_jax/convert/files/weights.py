@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.convert.files.pickles import ZIP_MAGIC, open_pickle
 from cvvae_jax.convert.files.safe_files import open_safetensors
 from cvvae_jax.convert.files.source import (
@@ -38,7 +39,7 @@ class WeightFiles:
     files: tuple[Path, ...]
     """The files with tensors, in order."""
     tensors: dict[str, TensorInfo]
-    """All tensors by official name, exactly as in the files."""
+    """All tensors by official name, exactly as in the files, also those that can't be read."""
     config: dict[str, Any] | None
     """The config.json in the same folder; None without one."""
     metadata: dict[str, str]
@@ -51,15 +52,23 @@ class WeightFiles:
         Only one tensor is in memory at a time; the caller may keep the arrays.
 
         Raises:
-            ConfigError: there is no such tensor, or the files changed or cannot be read anymore.
+            ConfigError: there is no such tensor, it can't be read, or the files changed or cannot
+                be read anymore.
         """
         wanted = dict.fromkeys(names)
         if missing := [name for name in wanted if name not in self.tensors]:
             raise ConfigError(f"{self.path} holds no tensor {', '.join(missing)}.")
+        self.require_readable(wanted)
         for source in self._sources:
             here = [name for name in wanted if name in source.tensors]
             if here:
                 yield from source.read(here)
+
+    def require_readable(self, names: Iterable[str]) -> None:
+        """Raise ConfigError where one of these tensors has a fault; others may have any."""
+        for name in names:
+            if fault := self.tensors[name].fault:
+                raise ConfigError(fault)
 
 
 def open_weights(path: Path | str) -> WeightFiles:
@@ -72,7 +81,7 @@ def open_weights(path: Path | str) -> WeightFiles:
     Raises:
         ConfigError: there are no weights at `path`, several, or none that can be trusted.
     """
-    path = Path(path)
+    path = Path(at_home(path))
     with readable(path):
         if path.is_dir():
             path, file = _find(path)

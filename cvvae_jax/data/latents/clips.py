@@ -74,8 +74,8 @@ class Clip:
     start: int
     """Number of the first frame in its file."""
     fps: float
-    seconds: list[float] | None
-    """When each frame is shown, from the first one on; None where they come evenly."""
+    seconds: list[float]
+    """When each frame is shown, from the first one on."""
     pixel_aspect: float
     """Width of a pixel over its height."""
     box: Box
@@ -143,9 +143,7 @@ def _cut(
 
 
 def _clip(video: np.ndarray, start: int, times: Times, display: Display, box: Box) -> Clip:
-    seconds = None
-    if times.ticks is not None:
-        seconds = [float(times.at(start + k) - times.at(start)) for k in range(len(video))]
+    seconds = [float(times.at(start + k) - times.at(start)) for k in range(len(video))]
     return Clip(video, start, float(times.rate), seconds, float(display.pixel_aspect), box)
 
 

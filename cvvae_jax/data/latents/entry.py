@@ -38,8 +38,8 @@ class Entry:
     """Of the clip; what decoding gives beyond them is padding."""
     fps: float
     """Frames per second, on average; 1 for an image."""
-    seconds: list[float] | None
-    """When each frame of the clip is shown, from its first one on; None where they come evenly."""
+    seconds: list[float]
+    """When each frame of the clip is shown, from its first one on."""
     pixel_aspect: float
     """Width of a pixel over its height, as the file is shown."""
     height: int
@@ -59,8 +59,11 @@ class Entry:
     weights: str
     """SHA-256 of the model's files, as `inspect --sha256` shows it."""
     scaling_factor: float
-    """Diffusion models see (latents - shift_factor) * scaling_factor."""
+    """See `config.latent_scale`, like the three after it."""
     shift_factor: float
+    latents_mean: tuple[float, ...] | None = None
+    """Lists become arrays when they are read."""
+    latents_std: tuple[float, ...] | None = None
 
     @property
     def key(self) -> str:
@@ -77,7 +80,7 @@ def unpack(data: bytes) -> dict[str, Any]:
     """The arrays of a record and the fields of its `Entry`, by name."""
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length])["__metadata__"]
-    return load(data) | json.loads(metadata[_METADATA])
+    return load(data) | _from_json(metadata[_METADATA])
 
 
 def members(entry: Entry, data: bytes) -> list[tuple[str, bytes]]:
@@ -98,7 +101,7 @@ def read_members(data: bytes) -> dict[str, Any]:
             content = tar.extractfile(member).read()
             suffix = member.name.partition(".")[2]
             if suffix == "json":
-                found |= json.loads(content)
+                found |= _from_json(content)
             else:
                 name = suffix.removesuffix(".npy")
                 found[name] = np.load(io.BytesIO(content), allow_pickle=False)
@@ -106,4 +109,12 @@ def read_members(data: bytes) -> dict[str, Any]:
 
 
 def _json(entry: Entry) -> str:
-    return json.dumps(vars(entry))
+    """Without what is not there: batches are made of numbers and texts, and not of None."""
+    return json.dumps({name: value for name, value in vars(entry).items() if value is not None})
+
+
+def _from_json(text: str | bytes) -> dict[str, Any]:
+    return {
+        name: np.array(value) if isinstance(value, list) else value
+        for name, value in json.loads(text).items()
+    }

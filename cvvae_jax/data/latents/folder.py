@@ -220,12 +220,13 @@ class Folder:
                 f"The files of {settings['source']} are not those that {place} was begun with: "
                 "some were added, removed or renamed. Name another folder."
             )
-        for name, value in settings.items():
-            # Machines may have the same files in different places.
-            if name != "source" and begun.get(name) != value:
+        # Machines may have the same files in different places.
+        for name in sorted((begun.keys() | settings.keys()) - {"source", "items", "names"}):
+            if begun.get(name) != settings.get(name):
                 raise ConfigError(
                     f"{place} was begun with {name.replace('_', '-')} {begun.get(name)}, not "
-                    f"{value}. Give the same settings to go on, or name another folder."
+                    f"{settings.get(name)}. Give the same settings to go on, or name another "
+                    "folder."
                 )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.home import at_home
 from cvvae_jax.data.latents.entry import read_members, unpack
 from cvvae_jax.data.latents.folder import BEGUN, COMPLETE, INDEX
 from cvvae_jax.data.record_shards import open_shard
@@ -56,7 +57,8 @@ class LatentsDataset:
         Raises:
             ConfigError: there is no such data set, it is not finished, or none of it is kept.
         """
-        self._folder = os.path.abspath(path)  # shards stay open, whatever folder one works in
+        # Shards stay open, whatever folder one works in.
+        self._folder = os.path.abspath(at_home(path))
         self.settings = self._json(BEGUN, f"is no folder that `latents` wrote: it has no {BEGUN}")
         self._is_tar = self.settings["format"] == "webdataset"
         unfinished = "is not finished: `latents` goes on when its command is given again"

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.data.files import is_remote
 from cvvae_jax.data.latents.ahead import in_order
 from cvvae_jax.data.latents.clips import Clip
@@ -19,8 +20,9 @@ from cvvae_jax.data.latents.folder import Folder
 from cvvae_jax.data.latents.options import LatentsConfig, Share
 from cvvae_jax.data.latents.work import Encoder, Item, ShardWork, read_item
 from cvvae_jax.data.prepare.shards import record_name
-from cvvae_jax.data.resuming import GOES_ON, Track, absolute, interruptible, locked, named_errors
+from cvvae_jax.data.resuming import GOES_ON, Track, absolute, interruptible, named_errors
 from cvvae_jax.data.sources import open_sources
+from cvvae_jax.lock import locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,12 +32,14 @@ class Model:
     weights: str
     """SHA-256 of its files."""
     scaling_factor: float
-    """Diffusion models see (latents - shift_factor) * scaling_factor."""
+    """See `config.latent_scale`, like the three after it."""
     shift_factor: float
     settings: dict[str, Any]
     """What else decides about the latents, by the names of the command's options."""
     load: Callable[[], Encoder]
     """Called only if there is something to encode."""
+    latents_mean: tuple[float, ...] | None = None
+    latents_std: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -124,7 +128,7 @@ def write_latents(
         settings |= {"items": len(items), "names": items.digest()}
         encoder = model.load()  # before anything is written, since it may fail
         folder.prepare()
-        busy = f"{share} is at work on {place} already; wait until it has ended."
+        busy = f"{share} is at work on {place} already"
         with contextlib.nullcontext() if is_remote(place) else locked(folder.lock, busy):
             folder.begin(settings)
             shards = {n: folder.numbers(n) for n in folder.missing() if share.has(n)}
@@ -199,8 +203,7 @@ def _entry(model: Model, item: Item, number: int, clip: Clip) -> Entry:
         crop_top=box.top,
         crop_left=box.left,
         weights=model.weights,
-        scaling_factor=model.scaling_factor,
-        shift_factor=model.shift_factor,
+        **latent_scale(model),
     )
 
 
@@ -208,8 +211,16 @@ def _settings(source: str, config: LatentsConfig, model: Model) -> dict[str, Any
     return {
         "source": absolute(source),
         "weights": model.weights,
-        "scaling_factor": model.scaling_factor,
-        "shift_factor": model.shift_factor,
+        **_known_scale(model),
         **model.settings,
         **dataclasses.asdict(config),
+    }
+
+
+def _known_scale(model: Model) -> dict[str, Any]:
+    """As JSON; without a mean there is no word of it, as in sets that older versions began."""
+    return {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in latent_scale(model).items()
+        if value is not None
     }

@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.latent_scale import LATENT_SCALE
 from cvvae_jax.data.containers import one_line
 from cvvae_jax.data.latents.clips import Clip, Limits, read_clips
 from cvvae_jax.data.latents.entry import Entry, pack
@@ -223,5 +224,5 @@ class ShardWork:
 
 def _row(entry: Entry) -> dict[str, Any]:
     """What the index says of a record: without what all of them share, and what is long."""
-    left_out = ("weights", "scaling_factor", "shift_factor", "seconds")
+    left_out = ("weights", *LATENT_SCALE, "seconds")
     return {name: value for name, value in vars(entry).items() if name not in left_out}

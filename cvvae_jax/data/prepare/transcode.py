@@ -16,7 +16,7 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import resized
 from cvvae_jax.data.decoding import open_video, to_rgb
 from cvvae_jax.data.display import STANDARD, Display
-from cvvae_jax.data.images import read_image
+from cvvae_jax.data.images import FORMATS, read_image
 from cvvae_jax.data.media import Blob, Frames, Kind, Media
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.record_format import Entry
@@ -88,7 +88,7 @@ def _image(media: Media, short_side: int) -> tuple[bytes, str, int, int]:
     if min(frame.shape[:2]) > short_side:
         return _jpeg(read_image(media, short_side=short_side))
     data = media.data if isinstance(media, Blob) else Path(media).read_bytes()
-    with Image.open(io.BytesIO(data)) as image:
+    with Image.open(io.BytesIO(data), formats=FORMATS) as image:
         turned = image.getexif().get(_ORIENTATION, 1) != 1
         kept = None if turned else _KEPT_FORMATS.get(image.format or "")
     return (data, kept, *frame.shape[:2]) if kept else _jpeg(frame)

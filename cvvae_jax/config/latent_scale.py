@@ -1,0 +1,53 @@
+"""How latents are brought to the range that diffusion models see, and back.
+
+Two ways are known, those of diffusers' pipelines: (latents - shift_factor) * scaling_factor, and of
+models with a mean and a standard deviation for every channel, such as Playground v2.5,
+(latents - latents_mean) * scaling_factor / latents_std. None of them shifts twice.
+"""
+
+import math
+from typing import Any
+
+from cvvae_jax.config.checks import ConfigError
+
+LATENT_SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
+"""The settings that say it: of a VAE's configuration, and of all that was made with it."""
+
+
+def latent_scale(described: Any) -> dict[str, Any]:
+    """The settings of LATENT_SCALE that a configuration, or another description, has."""
+    return {name: getattr(described, name) for name in LATENT_SCALE}
+
+
+def in_words(described: Any) -> str:
+    """What is done to latents that diffusion models are given, as a formula."""
+    if described.latents_mean is None:
+        return f"(latents - {described.shift_factor}) * {described.scaling_factor}"
+    mean, std = list(described.latents_mean), list(described.latents_std)
+    return f"(latents - {mean}) * {described.scaling_factor} / {std}"
+
+
+def check_latent_scale(config: Any) -> None:
+    """Refuses a mean and standard deviation that don't go with each other or with the rest."""
+    given = {name: getattr(config, name) for name in ("latents_mean", "latents_std")}
+    if None in given.values():
+        for name, values in given.items():
+            if values is not None:
+                raise ConfigError(
+                    f"{name} is given alone; latents_mean and latents_std go together."
+                )
+        return
+    for name, values in given.items():
+        if len(values) != config.latent_channels:
+            raise ConfigError(
+                f"{name} must have a number for each of the {config.latent_channels} channels of "
+                f"the latents, not {len(values)}."
+            )
+        if not all(map(math.isfinite, values)) or (name == "latents_std" and min(values) <= 0):
+            above = " above 0" if name == "latents_std" else ""
+            raise ConfigError(f"{name} must be finite numbers{above}, not {list(values)}.")
+    if config.shift_factor:
+        raise ConfigError(
+            f"shift_factor is {config.shift_factor} beside latents_mean, and either shifts the "
+            "latents; it must be 0 where latents_mean is given."
+        )
