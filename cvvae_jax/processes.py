@@ -27,14 +27,11 @@ from collections.abc import Callable
 import jax
 from jax._src import distributed as jax_distributed  # its public part has no key-value store
 
-from cvvae_jax import liveness
+from cvvae_jax import door, liveness
 from cvvae_jax.config import ConfigError
 
 DIED = 75
 """Exit code after another process died: a temporary failure, to be tried again."""
-
-COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-"""Environment variables that name a process where no cluster is detected."""
 
 _PERIOD = 2.0
 """Seconds between signs of life."""
@@ -61,14 +58,28 @@ def join() -> "Processes":
     """Connects this process with the others of its run; before anything else asks jax for devices.
 
     TPU pods, Slurm, Open MPI and Kubernetes are detected; elsewhere `JAX_COORDINATOR_ADDRESS`,
-    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say who is who.
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say who is who; these processes meet at a door first
+    (see `door`), so that none of another run comes between them.
 
     Where the others don't come, the process ends with a message and the code `DIED`.
 
     Raises:
-        ConfigError: nothing is detected, or a variable is wrong.
+        ConfigError: nothing is detected, a variable is wrong, or another run is at the address.
     """
-    by_hand = _by_hand(dict(os.environ))
+    guest = door.by_hand(os.environ)
+    by_hand = {}
+    if guest is not None:
+        by_hand = {
+            "coordinator_address": guest.address,
+            "num_processes": guest.count,
+            "process_id": guest.index,
+            "cluster_detection_method": "deactivate",
+            "coordinator_bind_address": guest.bind_address,
+        }
+        try:
+            door.meet(guest, seconds=float(_ARRIVAL))
+        except door.Late:
+            _not_all_have_come()
     as_before = _before_aborting(_not_all_have_come)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
@@ -83,8 +94,8 @@ def join() -> "Processes":
     except ValueError as error:
         raise ConfigError(
             "--distributed finds no TPU pod, Slurm, Open MPI or Kubernetes job around this "
-            f"process ({error}); set {COORDINATOR}=HOST:PORT of process 0, {COUNT} and {INDEX} "
-            "(from 0), or leave --distributed out."
+            f"process ({error}); set {door.COORDINATOR}=HOST:PORT of process 0, "
+            f"{door.COUNT} and {door.INDEX} (from 0), or leave --distributed out."
         ) from error
     except jax.errors.JaxRuntimeError:
         _not_all_have_come()
@@ -124,31 +135,6 @@ _handlers: list = []
 def _print(text: str) -> None:
     sys.stderr.write(f"{text}\n")
     sys.stderr.flush()
-
-
-def _by_hand(environment: dict[str, str]) -> dict:
-    """Arguments of `jax.distributed.initialize` from the variables; none where jax is to detect."""
-    if COUNT not in environment and INDEX not in environment:
-        return {}
-    missing = [name for name in (COORDINATOR, COUNT, INDEX) if not environment.get(name)]
-    if missing:
-        raise ConfigError(
-            f"--distributed needs {COORDINATOR}, {COUNT} and {INDEX} together; "
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set."
-        )
-    address, count, index = (environment[name] for name in (COORDINATOR, COUNT, INDEX))
-    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
-        raise ConfigError(
-            f"{INDEX} must be a number from 0 to below {COUNT}, not {index} of {count}."
-        )
-    if not address.rpartition(":")[2].isdecimal():
-        raise ConfigError(f"{COORDINATOR} must be HOST:PORT, not {address}.")
-    return {
-        "coordinator_address": address,
-        "num_processes": int(count),
-        "process_id": int(index),
-        "cluster_detection_method": "deactivate",
-    }
 
 
 class Processes:

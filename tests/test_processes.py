@@ -11,10 +11,10 @@ from unittest import mock
 import jax
 import pytest
 
-from cvvae_jax import processes
+from cvvae_jax import door, processes
 from cvvae_jax.config import ConfigError
 
-NAMES = (processes.COORDINATOR, processes.COUNT, processes.INDEX)
+NAMES = (door.COORDINATOR, door.COUNT, door.INDEX)
 
 
 class Board:
@@ -239,10 +239,9 @@ def test_processes_of_other_settings_are_refused(both):
 
 
 def test_variables_name_a_process_where_no_cluster_does():
-    found = processes._by_hand(dict(zip(NAMES, ("host:1", "4", "3"), strict=True)))
-    assert found["coordinator_address"] == "host:1"
-    assert (found["num_processes"], found["process_id"]) == (4, 3)
-    assert processes._by_hand({processes.COORDINATOR: "host:1"}) == {}  # jax detects the rest
+    found = door.by_hand(dict(zip(NAMES, ("host:1", "4", "3"), strict=True)))
+    assert (found.address, found.count, found.index) == ("host:1", 4, 3)
+    assert door.by_hand({door.COORDINATOR: "host:1"}) is None  # jax detects the rest
 
 
 @pytest.mark.parametrize(
@@ -259,4 +258,4 @@ def test_variables_name_a_process_where_no_cluster_does():
 def test_wrong_variables_are_named(values, reason):
     given = {name: value for name, value in zip(NAMES, values, strict=True) if value is not None}
     with pytest.raises(ConfigError, match=reason):
-        processes._by_hand(given)
+        door.by_hand(given)
