@@ -128,7 +128,7 @@ def _in_words(hint: Any) -> str:
     if origin is typing.Literal:
         return " or ".join(map(json.dumps, arguments))
     if origin is list or arguments[1:] == (...,):
-        return f"a list, each of whose entries is {_in_words(arguments[0])}"
+        return f"a list of {_WORDS.get(arguments[0], 'an object').split()[-1]}s"
     if origin is tuple:
         return f"a list of {', '.join(map(_in_words, arguments))}"
     return _WORDS.get(origin or hint, "an object")
