@@ -9,6 +9,7 @@ from typing import Any
 from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.config.latent_scale import LATENT_SCALE
 from cvvae_jax.config.reading import parse, typed
+from cvvae_jax.config.visible import visible
 from cvvae_jax.data.display import Display
 from cvvae_jax.data.times import Times, as_fraction
 
@@ -80,7 +81,7 @@ def to_words(facts: Facts) -> dict[str, str]:
     """Texts by name, as safetensors has them; what is not known is left out."""
     known = {name: value for name, value in vars(facts).items() if value is not None}
     return {"layout": LAYOUT} | {
-        name: value if isinstance(value, str) else json.dumps(value)
+        name: visible(value) if isinstance(value, str) else json.dumps(value)
         for name, value in known.items()
     }
 

@@ -154,3 +154,9 @@ def test_impossible_words_are_refused_at_once(tmp_path, word):
     save_file({"latents": VALUES}, tmp_path / "z.safetensors", metadata=SAID | word)
     with pytest.raises(ConfigError, match=r"z\.safetensors: its metadata is damaged"):
         open_latents(tmp_path / "z.safetensors")
+
+
+@pytest.mark.parametrize("suffix", ["npz", "safetensors"])
+def test_a_source_that_is_no_utf8_keeps_the_file_readable(tmp_path, suffix):
+    path = written(tmp_path / f"z.{suffix}", source="caf\udce9\x1b[2J.mp4")
+    assert open_latents(path).facts.source == "caf\\udce9\\x1b[2J.mp4"

@@ -142,6 +142,19 @@ def test_excluding_moves_no_file_from_training_to_evaluation(tmp_path):
     assert train == [f"{i:02}.jpg" for i in range(40) if i % 10 and i != 3]
 
 
+@pytest.mark.parametrize(
+    "name", ["a\nb.mp4", "a\tb.mp4", "a\r.mp4", "a\x1b[2J.mp4", 'a"\n\udcff.mp4']
+)
+def test_a_name_is_one_line_of_the_list_whatever_it_holds(tmp_path, name):
+    for each in (name, "x.mp4"):
+        (tmp_path / each).touch()
+    write_exclusions(tmp_path / "bad.txt", {f"{tmp_path}/{name}": "broken"})
+    written = (tmp_path / "bad.txt").read_bytes()
+    assert written.count(b"\n") == 1 == len(written.splitlines())
+    assert b"\x1b" not in written
+    assert found(tmp_path, "video", exclude=str(tmp_path / "bad.txt")) == ["x.mp4"]
+
+
 def test_names_that_are_no_utf8_can_be_excluded(tmp_path):
     name = os.fsdecode(b"caf\xe9.mp4")
     fill(tmp_path, [name, "x.mp4"])
