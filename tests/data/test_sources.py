@@ -7,6 +7,7 @@ import fsspec
 import pytest
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.data.files import Manifest
 from cvvae_jax.data.media import Blob
 from cvvae_jax.data.sources import open_source, open_sources, write_exclusions
 
@@ -212,3 +213,35 @@ def test_excluded_files_are_left_out_however_their_folder_is_called(tmp_path, mo
         open_source("data", "video", exclude=str(excluded))
     with pytest.raises(ConfigError, match=r"none\.txt, the list of exclusions, cannot be read"):
         open_source("data", "video", exclude="none.txt")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "zip://a.mp4::http://example.org/a.zip",
+        "file:///etc/a.mp4",
+        "simplecache::s3://bucket/a.mp4",
+        "s3://bucket/a.zip::zip://a.mp4",
+        "python://a.mp4",
+        "http://169.254.169.254/a.mp4",
+        "S3://bucket/a.mp4",
+        "gs://bucket/a.mp4::file:///b.mp4",
+        "memory://a.mp4",
+    ],
+)
+def test_lists_name_no_other_addresses_than_buckets(tmp_path, path):
+    place = tmp_path / "list.jsonl"
+    place.write_text(json.dumps({"path": "a.mp4"}) + "\n" + json.dumps({"path": path}) + "\n")
+    with pytest.raises(ConfigError, match=r"list\.jsonl: row 2 names "):
+        open_source(str(place), "video")
+
+
+def test_lists_name_buckets_and_where_they_lie(tmp_path):
+    place = tmp_path / "list.csv"
+    place.write_text("path\ngs://bucket/a.mp4\ns3://bucket/b.mp4\n/c.mp4\nd::e.mp4\n")
+    names = [Manifest(str(place), "video").name(i) for i in range(4)]
+    assert names == ["gs://bucket/a.mp4", "s3://bucket/b.mp4", "/c.mp4", f"{tmp_path}/d::e.mp4"]
+    with fsspec.open("memory://lists/list.csv", "wt") as file:
+        file.write("path\na.mp4\nmemory://b.mp4\n")
+    source = Manifest("memory://lists/list.csv", "video")
+    assert [source.name(i) for i in range(2)] == ["memory://lists/a.mp4", "memory://b.mp4"]
