@@ -186,5 +186,5 @@ KINDS = {
     "mkv": (_video("mkv"), _read_video, False),
     "weights": (_weights, _read_weights, False),
 }
-"""By name: what makes the file in a folder, what reads it, and whether a mutation that isn't refused
-must give exactly what the good file gives, as with checksums."""
+"""By name: what makes the file in a folder, what reads it, and whether a mutation that isn't
+refused must give exactly what the good file gives, as with checksums."""

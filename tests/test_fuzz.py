@@ -1,4 +1,4 @@
-"""Whatever a damaged or hostile file holds, its reader says so in a sentence, soon, in little memory."""
+"""Damaged and hostile files of every kind: a sentence, within seconds and little memory."""
 
 import os
 import signal

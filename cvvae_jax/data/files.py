@@ -194,7 +194,7 @@ def _listed(place: str) -> list[str]:
 
 
 def _is_plain_address(path: str, place: str) -> bool:
-    """Whether an address in a list is one of a bucket. The list may be another's: it shall not choose
-    which of the many programs behind fsspec's addresses, and chains of them, are run."""
+    """Whether an address in a list is one of a bucket. The list may be another's: it shall not
+    choose among the many programs behind fsspec's addresses and chains of them."""
     schemes = {f"{place.partition('://')[0]}://"} if is_remote(place) else set()
     return "::" not in path and path.startswith((*_LISTED_SCHEMES, *schemes))
