@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import json
 import warnings
 from pathlib import Path
 from typing import Any, get_args
@@ -15,13 +14,13 @@ from jax.sharding import AxisType
 from cvvae_jax import checkpoint, paths, sharding
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.config.home import at_home
-from cvvae_jax.convert import tensors
+from cvvae_jax.config.reading import build
+from cvvae_jax.convert import sizes, tensors
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.families import MODELS, Family, abstract_model
 from cvvae_jax.convert.files.source import readable
 from cvvae_jax.convert.official_config import exportable
 from cvvae_jax.convert.official_model import OfficialModel, open_official
-from cvvae_jax.recipe import from_json
 
 
 @dataclasses.dataclass(frozen=True)
@@ -222,6 +221,7 @@ def open_model(
             f"{path} is a checkpoint of ours; LPIPS' heads, prefix and config are for PyTorch's."
         )
     model_class, settings = _described(folder)
+    sizes.require_depth(settings, checkpoint.read_shapes(folder), source=folder)
     settings = _with_types(settings, dtype, param_dtype)
     return SavedModel(folder, model_class, settings, abstract_model(model_class, settings), raw)
 
@@ -230,13 +230,23 @@ def _described(folder: Path) -> tuple[type, Any]:
     """Class and configuration of the model in a folder of items."""
     description = checkpoint.read_description(folder)
     try:
-        name, settings = description["model"], json.dumps(description["config"])
-        if name not in MODELS:
-            raise ConfigError(f"{folder} holds a {name}; {', '.join(MODELS)} can be loaded.")
-        model_class, config_class = MODELS[name]
-        return model_class, from_json(config_class, settings)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{folder}: the description of the model is damaged: {error}.") from error
+        said = build(_Description, description)
+        if said.model not in MODELS:
+            raise ConfigError(f"it is a {said.model!r}; {', '.join(MODELS)} can be loaded.")
+        model_class, config_class = MODELS[said.model]
+        return model_class, build(config_class, said.config)
+    except ConfigError as error:
+        raise ConfigError(f"{folder}: the description of the model is damaged: {error}") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Description:
+    """What `checkpoint.read_description` gives."""
+
+    model: str
+    """The class."""
+    config: dict[str, Any]
+    """Its settings."""
 
 
 def _with_types(settings: Any, dtype: DType | None, param_dtype: DType | None) -> Any:

@@ -14,8 +14,9 @@ from typing import Any
 
 import tyro
 
-from cvvae_jax.config import Bucket, ConfigError, TrainConfig
+from cvvae_jax.config import ConfigError, TrainConfig
 from cvvae_jax.config.home import at_home
+from cvvae_jax.config.reading import build, parse
 from cvvae_jax.resources import configs_folder
 
 
@@ -105,19 +106,7 @@ def from_json(kind: type, text: str) -> Any:
     """The inverse of `to_json` for a dataclass `kind` of config.py.
 
     Raises:
-        ConfigError: a field is unknown or missing.
+        ConfigError: it is no JSON, or a field is unknown, missing, of another type or out of its
+            range.
     """
-    return _build(kind, json.loads(text))
-
-
-def _build(kind: Any, value: Any) -> Any:
-    """`value`, as JSON gives it, as the type `kind`; lists become tuples."""
-    if not dataclasses.is_dataclass(kind):
-        return tuple(value) if isinstance(value, list) else value
-    types = {field.name: field.type for field in dataclasses.fields(kind)}
-    if unknown := sorted(set(value) - set(types)):
-        raise ConfigError(f"{kind.__name__} has no setting {', '.join(unknown)}.")
-    fields = {name: _build(types[name], part) for name, part in value.items() if name != "buckets"}
-    if "buckets" in value:
-        fields["buckets"] = tuple(_build(Bucket, bucket) for bucket in value["buckets"])
-    return kind(**fields)
+    return build(kind, parse(text, f"a {kind.__name__}"))

@@ -30,6 +30,43 @@ def test_unknown_settings_are_named():
         from_json(VideoVAEConfig, '{"colour": 1}')
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ('{"norm_eps": "NaN"}', "norm_eps must be a number, not 'NaN'"),
+        ('{"norm_eps": NaN}', "norm_eps must be a number, not nan"),
+        ('{"norm_eps": Infinity}', "norm_eps must be a finite number above 0"),
+        ('{"norm_eps": 1e-5, "half_3d": 1}', "half_3d must be true or false, not 1"),
+        ('{"dtype": "float128"}', 'dtype must be "float32" or "bfloat16" or "float16", not'),
+        ('{"decoder_attention": 5}', "decoder_attention must be"),
+        ('{"blocks_per_level": 10000000}', "blocks_per_level must be 32 or less"),
+        ('{"blocks_per_level": true}', "blocks_per_level must be an integer, not True"),
+        ('{"blocks_per_level": 2.0}', "blocks_per_level must be an integer, not 2.0"),
+        ('{"block_channels": 128}', "block_channels must be a list of integers"),
+        ('{"block_channels": []}', "block_channels must be 1 to 10 numbers"),
+        (f'{{"block_channels": {[32] * 99}}}', "block_channels must be 1 to 10"),
+        ('{"block_channels": [1073741824]}', "65,536 at most"),
+        (f'{{"latent_channels": {"9" * 4000}}}', "latent_channels must be 65,536 or less"),
+        (f'{{"latent_channels": {"9" * 5000}}}', "VideoVAEConfig is no JSON"),
+        ('{"scaling_factor": 0}', "scaling_factor must be a finite number other than 0"),
+        (f'{{"shift_factor": 1{"0" * 400}}}', "shift_factor must be a number"),
+        ('{"latents_mean": {"a": 1}}', "latents_mean must be a list of numbers or null"),
+        ("[" * 100_000, "nested too deeply"),
+        ("[]", r"VideoVAEConfig must be an object, not \[\]"),
+        ('{"half_3d": tru', "is no JSON"),
+    ],
+)
+def test_settings_of_another_type_or_out_of_range_are_named(said, words):
+    with pytest.raises(ConfigError, match=words):
+        from_json(VideoVAEConfig, said)
+
+
+def test_settings_that_are_missing_are_named():
+    with pytest.raises(ConfigError, match="Bucket lacks its setting batch, frames"):
+        from_json(Bucket, '{"size": 3}')
+    assert from_json(Bucket, '{"size": [3, 4], "batch": 1, "frames": 1}').size == (3, 4)
+
+
 def test_command_line_overrides_the_recipe():
     config = parse_train_config(
         [RECIPE, "--train.steps", "7", "--data.videos", "DIR", "--image-vae", "PATH"]
@@ -77,6 +114,7 @@ def test_strides_that_do_not_fit_the_levels_are_refused():
         (lambda: OptimizerConfig(clip_norm=0.0), "clip_norm"),
         (lambda: OptimizerConfig(warmup_steps=5, period_steps=5), "period_steps"),
         (lambda: LossConfig(kl_weight=-1.0), "kl_weight"),
+        (lambda: LossConfig(gan_weight=float("nan")), "gan_weight must be 0 or more, not nan"),
         (lambda: StageConfig(10, ()), "buckets"),
         (lambda: StageConfig(10, (Bucket(1, 8, 8),), log_every=0), "log_every"),
         (lambda: DataConfig(eval_clips=0), "eval_clips"),

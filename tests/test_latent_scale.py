@@ -138,7 +138,7 @@ def test_null_means_that_there_are_none(tmp_path, tensors, given):
         ({"latents_mean": 0.5}, "latents_mean must be a list of numbers"),
         ({"latents_std": "1 2 3 4"}, "latents_std must be a list of numbers"),
         ({"shift_factor": 0.1}, "shift_factor is 0.1 beside latents_mean"),
-        ({"scaling_factor": 10**400}, "scaling_factor must be a sound float"),
+        ({"scaling_factor": 10**400}, "scaling_factor must be a number"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(tmp_path, tensors, change, said):

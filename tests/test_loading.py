@@ -3,6 +3,7 @@
 import dataclasses
 import inspect
 import json
+import re
 import warnings
 
 import jax
@@ -15,7 +16,7 @@ from safetensors.numpy import save_file
 
 import cvvae_jax
 from cvvae_jax import paths, sharding
-from cvvae_jax.checkpoint import save_model
+from cvvae_jax.checkpoint import manifest, save_model
 from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig
 from cvvae_jax.convert.convert import to_official
 from cvvae_jax.convert.export import write_official
@@ -225,6 +226,50 @@ def test_a_damaged_description_is_refused(tmp_path, vae, description):
     (tmp_path / "x/model/metadata").write_text(json.dumps(description))
     with pytest.raises(ConfigError, match="x"):
         cvvae_jax.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        {"blocks_per_level": 10_000_000},
+        {"blocks_per_level": 32},
+        {"block_channels": [32] * 9},
+        {"norm_eps": "NaN"},
+        {"dtype": "float128"},
+        {"decoder_attention": 5},
+    ],
+)
+def test_a_hostile_description_is_refused_before_a_network_is_set_up(
+    tmp_path, monkeypatch, vae, config
+):
+    monkeypatch.setattr("cvvae_jax.loading.abstract_model", None)  # it is not called
+    save_model(tmp_path / "x", vae)
+    said = {"model": "ImageVAE", "config": dataclasses.asdict(vae.config) | config}
+    (tmp_path / "x/model/metadata").write_text(json.dumps(said))
+    manifest.write(tmp_path / "x")
+    with pytest.raises(ConfigError, match=f"x: .*{next(iter(config))}"):
+        cvvae_jax.load(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "encoder.down_blocks.99999999.resnets.0.conv1.bias",
+        "encoder.down_blocks.0.resnets.99999999.conv1.bias",
+        f"encoder.down_blocks.0.resnets.{'9' * 5000}.conv1.bias",
+    ],
+)
+def test_names_with_high_numbers_are_unexpected(tmp_path, official, name):
+    official[name] = np.zeros(32, np.float32)
+    with pytest.raises(ConfigError, match=r"unexpected \(1\)"):
+        cvvae_jax.load(write(tmp_path / "x", official))
+
+
+@pytest.mark.parametrize("name", ["encoder.conv_out.bias", "decoder.conv_in.weight"])
+def test_tensors_without_axes_are_named(tmp_path, official, name):
+    official[name] = np.zeros((), np.float32)
+    with pytest.raises(ConfigError, match=re.escape(name)):
+        cvvae_jax.load(write(tmp_path / "x", official))
 
 
 def test_a_second_name_for_a_tensor_is_refused(tmp_path, official):

@@ -12,6 +12,7 @@ from cvvae_jax.cli.program import program
 from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.checks import at_least
+from cvvae_jax.config.visible import visible
 
 _USAGE = """usage: {program} COMMAND [ARGUMENTS]
 
@@ -87,7 +88,7 @@ def _check(options: Check) -> None:
     bad = {name: reason for name, reason in bad.items() if name not in good}
     for name in sorted(bad):
         line = bad[name] if name in bad[name] else f"{name}: {bad[name]}"
-        print(line.encode(errors="backslashreplace").decode())  # names may be no UTF-8
+        print(visible(line))
     print(f"{len(bad)} of {len(bad) + len(good)} files are bad.")
     if options.fix is not None:
         write_exclusions(options.fix, bad)

@@ -22,7 +22,8 @@ from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.latent_scale import in_words, latent_scale
-from cvvae_jax.data.video import Times
+from cvvae_jax.config.visible import visible
+from cvvae_jax.data.times import Times, as_fraction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -128,8 +129,8 @@ def _times(options: Decode, file, facts, codec) -> Times:
 
 def _rate(said: str) -> Fraction:
     try:
-        rate = Fraction(said)
-    except (ValueError, ZeroDivisionError):
+        rate = as_fraction(said)
+    except ValueError:
         rate = Fraction(0)
     if rate <= 0:
         raise ConfigError(f"fps must be a positive number or fraction, not {said}.")
@@ -161,6 +162,6 @@ def _decode(options: Decode, file, facts, codec) -> None:
         for frame in track_frames(itertools.islice(frames, count), total=count):
             write(frame)
     print(
-        f"{options.target}: {counted_frames(count)} of {facts.width}x{facts.height}; "
+        f"{visible(str(options.target))}: {counted_frames(count)} of {facts.width}x{facts.height}; "
         f"{speed(count, time.monotonic() - start)}"
     )

@@ -3,6 +3,8 @@
 from collections import Counter
 from typing import Any
 
+from cvvae_jax.config.visible import visible
+
 
 def describe(source: Any) -> list[tuple[str, str]]:
     """Names and values that say which model a `SavedModel` or `OfficialModel` is."""
@@ -34,7 +36,7 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
     """A table of two columns."""
     width = max(len(name) for name, _ in rows) + 2
     for name, value in rows:
-        print(f"{name:<{width}}{value}")
+        print(visible(f"{name:<{width}}{value}"))
 
 
 def _size(shape: tuple[int, ...]) -> int:

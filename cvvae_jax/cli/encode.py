@@ -23,6 +23,7 @@ from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, speed
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.latent_scale import latent_scale
+from cvvae_jax.config.visible import visible
 from cvvae_jax.data.video import VideoInfo, probe, read_frames, read_times
 
 
@@ -98,8 +99,9 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
         writer.finish(_facts(options, info, codec, frames=frames.count, weights=weights))
     shape = codec.latents_shape(frames=frames.count, height=info.height, width=info.width)
     print(
-        f"{options.target}: latents {shape} (n, y, x, z) of {counted_frames(frames.count)} of "
-        f"{info.width}x{info.height}; {speed(frames.count, time.monotonic() - start)}"
+        f"{visible(str(options.target))}: latents {shape} (n, y, x, z) of "
+        f"{counted_frames(frames.count)} of {info.width}x{info.height}; "
+        f"{speed(frames.count, time.monotonic() - start)}"
     )
 
 

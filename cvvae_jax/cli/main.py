@@ -10,9 +10,10 @@ import threading
 import traceback
 from typing import Any, NoReturn
 
-from cvvae_jax.cli.program import discard_output, program
+from cvvae_jax.cli.program import discard_output, keep_printing, program
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.home import argument_at_home
+from cvvae_jax.config.visible import visible_lines
 from cvvae_jax.signals import ending_at_once
 
 COMMANDS = {
@@ -80,11 +81,12 @@ def main(arguments: list[str]) -> int:
 
 def _run(name: str, arguments: list[str]) -> int:
     _set_hooks()
+    keep_printing()
     if name in _SHARED and "--distributed" in arguments and not {"-h", "--help"} & set(arguments):
         return _run_together(name, arguments)
     status, said = _outcome(name, arguments)
     if said:
-        print(said, file=sys.stderr)
+        print(visible_lines(said), file=sys.stderr)
     return status
 
 
@@ -151,7 +153,7 @@ def _set_hooks() -> None:
 
 
 def _fail(message: str) -> int:
-    print(f"error: {message}", file=sys.stderr)
+    print(visible_lines(f"error: {message}"), file=sys.stderr)
     return 2
 
 

@@ -1,5 +1,6 @@
 """The program as its user sees it: how it was started, and who reads what it prints."""
 
+import io
 import os
 import sys
 from pathlib import Path
@@ -17,6 +18,12 @@ def program(command: str = "") -> str:
         return f"python {started.name}"
     start = "cvvae-jax" if started.stem == "cvvae-jax" else "python -m cvvae_jax"
     return f"{start} {command}".rstrip()
+
+
+def keep_printing() -> None:
+    """Names that are no UTF-8 are printed with escapes, where Python would raise an error."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def discard_output() -> None:

@@ -22,6 +22,7 @@ from cvvae_jax.cli.codec_options import (
 )
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
+from cvvae_jax.config.visible import visible
 from cvvae_jax.data.video import VideoInfo, probe, read_frames, read_times
 
 
@@ -107,7 +108,8 @@ def _summary(
 ) -> str:
     doubled = ", beside the input (twice the width)" if options.side_by_side else ""
     return (
-        f"{options.target}: {counted_frames(len(psnrs))} of {info.width}x{info.height}{doubled}; "
+        f"{visible(str(options.target))}: {counted_frames(len(psnrs))} of "
+        f"{info.width}x{info.height}{doubled}; "
         f"PSNR {np.mean(psnrs):.2f} dB (mean over frames); "
         f"latents {latents_shape} (n, y, x, z); {speed(len(psnrs), seconds)}"
     )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from cvvae_jax.cli.program import discard_output, program
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.visible import visible_lines
 from cvvae_jax.recipe import parse_train_config, to_json
 from cvvae_jax.training.stop import Stopped, StopSignals
 
@@ -41,7 +42,7 @@ def main(arguments: list[str]) -> int:
     if "--distributed" not in arguments or {"-h", "--help"} & set(arguments):
         status, said, _ = _outcome(arguments)
         if said:
-            print(said, file=sys.stderr)
+            print(visible_lines(said), file=sys.stderr)
         return status
     # Imported only now, since --help must not start jax.
     from cvvae_jax import processes

@@ -28,7 +28,14 @@ def in_words(described: Any) -> str:
 
 
 def check_latent_scale(config: Any) -> None:
-    """Refuses a mean and standard deviation that don't go with each other or with the rest."""
+    """Refuses factors that are no numbers to scale by, and a mean and standard deviation that don't
+    go with each other or with the rest."""
+    if not math.isfinite(config.scaling_factor) or config.scaling_factor == 0:
+        raise ConfigError(
+            f"scaling_factor must be a finite number other than 0, not {config.scaling_factor}."
+        )
+    if not math.isfinite(config.shift_factor):
+        raise ConfigError(f"shift_factor must be a finite number, not {config.shift_factor}.")
     given = {name: getattr(config, name) for name in ("latents_mean", "latents_std")}
     if None in given.values():
         for name, values in given.items():

@@ -1,9 +1,10 @@
 """The networks' settings."""
 
 import dataclasses
+import math
 from typing import Literal
 
-from cvvae_jax.config.checks import ConfigError, at_least
+from cvvae_jax.config.checks import ConfigError, at_least, at_most
 from cvvae_jax.config.latent_scale import check_latent_scale
 
 DType = Literal["float32", "bfloat16", "float16"]
@@ -15,14 +16,28 @@ residual blocks, attention layers, resamplings and single layers, whose insides 
 (`full`)."""
 
 
+# Far above every known network: more would be a damaged or a hostile file, whose network would take
+# for ever to be set up.
+_MOST_LEVELS, _MOST_BLOCKS, _MOST_LAYERS, _MOST_CHANNELS = 10, 32, 32, 2**16
+
+
 def _check_networks(config: "ImageVAEConfig | VideoVAEConfig | SVDVAEConfig") -> None:
     at_least(config, 1, "blocks_per_level", "latent_channels", "norm_groups")
+    at_most(config, _MOST_BLOCKS, "blocks_per_level")
+    at_most(config, _MOST_CHANNELS, "latent_channels", "norm_groups")
+    if not 1 <= len(config.block_channels) <= _MOST_LEVELS:
+        raise ConfigError(
+            f"block_channels must be 1 to {_MOST_LEVELS} numbers, one a level, not "
+            f"{len(config.block_channels):,}."
+        )
     for channels in config.block_channels:
-        if channels < 1 or channels % config.norm_groups:
+        if not 1 <= channels <= _MOST_CHANNELS or channels % config.norm_groups:
             raise ConfigError(
                 f"block_channels {config.block_channels} must be multiples of "
-                f"norm_groups {config.norm_groups}."
+                f"norm_groups {config.norm_groups}, {_MOST_CHANNELS:,} at most."
             )
+    if not 0 < getattr(config, "norm_eps", 1e-6) < math.inf:
+        raise ConfigError(f"norm_eps must be a finite number above 0, not {config.norm_eps}.")
     check_latent_scale(config)
 
 
@@ -224,6 +239,8 @@ class DiscriminatorConfig:
     def __post_init__(self):
         at_least(self, 1, "base_channels", "norm_groups")
         at_least(self, 2, "layers")
+        at_most(self, _MOST_LAYERS, "layers")
+        at_most(self, _MOST_CHANNELS, "base_channels")
         if self.base_channels % self.norm_groups:
             raise ConfigError(
                 f"base_channels {self.base_channels} must be a multiple of norm_groups "

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -21,6 +21,7 @@ from cvvae_jax.config import (
 )
 from cvvae_jax.convert import names
 from cvvae_jax.convert.names import Row, our_path
+from cvvae_jax.convert.sizes import Shapes, levels_of, most, numbers, sizes_of
 from cvvae_jax.models.alexnet import AlexLPIPS
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.i3d import I3D
@@ -29,8 +30,6 @@ from cvvae_jax.models.inception import InceptionV3
 from cvvae_jax.models.svd_vae import SVDVAE
 from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import PRESETS, VideoVAE
-
-Shapes = Mapping[str, tuple[int, ...]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -201,9 +200,9 @@ def recognize(shapes: Shapes, *, groups: int = 32, source: str) -> tuple[Family,
 def _autoencoder(shapes: Shapes, *, ldm: bool, groups: int, source: str) -> tuple[Family, Any]:
     if _any(shapes, r"decoder\..*(spatial_res_block|temporal_res_block|time_mixer).*"):
         ours = _by_path(shapes, names.svd_rows())
-        sizes = _sizes(ours, groups=groups, source=source)
+        sizes = sizes_of(ours, groups=groups, source=source)
         return SVD, SVDVAEConfig(**sizes)
-    rows = names.ldm_rows(_levels(shapes), image=True) if ldm else names.diffusers_rows()
+    rows = names.ldm_rows(levels_of(shapes), image=True) if ldm else names.diffusers_rows()
     ours = _by_path(shapes, rows)
     ranks = Counter(len(shape) for path, shape in ours.items() if path.endswith("conv1/kernel"))
     if len(ranks) > 1 and min(ranks.values()) > 1:
@@ -211,13 +210,13 @@ def _autoencoder(shapes: Shapes, *, ldm: bool, groups: int, source: str) -> tupl
             f"{source} mixes two families: {ranks[4]} first convolutions of residual blocks are "
             f"2-D, an image VAE's, and {ranks[5]} are 3-D, a video VAE's."
         )
-    sizes = _sizes(ours, groups=groups, source=source)
+    sizes = sizes_of(ours, groups=groups, source=source)
     attention = any("mid_block/attentions" in path for path in ours)
-    if _most(len(shape) for path, shape in ours.items() if path.endswith("conv1/kernel")) == 4:
+    if most(len(shape) for path, shape in ours.items() if path.endswith("conv1/kernel")) == 4:
         quant = any("quant_conv/" in path for path in ours)
         config = ImageVAEConfig(**sizes, mid_attention=attention, quant_conv=quant)
         return (IMAGE_LDM if ldm else IMAGE), config
-    half = _most(len(shape) for path, shape in ours.items() if path.endswith("conv2/kernel")) == 4
+    half = most(len(shape) for path, shape in ours.items() if path.endswith("conv2/kernel")) == 4
     temporal = any(path.endswith("attentions/00/q_t/kernel") for path in ours)
     config = dataclasses.replace(
         PRESETS["sd21" if ldm else "sd3"],
@@ -235,45 +234,6 @@ def alternating_strides(levels: int) -> tuple[int, ...]:
     return tuple(2 if level % 2 == 0 else 1 for level in range(levels - 1))
 
 
-def _sizes(ours: Shapes, *, groups: int, source: str) -> dict[str, Any]:
-    """Widths, depth and latent channels, from the shapes of official tensors by our paths."""
-    levels = 1 + max(_numbers(ours, r"encoder/down_blocks/(\d+)/.*"), default=-1)
-    blocks = 1 + max(_numbers(ours, r"encoder/down_blocks/\d+/resnets/(\d+)/.*"), default=-1)
-    channels = [
-        _most(
-            shape[0]
-            for path, shape in ours.items()
-            if len(shape) == 1
-            and re.fullmatch(
-                rf"(encoder/down_blocks/{i:02d}|decoder/up_blocks/{levels - 1 - i:02d})/"
-                r"resnets/\d+/(spatial_res_block/)?(conv1/bias|norm2/scale|norm2/bias|conv2/bias)",
-                path,
-            )
-        )
-        for i in range(levels)
-    ]
-    latents = _most(_latent_channels(ours))
-    if not levels or not blocks or not latents or not all(channels):
-        raise ConfigError(f"{source} holds no whole autoencoder: its levels can't be made out.")
-    return {
-        "block_channels": tuple(channels),
-        "blocks_per_level": blocks,
-        "latent_channels": latents,
-        "norm_groups": groups,
-    }
-
-
-def _latent_channels(ours: Shapes) -> Iterable[int]:
-    for path, shape in ours.items():
-        match path:
-            case "encoder/conv_out/kernel" | "encoder/conv_out/bias" | "quant_conv/bias":
-                yield shape[0] // 2
-            case "decoder/conv_in/kernel":
-                yield shape[1]
-            case "post_quant_conv/bias":
-                yield shape[0]
-
-
 def with_usual_scale(config: ImageVAEConfig) -> ImageVAEConfig:
     """SD 1.x/2.x's factor for 4 channels, SD3's for 16; only a config.json can tell SDXL and
     FLUX."""
@@ -283,18 +243,18 @@ def with_usual_scale(config: ImageVAEConfig) -> ImageVAEConfig:
 
 
 def _discriminator_config(shapes: Shapes) -> DiscriminatorConfig:
-    layers = (max(_numbers(shapes, r"main\.(\d+)\..*")) - 2) // 3
+    layers = (max(numbers(shapes, r"main\.(\d+)\..*"), default=0) - 2) // 3
     ranks = (len(shape) for name, shape in shapes.items() if name.endswith("conv2.weight"))
-    base = _most(shapes[name][0] for name in ("main.0.weight", "main.0.bias") if name in shapes)
+    base = most(shapes[n][0] for n in ("main.0.weight", "main.0.bias") if shapes.get(n))
     return DiscriminatorConfig(
-        base_channels=base or 64, layers=max(layers, 2), half_3d=_most(ranks) == 4
+        base_channels=base or 64, layers=max(layers, 2), half_3d=most(ranks) == 4
     )
 
 
 def _is_alexnet(shapes: Shapes) -> bool:
     """Which network of LPIPS: by the positions of layers that only one has, and the heads' inputs
     where they differ."""
-    positions = _numbers(shapes, r"(?:features|net\.slice\d)\.(\d+)\..*")
+    positions = numbers(shapes, r"(?:features|net\.slice\d)\.(\d+)\..*")
     alexnet = sum(position in (3, 6, 8) for position in positions)
     vgg16 = sum(position in (2, 5, 7, *range(12, 30)) for position in positions)
     for name, widths in {"lin1": (192, 128), "lin2": (384, 256), "lin3": (256, 512)}.items():
@@ -308,19 +268,5 @@ def _by_path(shapes: Shapes, rows: list[Row]) -> dict[str, tuple[int, ...]]:
     return {place[0]: shapes[name] for name, place in found.items() if place}
 
 
-def _levels(shapes: Shapes) -> int:
-    return 1 + max(_numbers(shapes, r"(?:en|de)coder\.(?:down|up)\.(\d+)\..*"), default=0)
-
-
-def _numbers(shapes: Shapes, pattern: str) -> list[int]:
-    return [int(match[1]) for name in shapes if (match := re.fullmatch(pattern, name))]
-
-
 def _any(shapes: Shapes, pattern: str) -> bool:
     return any(re.fullmatch(pattern, name) for name in shapes)
-
-
-def _most(values: Iterable[int]) -> int:
-    """The value seen most often, 0 where there is none."""
-    common = Counter(values).most_common(1)
-    return common[0][0] if common else 0

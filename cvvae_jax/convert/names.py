@@ -5,6 +5,7 @@ padded here, plain there) and `*` for one name that both sides share.
 """
 
 import dataclasses
+import functools
 import re
 
 
@@ -29,6 +30,8 @@ _WRAPPERS = {
 }
 _INCEPTION_STEM = ("1a_3x3", "2a_3x3", "2b_3x3", "3b_1x1", "4a_3x3")
 _I3D_STEM = ("1a_7x7", "2b_1x1", "2c_3x3")
+# No network has positions of more digits.
+_POSITION = re.compile(r"[0-9]{1,4}")
 # Parameters called alike on both sides.
 _SAME = {"bias": "bias", "mix_factor": "mix_factor"}
 _SAME_IN_NORMS = {"running_mean": "running_mean", "running_var": "running_var"}
@@ -213,11 +216,15 @@ def _is_norm(path: str) -> bool:
 def _translate(source: str, target: str, name: str, number: str) -> str | None:
     """`name`, a match of the pattern `source`, in the words of `target`; None where it doesn't
     match."""
-    pattern = (
-        re.escape(source).replace(r"\#", r"(\d+)").replace("#", r"(\d+)").replace(r"\*", r"(\w+)")
-    )
-    match = re.fullmatch(pattern, name)
+    match = _pattern(source).fullmatch(name)
     if match is None:
         return None
-    values = (number.format(int(v)) if v.isdigit() else v for v in match.groups())
+    values = (number.format(int(v)) if _POSITION.fullmatch(v) else v for v in match.groups())
     return re.sub(r"[#*]", lambda _: next(values), target)
+
+
+@functools.cache
+def _pattern(source: str) -> re.Pattern:
+    position = f"({_POSITION.pattern})"
+    escaped = re.escape(source).replace(r"\#", position).replace("#", position)
+    return re.compile(escaped.replace(r"\*", r"(\w+)"))

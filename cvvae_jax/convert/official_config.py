@@ -1,11 +1,12 @@
 """The official classes' config.json, read and written."""
 
 import dataclasses
-import sys
+import typing
 from typing import Any
 
 from cvvae_jax.config import ConfigError, SVDVAEConfig
 from cvvae_jax.config.latent_scale import LATENT_SCALE, latent_scale
+from cvvae_jax.config.reading import typed
 from cvvae_jax.convert import families
 from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.convert.families import Family
@@ -61,7 +62,6 @@ def with_official_config(family: Family, config: Any, given: dict[str, Any], *, 
     Raises:
         ConfigError: it contradicts the tensors; all contradictions are listed.
     """
-    _check_types(family, config, given, source)
     try:
         config = _with_unseen(family, config, given)
     except ConfigError as error:
@@ -97,42 +97,17 @@ def _unseen(family: Family, given: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in named.items() if value is not None}
 
 
-def _check_types(family: Family, config: Any, given: dict[str, Any], source: str) -> None:
-    """Refuses settings of another type than ours, which would be taken as they are."""
-    for name, value in _unseen(family, given).items():
-        kind, wanted = type(getattr(config, name)), "list of numbers"
-        if name in ("latents_mean", "latents_std"):
-            sound = isinstance(value, list) and all(map(_is_number, value))
-        else:
-            sound, wanted = _is_of_type(value, kind), f"sound {kind.__name__}"
-        if not sound or (name == "scaling_factor" and value == 0):
-            official = _OFFICIAL_NAMES.get(name, name)
-            raise ConfigError(f"{source}: {official} must be a {wanted}, not {value!r}.")
-
-
-def _is_of_type(value: Any, kind: type) -> bool:
-    return _is_number(value) if kind is float else type(value) is kind
-
-
-def _is_number(value: Any) -> bool:
-    """Whether a value of a JSON file is a finite number."""
-    return type(value) in (int, float) and abs(value) <= sys.float_info.max
-
-
 def _with_unseen(family: Family, config: Any, given: dict[str, Any]) -> Any:
-    unseen = _unseen(family, given)
-    taken = {name: _of_our_type(config, name, value) for name, value in unseen.items()}
+    hints = typing.get_type_hints(type(config))
+    taken = {
+        name: typed(hints[name], value, _OFFICIAL_NAMES.get(name, name))
+        for name, value in _unseen(family, given).items()
+    }
     if "latents_mean" in taken:
         taken.setdefault("shift_factor", 0.0)  # the family's own is of the other way to scale
     if family is families.SD3 and "causal_decoder" in taken:
         taken["causal_upsampling"] = taken["causal_decoder"]
     return dataclasses.replace(config, **taken)
-
-
-def _of_our_type(config: Any, name: str, value: Any) -> Any:
-    if isinstance(value, list):
-        return tuple(map(float, value))
-    return type(getattr(config, name))(value)
 
 
 def official_config(family: Family, config: Any) -> dict[str, Any]:

@@ -3,6 +3,7 @@ and put a prefix before its names."""
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -31,6 +32,8 @@ _PATTERNS = {
 }
 # What an autoencoder consists of.
 _PARTS = ("encoder", "decoder", "quant_conv", "post_quant_conv")
+_LONGEST_PART = 3 * max(map(len, _PARTS))  # what is much longer resembles none
+_MOST_TENSORS = 10_000  # ten times those of the largest known model
 # Beside a model without a prefix: CV-VAE's losses and frozen image VAE, averages of parameters, and
 # the constants of LPIPS, which are the same in every file, and its heads under a second name.
 _COMPANIONS = ("loss.", "model_ema.", "constraint_", "scaling_layer.", "lins.")
@@ -106,7 +109,13 @@ def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
             f"{source} has no model with the prefix {prefix!r}; it has: {_listed(parts)}."
         )
     kind, _ = parts.get(prefixes[0], (None, 0))
-    return _cut(names, prefixes, kind, source)
+    part = _cut(names, prefixes, kind, source)
+    if len(part.names) > _MOST_TENSORS:
+        raise ConfigError(
+            f"{source} holds no model that is known: {len(part.names):,} tensors are called as if "
+            f"they were of one, and none has {_MOST_TENSORS:,}."
+        )
+    return part
 
 
 def _only(parts: dict[str, tuple[str, int]], source: str) -> tuple[str, ...]:
@@ -141,11 +150,15 @@ def _is_beside(name: str, kind: str | None) -> bool:
     What is called nearly as a part of an autoencoder counts as its own, to be reported: a
     misspelled name must not go unnoticed.
     """
-    first = name.partition(".")[0]
-    if kind == AUTOENCODER and not difflib.get_close_matches(first, _PARTS, cutoff=0.75):
+    if kind == AUTOENCODER and not _resembles_a_part(name.partition(".")[0]):
         return True
     companions = _COMPANIONS + (_IMAGENET_COMPANIONS if kind == IMAGENET else ())
     return name.startswith(companions) or name.endswith(_COUNTER)
+
+
+@functools.lru_cache(maxsize=1000)  # names begin alike, hundreds of thousands of them at times
+def _resembles_a_part(word: str) -> bool:
+    return len(word) < _LONGEST_PART and bool(difflib.get_close_matches(word, _PARTS, cutoff=0.75))
 
 
 def _listed(parts: dict[str, tuple[str, int]]) -> str:

@@ -21,6 +21,7 @@ SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 # Seconds before a remote file is asked for again.
 _WAITS = (0.5, 2.0, 8.0)
 _LISTS = (".csv", ".jsonl")
+_LISTED_SCHEMES = ("gs://", "s3://")  # what lists may name wherever they lie
 
 
 class Files:
@@ -69,7 +70,8 @@ class Manifest(Files):
             kind: which of its files, by the suffix.
 
         Raises:
-            ConfigError: it cannot be read, a row has no path, or no file of the kind is named.
+            ConfigError: it cannot be read, a row has no path or an address that lists may not name,
+                or no file of the kind is named.
         """
         folder = place.rpartition("/")[0]
         self._paths = [
@@ -183,4 +185,16 @@ def _listed(place: str) -> list[str]:
     for number, path in enumerate(paths, 1):
         if not path:
             raise ConfigError(f"{place}: row {number} names no file: it has no `path`.")
+        if is_remote(path) and not _is_plain_address(path, place):
+            raise ConfigError(
+                f"{place}: row {number} names {path}; a list may name local paths, and addresses "
+                f"of {', '.join(_LISTED_SCHEMES)} and of the place where it lies itself."
+            )
     return paths
+
+
+def _is_plain_address(path: str, place: str) -> bool:
+    """Whether an address in a list is one of a bucket. The list may be another's: it shall not
+    choose among the many programs behind fsspec's addresses and chains of them."""
+    schemes = {f"{place.partition('://')[0]}://"} if is_remote(place) else set()
+    return "::" not in path and path.startswith((*_LISTED_SCHEMES, *schemes))

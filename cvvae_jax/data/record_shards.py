@@ -2,18 +2,21 @@
 
 import bisect
 import contextlib
+import dataclasses
 import functools
 import glob
 import itertools
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import fsspec
+import numpy as np
 from array_record.python import array_record_module
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.reading import build, parse, typed
+from cvvae_jax.data.checksums import check_files, check_record
 from cvvae_jax.data.files import is_remote, readable
 from cvvae_jax.data.media import Blob, Kind, NothingFound
 from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX, decode, kind_of
@@ -23,6 +26,8 @@ _MARK = ".array_record"
 _SMALLEST_SHARD = 2 * 65536
 # Shards that a process keeps open; the usual limit of files is 1024.
 _OPEN_AT_ONCE = 256
+_NO_CHECKSUM = -1  # of records of older versions
+_PLACE = {"shard", "position", "kind", "crc32"}  # of what the index says
 # No thread of the reader's own reads ahead: records are read in random order.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
@@ -66,7 +71,7 @@ class RecordShards:
             )
         self._kind = kind
         self._paths = _find(place)
-        self._chosen: list[Sequence[int]] = []
+        self._chosen: list[_Records] = []
         for folder, paths in itertools.groupby(self._paths, os.path.dirname):
             _require_finished(folder)
             index = os.path.join(folder, INDEX)
@@ -74,7 +79,7 @@ class RecordShards:
                 self._chosen += _indexed(index, kind, paths, whole=os.path.isdir(place))
             else:
                 self._chosen += map(_all, paths)
-        self._ends = list(itertools.accumulate(len(positions) for positions in self._chosen))
+        self._ends = list(itertools.accumulate(len(each.positions) for each in self._chosen))
         if not self._ends[-1]:
             raise NothingFound(f"{place} holds no {kind}: none of its records is one.")
 
@@ -87,9 +92,8 @@ class RecordShards:
         Raises:
             ConfigError: the shard is damaged there, or the record is not of the kind.
         """
-        path, position = self._where(index)
         name = self.name(index)
-        suffix, data = decode(self._read(path, position), name)
+        suffix, data = decode(self._read(index), name)
         if kind_of(suffix) != self._kind:
             raise ConfigError(f"{name}, a {suffix[1:]} file, is no {self._kind}.")
         return Blob(f"{name}{suffix}", data)
@@ -102,16 +106,36 @@ class RecordShards:
         if not 0 <= index < len(self):
             raise IndexError(index)
         shard = bisect.bisect_right(self._ends, index)
-        return self._paths[shard], self._chosen[shard][index - self._ends[shard]]
+        records = self._chosen[shard]
+        return self._paths[shard], int(records.positions[index - self._ends[shard]])
 
-    def _read(self, path: str, position: int) -> bytes:
-        reader = _reader(path)
-        if position >= reader.num_records():
-            raise ConfigError(f"{path} is not the shard of its {INDEX}: it has no #{position}.")
+    def _read(self, index: int) -> bytes:
+        path, position = self._where(index)
+        records, reader = self._chosen[bisect.bisect_right(self._ends, index)], _reader(path)
+        if reader.num_records() != records.count:
+            raise ConfigError(
+                f"{path} is not the shard of its {INDEX}: it has {reader.num_records()} records, "
+                f"and should have {records.count}."
+            )
         try:
-            return reader.read([position])[0]
-        except RuntimeError as error:
+            record = reader.read([position])[0]
+        except Exception as error:  # damaged data makes libraries raise whatever there is
             raise ConfigError(f"{path} is damaged at #{position}: {_first(error)}.") from error
+        if records.checksums is not None and records.checksums[position] != _NO_CHECKSUM:
+            check_record(record, int(records.checksums[position]), f"{path}#{position}")
+        return record
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Records:
+    """What is used of a shard."""
+
+    positions: range | np.ndarray
+    """Of the records that are used."""
+    count: int
+    """Of all records in it."""
+    checksums: np.ndarray | None
+    """int64 (count,): of each record, -1 where it isn't known; None where none is."""
 
 
 @functools.lru_cache(maxsize=_OPEN_AT_ONCE)
@@ -168,36 +192,63 @@ def _in_folder(folder: str) -> list[str]:
     return [path for path in paths if os.path.isfile(path)]
 
 
-def _all(path: str) -> Sequence[int]:
-    """The positions of all records of a shard."""
+def _all(path: str) -> _Records:
+    """All records of a shard."""
     reader = open_shard(path)
     count = reader.num_records()
     reader.close()
-    return range(count)
+    return _Records(range(count), count, None)
 
 
-def _indexed(index: str, kind: Kind, paths: Iterable[str], *, whole: bool) -> list[Sequence[int]]:
-    """The positions of a kind's records in each shard; `whole`: no shard may be missing."""
-    positions: dict[str, list[int]] = {os.path.basename(path): [] for path in paths}
+@dataclasses.dataclass(frozen=True)
+class _Row:
+    """What a line of the index says of where a record is."""
+
+    shard: str
+    position: int
+    kind: Kind
+    crc32: int | None = None
+
+
+def _indexed(index: str, kind: Kind, paths: Iterable[str], *, whole: bool) -> list[_Records]:
+    """The records of a kind in each shard; `whole`: no shard may be missing."""
+    check_files(os.path.dirname(index), INDEX)
+    rows: dict[str, list[_Row]] = {os.path.basename(path): [] for path in paths}
     for number, line in enumerate(_lines(index), 1):
-        try:
-            row = json.loads(line)
-            shard, position, this_kind = row["shard"], int(row["position"]), row["kind"]
-        except (ValueError, KeyError, TypeError):
-            raise ConfigError(
-                f"{index}: line {number} is none of those that `data prepare` writes; without that "
-                "file, all records are read."
-            ) from None
-        if shard not in positions:
-            if whole:
-                raise ConfigError(f"{index} names {shard}, which does not lie beside it.")
-        elif this_kind == kind:
-            positions[shard].append(position)
-    return list(positions.values())
+        row = _row(line, f"{index}: line {number}")
+        if row.shard in rows:
+            rows[row.shard].append(row)
+        elif whole:
+            raise ConfigError(f"{index} names {row.shard}, which does not lie beside it.")
+    return [_records(index, shard, found, kind) for shard, found in rows.items()]
 
 
-def _lines(path: str) -> list[str]:
-    with readable(path), open(path, encoding="utf-8") as file:
+def _records(index: str, shard: str, rows: list[_Row], kind: Kind) -> _Records:
+    """The records of a kind in a shard whose every record has a row."""
+    positions = np.array([row.position for row in rows], object)
+    if sorted(positions) != list(range(len(rows))):
+        raise ConfigError(f"{index} doesn't name the records of {shard} once each.")
+    checksums = np.full(len(rows), _NO_CHECKSUM)
+    for row in rows:
+        if row.crc32 is not None:
+            checksums[row.position] = row.crc32 % 2**32
+    of_kind = np.array([row.kind == kind for row in rows], bool)
+    return _Records(positions[of_kind].astype(np.int64), len(rows), checksums)
+
+
+def _row(line: bytes, what: str) -> _Row:
+    try:
+        row = typed(dict[str, Any], parse(line, "it"), "it")
+        return build(_Row, {name: row[name] for name in _PLACE & row.keys()})
+    except ConfigError as error:
+        raise ConfigError(
+            f"{what} is none of those that `data prepare` writes ({error}) Without that file, all "
+            "records are read."
+        ) from None
+
+
+def _lines(path: str) -> list[bytes]:
+    with readable(path), open(path, "rb") as file:
         return file.readlines()
 
 

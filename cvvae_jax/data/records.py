@@ -13,6 +13,7 @@ import grain
 import numpy as np
 
 from cvvae_jax.config import Bucket, ConfigError, DataConfig
+from cvvae_jax.config.visible import visible
 from cvvae_jax.data.clips import random_clip
 from cvvae_jax.data.containers import one_line
 from cvvae_jax.data.media import Media
@@ -124,7 +125,9 @@ class BadRecords:
             name, reason = line.split("\t", 1)
             if name not in self._reasons:
                 self._reasons[name] = reason
-                _log.warning("A record is replaced by another one: %s: %s", name, reason)
+                _log.warning(
+                    "A record is replaced by another one: %s: %s", visible(name), visible(reason)
+                )
         if self._seen >= _ENOUGH and self._replaced > self._largest_share * self._seen:
             raise ConfigError(self._report())
         return batch
@@ -137,7 +140,9 @@ class BadRecords:
         }
 
     def _report(self) -> str:
-        shown = [f"{name}: {reason}" for name, reason in sorted(self._reasons.items())[:10]]
+        shown = [
+            visible(f"{name}: {reason}") for name, reason in sorted(self._reasons.items())[:10]
+        ]
         more = [f"and {len(self._reasons) - 10} more"] if len(self._reasons) > 10 else []
         return "\n  ".join(
             [

@@ -1,6 +1,8 @@
 """Where training data lies: one small interface over folders, lists, shards and catalogs."""
 
+import contextlib
 import dataclasses
+import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -9,6 +11,7 @@ from typing import Literal, Protocol, get_args, runtime_checkable
 from cvvae_jax.aside import written_aside
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.home import at_home
+from cvvae_jax.config.visible import visible
 from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
 from cvvae_jax.data.containers import reason
 from cvvae_jax.data.hold_out import Sides, held_out, key_of
@@ -161,7 +164,7 @@ def write_exclusions(path: Path, bad: dict[str, str]) -> None:
     Raises:
         ConfigError: it cannot be written.
     """
-    lines = [f"{_key(name)}\t{' '.join(why.split())}\n" for name, why in bad.items()]
+    lines = [f"{_written(_key(name))}\t{' '.join(why.split())}\n" for name, why in bad.items()]
     try:
         with written_aside(path) as aside:
             aside.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
@@ -174,7 +177,26 @@ def _excluded_names(path: str) -> set[str]:
         text = Path(at_home(path)).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{path}, the list of exclusions, cannot be read: {error}.") from error
-    return {_key(line.split("\t")[0]) for line in text.split("\n") if line.strip()}
+    return {_key(_read(line.split("\t")[0])) for line in text.split("\n") if line.strip()}
+
+
+def _written(key: str) -> str:
+    """A name as it stands in a list of exclusions: one with control characters, such as the end of
+    a line, as a text of JSON. Others never begin with a quotation mark."""
+    return json.dumps(key) if visible(_decodable(key)) != _decodable(key) else key
+
+
+def _decodable(key: str) -> str:
+    """Bytes that are no UTF-8 are written as they are."""
+    return key.encode(errors="ignore").decode()
+
+
+def _read(word: str) -> str:
+    if word.startswith('"'):
+        with contextlib.suppress(ValueError):
+            name = json.loads(word)
+            return name if isinstance(name, str) else word
+    return word
 
 
 def _key(name: str) -> str:

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.home import at_home
+from cvvae_jax.config.visible import visible
 from cvvae_jax.data.containers import suffix
 from cvvae_jax.data.files import SUFFIXES, fetch_bytes, find, is_remote, readable
 from cvvae_jax.data.media import Blob, Kind, NothingFound
@@ -224,7 +225,8 @@ def _members_of(kind: Kind, shard: str) -> tuple[_Members, int]:
             with opened() as file:
                 members, damage = _scan(file, shard, size)
             if damage:  # not kept, so that the next run warns too
-                _log.warning("%s is damaged; what lies behind is not used: %s.", shard, damage)
+                said = visible(shard), visible(damage)
+                _log.warning("%s is damaged; what lies behind is not used: %s.", *said)
             else:
                 _keep(key, members)
     return members.ending_in(SUFFIXES[kind]), size

@@ -4,13 +4,17 @@ one."""
 import dataclasses
 import json
 import math
+import re
 from fractions import Fraction
 
 import numpy as np
 
+from cvvae_jax.config.reading import build, parse
+
 _USUAL_FPS = Fraction(25)
 # Of the time between two frames: how far a constant rate may be off by the rounding of a container.
 _ROUNDING = 0.25
+_FRACTION = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40}|/(?=0*[1-9])[0-9]{1,40})?")
 _FINE = 90_000  # units a second, at least, of a start that frames of a constant rate have
 # Seconds that a time must go back to begin anew; less is carelessness of the program that wrote it.
 _LEAP = Fraction(1, 10)
@@ -128,19 +132,12 @@ class Times:
         Raises:
             ValueError: it is something else.
         """
-        try:
-            words = dict(json.loads(text))
-            fractions = {
-                name: Fraction(words[name]) for name in ("rate", "start", "unit") if name in words
-            }
-            ticks = tuple(map(int, words["ticks"])) if "ticks" in words else None
-            count = None if words.get("count") is None else int(words["count"])
-            times = cls(**fractions, ticks=ticks, last=int(words.get("last", 0)), count=count)
-        except (KeyError, TypeError, ZeroDivisionError) as error:
-            raise ValueError(f"times can't be {text[:80]}") from error
-        if times.rate <= 0 or times.unit <= 0 or any(np.diff(times.ticks or ()) <= 0):
+        said = build(_Said, parse(text, "times"))
+        rate, start, unit = map(as_fraction, (said.rate, said.start, said.unit))
+        ticks = np.array(said.ticks or (), object)
+        if rate <= 0 or unit <= 0 or said.last < 0 or any(np.diff(ticks) <= 0):
             raise ValueError("times must rise")
-        return times
+        return cls(rate, start, said.ticks, unit, said.last, said.count)
 
 
 class Continued:
@@ -161,3 +158,27 @@ class Continued:
             self.shift = self._end - ticks
         self._last = ticks + self.shift
         self._end = self._last + duration
+
+
+@dataclasses.dataclass(frozen=True)
+class _Said:
+    """Times as JSON has them."""
+
+    rate: str
+    start: str = "0"
+    count: int | None = None
+    ticks: tuple[int, ...] | None = None
+    unit: str = "1"
+    last: int = 0
+
+
+def as_fraction(text: str) -> Fraction:
+    """A number such as 25, 29.97 or 30000/1001, exactly.
+
+    Raises:
+        ValueError: it is none; nor are powers of ten, such as 1e999999999, which would fill the
+            memory.
+    """
+    if not _FRACTION.fullmatch(text):
+        raise ValueError(f"a number or fraction is wanted, such as 30000/1001, not {text[:40]!r}")
+    return Fraction(text)

@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 from PIL import Image
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.visible import visible
 from cvvae_jax.data.clips import numbers_at_rate
 from cvvae_jax.data.containers import resized
 from cvvae_jax.data.media import Blob, Media
@@ -105,8 +106,8 @@ class Clips:
         return Clip(number, info, video)
 
     def name(self, number: int) -> str:
-        """The file's name within its place."""
-        return record_name(self._folder, self._source.name(number))
+        """The file's name within its place, as it can be written and shown."""
+        return visible(record_name(self._folder, self._source.name(number)))
 
     @functools.cached_property
     def hash(self) -> str:

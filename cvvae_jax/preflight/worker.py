@@ -13,8 +13,9 @@ from pathlib import Path
 import jax
 
 from cvvae_jax.config import TrainConfig
+from cvvae_jax.config.reading import build, parse
 from cvvae_jax.preflight.topology import Topology
-from cvvae_jax.recipe import from_json, to_json
+from cvvae_jax.recipe import to_json
 from cvvae_jax.training.abstract import abstract_stages
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.jobs import plan_run
@@ -36,16 +37,12 @@ class Request:
 
     def write(self, path: Path) -> None:
         """As JSON."""
-        rest = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        rest["config"] = json.loads(to_json(self.config))
-        path.write_text(json.dumps(rest))
+        path.write_text(to_json(self))
 
     @classmethod
     def read(cls, path: Path) -> "Request":
         """What `write` wrote."""
-        rest = json.loads(path.read_text())
-        config = from_json(TrainConfig, json.dumps(rest.pop("config")))
-        return cls(config, **{**rest, "video_shape": tuple(rest["video_shape"])})
+        return build(cls, parse(path.read_text(), str(path)))
 
 
 def main(folder: Path) -> None:

@@ -109,3 +109,13 @@ def test_a_reader_that_has_seen_enough_is_no_error(tmp_path):
     command = f"{sys.executable} -m cvvae_jax inspect {tmp_path}/x.safetensors --tensors | true"
     done = subprocess.run(["bash", "-c", command], cwd=ROOT, text=True, capture_output=True)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_names_of_tensors_and_files_cannot_steer_a_terminal(tmp_path, capsys):
+    name = "caf\udce9\x1b[2J\x07.safetensors"
+    save_file({"encoder.\x1b[31m": np.zeros(1, np.float32)}, str(tmp_path / "x.safetensors"))
+    (tmp_path / "x.safetensors").rename(tmp_path / name)
+    assert main(["inspect", str(tmp_path / name)]) == 2
+    said = capsys.readouterr()
+    assert not set("\x1b\x07\udce9") & set(said.out + said.err)
+    assert r"caf\udce9\x1b[2J\x07.safetensors" in said.err

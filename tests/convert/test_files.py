@@ -398,3 +398,12 @@ def test_a_bad_index_is_refused(tmp_path, text, says):
     path = tmp_path / "x.safetensors.index.json"
     path.write_bytes(text)
     refused(path, says)
+
+
+def test_a_flood_of_tensors_is_refused_before_they_are_gone_through(tmp_path):
+    entry = {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}
+    header = json.dumps({f"encoder.down.{i}.weight": entry for i in range(100_001)}).encode()
+    path = tmp_path / "x.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(ConfigError, match="holds 100,001 tensors"):
+        open_weights(path)

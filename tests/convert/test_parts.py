@@ -136,3 +136,9 @@ def test_parts_are_counted():
         "loss.discriminator.": ("discriminator", 2),
         "loss.perceptual_loss.": ("LPIPS", 2),
     }
+
+
+def test_no_model_has_so_many_tensors():
+    names = ["encoder.conv_in.weight", *(f"encoder.down.0.x{i}.weight" for i in range(10_000))]
+    with pytest.raises(ConfigError, match="10,001 tensors are called as if they were of one"):
+        select(names, prefix=None, source="x")

@@ -123,9 +123,12 @@ def test_an_index_says_which_records_are_of_a_kind(tmp_path):
     (tmp_path / "b.array_record").unlink()
     with pytest.raises(ConfigError, match=r"names b\.array_record, which does not lie beside it"):
         RecordShards(str(tmp_path), "video")
-    write_index(tmp_path, [("a.array_record", 3, "video")])
-    with pytest.raises(ConfigError, match=r"is not the shard of its index.jsonl: it has no #3"):
+    write_index(tmp_path, [*rows, ("a.array_record", 3, "video")])
+    with pytest.raises(ConfigError, match=r"not the shard of its index.jsonl: it has 3 .* have 4"):
         RecordShards(str(tmp_path), "video")[0]
+    write_index(tmp_path, [("a.array_record", 3, "video")])
+    with pytest.raises(ConfigError, match=r"the records of a\.array_record once each"):
+        RecordShards(str(tmp_path), "video")
     (tmp_path / "index.jsonl").write_text("{}\n")
     with pytest.raises(ConfigError, match="line 1 is none of those that `data prepare` writes"):
         RecordShards(str(tmp_path), "video")

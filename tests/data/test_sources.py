@@ -7,6 +7,7 @@ import fsspec
 import pytest
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.data.files import Manifest
 from cvvae_jax.data.hold_out import held_out
 from cvvae_jax.data.media import Blob
 from cvvae_jax.data.sources import open_source, open_sources, write_exclusions
@@ -186,6 +187,19 @@ def test_excluding_moves_no_file_from_training_to_evaluation(tmp_path):
     assert train == [name for name in before["train"] if name != bad[0]]
 
 
+@pytest.mark.parametrize(
+    "name", ["a\nb.mp4", "a\tb.mp4", "a\r.mp4", "a\x1b[2J.mp4", 'a"\n\udcff.mp4']
+)
+def test_a_name_is_one_line_of_the_list_whatever_it_holds(tmp_path, name):
+    for each in (name, "x.mp4"):
+        (tmp_path / each).touch()
+    write_exclusions(tmp_path / "bad.txt", {f"{tmp_path}/{name}": "broken"})
+    written = (tmp_path / "bad.txt").read_bytes()
+    assert written.count(b"\n") == 1 == len(written.splitlines())
+    assert b"\x1b" not in written
+    assert found(tmp_path, "video", exclude=str(tmp_path / "bad.txt")) == ["x.mp4"]
+
+
 def test_names_that_are_no_utf8_can_be_excluded(tmp_path):
     name = os.fsdecode(b"caf\xe9.mp4")
     fill(tmp_path, [name, "x.mp4"])
@@ -243,3 +257,35 @@ def test_excluded_files_are_left_out_however_their_folder_is_called(tmp_path, mo
         open_source("data", "video", exclude=str(excluded))
     with pytest.raises(ConfigError, match=r"none\.txt, the list of exclusions, cannot be read"):
         open_source("data", "video", exclude="none.txt")
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "zip://a.mp4::http://example.org/a.zip",
+        "file:///etc/a.mp4",
+        "simplecache::s3://bucket/a.mp4",
+        "s3://bucket/a.zip::zip://a.mp4",
+        "python://a.mp4",
+        "http://169.254.169.254/a.mp4",
+        "S3://bucket/a.mp4",
+        "gs://bucket/a.mp4::file:///b.mp4",
+        "memory://a.mp4",
+    ],
+)
+def test_lists_name_no_other_addresses_than_buckets(tmp_path, path):
+    place = tmp_path / "list.jsonl"
+    place.write_text(json.dumps({"path": "a.mp4"}) + "\n" + json.dumps({"path": path}) + "\n")
+    with pytest.raises(ConfigError, match=r"list\.jsonl: row 2 names "):
+        open_source(str(place), "video")
+
+
+def test_lists_name_buckets_and_where_they_lie(tmp_path):
+    place = tmp_path / "list.csv"
+    place.write_text("path\ngs://bucket/a.mp4\ns3://bucket/b.mp4\n/c.mp4\nd::e.mp4\n")
+    names = [Manifest(str(place), "video").name(i) for i in range(4)]
+    assert names == ["gs://bucket/a.mp4", "s3://bucket/b.mp4", "/c.mp4", f"{tmp_path}/d::e.mp4"]
+    with fsspec.open("memory://lists/list.csv", "wt") as file:
+        file.write("path\na.mp4\nmemory://b.mp4\n")
+    source = Manifest("memory://lists/list.csv", "video")
+    assert [source.name(i) for i in range(2)] == ["memory://lists/a.mp4", "memory://b.mp4"]

@@ -13,7 +13,7 @@ import ml_dtypes
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert.files.source import Source, Stamp, TensorInfo, readable
+from cvvae_jax.convert.files.source import Source, Stamp, TensorInfo, check_count, readable
 
 ZIP_MAGIC = b"PK\x03\x04"
 # `weights_only` could be made to run code before 2.6 (CVE-2025-32434) and to corrupt memory before
@@ -51,6 +51,7 @@ def open_pickle(path: Path) -> Source:
     if zipped:
         _check_zip(path, size=stamp.size)
     tensors = _load(path, mapped=zipped)
+    check_count(path, len(tensors))
     infos = {name: _info(path, name, tensor, stamp.size) for name, tensor in tensors.items()}
     read = _read_mapped if zipped else _read_whole
     return Source(path, infos, {}, functools.partial(read, path, stamp))

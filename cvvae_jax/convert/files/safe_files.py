@@ -16,6 +16,7 @@ from cvvae_jax.convert.files.source import (
     Source,
     Stamp,
     TensorInfo,
+    check_count,
     parse_object,
     readable,
 )
@@ -60,6 +61,7 @@ def open_safetensors(path: Path) -> Source:
         stamp = Stamp.of(file.fileno())
         header, start = _header(path, file, size=stamp.size)
     metadata = header.pop("__metadata__", None)
+    check_count(path, len(header))
     metadata = metadata if isinstance(metadata, dict) else {}
     places = {name: _place(entry) for name, entry in header.items()}
     faults = _faults(path, header, places, data_size=stamp.size - start)

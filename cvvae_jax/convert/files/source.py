@@ -14,6 +14,7 @@ from cvvae_jax.config import ConfigError
 
 JSON_LIMIT = 100_000_000
 """Bytes of JSON that are parsed at most; what safetensors allows its headers."""
+_MOST_TENSORS = 100_000  # of a file; no file with a known model has a tenth of them
 _LFS = b"version https://git-lfs"
 
 
@@ -76,6 +77,14 @@ def check_not_lfs(path: Path, head: bytes) -> None:
     if head.startswith(_LFS):
         raise ConfigError(
             f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder."
+        )
+
+
+def check_count(path: Path, count: int) -> None:
+    """Raises ConfigError where a file has so many tensors that going through them takes long."""
+    if count > _MOST_TENSORS:
+        raise ConfigError(
+            f"{path} holds {count:,} tensors; files with {_MOST_TENSORS:,} at most are read."
         )
 
 

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.reading import build
+from cvvae_jax.data.checksums import SUMS, sums
 from cvvae_jax.data.latents.shards import Format, shard_name
 from cvvae_jax.data.latents.statistics import Sums
 from cvvae_jax.data.prepare.shards import record_name
@@ -180,15 +182,14 @@ class Folder:
                 f"None of the {self._settings['items']} files can be encoded; the first: "
                 f"{next(iter(bad.values()))}"
             )
-        sums = Sums.added(each for part in parts for each in part.sums)
+        total = Sums.added(each for part in parts for each in part.sums)
         with self.target.scratch() as scratch:
             write_exclusions(scratch / BAD, bad)
             self.target.put(scratch / BAD, BAD)
-        self.target.write(INDEX, "".join(json.dumps(row) + "\n" for row in rows))
         statistics = {
-            "mean": sums.mean,
-            "std": sums.std,
-            "places": sums.count,
+            "mean": total.mean,
+            "std": total.std,
+            "places": total.count,
             "records": len(rows),
             "files": len(kept),
             "frames": sum(row["frames"] for row in rows),
@@ -196,26 +197,34 @@ class Folder:
             "left_out_files": len(bad),
             "left_out_frames": sum(part.left_frames for part in parts),
         }
-        self.target.write(COMPLETE, json.dumps(statistics, indent=2) + "\n")
+        texts = {
+            INDEX: "".join(json.dumps(row) + "\n" for row in rows),
+            COMPLETE: json.dumps(statistics, indent=2) + "\n",
+        }
+        begun = self.target.read(BEGUN).decode()
+        self.target.write(INDEX, texts[INDEX])
+        self.target.write(SUMS, sums({BEGUN: begun} | texts))
+        self.target.write(COMPLETE, texts[COMPLETE])
 
     def statistics(self) -> dict[str, Any]:
         """Of a complete folder."""
-        return json.loads(self.target.read(COMPLETE))
+        return self.target.read_object(COMPLETE)
 
     def _part(self, name: str) -> Part:
-        part = json.loads(self.target.read(f"{_PARTS}/{name}.json"))
-        if part["settings"] != _digest(self._settings):
+        part = build(Part, self.target.read_object(f"{_PARTS}/{name}.json"))
+        if part.settings != _digest(self._settings):
             raise ConfigError(
                 f"{self.target.place}: {name} was written with other settings than those of "
                 f"{BEGUN}, by a process that was begun at the same time; remove it to have it "
                 "written again."
             )
-        return Part(**part | {"sums": [Sums(**sums) for sums in part["sums"]]})
+        return part
 
     def _compare(self, settings: dict[str, Any]) -> None:
-        begun = json.loads(self.target.read(BEGUN))
+        begun = self.target.read_object(BEGUN)
         place = self.target.place
-        if any(begun[name] != settings.get(name, begun[name]) for name in ("names", "items")):
+        fixed = {"names", "items"} & settings.keys()
+        if any(begun.get(name) != settings[name] for name in fixed):
             raise ConfigError(
                 f"The files of {settings['source']} are not those that {place} was begun with: "
                 "some were added, removed or renamed. Name another folder."

@@ -155,8 +155,8 @@ class ShardWork:
         packed = ((record.entry, self._read(record)) for record in kept)
         places = write_shard(shard, packed, self._config.format)
         rows = [
-            {"place": place, "bytes": size, **_row(record.entry)}
-            for record, (place, size) in zip(kept, places, strict=True)
+            {**vars(place), **_row(record.entry)}
+            for record, place in zip(kept, places, strict=True)
         ]
         return {
             "rows": rows,

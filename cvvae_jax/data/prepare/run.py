@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.data.checksums import SUMS, sums
 from cvvae_jax.data.files import is_remote
 from cvvae_jax.data.prepare import plan, tfds_metadata
 from cvvae_jax.data.prepare.local_runner import Job, LocalRunner
@@ -134,24 +135,31 @@ def _complete(
         raise ConfigError(
             f"None of the {len(bad)} files can be stored; the first: {next(iter(bad.values()))}"
         )
-    target.write(INDEX, "".join(json.dumps(row) + "\n" for row in rows))
     with target.scratch() as folder:
         write_exclusions(folder / BAD, bad)
         target.put(folder / BAD, BAD)
-    target.write(tfds_metadata.FEATURES, tfds_metadata.features())
     lengths = [len(part["rows"]) for part in parts]
     size = sum(part["bytes"] for part in parts)
-    target.write(COMPLETE, tfds_metadata.info(*name_and_version, lengths, size))
+    texts = {
+        INDEX: "".join(json.dumps(row) + "\n" for row in rows),
+        tfds_metadata.FEATURES: tfds_metadata.features(),
+        SUMS: "",
+        COMPLETE: tfds_metadata.info(*name_and_version, lengths, size),
+    }
+    begun = target.read(BEGUN).decode()
+    texts[SUMS] = sums({BEGUN: begun} | {n: text for n, text in texts.items() if n != SUMS})
+    for name, text in texts.items():
+        target.write(name, text)
 
 
 def _summary(target: Target, was_complete: bool) -> Summary:
-    split = json.loads(target.read(COMPLETE))["splits"][0]
+    lengths, size = tfds_metadata.lengths_and_size(target.read_object(COMPLETE), target.place)
     frames = [json.loads(line)["frames"] for line in target.read(INDEX).decode().splitlines()]
     return Summary(
-        shards=len(split["shardLengths"]),
+        shards=len(lengths),
         records=len(frames),
         frames=sum(frames),
-        megabytes=int(split["numBytes"]) / 2**20,
+        megabytes=size / 2**20,
         left_out=len(target.read(BAD).splitlines()),
         was_complete=was_complete,
     )
@@ -190,8 +198,8 @@ def _check(target: Target, settings: dict[str, Any]) -> bool:
 
 
 def _compare(target: Target, settings: dict[str, Any]) -> None:
-    begun = json.loads(target.read(BEGUN))
-    if "names" in settings and begun["names"] != settings["names"]:
+    begun = target.read_object(BEGUN)
+    if "names" in settings and begun.get("names") != settings["names"]:
         raise ConfigError(
             f"The files of {settings['source']} are not those that {target.place} was begun with: "
             "some were added, removed or renamed. Name another folder."

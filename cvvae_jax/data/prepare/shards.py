@@ -3,16 +3,18 @@
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 from array_record.python import array_record_module
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.data.checksums import of_record
 from cvvae_jax.data.media import Media
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.prepare.plan import File, content_hash, open_kind
 from cvvae_jax.data.prepare.target import WORK, Target
 from cvvae_jax.data.prepare.transcode import BadMedium, transcode
-from cvvae_jax.data.record_format import Entry, encode
+from cvvae_jax.data.record_format import encode
 
 PARTS = f"{WORK}/parts"
 """Folder of the parts of the index; one that is there says that its shard is."""
@@ -70,18 +72,19 @@ class ShardJob:
         try:
             for file in self.files:
                 try:
-                    entries = self._append(file, writer, folder)
+                    written = self._append(file, writer, folder)
                 except BadMedium as error:
                     bad[file.name] = str(error)
                     continue
-                for entry in entries:
-                    rows.append({"shard": self.shard, "position": len(rows), **vars(entry)})
+                for row in written:
+                    rows.append({"shard": self.shard, "position": len(rows), **row})
         finally:
             writer.close()
         return {"rows": rows, "bad": bad, "bytes": path.stat().st_size}
 
-    def _append(self, file: File, writer, folder: Path) -> list[Entry]:
-        """Write the records of a file: all of them or, if it is bad, none."""
+    def _append(self, file: File, writer, folder: Path) -> list[dict[str, Any]]:
+        """Write the records of a file, all of them or, if it is bad, none; what the index says of
+        each."""
         pieces = folder / "pieces"
         pieces.mkdir(exist_ok=True)
         try:
@@ -93,12 +96,15 @@ class ShardJob:
                 self.config,
                 pieces,
             )
+            rows = []
             for entry, path in found:
-                writer.write(encode(entry, path.read_bytes()))
+                record = encode(entry, path.read_bytes())
+                writer.write(record)
+                rows.append({"crc32": of_record(record), **vars(entry)})
         finally:
             for path in pieces.iterdir():
                 path.unlink()
-        return [entry for entry, _ in found]
+        return rows
 
     def _media(self, file: File) -> Media:
         """A file, if it is still what was hashed."""

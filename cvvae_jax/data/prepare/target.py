@@ -8,10 +8,12 @@ import tempfile
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.reading import parse, typed
 from cvvae_jax.data.files import is_remote
 
 WORK = ".prepare"
@@ -50,6 +52,15 @@ class Target:
         """A file of it, or the bytes from a number on to another one."""
         system, root = self._system()
         return system.cat_file(f"{root}/{name}", start, stop)
+
+    def read_object(self, name: str) -> dict[str, Any]:
+        """The object in a JSON file of it.
+
+        Raises:
+            ConfigError: there is something else in the file.
+        """
+        what = f"{self.place}/{name}"
+        return typed(dict[str, Any], parse(self.read(name), what), what)
 
     def write(self, name: str, text: str) -> None:
         """Write a text file of it, in place of one that was there."""

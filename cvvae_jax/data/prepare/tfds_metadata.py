@@ -3,8 +3,11 @@
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+
+from cvvae_jax.config import ConfigError
 
 _VERSION = r"\d+\.\d+\.\d+"
 FEATURES = "features.json"
@@ -70,6 +73,19 @@ def info(name: str, version: str, shard_lengths: Sequence[int], size: int) -> st
             "splits": [split],
         }
     )
+
+
+def lengths_and_size(info: dict[str, Any], place: str) -> tuple[list[int], int]:
+    """The number of records of each shard, and the bytes of all, from dataset_info.json.
+
+    Raises:
+        ConfigError: it doesn't say them.
+    """
+    try:
+        split = info["splits"][0]
+        return [int(length) for length in split["shardLengths"]], int(split["numBytes"])
+    except (KeyError, IndexError, TypeError, ValueError) as error:
+        raise ConfigError(f"{place}/dataset_info.json is damaged: {error!r}.") from error
 
 
 def _message_as_dict(message) -> dict:

@@ -1,0 +1,149 @@
+"""Values of JSON as the types that dataclasses ask for: one strict reader of what files say."""
+
+import dataclasses
+import functools
+import json
+import math
+import reprlib
+import types
+import typing
+from typing import Any
+
+from cvvae_jax.config.checks import ConfigError
+
+# How a message shows a value, which may be of any size and depth.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = 60
+_WORDS = {
+    bool: "true or false",
+    int: "an integer",
+    float: "a number",
+    str: "a text",
+    type(None): "null",
+    dict: "an object",
+}
+
+
+def parse(text: str | bytes, what: str) -> Any:
+    """The value of a JSON text.
+
+    Args:
+        text: in UTF-8, if it is bytes.
+        what: what messages call it.
+
+    Raises:
+        ConfigError: it is no JSON.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ConfigError(f"{what} is no JSON that can be read: it is nested too deeply.") from None
+    except ValueError as error:
+        raise ConfigError(f"{what} is no JSON: {error}.") from error
+
+
+def build(kind: type, value: Any) -> Any:
+    """A dataclass of `kind` from an object of JSON; its lists become tuples where it has tuples.
+
+    Raises:
+        ConfigError: it is no object, a field is unknown, missing or of another type, or the
+            dataclass itself refuses it.
+    """
+    if not isinstance(value, dict):
+        raise ConfigError(f"{kind.__name__} must be an object, not {_SHORT.repr(value)}.")
+    hints = _hints(kind)
+    if unknown := sorted(value.keys() - hints.keys()):
+        raise ConfigError(
+            f"{kind.__name__} has no setting {_SHORT.repr(', '.join(unknown))[1:-1]}."
+        )
+    if missing := sorted(_required(kind) - value.keys()):
+        raise ConfigError(f"{kind.__name__} lacks its setting {', '.join(missing)}.")
+    return kind(**{name: typed(hints[name], part, name) for name, part in value.items()})
+
+
+def typed(hint: Any, value: Any, name: str) -> Any:
+    """A value of JSON as the type `hint`: a dataclass, tuple, dict, list, union or literal, or one
+    of bool, int, float and str; an integer is a float, too, and a list a tuple.
+
+    Raises:
+        ConfigError: it is of another type, or NaN; the message calls it `name`.
+    """
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if dataclasses.is_dataclass(hint):
+        return build(hint, value)
+    if hint is Any:
+        return value
+    if origin in (typing.Union, types.UnionType):
+        return _one_of(arguments, hint, value, name)
+    if origin is typing.Literal:
+        if any(type(value) is type(choice) and value == choice for choice in arguments):
+            return value
+    elif origin in (tuple, list):
+        if isinstance(value, list | tuple):
+            return _items(origin, arguments, hint, value, name)
+    elif origin is dict:
+        if isinstance(value, dict):
+            return {key: typed(arguments[1], part, name) for key, part in value.items()}
+    elif hint is float:
+        if type(value) in (int, float) and _is_number(value):
+            return float(value)
+    elif type(value) is hint:
+        return value
+    raise _refused(hint, value, name)
+
+
+def _one_of(choices: tuple[Any, ...], hint: Any, value: Any, name: str) -> Any:
+    for choice in choices:
+        try:
+            return typed(choice, value, name)
+        except ConfigError:
+            continue
+    raise _refused(hint, value, name)
+
+
+def _items(kind: type, arguments: tuple[Any, ...], hint: Any, values: Any, name: str) -> Any:
+    if kind is list or arguments[1:] == (...,):
+        return kind(typed(arguments[0], value, name) for value in values)
+    if len(values) != len(arguments):
+        raise _refused(hint, values, name)
+    return tuple(typed(*both, name) for both in zip(arguments, values, strict=True))
+
+
+def _is_number(value: int | float) -> bool:
+    """Neither NaN nor an integer that no float can hold."""
+    try:
+        return not math.isnan(value)
+    except OverflowError:
+        return False
+
+
+def _refused(hint: Any, value: Any, name: str) -> ConfigError:
+    return ConfigError(f"{name} must be {_in_words(hint)}, not {_SHORT.repr(value)}.")
+
+
+def _in_words(hint: Any) -> str:
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_in_words, arguments))
+    if origin is typing.Literal:
+        return " or ".join(map(json.dumps, arguments))
+    if origin is list or arguments[1:] == (...,):
+        return f"a list of {_WORDS.get(arguments[0], 'an object').split()[-1]}s"
+    if origin is tuple:
+        return f"a list of {', '.join(map(_in_words, arguments))}"
+    return _WORDS.get(origin or hint, "an object")
+
+
+@functools.cache
+def _hints(kind: type) -> dict[str, Any]:
+    hints = typing.get_type_hints(kind)
+    return {field.name: hints[field.name] for field in dataclasses.fields(kind)}
+
+
+@functools.cache
+def _required(kind: type) -> set[str]:
+    return {
+        field.name
+        for field in dataclasses.fields(kind)
+        if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING
+    }
