@@ -118,3 +118,11 @@ def test_folder_without_clips_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no video")
     with pytest.raises(ConfigError, match=r"holds no video file: none ends in \.mp4"):
         Clips(str(tmp_path), Protocol())
+
+
+def test_names_can_be_written_and_shown_whatever_they_hold(tmp_path, folder):
+    named = tmp_path / "caf\udce9\x1b[2J\n.mp4"
+    named.write_bytes((folder / "a.mp4").read_bytes())
+    found = Clips(str(tmp_path), Protocol(frames=5))
+    assert found.name(0) == r"caf\udce9\x1b[2J\x0a.mp4"
+    assert found[0].info.name == found.name(0)
