@@ -3,8 +3,13 @@
 A process that dies leaves the others waiting in a collective for ever. So every process has a
 thread that leaves a sign of life on jax's coordination service, which process 0 runs, and reads
 there whether another one has ended; its last act is then a message and `os._exit`, since the main
-thread can't be woken. When process 0 itself dies, jax aborts the others; `_before_aborting` adds
-to its dump what happened. That takes Python's lock, without which `_end_if_stuck` ends the process.
+thread can't be woken.
+
+Silence alone is no death: a thread of Python gets no turn while another one compiles on a machine
+with too much to do. Of the processes of its own machine process 0 asks the kernel; of others, jax's
+own heartbeats tell, which need no Python. When these stop, and when process 0 itself dies, jax
+aborts the others; `_before_aborting` adds to its dump what happened. That takes Python's lock,
+without which `_end_if_stuck` ends the process.
 """
 
 import contextlib
@@ -22,23 +27,22 @@ from collections.abc import Callable
 import jax
 from jax._src import distributed as jax_distributed  # its public part has no key-value store
 
+from cvvae_jax import door, liveness
 from cvvae_jax.config import ConfigError
 
 DIED = 75
 """Exit code after another process died: a temporary failure, to be tried again."""
 
-COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-"""Environment variables that name a process where no cluster is detected."""
-
 _PERIOD = 2.0
 """Seconds between signs of life."""
 _SILENCE = 20.0
-"""Seconds without one after which a process is taken to be dead; reading a sign needs Python's
-lock, which compiled code holds for a few seconds at most."""
+"""Seconds without one after which a process is named, should jax find that it is dead."""
 _SUSPICIOUS_SILENCE = 10.0
-"""The same once a collective has failed on another process."""
-_STUCK = 60.0
-"""Seconds after which a process is ended in which nothing gets Python's lock any more."""
+"""Seconds after which a process of another machine is taken to be dead once a collective has
+failed, as it does where a connection breaks."""
+_STUCK = 300.0
+"""Seconds after which a process is ended in which nothing gets Python's lock any more; compiled
+code holds it for seconds, on a machine with too much to do for a minute."""
 _LATE = 45.0
 """Seconds that a process may go on after another one has reached its end."""
 _CLOSING = 300.0
@@ -54,14 +58,28 @@ def join() -> "Processes":
     """Connects this process with the others of its run; before anything else asks jax for devices.
 
     TPU pods, Slurm, Open MPI and Kubernetes are detected; elsewhere `JAX_COORDINATOR_ADDRESS`,
-    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say who is who.
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say who is who; these processes meet at a door first
+    (see `door`), so that none of another run comes between them.
 
     Where the others don't come, the process ends with a message and the code `DIED`.
 
     Raises:
-        ConfigError: nothing is detected, or a variable is wrong.
+        ConfigError: nothing is detected, a variable is wrong, or another run is at the address.
     """
-    by_hand = _by_hand(dict(os.environ))
+    guest = door.by_hand(os.environ)
+    by_hand = {}
+    if guest is not None:
+        by_hand = {
+            "coordinator_address": guest.address,
+            "num_processes": guest.count,
+            "process_id": guest.index,
+            "cluster_detection_method": "deactivate",
+            "coordinator_bind_address": guest.bind_address,
+        }
+        try:
+            door.meet(guest, seconds=float(_ARRIVAL))
+        except door.Late:
+            _not_all_have_come()
     as_before = _before_aborting(_not_all_have_come)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
@@ -76,8 +94,8 @@ def join() -> "Processes":
     except ValueError as error:
         raise ConfigError(
             "--distributed finds no TPU pod, Slurm, Open MPI or Kubernetes job around this "
-            f"process ({error}); set {COORDINATOR}=HOST:PORT of process 0, {COUNT} and {INDEX} "
-            "(from 0), or leave --distributed out."
+            f"process ({error}); set {door.COORDINATOR}=HOST:PORT of process 0, "
+            f"{door.COUNT} and {door.INDEX} (from 0), or leave --distributed out."
         ) from error
     except jax.errors.JaxRuntimeError:
         _not_all_have_come()
@@ -119,31 +137,6 @@ def _print(text: str) -> None:
     sys.stderr.flush()
 
 
-def _by_hand(environment: dict[str, str]) -> dict:
-    """Arguments of `jax.distributed.initialize` from the variables; none where jax is to detect."""
-    if COUNT not in environment and INDEX not in environment:
-        return {}
-    missing = [name for name in (COORDINATOR, COUNT, INDEX) if not environment.get(name)]
-    if missing:
-        raise ConfigError(
-            f"--distributed needs {COORDINATOR}, {COUNT} and {INDEX} together; "
-            f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set."
-        )
-    address, count, index = (environment[name] for name in (COORDINATOR, COUNT, INDEX))
-    if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
-        raise ConfigError(
-            f"{INDEX} must be a number from 0 to below {COUNT}, not {index} of {count}."
-        )
-    if not address.rpartition(":")[2].isdecimal():
-        raise ConfigError(f"{COORDINATOR} must be HOST:PORT, not {address}.")
-    return {
-        "coordinator_address": address,
-        "num_processes": int(count),
-        "process_id": int(index),
-        "cluster_detection_method": "deactivate",
-    }
-
-
 class Processes:
     """This process among those of its run, watched from here to its end."""
 
@@ -163,7 +156,11 @@ class Processes:
             index: (None, time.monotonic()) for index in range(1, self.count)
         }
         self._ended_at: dict[int, float] = {}
+        self._neighbors: dict[int, liveness.Neighbor] = {}
+        self._silent: set[int] = set()
+        self._names: dict[int, str] = {}
         self._put("name", self.name)
+        self._put("place", liveness.own_place())
         if self.count > 1:
             _before_aborting(self._explain_abort)
             threading.Thread(target=self._end_if_stuck, daemon=True).start()
@@ -255,19 +252,29 @@ class Processes:
         """Leaves a sign of life on the board, and ends this process if another one has ended."""
         self._put("alive", str(time.monotonic()), allow_overwrite=True)
         if self.index == 0:
-            self._accuse_the_silent()
+            self._find_the_dead()
+        self._silent, self._names = set(self._board("silent")), self._board("name")
         for index, entry in self._board("ended").items():
             self._judge(index, entry)
 
-    def _accuse_the_silent(self) -> None:
-        """Puts processes on the board that have given no sign of life for too long."""
-        now, signs = time.monotonic(), self._board("alive")
-        limit = _SUSPICIOUS_SILENCE if self._board("suspicion") else _SILENCE
+    def _find_the_dead(self) -> None:
+        """Puts processes on the board that have died, and those of other machines that are
+        silent."""
+        now, signs, places = time.monotonic(), self._board("alive"), self._board("place")
+        suspicion = bool(self._board("suspicion"))
         for index, (before, since) in self._heard.items():
+            if index in places and index not in self._neighbors:
+                self._neighbors[index] = liveness.Neighbor(places[index])
+            runs = self._neighbors[index].runs if index in self._neighbors else None
             if signs.get(index) != before:
                 self._heard[index] = (signs.get(index), now)
-            elif now - since > limit:
-                self._put("ended", f"{DIED} no sign of life for {limit:.0f} s", of=index)
+            elif runs is None and now - since > _SILENCE:
+                self._put("silent", "", of=index)
+            if runs is False:
+                self._put("ended", f"{DIED} its process is gone", of=index)
+            elif runs is None and suspicion and now - self._heard[index][1] > _SUSPICIOUS_SILENCE:
+                said = f"a collective failed, and there is no sign of life for {now - since:.0f} s"
+                self._put("ended", f"{DIED} {said}", of=index)
 
     def _judge(self, index: int, entry: str) -> None:
         """Ends this process if another one's end, as its entry tells it, leaves it alone."""
@@ -281,9 +288,12 @@ class Processes:
                 status, said = "1", f"it reached its end {limit:.0f} s ago, and this one has not"
             if int(status) == 0:
                 return
-            name = self._board("name").get(index, f"process {index}")
+            name = self._name(index)
             reason = f"{name} has {'died' if int(status) == DIED else 'ended'}: {said}"
             self._leave(int(status), reason)
+
+    def _name(self, index: int) -> str:
+        return self._names.get(index, f"process {index}")
 
     def _leave(self, status: int, reason: str) -> None:
         """Ends this process after another one."""
@@ -302,6 +312,9 @@ class Processes:
             os._exit(self._status)  # it has been said why
         if self.index and not self._coordinator_answers():
             self._leave(DIED, f"process 0 has died, or can't be reached at {self._coordinator}")
+        if silent := sorted(self._silent - {self.index}):
+            names = " and ".join(map(self._name, silent))
+            self._leave(DIED, f"{names} died, or can't be reached: there was no sign of life")
         self._say(
             "error: aborted. If the lines above tell of an unhealthy task, that process has died, "
             "and the same command goes on from the newest checkpoint, if there is one."

@@ -10,7 +10,7 @@ set -uo pipefail
 # ---- what you may want to change -------------------------------------------------------------
 PROCESSES=${PROCESSES:-2}
 GPUS=${GPUS:-}          # how many to share out, the same number to each process; empty: no GPUs
-PORT=${PORT:-12355}     # any free one
+PORT=${PORT:-}          # at which they meet, on this machine alone; empty: a free one at every start
 RESTARTS=${RESTARTS:-100}
 PYTHON=${PYTHON:-python}
 export JAX_COMPILATION_CACHE_DIR=${JAX_COMPILATION_CACHE_DIR:-$HOME/.cache/cvvae_jax}
@@ -25,8 +25,20 @@ stopped=0 pids=()
 trap 'stopped=1; ((${#pids[@]})) && kill -TERM "${pids[@]}" 2>/dev/null' TERM
 trap 'stopped=1' INT  # a terminal sends it to the processes, too
 
+free_port() {
+  local port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
+  while (exec 3<>"/dev/tcp/127.0.0.1/$port") 2>/dev/null; do
+    port=$((20000 + (RANDOM * 32768 + RANDOM) % 12000))
+  done
+  echo "$port"
+}
+
 start_all() {
   pids=()
+  local port=${PORT:-$(free_port)}
+  # Known to the processes of this start alone, so that no others join them.
+  CVVAE_RUN_TOKEN=$(od -An -N16 -tx1 /dev/urandom | tr -d ' \n')
+  export CVVAE_RUN_TOKEN
   for ((i = 0; i < PROCESSES; i++)); do
     (
       if [[ -n $GPUS ]]; then
@@ -34,7 +46,7 @@ start_all() {
         CUDA_VISIBLE_DEVICES=$(seq -s, $((i * share)) $(((i + 1) * share - 1)))
         export CUDA_VISIBLE_DEVICES
       fi
-      export JAX_COORDINATOR_ADDRESS=127.0.0.1:$PORT JAX_NUM_PROCESSES=$PROCESSES JAX_PROCESS_ID=$i
+      export JAX_COORDINATOR_ADDRESS=127.0.0.1:$port JAX_NUM_PROCESSES=$PROCESSES JAX_PROCESS_ID=$i
       exec "$PYTHON" train.py "$@" --distributed
     ) &
     pids+=($!)

@@ -124,7 +124,7 @@ def test_damaged_models_are_named(tmp_path):
     ):
         cvvae_jax.load(tmp_path / "model")
     (tmp_path / "model/manifest.json").unlink()
-    with pytest.raises(ConfigError, match="the item weights can't be read"):
+    with pytest.raises(ConfigError, match=r"model is damaged: manifest\.json is missing"):
         cvvae_jax.load(tmp_path / "model")
 
 
@@ -167,9 +167,9 @@ def test_raw_weights_of_a_run_are_the_optimizers(tmp_path):
         assert {file.relative_to(opened.folder).parts[0] for file in opened.weight_files} == {item}
 
 
-def test_what_is_no_whole_checkpoint_is_passed_over(tmp_path):
+def test_what_is_no_finished_checkpoint_is_passed_over(tmp_path):
     save_model(tmp_path / "checkpoints/3", tiny_video_vae())
-    for name in ("4", "10.orbax-checkpoint-tmp", "²"):
+    for name in ("4.damaged", "10.orbax-checkpoint-tmp", "²"):
         (tmp_path / "checkpoints" / name / "weights").mkdir(parents=True)
     assert find_model(tmp_path) == tmp_path / "checkpoints/3"
-    assert find_model(tmp_path / "checkpoints/4") is None
+    assert find_model(tmp_path / "checkpoints/4.damaged") is None

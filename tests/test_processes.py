@@ -11,10 +11,10 @@ from unittest import mock
 import jax
 import pytest
 
-from cvvae_jax import processes
+from cvvae_jax import door, processes
 from cvvae_jax.config import ConfigError
 
-NAMES = (processes.COORDINATOR, processes.COUNT, processes.INDEX)
+NAMES = (door.COORDINATOR, door.COUNT, door.INDEX)
 
 
 class Board:
@@ -74,31 +74,69 @@ def test_processes_that_give_signs_of_life_leave_each_other_alone(both, monkeypa
         assert [code_of(process) for process in reversed(both)] == [None, None]
 
 
-def test_silent_process_is_taken_to_be_dead_by_all(both, monkeypatch, capsys):
+@pytest.fixture
+def apart(both) -> list[processes.Processes]:
+    """The same, on two machines."""
+    put = both[1]._client.key_value_set
+    put("cvvae_jax/place/1", f"{os.getpid()} another machine", allow_overwrite=True)
+    return both
+
+
+def test_silent_process_of_this_machine_that_runs_is_left_alone(both, monkeypatch):
+    """As one is that compiles, where other programs have all processors."""
     for process in reversed(both):
+        process.look()
+    for limit in ("_SILENCE", "_SUSPICIOUS_SILENCE"):
+        monkeypatch.setattr(processes, limit, 0.0)
+    both[0]._put("suspicion", "a collective failed")
+    time.sleep(0.01)
+    assert [code_of(process) for process in both] == [None, None]
+
+
+def test_process_that_is_gone_is_dead_at_once_and_named_by_all(both, capsys):
+    """Its parent hasn't asked for its exit code yet."""
+    gone = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
+    place = both[1]._board("place")[1].replace(str(os.getpid()), str(gone.pid))
+    both[1]._client.key_value_set("cvvae_jax/place/1", place, allow_overwrite=True)
+    while os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT) is None:
+        pass
+    assert code_of(both[0]) == processes.DIED
+    gone.communicate()
+    said = capsys.readouterr().err
+    assert said.startswith(f"process 0 of 2 on {both[0].name.split()[-1]}: error: process 1 of 2")
+    assert "has died: its process is gone. All processes of the run end; the same com" in said
+    assert code_of(both[1]) == processes.DIED
+
+
+def test_silent_process_of_another_machine_is_named_once_jax_finds_that_it_is_dead(
+    apart, monkeypatch, capsys
+):
+    for process in reversed(apart):
         process.look()
     monkeypatch.setattr(processes, "_SILENCE", 0.0)
     time.sleep(0.01)
-    assert code_of(both[0]) == processes.DIED
+    assert code_of(apart[0]) is None
+    with pytest.raises(SystemExit) as end:
+        apart[0]._explain_abort()
+    assert end.value.code == processes.DIED
     said = capsys.readouterr().err
-    assert said.startswith(f"process 0 of 2 on {both[0].name.split()[-1]}: error: process 1 of 2")
-    assert "has died: no sign of life for 0 s. All processes of the run end; the same com" in said
-    assert code_of(both[1]) == processes.DIED  # if it was only very slow
+    assert "error: process 1 of 2 on " in said
+    assert "died, or can't be reached: there was no sign of life. All" in said
 
 
-def test_silence_is_suspicious_sooner_once_a_collective_has_failed(both, monkeypatch):
+def test_silent_process_of_another_machine_is_dead_once_a_collective_has_failed(apart, monkeypatch):
     monkeypatch.setattr(processes, "_SUSPICIOUS_SILENCE", 0.0)
-    for process in reversed(both):
+    for process in reversed(apart):
         process.look()
     time.sleep(0.01)
-    assert code_of(both[0]) is None
+    assert code_of(apart[0]) is None
     error = ConfigError("no good.")
-    both[0].await_verdict(error)
-    assert code_of(both[0]) is None
+    apart[0].await_verdict(error)
+    assert code_of(apart[0]) is None
     error.__cause__ = jax.errors.JaxRuntimeError("Gloo: connection closed by peer")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
-    both[0].await_verdict(error)
-    assert code_of(both[0]) == processes.DIED
+    apart[0].await_verdict(error)
+    assert code_of(apart[0]) == processes.DIED
 
 
 def test_a_process_alone_watches_nobody_and_waits_for_nobody(both, monkeypatch):
@@ -201,10 +239,9 @@ def test_processes_of_other_settings_are_refused(both):
 
 
 def test_variables_name_a_process_where_no_cluster_does():
-    found = processes._by_hand(dict(zip(NAMES, ("host:1", "4", "3"), strict=True)))
-    assert found["coordinator_address"] == "host:1"
-    assert (found["num_processes"], found["process_id"]) == (4, 3)
-    assert processes._by_hand({processes.COORDINATOR: "host:1"}) == {}  # jax detects the rest
+    found = door.by_hand(dict(zip(NAMES, ("host:1", "4", "3"), strict=True)))
+    assert (found.address, found.count, found.index) == ("host:1", 4, 3)
+    assert door.by_hand({door.COORDINATOR: "host:1"}) is None  # jax detects the rest
 
 
 @pytest.mark.parametrize(
@@ -221,4 +258,4 @@ def test_variables_name_a_process_where_no_cluster_does():
 def test_wrong_variables_are_named(values, reason):
     given = {name: value for name, value in zip(NAMES, values, strict=True) if value is not None}
     with pytest.raises(ConfigError, match=reason):
-        processes._by_hand(given)
+        door.by_hand(given)

@@ -2,9 +2,11 @@
 
 It notes the seeds of the records of every step in the run folder, and has a fault on request:
 FAULT=`KIND STEP` strikes before that step of this start. `raise` is an error of this process alone,
-`leave` an early end without one, `stop` a SIGTERM.
+`leave` an early end without one, `stop` a SIGTERM, `pause` a wait for SIGUSR1, `hold` half a
+minute in which no other thread gets Python's lock.
 """
 
+import ctypes
 import os
 import signal
 import sys
@@ -41,6 +43,10 @@ class Feed:
                 sys.exit(0)
             case "stop":
                 os.kill(os.getpid(), signal.SIGTERM)
+            case "hold":
+                ctypes.PyDLL(None).sleep(30)
+            case "pause":
+                signal.sigwait({signal.SIGUSR1})
 
 
 class Progress(loop.Progress):
@@ -64,6 +70,7 @@ class Progress(loop.Progress):
 
 
 if __name__ == "__main__":
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
     loop.sharding.put_batch = Feed(loop.sharding.put_batch)
     loop.Progress = Progress
     loop.report = lambda *_: {}

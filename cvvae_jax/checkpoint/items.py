@@ -75,7 +75,9 @@ def find_model(path: Path | str) -> Path | None:
     for folder in (path, path / "checkpoints"):
         for step in reversed(steps.finished(folder)):
             found = folder / str(step)
-            if holds_model(found) or (found / manifest.NAME).exists():  # else what is missing?
+            # One of a run is never passed over: what it lacks is to be said.
+            ours = folder.name == "checkpoints" or (found / manifest.NAME).exists()
+            if ours or holds_model(found):
                 return found
         if holds_model(folder):
             return folder
@@ -95,6 +97,16 @@ def read_description(folder: Path) -> dict:
     """
     check_files(folder, "model")
     return _restore_item(folder, "model", ocp.args.JsonRestore())
+
+
+def read_config(folder: Path) -> dict:
+    """The configuration of the run that a checkpoint is of.
+
+    Raises:
+        ConfigError: it can't be read.
+    """
+    check_files(folder, "config")
+    return _restore_item(folder, "config", ocp.args.JsonRestore())
 
 
 def restore_model(folder: Path, target: Tree, *, shardings: Any = None, raw: bool = False) -> Tree:
@@ -150,14 +162,7 @@ def restore_state(folder: Path, target: Tree, shardings: Any) -> tuple[Tree, lis
             read.
     """
     layout, wanted = paths.flatten(shardings), paths.flatten(target)
-    stored = _stored(folder, "state")
-    problems = _misfits(wanted, stored, "")
-    if problems:
-        listed = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
-        raise ConfigError(
-            f"{folder} doesn't fit this run: it is of other networks, or of an objective with or "
-            f"without a discriminator (give --workdir another folder): {listed}."
-        )
+    stored = check_state(folder, target)
     arguments = {path: _restore_args(leaf, layout[path]) for path, leaf in wanted.items()}
     how = ocp.args.PyTreeRestore(item=wanted, restore_args=arguments)
     restored = paths.unflatten(target, _restore_item(folder, "state", how))
@@ -167,6 +172,32 @@ def restore_state(folder: Path, target: Tree, shardings: Any) -> tuple[Tree, lis
         if stored[path].dtype != leaf.dtype
     }
     return restored, list(casts)
+
+
+def check_state(folder: Path, target: Any) -> dict[str, jax.ShapeDtypeStruct]:
+    """Shape and type of every array of a checkpoint's train state, by flat path.
+
+    Args:
+        folder: the checkpoint.
+        target: the shapes that it is to have.
+
+    Raises:
+        ConfigError: it has others, so that it is not of this run's configuration, or can't be read.
+    """
+    stored = _stored(folder, "state")
+    problems = _misfits(paths.flatten(target), stored, "")
+    if problems:
+        listed = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
+        raise ConfigError(
+            f"{folder} doesn't fit this run: it is of other networks, or of an objective with or "
+            f"without a discriminator (give --workdir another folder): {listed}."
+        )
+    return stored
+
+
+def quick_problems(folder: Path) -> list[str]:
+    """As `manifest.problems`, but large files are compared by their sizes alone."""
+    return manifest.problems(folder, hash_up_to=_SMALL)
 
 
 def _misfits(wanted: dict[str, Any], stored: dict[str, Any], prefix: str) -> list[str]:
@@ -182,8 +213,8 @@ def _misfits(wanted: dict[str, Any], stored: dict[str, Any], prefix: str) -> lis
 
 
 def check_files(folder: Path, *items: str, hash_up_to: int | None = None) -> None:
-    """Refuses items whose files are not what they were when they were written. Those of versions
-    without manifests are taken as they are.
+    """Refuses items whose files are not what they were when they were written, or that have no
+    manifest, as half of a copy may have none.
 
     Args:
         folder: of items.
@@ -195,18 +226,11 @@ def check_files(folder: Path, *items: str, hash_up_to: int | None = None) -> Non
             whose items are whole.
         OSError: a file can't be read now, which is no sign of damage.
     """
-    if unchecked(folder):
-        return
     problems = manifest.problems(folder, items=items, hash_up_to=hash_up_to)
     if problems:
         older = _whole_one_before(folder, items)
         advice = f" {older} is whole and can be given instead." if older else ""
         raise ConfigError(f"{folder} is damaged: {in_short(problems)}.{advice}")
-
-
-def unchecked(folder: Path) -> bool:
-    """Whether a folder of items was written by a version that left no manifest."""
-    return not ((folder / manifest.NAME).exists() or (folder / "origin").exists())
 
 
 def in_short(problems: list[str]) -> str:
@@ -220,8 +244,7 @@ def _whole_one_before(folder: Path, items: tuple[str, ...]) -> Path | None:
         return None
     for step in reversed(steps.finished(folder.parent)):
         older = folder.parent / str(step)
-        checked = holds_model(older) and not unchecked(older)
-        if step < int(folder.name) and checked:
+        if step < int(folder.name) and holds_model(older):
             with contextlib.suppress(OSError):  # it can't be told now
                 if not manifest.problems(older, items=items):
                     return older

@@ -10,7 +10,6 @@ import errno
 import json
 import logging
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from cvvae_jax import paths
+from cvvae_jax.agreement import found_by_first
 from cvvae_jax.checkpoint import items, manifest, steps
 from cvvae_jax.checkpoint.origin import mesh_of, origin
 from cvvae_jax.checkpoint.quiet import begin_quiet, end_quiet
@@ -95,7 +95,7 @@ class Checkpoints:
         partial = self._folder / f"{step}{steps.PARTIAL}"
         self._handler.error = None
         try:
-            _found_by_first(lambda: self._make_room(partial))
+            found_by_first(lambda: self._make_room(partial))
             self._checkpointer.save(partial, args=TogetherArgs(**written), force=True)
         except Exception as error:  # Orbax and TensorStore raise bare ones
             self._failed(step, error)
@@ -168,13 +168,13 @@ class Checkpoints:
         """Step of the newest finished checkpoint, None without one; waits for one that is being
         written."""
         self.wait()
-        return _found_by_first(lambda: max(steps.finished(self._folder), default=None))
+        return found_by_first(lambda: max(steps.finished(self._folder), default=None))
 
     def best(self) -> tuple[int, float] | None:
         """Step and score of the best checkpoint by `keep_best`; None where there is none."""
         self.wait()
         score = self._keep.best
-        found = _found_by_first(lambda: steps.best(self._folder, score) if score else None)
+        found = found_by_first(lambda: steps.best(self._folder, score) if score else None)
         return tuple(found) if found else None
 
     def latest_whole_step(self) -> int | None:
@@ -182,36 +182,30 @@ class Checkpoints:
         where there is no checkpoint at all.
 
         Warns of damaged ones, which are put aside, and of one that was not finished, which is
-        removed. Those of versions without manifests can't be checked, and are taken as they are.
+        removed. One without a manifest is damaged: it is what an interrupted copy leaves.
 
         Raises:
             ConfigError: there are checkpoints, all of them damaged, which are left where they are.
             OSError: the file system can't read one now, which says nothing of the checkpoint.
         """
         self.wait()
-        verdict = _found_by_first(self._newest_whole)
-        if "error" in verdict:
-            raise ConfigError(verdict["error"])
-        return verdict["step"]
+        return found_by_first(self._newest_whole)
 
-    def _newest_whole(self) -> dict[str, Any]:
-        """The step, or the error to raise; process 0 only."""
+    def _newest_whole(self) -> int | None:
+        """The step; process 0 only."""
         for step in steps.clear_up(self._folder):
             _log.warning("the checkpoint of step %s was not finished and is left out", step)
         there, damaged = steps.finished(self._folder), {}
         for step in reversed(there):
             folder = self._folder / str(step)
-            problems = [] if items.unchecked(folder) else manifest.problems(folder)
+            problems = manifest.problems(folder)
             if not problems:
                 self._set_aside(damaged)
-                if items.unchecked(folder):
-                    _log.warning("%s has no checksums, so it can't be checked for damage", folder)
-                return {"step": step}
+                return step
             damaged[step] = f"{folder} is damaged: {items.in_short(problems)}"
-        if not damaged:
-            return {"step": None}
-        listed = ". ".join(damaged.values())
-        return {"error": f"no checkpoint is whole. {listed}. Move them away to start anew."}
+        if damaged:
+            raise _none_whole(damaged)
+        return None
 
     def _set_aside(self, damaged: dict[int, str]) -> None:
         for step, problem in damaged.items():
@@ -269,25 +263,48 @@ def _axes(mesh: dict[str, int] | None) -> str:
     return ", ".join(f"{axis} {size}" for axis, size in (mesh or {}).items()) or "one device"
 
 
-def _found_by_first(find: Callable[[], Any]) -> Any:
-    """What process 0 finds, on every process; a value for JSON.
+def check_fits(folder: Path, target: Any) -> int | None:
+    """Step of the checkpoint that a run would go on from, as far as names, sizes and small files
+    tell; None where there is none. Nothing is changed.
+
+    Args:
+        folder: of the steps' folders.
+        target: shapes and types of the run's train state.
 
     Raises:
-        OSError: process 0 met it; on every process.
+        ConfigError: it doesn't fit the target, or there are checkpoints and all are damaged.
+        OSError: the file system can't read one now.
     """
-    if jax.process_count() == 1:
-        return find()
-    mine: dict[str, Any] = {}
-    if jax.process_index() == 0:
-        try:
-            mine["found"] = find()
-        except OSError as error:  # raised below, where the others do
-            name = None if error.filename is None else str(error.filename)
-            mine["error"] = [error.errno, error.strerror or str(error), name]
-    text = json.dumps(mine).encode()
-    size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(text), np.int32)))
-    padded = np.frombuffer(text.ljust(size)[:size], np.uint8)
-    answer = json.loads(multihost_utils.broadcast_one_to_all(padded).tobytes())
-    if "error" in answer:
-        raise OSError(*answer["error"])
-    return answer["found"]
+    damaged = {}
+    for step in reversed(steps.finished(folder)):
+        problems = items.quick_problems(folder / str(step))
+        if not problems:
+            items.check_state(folder / str(step), target)
+            return step
+        damaged[step] = f"{folder / str(step)} is damaged: {items.in_short(problems)}"
+    if damaged:
+        raise _none_whole(damaged)
+    return None
+
+
+def newest_step(folder: Path) -> int | None:
+    """Step of the newest checkpoint that is whole, as far as names, sizes and small files tell;
+    None without one."""
+    for step in reversed(steps.finished(folder)):
+        if not items.quick_problems(folder / str(step)):
+            return step
+    return None
+
+
+def newest_config(folder: Path) -> dict[str, Any] | None:
+    """The configuration that the newest checkpoint was saved with; None where there is none, or it
+    can't be read."""
+    for step in reversed(steps.finished(folder)):
+        with contextlib.suppress(ConfigError, OSError):
+            return items.read_config(folder / str(step))
+    return None
+
+
+def _none_whole(damaged: dict[int, str]) -> ConfigError:
+    listed = ". ".join(damaged.values())
+    return ConfigError(f"no checkpoint is whole. {listed}. Move them away to start anew.")

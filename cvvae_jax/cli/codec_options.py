@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
+from cvvae_jax.aside import require_vacant
 from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.config.home import at_home
-from cvvae_jax.data.video import VideoInfo
+from cvvae_jax.data.video import WRITABLE_VIDEO_SUFFIXES, VideoInfo
 from cvvae_jax.data.video_writer import begun_path
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class CodecOptions:
     """Devices that share the rows of a chunk; default: 1, or as many as its memory asks for."""
     memory: float | None = None
     """GiB of each device that may be used; default: what is free."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace a file that is there already, once the new one is whole."""
     plan: tyro.conf.FlagCreatePairsOff[bool] = False
     """Print how the video would go through the model and what memory that takes, and end."""
     distributed: tyro.conf.FlagCreatePairsOff[bool] = False
@@ -115,7 +118,7 @@ def print_plan(
         print(f"{direction}\n  " + "\n  ".join(plan.describe(frames=frames)))
 
 
-def check_paths(source: Path, target: Path) -> None:
+def check_paths(options: CodecOptions, source: Path, target: Path) -> None:
     """Raise ConfigError where there is nothing to read or no place to write to."""
     if source.is_dir():
         raise ConfigError(f"{source} is a folder; name a file to read.")
@@ -132,6 +135,11 @@ def check_paths(source: Path, target: Path) -> None:
         raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}.")
     if target.is_dir():
         raise ConfigError(f"{target} is a folder; name a file to write.")
+    # Of several processes, the first one may have begun to write.
+    if not options.plan and (not options.distributed or is_writer()):
+        require_vacant(target, overwrite=options.overwrite)
+        if target.suffix.lower() in WRITABLE_VIDEO_SUFFIXES:
+            require_vacant(begun, overwrite=options.overwrite)
 
 
 def check_size(codec: "Codec", info: VideoInfo) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from cvvae_jax.aside import require_vacant, require_writable, written_aside
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.progress import track
 from cvvae_jax.config import ConfigError
@@ -35,6 +36,8 @@ class Check:
     fix: Path | None = None
     """Write the names of the bad files, with the reason, to this file; train with --data.exclude
     FILE."""
+    overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Replace that file if it is there already."""
     workers: int = len(os.sched_getaffinity(0))
     """Processes that decode."""
 
@@ -71,7 +74,8 @@ def _check(options: Check) -> None:
     from cvvae_jax.data.sources import open_sources, write_exclusions
 
     if options.fix is not None:
-        write_exclusions(options.fix, {})  # fails now, if it must, and not after hours
+        require_vacant(options.fix, overwrite=options.overwrite)
+        require_writable(options.fix)  # fails now, if it must, and not after hours
     bad, good = {}, set()
     for kind, source in open_sources(options.place).items():
         results = check(source, workers=options.workers)
@@ -115,20 +119,24 @@ def _show(arguments: list[str]) -> None:
     from cvvae_jax.recipe import parse_train_config
 
     usage = (
-        f"usage: {program('data show')} OUTPUT.png RECIPE [--data.videos PLACE ..], with a recipe "
-        "such as quickstart."
+        f"usage: {program('data show')} OUTPUT.png RECIPE [--overwrite] [--data.videos PLACE ..], "
+        "with a recipe such as quickstart."
     )
     match arguments:
         case [("-h" | "--help"), *_]:
             print(usage)
             return
         case [output, *recipe] if not output.startswith("-"):
+            overwrite = "--overwrite" in recipe
+            require_vacant(Path(output), overwrite=overwrite)
+            recipe = [each for each in recipe if each != "--overwrite"]
             config = parse_train_config(recipe, prog=program(f"data show {output}"))
         case _:
             raise ConfigError(usage)
     picture = preview(config.train, config.data, seed=config.seed, clips=4)
     try:
-        picture.save(output)
+        with written_aside(Path(output)) as aside:
+            picture.save(aside)
     except (OSError, ValueError) as error:
         raise ConfigError(f"{output} cannot be written: {error}.") from error
     print(f"{output}: the first clips of every bucket, {picture.width} x {picture.height} pixels")

@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> None:
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Decode, args=arguments, prog=program("decode"))
-    check_paths(options.source, options.target)
+    check_paths(options, options.source, options.target)
     from cvvae_jax.codec.latents_files import open_latents
 
     file = open_latents(options.source)
@@ -154,6 +154,7 @@ def _decode(options: Decode, file, facts, codec) -> None:
         height=facts.height,
         width=facts.width,
         display=facts.display,
+        overwrite=options.overwrite,
     ) as write:
         frames = decode_frames(
             codec, parts, height=facts.height, width=facts.width, mode=options.mode

@@ -55,7 +55,7 @@ def main(arguments: list[str]) -> None:
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Encode, args=arguments, prog=program("encode"))
-    check_paths(options.source, options.target)
+    check_paths(options, options.source, options.target)
     from cvvae_jax.codec.latents_files import require_suffix
 
     require_suffix(options.target)

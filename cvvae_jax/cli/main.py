@@ -14,6 +14,7 @@ from cvvae_jax.cli.program import discard_output, keep_printing, program
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.home import argument_at_home
 from cvvae_jax.config.visible import visible_lines
+from cvvae_jax.signals import ending_at_once
 
 COMMANDS = {
     "convert": "Convert weights from PyTorch to JAX or back, and compare the two.",
@@ -66,9 +67,10 @@ def main(arguments: list[str]) -> int:
             return 0
         case ["train", *rest]:
             # It handles signals and ends of other processes by itself.
-            from cvvae_jax.cli import train
+            with ending_at_once("the same command goes on from the newest checkpoint, if any."):
+                from cvvae_jax.cli import train
 
-            return train.main(rest)
+                return train.main(rest)
         case [name, *rest] if name in COMMANDS:
             return _run(name, rest)
         case [name, *_]:

@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Reconstruct, args=arguments, prog=program("reconstruct"))
-    check_paths(options.source, options.target)
+    check_paths(options, options.source, options.target)
     info = probe(options.source)
     require_target(options.source, options.target, image=info.is_image)
     codec = open_codec(options)
@@ -74,6 +74,7 @@ def main(arguments: list[str]) -> None:
         width=info.width * (2 if options.side_by_side else 1),
         display=info.display,
         audio_from=options.source if info.has_audio else None,
+        overwrite=options.overwrite,
     ) as write:
         _reconstruct(options, info, codec, write)
 

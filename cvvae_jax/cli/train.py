@@ -14,7 +14,7 @@ from cvvae_jax.cli.program import discard_output, program
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.visible import visible_lines
 from cvvae_jax.recipe import parse_train_config, to_json
-from cvvae_jax.training.stop import Stopped
+from cvvae_jax.training.stop import Stopped, StopSignals
 
 if TYPE_CHECKING:
     from cvvae_jax.processes import Processes
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
     """
     # One process answers help; with several of them, it would wait for the others.
     if "--distributed" not in arguments or {"-h", "--help"} & set(arguments):
-        status, said, _ = _outcome(arguments, None)
+        status, said, _ = _outcome(arguments)
         if said:
             print(visible_lines(said), file=sys.stderr)
         return status
@@ -55,10 +55,14 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
-    return _run_together(arguments, joined)
+    # Another process must hear of a stop from here on, which takes a step.
+    with StopSignals() as stop:
+        return _run_together(arguments, joined, stop)
 
 
-def _outcome(arguments: list[str], joined: "Processes | None") -> tuple[int, str, bool]:
+def _outcome(
+    arguments: list[str], joined: "Processes | None" = None, stop: StopSignals | None = None
+) -> tuple[int, str, bool]:
     """Runs the recipe: the exit status, what is said to the user, and whether all processes have
     come to that end."""
     try:
@@ -73,7 +77,7 @@ def _outcome(arguments: list[str], joined: "Processes | None") -> tuple[int, str
             return 0, "", True
         from cvvae_jax.training.loop import train
 
-        train(config)
+        train(config, stop)
     except ConfigError as error:
         if joined is not None:
             joined.await_verdict(error)
@@ -92,9 +96,9 @@ def _outcome(arguments: list[str], joined: "Processes | None") -> tuple[int, str
     return 0, "", True
 
 
-def _run_together(arguments: list[str], joined: "Processes") -> int:
+def _run_together(arguments: list[str], joined: "Processes", stop: StopSignals) -> int:
     try:
-        status, said, together = _outcome(arguments, joined)
+        status, said, together = _outcome(arguments, joined, stop)
     except SystemExit as left:
         status, said = _meaning(left)
         together = status == 0

@@ -18,6 +18,7 @@ from cvvae_jax.data.video import (
     VideoWriter,
     write_image,
 )
+from cvvae_jax.data.video_writer import begun_path
 
 
 def require_target(source: Path, target: Path, *, image: bool) -> None:
@@ -42,6 +43,7 @@ def video_output(
     width: int,
     display: Display,
     audio_from: Path | None = None,
+    overwrite: bool,
 ) -> Iterator[Callable[[np.ndarray], None]]:
     """A function that writes a frame.
 
@@ -53,6 +55,8 @@ def video_output(
     if image:
         yield lambda frame: write_image(target, frame)
         return
+    if overwrite:  # what a killed run has left
+        begun_path(target).unlink(missing_ok=True)
     writer = VideoWriter(
         target,
         times=times,

@@ -3,23 +3,24 @@
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Key, UInt8
+from jaxtyping import Float, UInt8
 
 from cvvae_jax.codec.choose import Tile, Video, Wishes, choose
-from cvvae_jax.codec.latents import Latents
+from cvvae_jax.codec.latents import Latents, looked_at
 from cvvae_jax.codec.pipeline import through
-from cvvae_jax.codec.pixels import Pixels, PixelType, checked
+from cvvae_jax.codec.pixels import PixelType, checked
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, Plan
 from cvvae_jax.codec.programs import Direction, Pieces, Programs
 from cvvae_jax.codec.sampling import latents_of
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
+from cvvae_jax.models.inputs import KeyLike, LatentsLike, VideoLike, latents_array, one_key
 
 Mode = Literal["video", "image"]
 """All latent frames together, or each one alone, as an image."""
@@ -105,8 +106,8 @@ class Codec:
             ConfigError: the video has no frame or is smaller than one latent, or no plan fits into
                 memory.
         """
-        if direction not in get_args(Direction):
-            raise ConfigError(f"direction must be encode or decode, not {direction!r}.")
+        _require_one_of("direction", direction, Direction)
+        _require_one_of("pixels", pixels, PixelType)
         longest = self.chunks.size
         n, y, x, _ = self.latents_shape(
             frames=longest if frames is None else min(frames, longest),
@@ -142,27 +143,34 @@ class Codec:
         y, x = math.ceil(height / space), math.ceil(width / space)
         return n, y, x, self.vae.config.latent_channels
 
-    def posterior(self, video: Pixels) -> DiagonalGaussian:
-        """The posterior over the latents of a video, uint8 in [0, 255] or float in [-1, 1].
+    def posterior(self, video: VideoLike) -> DiagonalGaussian:
+        """The posterior over the latents of a video; its numbers are what the model gave, NaN too.
+
+        Args:
+            video: as of `encode`.
 
         Raises:
-            ConfigError: it is no video, or smaller than one latent.
+            ConfigError: it is no video or smaller than one latent, or its values are no pixels'.
         """
         moments = np.concatenate(list(self._moments_of(checked(video))), axis=1)
         return DiagonalGaussian.from_moments(jnp.asarray(moments))
 
-    def encode(self, video: Pixels, *, key: Key[Array, ""] | None = None) -> Latents:
+    def encode(self, video: VideoLike, *, key: KeyLike | None = None) -> Latents:
         """Unscaled latents of a video.
 
         Args:
-            video: of any frame count and size, uint8 in [0, 255] or float in [-1, 1].
+            video: (b, t, h, w, 3) of any frame count and size, uint8 in [0, 255] or floats in
+                [-1, 1]; or a list of frames or a Pillow image: see `VideoLike`. Floats may go as
+                far beyond as decoding and resizing do, up to 2; those that seem to be in [0, 1]
+                are warned of.
             key: draws a sample of the posterior: each latent frame of each video has noise of its
                 own, whatever the chunks; None takes its mode.
 
         Raises:
-            ConfigError: it is no video, or smaller than one latent.
+            ConfigError: it is no video or smaller than one latent; it holds NaN, infinity or
+                floats beyond 2; or the model gives latents with NaN or infinity.
         """
-        video = checked(video)
+        video, key = checked(video), one_key(key)
         parts, start = [], 0
         for moments in self._moments_of(video):
             parts.append(latents_of(moments, key, start=start))
@@ -172,25 +180,26 @@ class Codec:
         return Latents(values, frames, height, width, video.dtype.name)
 
     def decode(
-        self, latents: Latents | Float[Array | np.ndarray, "b n y x z"], *, mode: Mode = "video"
+        self, latents: Latents | LatentsLike, *, mode: Mode = "video"
     ) -> UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]:
         """The video of latents: of its frame count and size, uint8 if it was, else float32, about
         [-1, 1], not clipped.
 
         Args:
-            latents: as `encode` gives them; an array holds unscaled ones, all of whose frames and
-                pixels are wanted.
+            latents: as `encode` gives them; an array (b, n, y, x, z), or what else is a
+                `LatentsLike`, holds unscaled ones, all of whose frames and pixels are wanted.
             mode: `image` decodes each latent frame alone, to one frame.
 
         Raises:
-            ConfigError: no such video has latents of this shape, or the mode is none.
+            ConfigError: no such video has latents of this shape, they hold NaN or infinity, or the
+                mode is none.
         """
-        if not isinstance(latents, Latents):
-            latents = self._as_latents(latents)
-        latents = self.unscale(latents) if latents.scaled else latents
+        cut = self.latent_chunks(mode)
+        latents = latents if isinstance(latents, Latents) else self._as_latents(latents)
+        latents = self.unscale(latents)
         self._check(latents, mode)
-        frames = latents.frames if mode == "video" else latents.values.shape[1]
-        values, cut = np.asarray(latents.values, np.float32), self.latent_chunks(mode)
+        values = latents.values
+        frames = latents.frames if mode == "video" else values.shape[1]
         plan = self.plan(
             "decode",
             frames=latents.frames if mode == "video" else 1,
@@ -204,36 +213,50 @@ class Codec:
         return video[:, :frames, : latents.height, : latents.width]
 
     def reconstruct(
-        self, video: Pixels, *, key: Key[Array, ""] | None = None
+        self, video: VideoLike, *, key: KeyLike | None = None
     ) -> UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]:
         """A video, encoded and decoded: same shape; uint8 for uint8, else float32 in [-1, 1].
 
         Args:
-            video: of any frame count and size.
+            video: as of `encode`.
             key: draws a sample of the posterior; None takes its mode.
 
         Raises:
-            ConfigError: the video has no frame, or is smaller than one latent.
+            ConfigError: as of `encode`.
         """
         recon = self.decode(self.encode(video, key=key))
         return recon if recon.dtype == np.uint8 else np.clip(recon, -1.0, 1.0)
 
-    def scale(self, latents: Latents) -> Latents:
-        """Latents as the image VAE's diffusion models see them."""
+    def scale(self, latents: Latents | LatentsLike) -> Latents:
+        """Latents as the image VAE's diffusion models see them.
+
+        Args:
+            latents: as `encode` gives them; `VAE.scale` takes arrays.
+
+        Raises:
+            ConfigError: they are no `Latents` of this model, or hold NaN or infinity.
+        """
+        latents = looked_at(latents, channels=self.vae.config.latent_channels)
         if latents.scaled:
             return latents
         values = np.asarray(self.vae.scale(latents.values))
         return dataclasses.replace(latents, values=values, scaled=True)
 
-    def unscale(self, latents: Latents) -> Latents:
-        """The inverse of `scale`."""
+    def unscale(self, latents: Latents | LatentsLike) -> Latents:
+        """The inverse of `scale`; raises what `scale` does."""
+        latents = looked_at(latents, channels=self.vae.config.latent_channels)
         if not latents.scaled:
             return latents
         values = np.asarray(self.vae.unscale(latents.values))
         return dataclasses.replace(latents, values=values, scaled=False)
 
     def latent_chunks(self, mode: Mode) -> Cut:
-        """How the time of latents is cut, in latent frames."""
+        """How the time of latents is cut, in latent frames.
+
+        Raises:
+            ConfigError: the mode is none.
+        """
+        _require_one_of("mode", mode, Mode)
         return self._wishes.cuts(self.vae, None).latent_chunks if mode == "video" else Cut(1, 1)
 
     def moments(
@@ -276,16 +299,13 @@ class Codec:
         )
         return self.moments((video[:, span] for span in self.chunks.spans(frames)), plan)
 
-    def _as_latents(self, values: Array | np.ndarray) -> Latents:
-        if values.ndim != 5:
-            raise ConfigError(f"latents are (batch, n, y, x, channels), not {values.shape}.")
+    def _as_latents(self, given: LatentsLike) -> Latents:
+        values = latents_array(given, channels=self.vae.config.latent_channels)
         space, (_, n, y, x, _) = self.vae.config.spatial_compression, values.shape
         return Latents(values, 1 + (n - 1) * self.vae.temporal_compression, y * space, x * space)
 
     def _check(self, latents: Latents, mode: Mode) -> None:
         """Raise ConfigError unless this model can have such latents; images may be of any video."""
-        if mode not in get_args(Mode):
-            raise ConfigError(f"mode must be video or image, not {mode!r}.")
         frames, height, width = latents.frames, latents.height, latents.width
         n, *shape = self.latents_shape(frames=frames, height=height, width=width)
         wanted = (n if mode == "video" else latents.values.shape[1], *shape)
@@ -303,3 +323,9 @@ class Codec:
         if not any(ends):
             return chunk
         return np.pad(chunk, ((0, 0), *((0, end) for end in ends), (0, 0)), mode="edge")
+
+
+def _require_one_of(name: str, value: Any, words: Any) -> None:
+    """Raise ConfigError unless a value is one of a Literal's."""
+    if value not in get_args(words):
+        raise ConfigError(f"{name} must be {' or '.join(get_args(words))}, not {value!r}.")

@@ -18,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float
 
+from cvvae_jax.aside import written_aside
 from cvvae_jax.codec.latents import Latents
 from cvvae_jax.codec.latents_facts import LAYOUT, Facts, from_words, to_words
 from cvvae_jax.codec.latents_readers import CHECKSUM, Checksum, Header, read_header, read_parts
@@ -83,18 +84,13 @@ class LatentsWriter:
         if not self._frames:
             raise ConfigError(f"{self._path} was not written: there are no latents.")
         shape = (self._frames, *self._shape)
-        partial = self._path.with_suffix(f".partial{self._path.suffix}")
         words, write = to_words(facts), _write_npz
         if self._path.suffix.lower() != ".npz":
             words[CHECKSUM] = self._checksum.of(shape, words)
             write = _write_safetensors
-        try:
-            with self._named_errors():
-                self._numbers.seek(0)
-                write(partial, self._numbers, shape, words)
-                partial.replace(self._path)
-        finally:
-            partial.unlink(missing_ok=True)
+        with self._named_errors(), written_aside(self._path) as aside:
+            self._numbers.seek(0)
+            write(aside, self._numbers, shape, words)
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:

@@ -7,7 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
+from cvvae_jax.codec.values import require_finite
 from cvvae_jax.models.gaussian import DiagonalGaussian
+
+_OVERFLOW = "; if it computes in float16, load it with dtype bfloat16 or float32"
 
 
 def latents_of(
@@ -19,11 +22,17 @@ def latents_of(
         moments: means, then log-variances, of some latent frames.
         key: of a `sample`.
         start: number of the first of the latent frames.
+
+    Raises:
+        ConfigError: the latents hold NaN or infinity.
     """
     if key is None:  # without any device, which is at work on what comes next
-        return moments[..., : moments.shape[-1] // 2]
-    posterior = DiagonalGaussian.from_moments(jnp.asarray(moments))
-    return np.asarray(sample(posterior, key, start=start))
+        latents = moments[..., : moments.shape[-1] // 2]
+    else:
+        posterior = DiagonalGaussian.from_moments(jnp.asarray(moments))
+        latents = np.asarray(sample(posterior, key, start=start))
+    require_finite(latents, whose="the model's", start=start, advice=_OVERFLOW)
+    return latents
 
 
 def sample(

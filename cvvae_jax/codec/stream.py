@@ -10,9 +10,12 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from cvvae_jax.codec.codec import Codec, Mode
+from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.codec.plan import Cut
 from cvvae_jax.codec.sampling import latents_of
+from cvvae_jax.codec.values import frame_arrays, latent_frames
 from cvvae_jax.config import ConfigError
+from cvvae_jax.models.inputs import FramesLike, KeyLike, PartsLike, one_key
 
 Item = TypeVar("Item")
 
@@ -20,7 +23,7 @@ _END = object()
 
 
 def encode_frames(
-    codec: Codec, frames: Iterable[np.ndarray], *, key: Key[Array, ""] | None = None
+    codec: Codec, frames: FramesLike, *, key: KeyLike | None = None
 ) -> Iterator[Float[np.ndarray, "n y x z"]]:
     """The unscaled latents of frames: what `codec.encode` gives for the whole video, in parts.
 
@@ -29,16 +32,19 @@ def encode_frames(
 
     Args:
         codec: the model, and how videos go through it.
-        frames: uint8 arrays (height, width, 3), all of one size.
+        frames: arrays (height, width, 3), uint8 in [0, 255] or floats in [-1, 1], or Pillow images;
+            all of one size and type.
         key: draws a sample of the posterior; None takes its mode.
 
     Yields:
         What each chunk adds, float32.
 
     Raises:
-        ConfigError: the frames are smaller than one latent.
+        ConfigError: the frames are smaller than one latent; after the latents of those before, a
+            frame that is none, or the model's latents, as in `Codec.encode`.
     """
-    first, chunks = _first(_pieces(frames, codec.chunks))
+    key = one_key(key)
+    first, chunks = _first(_pieces(frame_arrays(frames), codec.chunks))
     if first is not None:
         yield from _latents(codec, first, chunks, key=key)
 
@@ -49,7 +55,7 @@ def _latents(
     """Of all chunks, the first one among them; one that is shorter than others would be is the
     whole video."""
     count, height, width, _ = first.shape
-    plan = codec.plan("encode", frames=count, height=height, width=width)
+    plan = codec.plan("encode", frames=count, height=height, width=width, pixels=first.dtype.name)
     read = _read_ahead(chunks, count=plan.chunks_at_once)
     start = 0
     for moments in codec.moments((chunk[None] for chunk in read), plan):
@@ -59,73 +65,72 @@ def _latents(
 
 def decode_frames(
     codec: Codec,
-    latents: Iterable[Float[np.ndarray, "n y x z"]],
+    latents: PartsLike,
     *,
     height: int,
     width: int,
     mode: Mode = "video",
-) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    pixels: PixelType = "uint8",
+) -> Iterator[UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]]:
     """The frames of unscaled latents, with those that filled up the last latent frame.
 
     Args:
         codec: the model, and how videos go through it.
-        latents: in parts of any length.
+        latents: in parts (n, y, x, z) of any length, floats of any width.
         height: of the frames, in pixels.
         width: of the frames, in pixels.
         mode: `image` decodes each latent frame alone, to one frame.
+        pixels: of the frames; float32 ones are about [-1, 1], not clipped.
 
     Yields:
         Frames, while the devices work on those after them.
 
     Raises:
-        ConfigError: frames of this size have other latents.
+        ConfigError: there is no such mode or such pixels; after the frames before, latents that
+            are no numbers, or that frames of this size don't have.
     """
     cut = codec.latent_chunks(mode)
-    first, chunks = _first(_pieces(itertools.chain.from_iterable(latents), cut))
+    shape = codec.latents_shape(frames=1, height=height, width=width)[1:]
+    first, chunks = _first(_pieces(latent_frames(latents, shape=shape), cut))
     if first is None:
         return
-    expected = codec.latents_shape(frames=1, height=height, width=width)[1:]
-    if first.shape[1:] != expected:
-        raise ConfigError(
-            f"latents (y, x, z) of frames of {width} x {height} are {expected}, "
-            f"not {first.shape[1:]}."
-        )
     frames = 1 + (len(first) - 1) * codec.vae.temporal_compression
-    plan = codec.plan("decode", frames=frames, height=height, width=width)
+    plan = codec.plan("decode", frames=frames, height=height, width=width, pixels=pixels)
     batches = (chunk[None] for chunk in chunks)
     for video in codec.videos(batches, plan, overlap=cut.overlap):
         yield from video[0, :, :height, :width]
 
 
 def reconstruct_frames(
-    codec: Codec, frames: Iterable[np.ndarray], *, key: Key[Array, ""] | None = None
-) -> Iterator[UInt8[np.ndarray, "h w 3"]]:
+    codec: Codec, frames: FramesLike, *, key: KeyLike | None = None
+) -> Iterator[UInt8[np.ndarray, "h w 3"] | Float[np.ndarray, "h w 3"]]:
     """Every frame, encoded and decoded: what `codec.reconstruct` gives for the whole video.
 
     Args:
         codec: the model, and how videos go through it.
-        frames: uint8 arrays (height, width, 3), all of one size.
+        frames: as of `encode_frames`.
         key: draws a sample of the posterior; None takes its mode.
 
     Yields:
-        As many frames as there are, in as little memory as `encode_frames`.
+        As many frames as there are, of their type, floats clipped to [-1, 1]; in as little memory
+        as `encode_frames`.
 
     Raises:
-        ConfigError: the frames are smaller than one latent.
+        ConfigError: as of `encode_frames`.
     """
-    counted = Counted(frames)
+    key, counted = one_key(key), Counted(frame_arrays(frames))
     first, chunks = _first(_pieces(counted, codec.chunks))
     if first is None:
         return
-    count, height, width, _ = first.shape
+    (count, height, width, _), pixels = first.shape, first.dtype.name
     for direction in ("encode", "decode"):  # while nothing else is in the devices' memory
-        codec.plan(direction, frames=count, height=height, width=width)
+        codec.plan(direction, frames=count, height=height, width=width, pixels=pixels)
     latents = _latents(codec, first, chunks, key=key)
-    recons = decode_frames(codec, latents, height=height, width=width)
+    recons = decode_frames(codec, latents, height=height, width=width, pixels=pixels)
     for i, recon in enumerate(recons):
         # What follows the last frame fills up its chunk, which all frames were read for.
         if i < counted.count:
-            yield recon
+            yield recon if pixels == "uint8" else np.clip(recon, -1.0, 1.0)
 
 
 class Counted:

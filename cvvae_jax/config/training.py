@@ -73,8 +73,8 @@ class DataConfig:
     images: str | None = None
     """Place of the images; unset: single frames of the videos."""
     eval_videos: str | None = None
-    """Place of unseen videos to measure on; unset: every tenth video and every tenth image is held
-    out of training."""
+    """Place of unseen videos to measure on; unset: one video and one image in ten are held out of
+    training."""
     exclude: str | None = None
     """File of names to leave out, one a line, as `python -m cvvae_jax data check` writes it."""
     eval_clips: int = 16

@@ -1,6 +1,7 @@
 """Sound of one file into another, packet by packet, as it is."""
 
 import contextlib
+import io
 import logging
 from collections.abc import Iterator
 from fractions import Fraction
@@ -9,7 +10,9 @@ from pathlib import Path
 import av
 
 from cvvae_jax.data.containers import exact, open_container
+from cvvae_jax.data.decoding import played_sound, shown_video
 from cvvae_jax.data.frame_index import frame_index
+from cvvae_jax.data.times import Continued
 
 _log = logging.getLogger(__name__)
 
@@ -27,6 +30,9 @@ class AudioCopy:
         """Set up a copy; `open` finds the arguments."""
         self._packets, self._target, self._stream = packets, target, stream
         self._offset, self._has_edit_lists = offset, target.format.name in _WITH_EDIT_LISTS
+        self._continued: Continued | None = None
+        self._last_dts: int | None = None
+        self._is_heard = False
         self._next = self._following()
 
     @classmethod
@@ -42,15 +48,16 @@ class AudioCopy:
             video_start: when the target shows that video's first frame, in seconds.
         """
         with open_container(Path(path)) as source:
-            stream = source.streams.best("audio")
+            stream = played_sound(source)
             if stream is None:
                 yield None
-            elif stream.codec_context.name not in target.supported_codecs:
-                codec = stream.codec_context.name
+            elif not _fits(stream, target):
+                codec = "unknown" if stream.codec_context is None else stream.codec_context.name
                 _log.warning("%s: %s audio fits no %s file; left out.", path, codec, target.name)
                 yield None
             else:
-                offset = frame_index(Path(path)).first - video_start if source.streams.video else 0
+                has_video = shown_video(source) is not None
+                offset = frame_index(Path(path)).first - video_start if has_video else 0
                 copied = target.add_stream_from_template(stream)
                 yield cls(_packets(source, stream, target), target, copied, Fraction(offset))
 
@@ -61,17 +68,43 @@ class AudioCopy:
             packet = self._next
             if seconds is not None and self._time(packet) >= seconds:
                 return
-            shift = round(self._offset / exact(packet.time_base))
-            packet.pts -= shift
-            packet.dts = packet.pts if packet.dts is None else packet.dts - shift
-            packet.stream = self._stream
+            self._place(packet)
             self._target.mux(packet)
             self._next = self._following()
 
+    def _place(self, packet: av.Packet) -> None:
+        """Give a packet its times in the new file. Those of decoding must rise there, which they
+        don't where the old file rounded them to milliseconds."""
+        unit = exact(self._stream.time_base)
+        scale = exact(packet.time_base) / unit
+        pts, dts = (round(time * scale - self._offset / unit) for time in (packet.pts, packet.dts))
+        if self._last_dts is not None:
+            dts = max(dts, self._last_dts + self._has_edit_lists)  # Matroska takes equal ones
+        packet.pts, packet.dts, self._last_dts = max(pts, dts), dts, dts
+        packet.duration = round((packet.duration or 0) * scale)
+        packet.time_base, packet.stream = unit, self._stream
+
     def _following(self) -> av.Packet | None:
-        """The next packet that is heard, or that a decoder needs for one that is."""
-        known = (packet for packet in self._packets if packet.pts is not None)
-        return next((packet for packet in known if self._is_needed(packet)), None)
+        """The next packet that is heard, or that a decoder needs for the first one that is."""
+        for packet in self._packets:
+            # An edit list may leave out sound between two pieces, too.
+            is_left_out = packet.is_discard and self._is_heard
+            if packet.pts is None or is_left_out:
+                continue
+            self._is_heard = not packet.is_discard
+            if self._is_needed(self._continuing(packet)):
+                return packet
+        return None
+
+    def _continuing(self, packet: av.Packet) -> av.Packet:
+        """A packet after the one before it, also where files were appended to one another."""
+        if self._continued is None:
+            self._continued = Continued(exact(packet.time_base))
+        packet.dts = packet.pts if packet.dts is None else packet.dts
+        self._continued.take(packet.dts, packet.duration or 0)
+        packet.pts += self._continued.shift
+        packet.dts += self._continued.shift
+        return packet
 
     def _is_needed(self, packet: av.Packet) -> bool:
         start = self._time(packet)
@@ -83,6 +116,20 @@ class AudioCopy:
 
     def _time(self, packet: av.Packet) -> Fraction:
         return packet.pts * exact(packet.time_base) - self._offset
+
+
+def _fits(stream, target) -> bool:
+    """Whether a container takes the sound of a stream."""
+    if stream.codec_context is None or stream.codec_context.name not in target.supported_codecs:
+        return False
+    # The list has codecs that the container of another version takes: a trial is sure.
+    with av.open(io.BytesIO(), "w", format=target.format.name) as trial:
+        trial.add_stream_from_template(stream)
+        try:
+            trial.start_encoding()
+        except av.error.FFmpegError:
+            return False
+    return True
 
 
 def _packets(source, stream, target) -> Iterator[av.Packet]:

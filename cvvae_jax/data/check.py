@@ -6,10 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-import numpy as np
-
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import one_line, require_shape
+from cvvae_jax.data.containers import one_line
 from cvvae_jax.data.decoding import open_video
 from cvvae_jax.data.images import is_image, read_image
 from cvvae_jax.data.media import Frames, Media
@@ -95,11 +93,5 @@ def _decode_all(media: Media) -> None:
         read_image(media)
         return
     with open_video(media) as video:
-        shape = None
-        for frame in video.frames(threads="NONE"):
-            size = (frame.height, frame.width, 3)
-            shape = shape or size
-            if size != shape:
-                require_shape(media, np.empty(size), shape)
-        if shape is None:
+        if not sum(1 for _ in video.frames(threads="NONE")):
             raise ConfigError(f"{media} holds no frame that can be decoded.")

@@ -1,5 +1,6 @@
 """Some frames of a video by their numbers, without decoding those long before them."""
 
+import contextlib
 import functools
 from collections.abc import Sequence
 
@@ -7,7 +8,7 @@ import av
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import require_pixels, require_shape, resized
+from cvvae_jax.data.containers import require_pixels, resized
 from cvvae_jax.data.decoding import open_video, to_rgb
 from cvvae_jax.data.frame_index import count_frames, whole_index
 from cvvae_jax.data.images import is_image, read_image
@@ -42,16 +43,17 @@ def read_clip(
         raise ConfigError(
             f"{media} has {count} frames; frames {wanted[0]} to {wanted[-1]} were asked for."
         )
+    frames: list[np.ndarray] = []
     size = functools.partial(resized, short_side=short_side, cover=cover)
     if isinstance(media, Frames):
         frames = [_rescaled(media, media.array[number], size) for number in wanted]
     elif is_image(media):
         frames = [read_image(media, short_side=short_side, cover=cover)]
     else:
-        frames = _clip_by_seeking(media, wanted, short_side=short_side, cover=cover)
+        # Where a decoder that begins in the middle fails, reading from the beginning tells why.
+        with contextlib.suppress(ConfigError):
+            frames = _clip_by_seeking(media, wanted, short_side=short_side, cover=cover)
         frames = frames or _clip_in_sequence(media, wanted, short_side=short_side, cover=cover)
-    for frame in frames:
-        require_shape(media, frame, frames[0].shape)
     return np.stack(frames)[repeats]
 
 
@@ -68,7 +70,7 @@ def _clip_by_seeking(file: MediaFile, wanted: np.ndarray, **size) -> list[np.nda
             if frame.pts is None or frame.pts > ticks[len(clip)]:
                 return []
             if frame.pts == ticks[len(clip)]:
-                video.require_whole(frame)
+                video.require_usable(frame)
                 clip.append(_sized_rgb(frame, file, **size))
             if len(clip) == len(ticks):
                 return clip

@@ -2,14 +2,12 @@
 
 import contextlib
 import io
-import os
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 import av
-import numpy as np
 from av.video.reformatter import Interpolation
 
 from cvvae_jax.config import ConfigError
@@ -105,10 +103,13 @@ def require_pixels(file: MediaFile | Frames, height: int, width: int) -> None:
         )
 
 
-def require_shape(path: MediaFile | Frames, frame: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Raise ConfigError unless a frame has the shape (height, width, 3) of those before it."""
-    if frame.shape != shape:
-        size, other = (f"{width}x{height}" for height, width, _ in (shape, frame.shape))
+def require_shape(
+    path: MediaFile | Frames, shape: tuple[int, ...], wanted: tuple[int, ...]
+) -> None:
+    """Raise ConfigError unless a frame has the height and width of those before it; shapes may go
+    on with channels."""
+    if shape != wanted:
+        size, other = (f"{width}x{height}" for height, width, *_ in (wanted, shape))
         raise ConfigError(
             f"{path}: all frames of a video must have one size, here {size}; one has {other}."
         )
@@ -120,11 +121,6 @@ def require_suffix(path: Path, accepted: tuple[str, ...]) -> None:
         raise ConfigError(
             f"{path} cannot be written: its suffix must be one of {', '.join(accepted)}."
         )
-
-
-def partial_path(path: Path) -> Path:
-    """Where a file is written until it is complete: beside it, so that renaming is atomic."""
-    return path.with_name(f".{path.stem}.partial-{os.getpid()}{path.suffix}")
 
 
 def resized(

@@ -13,7 +13,7 @@ import numpy as np
 from av.stream import Disposition
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import matroska
+from cvvae_jax.data import matroska, mp4, riff
 from cvvae_jax.data.containers import (
     SCALER,
     exact,
@@ -21,6 +21,7 @@ from cvvae_jax.data.containers import (
     reason,
     require_file,
     require_pixels,
+    require_shape,
     resized,
 )
 from cvvae_jax.data.display import Display
@@ -33,8 +34,13 @@ _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
 # Codecs each of whose packets is a frame. Others have packets that show nothing (hidden frames of
 # VP8, MPEG-4 as it is packed for AVI) or show several.
 _ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1", "png", "gif")
+# Of the MatrixCoefficients of ITU-T H.273, those that swscale converts: RGB, BT.709, unspecified,
+# FCC, BT.601 twice, SMPTE 240M and BT.2020 with non-constant luminance.
+_CONVERTED = (0, 1, 2, 4, 5, 6, 7, 9)
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
 _UNSTATED_COLORS = (0, 2)  # of ITU-T H.273: reserved, unspecified
+# What tells that a file was cut off where the demuxer can't, by the demuxer's name.
+_READERS = {"matroska": matroska, "mov": mp4, "avi": riff}
 
 
 class OpenVideo:
@@ -43,7 +49,14 @@ class OpenVideo:
     def __init__(self, file: MediaFile, container: av.container.InputContainer, stream):
         """Take what `open_video` chose."""
         self.file, self.container, self.stream = file, container, stream
-        self._first_pts: int | None = None
+        self._size: tuple[int, int] | None = None
+        self._threads = "NONE"
+        self._begin(None)
+
+    def _begin(self, first_pts: int | None) -> None:
+        """Take the presentation time of the first keyframe; None where none is known."""
+        self._has_times = first_pts is not None
+        self._before_packets, self._before_frames = _Before(first_pts), _Before(first_pts)
 
     @property
     def rate(self) -> Fraction | None:
@@ -89,7 +102,7 @@ class OpenVideo:
                 yield packet
 
         yield from self._with_frames(counted())
-        if count < len(self.stream.index_entries) or self._is_cut_off():
+        if count < len(self.stream.index_entries) or self._is_cut_off(count):
             raise ConfigError(f"{self.file} ends early: it was cut off.")
 
     def _with_frames(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
@@ -104,7 +117,8 @@ class OpenVideo:
                 before.append(packet)
                 continue
             if before is not None:
-                before, self._first_pts = None, packet.pts
+                before = None
+                self._begin(packet.pts)
             yield packet
         yield from before or ()
 
@@ -112,11 +126,17 @@ class OpenVideo:
         """Whether the frame of a packet, or a decoded one, belongs to the video.
 
         An edit list leaves out frames that others need. Frames that are shown before the first
-        keyframe need some that the file doesn't have: it was cut out of a longer one.
+        keyframe need some that the file doesn't have: it was cut out of a longer one. All are asked
+        for in their order.
         """
-        if isinstance(item, av.Packet) and item.is_discard:
-            return False
-        return None in (self._first_pts, item.pts) or item.pts >= self._first_pts
+        if isinstance(item, av.VideoFrame):
+            return not self._before_frames.holds(item.pts)
+        return not self._before_packets.holds(item.pts) and not item.is_discard
+
+    def _is_due(self, item: av.Packet | av.VideoFrame) -> bool:
+        """Whether a frame that is shown can be held against the packets: not where it alone has no
+        time. It may be shown before the first keyframe."""
+        return not self._has_times or item.pts is not None or not self.has_presentation_times
 
     def frames(self, *, threads: str = "AUTO") -> Iterator[av.VideoFrame]:
         """All frames in presentation order.
@@ -127,19 +147,19 @@ class OpenVideo:
         Raises:
             ConfigError: the file is damaged or was cut off; the frames before have been yielded.
         """
-        self.stream.thread_type = threads
+        self.stream.thread_type = self._threads = threads
         missing = 0
 
         def counted() -> Iterator[av.Packet]:
             nonlocal missing
             for packet in self.packets():
-                missing += self.is_shown(packet)
+                missing += self.is_shown(packet) and self._is_due(packet)
                 yield packet
 
         for frame in self._decode(counted()):
             if self.is_shown(frame):
-                missing -= 1
-                self.require_whole(frame)
+                missing -= self._is_due(frame)
+                self.require_usable(frame)
                 yield frame
         if self.has_frames_for_packets and missing > 0:
             raise ConfigError(f"{self.file} is damaged: {missing} of its frames can't be decoded.")
@@ -155,12 +175,32 @@ class OpenVideo:
         self.container.seek(keyframe, stream=self.stream)
         yield from self._decode(self._with_frames(self.container.demux(self.stream)))
 
-    def require_whole(self, frame: av.VideoFrame) -> None:
-        """Raise ConfigError where a part of a frame was damaged."""
+    def require_usable(self, frame: av.VideoFrame) -> None:
+        """Raise ConfigError where a part of a frame was damaged, its size is another than that of
+        the frames before, or its colors are of a kind that isn't converted."""
         if frame.is_corrupt:
             raise ConfigError(
                 f"{self.file} is damaged: a frame of it could be decoded only in part."
             )
+        if frame.colorspace not in _CONVERTED:
+            raise ConfigError(
+                f"{self.file} has colors with the matrix {int(frame.colorspace)} of ITU-T H.273, "
+                "which cannot be converted to RGB."
+            )
+        size = upright_size(frame)
+        self._size = self._size or size
+        require_shape(self.file, size, self._size)
+
+    def await_threads(self) -> None:
+        """Let the decoder's threads come to an end of what they were given, where reading was
+        abandoned.
+
+        Where a program has PyAV pass on what FFmpeg logs, they need the interpreter to do so, and
+        closing the decoder waits for them without letting go of it: forever.
+        """
+        if self._threads != "NONE":
+            with contextlib.suppress(av.error.FFmpegError):
+                self.stream.decode(None)
 
     def _decode(self, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
         """Frames; what goes wrong is raised after those that the decoder still holds."""
@@ -178,13 +218,33 @@ class OpenVideo:
         if fault:
             raise fault
 
-    def _is_cut_off(self) -> bool:
-        if not self.container.format.name.startswith("matroska"):
+    def _is_cut_off(self, count: int) -> bool:
+        """Whether the container says so, after so many packets."""
+        name = self.container.format.name.split(",")[0]
+        reader = _READERS.get(name)
+        # AVI states sizes and numbers of frames that are wrong: only both together are believed.
+        if reader is None or (name == "avi" and count >= self.stream.frames):
             return False
         if isinstance(self.file, Blob):
-            return matroska.is_cut_off(io.BytesIO(self.file.data))
+            return reader.is_cut_off(io.BytesIO(self.file.data))
         with open(self.file, "rb") as data:
-            return matroska.is_cut_off(data)
+            return reader.is_cut_off(data)
+
+
+class _Before:
+    """Tells which of a row of packets or frames are shown before the first keyframe: some of those
+    that come next to it, up to the first one that is shown after it. Later ones may have any time:
+    in files that were appended to one another, times begin anew."""
+
+    def __init__(self, first_pts: int | None):
+        self._first, self._is_over = first_pts, first_pts is None
+
+    def holds(self, pts: int | None) -> bool:
+        """Whether the next one, by its presentation time, is such a one."""
+        if self._is_over or pts is None:
+            return False
+        self._is_over = pts > self._first
+        return pts < self._first
 
 
 @contextlib.contextmanager
@@ -198,27 +258,54 @@ def open_video(file: MediaFile) -> Iterator[OpenVideo]:
     with open_container(file) as container:
         stream = _video_stream(container, file)
         require_pixels(file, stream.height or 0, stream.width or 0)
+        video = OpenVideo(file, container, stream)
         try:
-            yield OpenVideo(file, container, stream)
+            yield video
         except av.error.FFmpegError as error:
             raise ConfigError(f"{file} is damaged: {reason(error)}.") from error
+        finally:
+            video.await_threads()
 
 
 def _video_stream(container, file: MediaFile):
-    """The stream that a player shows: a default one, the largest of those, the first of those."""
-    pictures = [s for s in container.streams.video if s.disposition & _PICTURES]
-    videos = [s for s in container.streams.video if s not in pictures]
-    if not videos:
-        only = "only attached pictures, and " if pictures else ""
-        raise ConfigError(f"{file} holds {only}no video stream.")
-    chosen = max(videos, key=lambda s: (bool(s.disposition & Disposition.default), _area(s)))
-    if len(videos) > 1:
-        _say_choice(str(file), len(videos), chosen.index, f"{chosen.width}x{chosen.height}")
+    """The video of a file, which is said where there is a choice."""
+    chosen = shown_video(container)
+    if chosen is None:
+        raise ConfigError(f"{file} holds {_instead_of_video(container)}.")
+    others = len(_videos(container)) - 1
+    if others:
+        _say_choice(str(file), others + 1, chosen.index, f"{chosen.width}x{chosen.height}")
     return chosen
 
 
-def _area(stream) -> int:
-    return (stream.width or 0) * (stream.height or 0)
+def shown_video(container):
+    """The stream that a player shows: a default one, the largest of those, the first of those; None
+    where there is none."""
+    videos = _videos(container)
+    area = {s.index: (s.width or 0) * (s.height or 0) for s in videos}
+    is_default = {s.index: bool(s.disposition & Disposition.default) for s in videos}
+    return max(videos, key=lambda s: (is_default[s.index], area[s.index]), default=None)
+
+
+def played_sound(container):
+    """The audio stream that a player plays beside that video, of the same program where there are
+    several (MPEG-TS); None where there is none."""
+    return container.streams.best("audio", related=shown_video(container))
+
+
+def _videos(container) -> list:
+    return [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & _PICTURES and stream.codec_context is not None
+    ]
+
+
+def _instead_of_video(container) -> str:
+    streams = container.streams.video
+    if any(not stream.disposition & _PICTURES for stream in streams):
+        return "a video in a format that FFmpeg doesn't know"
+    return "only attached pictures, and no video stream" if streams else "no video stream"
 
 
 @functools.lru_cache(maxsize=1024)

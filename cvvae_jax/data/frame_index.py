@@ -10,10 +10,10 @@ import numpy as np
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.containers import exact, require_file
-from cvvae_jax.data.decoding import OpenVideo, open_video
+from cvvae_jax.data.decoding import OpenVideo, open_video, played_sound
 from cvvae_jax.data.images import is_image
 from cvvae_jax.data.media import Blob, Frames, Media, MediaFile
-from cvvae_jax.data.times import Times
+from cvvae_jax.data.times import Continued, Times
 
 # Where a file states neither times nor a rate.
 _USUAL_FPS = Fraction(25)
@@ -117,48 +117,98 @@ def _scan_once(path: Path, mtime_ns: int, size: int) -> FrameIndex:
     return _scan(path)
 
 
+class _Row:
+    """What is read of a video's frames: `times`, (ticks, duration) of each or (None, duration),
+    `keyframes` by their ticks, and the `fault` that ends them."""
+
+    def __init__(self, video: OpenVideo, *, decode: bool):
+        """Read all of an open video, by its packets or by its frames."""
+        self.times, self.keyframes, self.fault = [], [], None
+        read = _frames if decode else _shown_packets
+        continued = Continued(exact(video.stream.time_base))
+        try:
+            for order, ticks, duration, is_key in read(video):
+                if order is not None:
+                    continued.take(order, duration or 0)
+                ticks = None if ticks is None else ticks + continued.shift
+                self.times.append((ticks, duration or 0))
+                if is_key and ticks is not None and video.has_presentation_times:
+                    self.keyframes.append(ticks)
+        except ConfigError as error:
+            self.fault = str(error)
+        is_reordered = bool(video.stream.codec_context.has_b_frames) and not decode
+        known = [ticks for ticks, _ in self.times if ticks is not None]
+        if continued.shift or not (is_reordered or known == sorted(known)):
+            self.keyframes = []  # frames aren't known by the times that the file has
+
+    @property
+    def has_gaps(self) -> bool:
+        """Whether some frames have no time, and others have one."""
+        return len({ticks is None for ticks, _ in self.times}) == 2
+
+    def fill(self, step: int) -> None:
+        """Give times to frames without one, by those beside them; frames at either end follow each
+        other after `step`."""
+        known = {n: ticks for n, (ticks, _) in enumerate(self.times) if ticks is not None}
+        numbers, ticks = list(known), list(known.values())
+        first, last = numbers[0], numbers[-1]
+        for n, (time, duration) in enumerate(self.times):
+            if time is None:
+                beyond = min(n - first, 0) + max(n - last, 0)
+                time = round(float(np.interp(n, numbers, ticks))) + beyond * step
+                self.times[n] = time, duration
+        self.keyframes = []
+
+
 def _scan(file: MediaFile) -> FrameIndex:
     with open_video(file) as video:
-        items, keyframes, fault = [], [], None
-        read = _shown_packets if video.has_frames_for_packets else _frames
-        try:
-            for ticks, duration, is_key in read(video):
-                items.append((ticks, duration or 0))
-                if is_key and ticks is not None and video.has_presentation_times:
-                    keyframes.append(ticks)
-        except ConfigError as error:
-            fault = str(error)
+        row = _Row(video, decode=not video.has_frames_for_packets)
         unit, sound = exact(video.stream.time_base), _sound_start(video)
         stated = (video.rate, exact(video.stream.guessed_rate))
-    if not items:
-        raise ConfigError(fault or f"{file} holds no frame that can be decoded.")
-    known = sorted(item for item in items if item[0] is not None)
-    ticks = np.array([time for time, _ in known], np.int64)
+        is_timed = video.has_presentation_times
+    if is_timed and row.has_gaps:
+        with open_video(file) as video:  # only frames are in the order in which they are shown
+            row = _Row(video, decode=True)
+    rate = stated[0] or _USUAL_FPS
+    if is_timed and row.has_gaps:
+        row.fill(round(1 / (rate * unit)))
+    if not row.times:
+        raise ConfigError(row.fault or f"{file} holds no frame that can be decoded.")
+    known = sorted(item for item in row.times if item[0] is not None)
+    count, ticks = len(row.times), np.array([time for time, _ in known], np.int64)
     first = int(ticks[0]) * unit if known else Fraction(0)
-    if len(ticks) < len(items) or any(np.diff(ticks) <= 0):
-        times = Times(stated[0] or _USUAL_FPS)
+    if len(ticks) < count:
+        times = Times(rate, count=count)
     else:
         start = first - _beginning(first, sound)
-        times = Times.of(ticks, unit, start=start, stated=stated, last=known[-1][1])
-    return FrameIndex(len(items), ticks, np.sort(keyframes).astype(np.int64), times, first, fault)
+        times = Times.of(_rising(ticks), unit, start=start, stated=stated, last=known[-1][1])
+    keyframes = np.sort(row.keyframes).astype(np.int64)
+    return FrameIndex(count, ticks, keyframes, times, first, row.fault)
+
+
+def _rising(ticks: np.ndarray) -> np.ndarray:
+    """Sorted times, of which equal ones are moved apart by as little as can be."""
+    steps = np.arange(len(ticks))
+    return np.maximum.accumulate(ticks - steps) + steps
 
 
 def _shown_packets(video: OpenVideo):
-    """Presentation time, duration and whether it is a keyframe, of every frame."""
+    """Of every frame: a time that rises with the packets, its presentation time, its duration and
+    whether it is a keyframe."""
     shown = filter(video.is_shown, video.packets())
     if video.has_presentation_times:
-        return ((p.pts, p.duration, p.is_keyframe) for p in shown)
+        return ((p.dts, p.pts, p.duration, p.is_keyframe) for p in shown)
     # Sorted, the times of decoding are those of showing.
-    return ((p.dts, p.duration, p.is_keyframe) for p in shown)
+    return ((p.dts, p.dts, p.duration, p.is_keyframe) for p in shown)
 
 
 def _frames(video: OpenVideo):
     """Likewise, of decoded frames, for codecs whose packets are no frames."""
-    return ((f.pts, f.duration, f.key_frame) for f in video.frames(threads="NONE"))
+    return ((f.pts, f.pts, f.duration, f.key_frame) for f in video.frames(threads="NONE"))
 
 
 def _sound_start(video: OpenVideo) -> Fraction | None:
-    stream = video.container.streams.best("audio")
+    stream = played_sound(video.container)
     if stream is None or stream.start_time is None:
         return None
     return stream.start_time * exact(stream.time_base)

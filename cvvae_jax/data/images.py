@@ -1,7 +1,6 @@
 """Image files in and out, as uint8 arrays (height, width, 3) of upright RGB pixels."""
 
 import io
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,12 +8,12 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from cvvae_jax.aside import written_aside
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.home import at_home
 from cvvae_jax.data.containers import (
     IMAGE_SUFFIXES,
     WRITABLE_IMAGE_SUFFIXES,
-    partial_path,
     reason,
     require_file,
     require_pixels,
@@ -141,11 +140,8 @@ def write_image(path: str | Path, frame: np.ndarray) -> None:
     """
     path = Path(at_home(path))
     require_suffix(path, WRITABLE_IMAGE_SUFFIXES)
-    partial = partial_path(path)
     try:
-        Image.fromarray(frame).save(partial, quality=95)
-        os.replace(partial, path)
+        with written_aside(path) as aside:
+            Image.fromarray(frame).save(aside, quality=95)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {reason(error)}.") from error
-    finally:
-        partial.unlink(missing_ok=True)

@@ -23,6 +23,7 @@ from absl import flags
 
 from cvvae_jax.config import Bucket, ConfigError, DataConfig, StageConfig
 from cvvae_jax.data.clips import center_clip
+from cvvae_jax.data.hold_out import Known
 from cvvae_jax.data.media import Kind
 from cvvae_jax.data.photographs import MovingPhotographs
 from cvvae_jax.data.records import BadRecords, RandomRecord, Record, draw_seed, first_readable
@@ -43,6 +44,7 @@ def batches(
     pairs: bool = False,
     process_index: int = 0,
     process_count: int = 1,
+    known: Known | None = None,
 ) -> "Batches":
     """This process's part of the batches of steps start_step, start_step + 1, .., without end.
 
@@ -54,6 +56,7 @@ def batches(
         pairs: draw a bucket for every two steps: 2k and 2k + 1 get two batches of the same one.
         process_index: number of this process.
         process_count: number of processes, each of which gets its share of every batch.
+        known: by kind, which files are held out already and which are not.
 
     Returns:
         An iterator of {"video": uint8 (batch, frames, height, width, 3), "seed": uint32 (batch,)},
@@ -67,7 +70,9 @@ def batches(
         records[process_index::process_count].batch(
             _local_batch(bucket, process_count), drop_remainder=True
         )
-        for bucket, records in zip(stage.buckets, bucket_records(stage, data, seed), strict=True)
+        for bucket, records in zip(
+            stage.buckets, bucket_records(stage, data, seed, known), strict=True
+        )
     ]
     mixed = _mix(parts, [bucket.weight for bucket in stage.buckets], pairs=pairs)
     options = grain.ReadOptions(num_threads=data.threads, prefetch_buffer_size=2 * data.threads)
@@ -138,11 +143,16 @@ def _exit_after_parent() -> None:
     os._exit(1)
 
 
-def eval_clips(stage: StageConfig, data: DataConfig) -> np.ndarray:
+def eval_clips(stage: StageConfig, data: DataConfig, known: Known | None = None) -> np.ndarray:
     """The unseen clips of a stage's evaluation: `data.eval_clips` of its longest bucket's shape.
 
-    Clips are spread over the unseen videos (`data.eval_videos`, or every tenth one) and over their
+    Clips are spread over the unseen videos (`data.eval_videos`, or those held out) and over their
     length. They are the same for every run, whatever its seed.
+
+    Args:
+        stage: its longest bucket gives their shape.
+        data: where they come from.
+        known: by kind, which files are held out already and which are not.
 
     Returns:
         uint8 array (clips, frames, height, width, 3).
@@ -154,7 +164,7 @@ def eval_clips(stage: StageConfig, data: DataConfig) -> np.ndarray:
     if data.videos is None and data.images is None and data.eval_videos is None:
         source = _photographs(bucket, split="eval", length=data.eval_clips, seed=0)
         return np.stack([_middle(source[i], bucket) for i in range(len(source))])
-    source = _eval_source(bucket, data)
+    source = _eval_source(bucket, data, known or {})
     return np.stack([_eval_clip(source, i, bucket, data) for i in range(data.eval_clips)])
 
 
@@ -167,7 +177,9 @@ def _mix(parts: list[grain.MapDataset], weights: list[float], *, pairs: bool) ->
     return grain.MapDataset.mix(turns)
 
 
-def bucket_records(stage: StageConfig, data: DataConfig, seed: int) -> list[grain.MapDataset]:
+def bucket_records(
+    stage: StageConfig, data: DataConfig, seed: int, known: Known | None = None
+) -> list[grain.MapDataset]:
     """For each bucket of a stage an endless dataset of its records, before they are batched.
 
     Raises:
@@ -176,12 +188,12 @@ def bucket_records(stage: StageConfig, data: DataConfig, seed: int) -> list[grai
     # Grain's seeds are 31 bits.
     seeds = np.random.SeedSequence(seed).generate_state(len(stage.buckets)) >> 1
     return [
-        _records(bucket, data, seed=int(bucket_seed))
+        _records(bucket, data, known or {}, seed=int(bucket_seed))
         for bucket, bucket_seed in zip(stage.buckets, seeds, strict=True)
     ]
 
 
-def _records(bucket: Bucket, data: DataConfig, *, seed: int) -> grain.MapDataset:
+def _records(bucket: Bucket, data: DataConfig, known: Known, *, seed: int) -> grain.MapDataset:
     """An endless dataset of one bucket's records."""
     if data.videos is None and data.images is None:
         dataset = grain.MapDataset.source(
@@ -189,7 +201,7 @@ def _records(bucket: Bucket, data: DataConfig, *, seed: int) -> grain.MapDataset
         )
         transform = _PhotographRecord(bucket)
     else:
-        source = _train_source(bucket, data)
+        source = _train_source(bucket, data, known)
         dataset = grain.MapDataset.range(len(source))
         transform = RandomRecord(source, bucket=bucket, data=data)
     return dataset.seed(seed).shuffle().repeat().random_map(transform)
@@ -219,15 +231,17 @@ class _PhotographRecord(grain.transforms.RandomMap):
         return {"video": clip, "seed": draw_seed(rng), "bad": np.str_("")}
 
 
-def _train_source(bucket: Bucket, data: DataConfig) -> Source:
+def _train_source(bucket: Bucket, data: DataConfig, known: Known) -> Source:
     split = "all" if data.eval_videos is not None else "train"
-    return open_source(*_place(bucket, data), split=split, exclude=data.exclude)
+    place, kind = _place(bucket, data)
+    return open_source(place, kind, split=split, exclude=data.exclude, known=known.get(kind))
 
 
-def _eval_source(bucket: Bucket, data: DataConfig) -> Source:
+def _eval_source(bucket: Bucket, data: DataConfig, known: Known) -> Source:
     if data.eval_videos is not None:
         return open_source(data.eval_videos, "video", exclude=data.exclude)
-    return open_source(*_place(bucket, data), split="eval", exclude=data.exclude)
+    place, kind = _place(bucket, data)
+    return open_source(place, kind, split="eval", exclude=data.exclude, known=known.get(kind))
 
 
 def _place(bucket: Bucket, data: DataConfig) -> tuple[str, Kind]:

@@ -1,7 +1,6 @@
 """What commands share that write a folder and go on where they were interrupted."""
 
 import contextlib
-import fcntl
 import os
 import signal
 import threading
@@ -22,25 +21,6 @@ def absolute(place: str) -> str:
     if is_remote(place) or place.startswith("tfds:"):
         return place
     return os.path.abspath(at_home(place))
-
-
-@contextlib.contextmanager
-def locked(file: str, busy: str) -> Iterator[None]:
-    """Keeps other processes of this machine, and those of shared disks, out.
-
-    Args:
-        file: of a local folder that is there; it is made, and stays.
-        busy: the message where another process is in.
-
-    Raises:
-        ConfigError: another process is in.
-    """
-    with open(file, "w") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ConfigError(busy) from None
-        yield
 
 
 @contextlib.contextmanager

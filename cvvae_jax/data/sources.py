@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
+from cvvae_jax.aside import written_aside
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.home import at_home
 from cvvae_jax.config.visible import visible
 from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
-from cvvae_jax.data.containers import partial_path, reason
+from cvvae_jax.data.containers import reason
+from cvvae_jax.data.hold_out import Sides, held_out, key_of
 from cvvae_jax.data.media import Kind, Media, NothingFound
 
 Split = Literal["train", "eval", "all"]
 
-_HOLD_OUT_EVERY = 10
 _READERS: tuple[tuple[Callable[[str], bool], Callable[[str, Kind], "Source"]], ...] = (
     (tfds_source.is_catalog, tfds_source.TFDSSource),
     (files.is_manifest, files.Manifest),
@@ -47,7 +48,12 @@ class Source(Protocol):
 
 
 def open_source(
-    place: str, kind: Kind, *, split: Split = "all", exclude: str | None = None
+    place: str,
+    kind: Kind,
+    *,
+    split: Split = "all",
+    exclude: str | None = None,
+    known: Sides | None = None,
 ) -> Source:
     """The videos or the images of a place.
 
@@ -56,9 +62,10 @@ def open_source(
             .jsonl with a column `path`); ArrayRecord or tar shards, or the folder that they are in;
             `tfds:NAME`. All but ArrayRecord may be an address that fsspec knows (gs://, s3://).
         kind: which of its media.
-        split: "all"; or, of each ten, the first for "eval" and the others for "train". A single
-            one is for "train".
+        split: "all"; or about one in ten, by a hash of its name, for "eval" and the others for
+            "train"; of several there is one for each at least. A single one is for "train".
         exclude: a file of names to leave out, one a line, as `data check` writes it.
+        known: on which side files are already.
 
     Raises:
         ConfigError: there is no such place, or nothing for the split in it.
@@ -66,12 +73,9 @@ def open_source(
     place = at_home(place)
     reader = next(reader for fits, reader in _READERS if fits(place))
     source = reader(place, kind)
-    chosen = _part(len(source), split)
+    chosen = _part(place, source, split, known)
     if not chosen:
-        raise ConfigError(
-            f"{place} holds a single {kind} file, {source.name(0)}, so that none is left unseen to "
-            f"evaluate on: add {kind}s, or name other videos with --data.eval-videos."
-        )
+        raise _nothing_left(place, kind, source, split)
     if exclude is not None:
         names = _excluded_names(exclude)
         kept = [number for number in chosen if _key(source.name(number)) not in names]
@@ -81,15 +85,41 @@ def open_source(
     return Subset(source, chosen)
 
 
-def _part(count: int, split: Split) -> Sequence[int]:
+def _part(place: str, source: Source, split: Split, known: Sides | None) -> Sequence[int]:
     """Numbers of a split's media: decided before any is excluded, so that none changes sides."""
-    match split:
-        case "all":
-            return range(count)
-        case "eval":
-            return range(0, count, _HOLD_OUT_EVERY) if count > 1 else []
-        case "train":
-            return [i for i in range(count) if i % _HOLD_OUT_EVERY or count == 1]
+    numbers = range(len(source))
+    if split == "all":
+        return numbers
+    sides = held_out([key_of(place, source.name(number)) for number in numbers], known)
+    return [number for number in numbers if sides[number] == (split == "eval")]
+
+
+def _nothing_left(place: str, kind: Kind, source: Source, split: Split) -> ConfigError:
+    if split == "train":
+        return ConfigError(
+            f"{place}: all {kind} files that are there are held out by this run to measure on; put "
+            "those that it was trained on back, or give --workdir another folder."
+        )
+    if len(source) == 1:
+        return ConfigError(
+            f"{place} holds a single {kind} file, {source.name(0)}, so that none is left unseen to "
+            f"evaluate on: add {kind}s, or name other videos with --data.eval-videos."
+        )
+    return ConfigError(
+        f"{place}: this run was trained on all {kind} files that are there: put those back that it "
+        "held out to measure on, or name other videos with --data.eval-videos."
+    )
+
+
+def file_sizes(source: Source) -> list[int | None]:
+    """Sizes of a source's media in bytes; None for those that are no local files of their own."""
+    if isinstance(source, Subset):
+        sizes = file_sizes(source.source)
+        return [sizes[number] for number in source.numbers]
+    names = [source.name(number) for number in range(len(source))]
+    if not isinstance(source, files.Files) or any(map(files.is_remote, names)):
+        return [None] * len(names)
+    return [os.path.getsize(name) if os.path.exists(name) else None for name in names]
 
 
 def open_sources(place: str, *, exclude: str | None = None) -> dict[Kind, Source]:
@@ -135,14 +165,11 @@ def write_exclusions(path: Path, bad: dict[str, str]) -> None:
         ConfigError: it cannot be written.
     """
     lines = [f"{_written(_key(name))}\t{' '.join(why.split())}\n" for name, why in bad.items()]
-    partial = partial_path(path)
     try:
-        partial.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
-        partial.replace(path)
+        with written_aside(path) as aside:
+            aside.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {reason(error)}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _excluded_names(path: str) -> set[str]:

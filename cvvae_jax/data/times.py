@@ -16,6 +16,8 @@ _USUAL_FPS = Fraction(25)
 _ROUNDING = 0.25
 _FRACTION = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40}|/(?=0*[1-9])[0-9]{1,40})?")
 _FINE = 90_000  # units a second, at least, of a start that frames of a constant rate have
+# Seconds that a time must go back to begin anew; less is carelessness of the program that wrote it.
+_LEAP = Fraction(1, 10)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +60,8 @@ class Times:
         ticks = ticks - ticks[0]
         steps = len(ticks) - 1
         if not steps:
-            return cls(next(filter(None, stated), _USUAL_FPS), start, count=1)
+            rates = (1 / (last * unit) if last else None, *stated, _USUAL_FPS)
+            return cls(next(filter(None, rates)), start, count=1)
         mean = steps / (int(ticks[-1]) * unit)
         for rate in (*filter(None, stated), mean.limit_denominator(1001)):
             even = np.arange(steps + 1) / float(rate * unit)
@@ -159,3 +162,23 @@ def as_fraction(text: str) -> Fraction:
     if not _FRACTION.fullmatch(text):
         raise ValueError(f"a number or fraction is wanted, such as 30000/1001, not {text[:40]!r}")
     return Fraction(text)
+
+
+class Continued:
+    """Makes one row of times of those that begin anew, as in files appended to one another."""
+
+    def __init__(self, unit: Fraction):
+        """Set up a row of times in a unit, in seconds."""
+        self._leap = _LEAP / unit
+        self._last: int | None = None
+        self._end = 0
+        self.shift = 0
+        """What is to be added to the times now."""
+
+    def take(self, ticks: int, duration: int) -> None:
+        """Go on with the next time, in an order in which they ought to rise, and how long it
+        lasts."""
+        if self._last is not None and ticks + self.shift < self._last - self._leap:
+            self.shift = self._end - ticks
+        self._last = ticks + self.shift
+        self._end = self._last + duration

@@ -20,7 +20,6 @@ from cvvae_jax.data.containers import (
     VIDEO_SUFFIXES,
     WRITABLE_IMAGE_SUFFIXES,
     WRITABLE_VIDEO_SUFFIXES,
-    require_shape,
 )
 from cvvae_jax.data.decoding import open_video, to_rgb, upright_size
 from cvvae_jax.data.display import STANDARD, Display
@@ -113,14 +112,9 @@ def read_frames(file: MediaFile, *, start: int = 0) -> Iterator[np.ndarray]:
         ConfigError: the file cannot be read, changes its frame size, or ends early; the frames that
             could be decoded have been yielded before.
     """
-    shape = None
-    for frame in [read_image(file)][start:] if is_image(file) else _read_video(file, start=start):
-        shape = shape or frame.shape
-        require_shape(file, frame, shape)
-        yield frame
-
-
-def _read_video(file: MediaFile, *, start: int) -> Iterator[np.ndarray]:
+    if is_image(file):
+        yield from [read_image(file)][start:]
+        return
     with open_video(file) as video:
         for frame in itertools.islice(video.frames(), start, None):
             yield to_rgb(frame)

@@ -10,12 +10,12 @@ from pathlib import Path
 import av
 import numpy as np
 
+from cvvae_jax.aside import new_beside, written_aside
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.home import at_home
 from cvvae_jax.data.audio_copy import AudioCopy
 from cvvae_jax.data.containers import (
     WRITABLE_VIDEO_SUFFIXES,
-    partial_path,
     reason,
     require_shape,
     require_suffix,
@@ -88,7 +88,9 @@ class VideoWriter:
             threads: of the encoder; 0 for one or more a core. The bytes depend on their number,
                 and on nothing else of the machine.
             keep_begun: after an exception the file holds the frames until then; after the process
-                was killed, NAME.partial.SUFFIX beside it does, up to the last second or two.
+                was killed, NAME.partial.SUFFIX beside it does, but for the last 40 to 70, which the
+                encoder looks at together or which wait for the end of a fragment of a second. Such
+                a file must not be there before.
 
         Raises:
             ConfigError: the suffix is not accepted, or not one of `fps` and `times` is given.
@@ -97,9 +99,7 @@ class VideoWriter:
             raise ConfigError("VideoWriter takes either fps or times.")
         self._path = Path(at_home(path))
         require_suffix(self._path, WRITABLE_VIDEO_SUFFIXES)
-        self._partial, self._keep_begun = partial_path(self._path), keep_begun
-        if keep_begun:
-            self._partial = begun_path(self._path)
+        self._keep_begun = keep_begun
         self._times = times or Times(Fraction(fps).limit_denominator(100_000))
         self._display = display
         self._shape = (height, width, 3)
@@ -115,8 +115,16 @@ class VideoWriter:
     def __enter__(self):
         self._exit = contextlib.ExitStack()
         with self._named_errors():
-            self._partial.touch()
+            self._partial = self._new_file()
         return self
+
+    def _new_file(self) -> Path:
+        """An empty file to write until the video is complete, at a path where nothing is yet."""
+        if not self._keep_begun:
+            return new_beside(self._path)
+        begun = begun_path(self._path)
+        begun.touch(exist_ok=False)
+        return begun
 
     def _start(self) -> None:
         """Open the container; only for a first frame, since FFmpeg may crash in closing one that
@@ -160,7 +168,7 @@ class VideoWriter:
         Raises:
             ConfigError: the frame has another size, or the file cannot be written (a full disk).
         """
-        require_shape(self._path, frame, self._shape)
+        require_shape(self._path, frame.shape, self._shape)
         if self._count == 0:
             self._start()
         picture = self._convert(frame)
@@ -214,7 +222,7 @@ class VideoWriter:
                 self._audio.copy_until(None)
             self._exit.close()
             if self._keep_begun and self._path.suffix.lower() in _FRAGMENTED:
-                _join_fragments(self._partial, self._path)
+                _join_fragments(self._partial)
             os.replace(self._partial, self._path)
         self.frames_kept = self._count
 
@@ -229,19 +237,15 @@ class VideoWriter:
                 self._partial.unlink(missing_ok=True)
 
 
-def _join_fragments(path: Path, name: Path) -> None:
-    """Make an MP4 in fragments one in a piece, by way of a file beside `name`."""
-    whole = partial_path(name)
-    try:
-        with (
-            av.open(str(path)) as source,
-            av.open(str(whole), "w", container_options=_FINISHED) as target,
-        ):
-            copies = [target.add_stream_from_template(stream) for stream in source.streams]
-            for packet in source.demux():
-                if packet.dts is not None:
-                    packet.stream = copies[packet.stream.index]
-                    target.mux(packet)
-        os.replace(whole, path)
-    finally:
-        whole.unlink(missing_ok=True)
+def _join_fragments(path: Path) -> None:
+    """Make an MP4 in fragments one in a piece."""
+    with (
+        written_aside(path) as whole,
+        av.open(str(path)) as source,
+        av.open(str(whole), "w", container_options=_FINISHED) as target,
+    ):
+        copies = [target.add_stream_from_template(stream) for stream in source.streams]
+        for packet in source.demux():
+            if packet.dts is not None:
+                packet.stream = copies[packet.stream.index]
+                target.mux(packet)

@@ -1,6 +1,5 @@
 """Short clips as files that every browser plays: VP9 in WebM, without H.264's licenses."""
 
-import os
 from collections.abc import Iterable
 from fractions import Fraction
 from numbers import Rational
@@ -9,8 +8,9 @@ from pathlib import Path
 import av
 import numpy as np
 
+from cvvae_jax.aside import written_aside
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import partial_path, reason, require_shape, require_suffix
+from cvvae_jax.data.containers import reason, require_shape, require_suffix
 from cvvae_jax.data.display import STANDARD
 from cvvae_jax.data.yuv import YuvConverter, state_colors
 
@@ -39,15 +39,14 @@ def write_webm(path: str | Path, frames: Iterable[np.ndarray], *, fps: Rational 
     first = next(frames, None)
     if first is None:
         raise ConfigError(f"{path} was not written: there was no frame to write.")
-    partial = partial_path(path)
     try:
-        with av.open(str(partial), "w", container_options=_CONTAINER_OPTIONS) as container:
+        with (
+            written_aside(path) as aside,
+            av.open(str(aside), "w", container_options=_CONTAINER_OPTIONS) as container,
+        ):
             _write(container, first, frames, fps=Fraction(fps).limit_denominator(1000), path=path)
-        os.replace(partial, path)
     except (av.error.FFmpegError, OSError) as error:
         raise ConfigError(f"{path} cannot be written: {reason(error)}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 def _write(container, first: np.ndarray, others: Iterable, *, fps: Fraction, path: Path) -> None:
@@ -57,7 +56,7 @@ def _write(container, first: np.ndarray, others: Iterable, *, fps: Fraction, pat
     state_colors(stream.codec_context, STANDARD)
     convert = YuvConverter(*first.shape[:2], stream.pix_fmt)
     for number, frame in enumerate((first, *others)):
-        require_shape(path, frame, first.shape)
+        require_shape(path, frame.shape, first.shape)
         picture = convert(frame)
         picture.pts, picture.time_base = number, 1 / fps
         container.mux(stream.encode(picture))

@@ -113,7 +113,8 @@ def evaluate(
         The report; None while clips of other processes are missing.
 
     Raises:
-        ConfigError: there is nothing to measure, or the folder was begun with something else.
+        ConfigError: there is nothing to measure, another process is at it, or the folder was begun
+            with something else.
         KeyboardInterrupt: Ctrl-C or SIGTERM; its message says how to go on.
     """
     names = [contender.name for contender in evaluation.contenders]
@@ -121,7 +122,8 @@ def evaluate(
         raise ConfigError(f"several contenders are called {twice[0]}: name them with NAME=PATH.")
     _check_image_vae(evaluation)
     store = Store(evaluation.out)
-    with interruptible(), named_errors(str(evaluation.out)):
+    out = str(evaluation.out)
+    with interruptible(), named_errors(out), store.kept_by(share):
         numbers = range(len(evaluation.clips))
         store.begin(evaluation.settings)
         for contender in evaluation.contenders:

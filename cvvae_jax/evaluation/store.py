@@ -14,9 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.data.latents.options import Share
 from cvvae_jax.evaluation.clips import ClipInfo
 from cvvae_jax.evaluation.contenders import Contender
 from cvvae_jax.evaluation.measure import Arrays
+from cvvae_jax.lock import locked
 
 BEGUN = "evaluation.json"
 """The file that says what is measured, and how."""
@@ -51,20 +53,33 @@ class Store:
     def __init__(self, folder: Path):
         self.folder = folder
 
-    def begin(self, settings: dict[str, Any]) -> None:
-        """Makes the folder, or goes on in it.
+    @contextlib.contextmanager
+    def kept_by(self, share: Share) -> Iterator[None]:
+        """Makes the folder, where there is none, and keeps a second process of the same share
+        out.
 
         Raises:
-            ConfigError: it holds something else, or an evaluation of something else.
+            ConfigError: it holds something else, or the share is being measured already.
+        """
+        if not (self.folder / BEGUN).exists():
+            strangers = self._files() - {"clips", "scores"}
+            # Another process may have written it meanwhile.
+            if strangers and not (self.folder / BEGUN).exists():
+                raise ConfigError(f"{self.folder} holds something else: name another --out.")
+            self.folder.mkdir(parents=True, exist_ok=True)
+        file = self.folder / f".lock-{share.process_index}-of-{share.process_count}"
+        with locked(file, f"{share} is at work on {self.folder} already"):
+            yield
+
+    def begin(self, settings: dict[str, Any]) -> None:
+        """Begins the evaluation, or goes on with it.
+
+        Raises:
+            ConfigError: it is one of something else.
         """
         path, text = self.folder / BEGUN, json.dumps(settings, indent=2)
         settings = json.loads(text)  # as they will be read: with lists for tuples
         if not path.exists():
-            strangers = self._files() - {"clips", "scores"}
-            # Another process may have written it meanwhile.
-            if strangers and not path.exists():
-                raise ConfigError(f"{self.folder} holds something else: name another --out.")
-            self.folder.mkdir(parents=True, exist_ok=True)
             _write(path, text.encode(), exclusive=True)
         begun = _read(path)
         differing = sorted(key for key in settings | begun if settings.get(key) != begun.get(key))

@@ -2,7 +2,6 @@
 convolution."""
 
 import itertools
-import math
 from typing import Literal
 
 import jax.numpy as jnp
@@ -21,6 +20,15 @@ from cvvae_jax.models.blocks import (
 )
 from cvvae_jax.models.conv import Conv
 from cvvae_jax.models.gaussian import DiagonalGaussian
+from cvvae_jax.models.inputs import (
+    LatentsLike,
+    VideoLike,
+    latents_array,
+    on_device,
+    require_strides,
+    video_array,
+)
+from cvvae_jax.models.pixels import to_float
 from cvvae_jax.models.remat import run, run_block, run_level
 from cvvae_jax.models.resample import Downsample, Upsample
 
@@ -149,7 +157,8 @@ class VAE(nnx.Module):
     """What image and video VAEs share: encode, decode, and the scale that diffusion models see.
 
     A subclass sets `encoder`, `decoder`, `config` and the conversions next to the latents. `remat`
-    is what is kept for a backward pass; results don't depend on it.
+    is what is kept for a backward pass; results don't depend on it. Types and shapes of arguments
+    are looked at, also while a program is traced; their values are not: see `Codec` for that.
     """
 
     @property
@@ -157,47 +166,83 @@ class VAE(nnx.Module):
         """Frames of one latent frame, the first one aside."""
         return self.config.temporal_compression
 
-    def encode(
-        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
-    ) -> DiagonalGaussian:
-        """The posterior over the latents of a video in [-1, 1]; an image is a video of one frame.
+    def encode(self, video: VideoLike, *, remat: Remat = "none") -> DiagonalGaussian:
+        """The posterior over the latents of a video; an image is a video of one frame.
+
+        Args:
+            video: (b, t, h, w, 3), floats in [-1, 1] or uint8 in [0, 255], or what else is a
+                `VideoLike`.
+            remat: see the class.
 
         Raises:
-            ValueError: the frame count or the size is not one that the strides divide.
+            ConfigError: it is no video, or of other types, or the frame count or the size is not
+                one that the strides divide.
         """
-        self._check(video)
         return DiagonalGaussian.from_moments(self.moments(video, remat=remat))
 
-    def moments(
-        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
-    ) -> Float[Array, "b n y x zz"]:
-        """Encoder output: means, then log-variances before clamping."""
-        return self.encoder(video, remat=remat)
+    def moments(self, video: VideoLike, *, remat: Remat = "none") -> Float[Array, "b n y x zz"]:
+        """Encoder output: means, then log-variances before clamping.
 
-    def decode(
-        self, latents: Float[Array, "b n y x z"], *, remat: Remat = "none"
-    ) -> Float[Array, "b t h w 3"]:
-        """The video of unscaled latents, about [-1, 1], not clipped."""
-        return run_block(
-            self.decoder.conv_out, self.decode_hidden(latents, remat=remat), remat=remat
-        )
+        Args:
+            video: as of `encode`.
+            remat: see the class.
+
+        Raises:
+            ConfigError: as of `encode`.
+        """
+        video = video_array(video)
+        space, time = self.config.spatial_compression, self.temporal_compression
+        require_strides(video.shape, space=space, time=time)
+        video = to_float(video) if video.dtype == jnp.uint8 else on_device(video)
+        return self._moments(video, remat=remat)
+
+    def decode(self, latents: LatentsLike, *, remat: Remat = "none") -> Float[Array, "b t h w 3"]:
+        """The video of unscaled latents, about [-1, 1], not clipped.
+
+        Args:
+            latents: (b, n, y, x, z), floats of any width; see `LatentsLike`.
+            remat: see the class.
+
+        Raises:
+            ConfigError: they are no latents of this model, or of other types.
+        """
+        hidden = self.decode_hidden(latents, remat=remat)
+        return run_block(self.decoder.conv_out, hidden, remat=remat)
 
     def decode_hidden(
-        self, latents: Float[Array, "b n y x z"], *, remat: Remat = "none"
+        self, latents: LatentsLike, *, remat: Remat = "none"
     ) -> Float[Array, "b t h w c"]:
-        """What `decoder.conv_out` sees: as long and large as the video, after norm and SiLU."""
-        return self.decoder.hidden(latents, remat=remat)
+        """What `decoder.conv_out` sees: as long and large as the video, after norm and SiLU.
 
-    def scale(self, latents: Latents) -> Latents:
-        """Latents as a diffusion model sees them."""
+        Args:
+            latents: as of `decode`.
+            remat: see the class.
+
+        Raises:
+            ConfigError: as of `decode`.
+        """
+        return self._hidden(on_device(self._latents(latents)), remat=remat)
+
+    def scale(self, latents: LatentsLike) -> Latents:
+        """Latents as a diffusion model sees them, as a NumPy array unless they are one of JAX.
+
+        Raises:
+            ConfigError: they are no latents of this model, or of other types.
+        """
+        latents = self._latents(latents)
         factor = self.config.scaling_factor
         if self.config.latents_mean is None:
             return (latents - self.config.shift_factor) * factor
         mean, std = self._mean_and_std(latents)
         return (latents - mean) * factor / std
 
-    def unscale(self, latents: Latents) -> Latents:
-        """The inverse of `scale`: what `decode` takes."""
+    def unscale(self, latents: LatentsLike) -> Latents:
+        """The inverse of `scale`: what `decode` takes.
+
+        Raises:
+            ConfigError: they are no latents of this model, or of other types.
+        """
+        latents = self._latents(latents)
         factor = self.config.scaling_factor
         if self.config.latents_mean is None:
             return latents / factor + self.config.shift_factor
@@ -209,22 +254,14 @@ class VAE(nnx.Module):
         channels = (1,) * (latents.ndim - 1) + (-1,)
         return tuple(np.asarray(values, latents.dtype).reshape(channels) for values in given)
 
-    def _check(self, video: Array) -> None:
-        if video.ndim != 5 or video.shape[-1] != 3:
-            raise ValueError(f"a video is (batch, time, height, width, 3), not {video.shape}.")
-        space, time = self.config.spatial_compression, self.temporal_compression
-        frames, *size = video.shape[1:4]
-        if any(pixels % space for pixels in size):
-            above = [math.ceil(pixels / space) * space for pixels in size]
-            raise ValueError(
-                f"height and width must be multiples of {space}, not {size[0]} x {size[1]}; "
-                f"the nearest above are {above[0]} x {above[1]}."
-            )
-        if (frames - 1) % time:
-            below = (frames - 1) // time * time + 1
-            raise ValueError(
-                f"a video must have 1 + {time}k frames, not {frames}: {below} or {below + time}."
-            )
+    def _moments(self, video: Float[Array, "b t h w 3"], *, remat: Remat) -> Array:
+        return self.encoder(video, remat=remat)
+
+    def _hidden(self, latents: Float[Array, "b n y x z"], *, remat: Remat) -> Array:
+        return self.decoder.hidden(latents, remat=remat)
+
+    def _latents(self, given: LatentsLike) -> Latents:
+        return latents_array(given, channels=self.config.latent_channels)
 
 
 def style_dtypes(config) -> dict[str, jnp.dtype]:

@@ -4,9 +4,12 @@ import dataclasses
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+import numpy as np
+from jaxtyping import Array, Float
 
 from cvvae_jax import rows
+from cvvae_jax.config import ConfigError
+from cvvae_jax.models.inputs import KeyLike, random_keys
 
 
 @jax.tree_util.register_dataclass
@@ -28,29 +31,54 @@ class DiagonalGaussian:
         """The most likely latents."""
         return self.mean
 
-    def sample(self, key: Key[Array, ""] | Key[Array, " b"]) -> Float[Array, "b n y x z"]:
+    def sample(self, key: KeyLike) -> Float[Array, "b n y x z"]:
         """Random latents.
 
-        With one key an example, each depends on its own key alone, whatever the batch.
+        Args:
+            key: one of `jax.random.key`, or one for each example, (b,): each then depends on its
+                own key alone, whatever the batch.
+
+        Raises:
+            ConfigError: it is no key, or there are more or fewer than examples.
         """
-        if key.ndim:
-            shape = self.mean.shape[1:]
-            noise = jax.vmap(lambda k: jax.random.normal(k, shape, self.mean.dtype))(key)
-        else:
-            noise = jax.random.normal(key, self.mean.shape, self.mean.dtype)
+        key = random_keys(key)
+        if not key.ndim:
+            return self.with_noise(jax.random.normal(key, self.mean.shape, self.mean.dtype))
+        if key.shape != self.mean.shape[:1]:
+            raise ConfigError(
+                f"key must be one key, or one for each of {len(self.mean)} examples, "
+                f"not {key.shape} of them."
+            )
+        shape = self.mean.shape[1:]
+        noise = jax.vmap(lambda k: jax.random.normal(k, shape, self.mean.dtype))(key)
         return self.with_noise(noise)
 
-    def with_noise(self, noise: Float[Array, "b n y x z"]) -> Float[Array, "b n y x z"]:
-        """The latents that standard normal noise stands for."""
+    def with_noise(self, noise: Float[Array | np.ndarray, "..."]) -> Float[Array, "b n y x z"]:
+        """The latents that standard normal noise stands for.
+
+        Raises:
+            ConfigError: the noise has another shape than the mean.
+        """
+        if noise.shape != self.mean.shape:
+            raise ConfigError(f"noise must have the shape {self.mean.shape}, not {noise.shape}.")
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
 
     def kl(self, other: "DiagonalGaussian | None" = None) -> Float[Array, " b"]:
         """KL divergence in nats to another Gaussian, or to a standard normal, summed over all
-        latent axes."""
+        latent axes.
+
+        Raises:
+            ConfigError: the other one's latents have another shape.
+        """
         return rows.total(self.kl_of_each(other).sum(axis=(1, 2, 3, 4)))
 
     def kl_of_each(self, other: "DiagonalGaussian | None" = None) -> Float[Array, "b n y x z"]:
-        """The KL divergence in nats of every entry, whose sum is `kl`."""
+        """The KL divergence in nats of every entry, whose sum is `kl`; raises what `kl` does."""
+        if other is not None and other.mean.shape != self.mean.shape:
+            raise ConfigError(
+                f"latents of one shape have a divergence, not {self.mean.shape} and "
+                f"{other.mean.shape}."
+            )
         if other is None:
             terms = jnp.square(self.mean) + jnp.exp(self.logvar) - 1.0 - self.logvar
         else:

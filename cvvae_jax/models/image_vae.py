@@ -57,16 +57,14 @@ class ImageVAE(VAE):
             self.quant_conv = nnx.Linear(2 * z, 2 * z, **style.dtypes, rngs=rngs)
             self.post_quant_conv = nnx.Linear(z, z, **decoder_style.dtypes, rngs=rngs)
 
-    def moments(
-        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
+    def _moments(
+        self, video: Float[Array, "b t h w 3"], *, remat: Remat
     ) -> Float[Array, "b t y x zz"]:
-        """Encoder output of every frame: means, then log-variances before clamping."""
         moments = per_frame(functools.partial(self.encoder, remat=remat), video)
         return self.quant_conv(moments) if self.config.quant_conv else moments
 
-    def decode_hidden(
-        self, latents: Float[Array, "b t y x z"], *, remat: Remat = "none"
+    def _hidden(
+        self, latents: Float[Array, "b t y x z"], *, remat: Remat
     ) -> Float[Array, "b t h w c"]:
-        """What `decoder.conv_out` sees of every frame, after norm and SiLU."""
         latents = self.post_quant_conv(latents) if self.config.quant_conv else latents
         return per_frame(functools.partial(self.decoder.hidden, remat=remat), latents)

@@ -15,6 +15,7 @@ from cvvae_jax.config import Remat, SVDVAEConfig
 from cvvae_jax.models.autoencoder import VAE, Encoder, Level, style_dtypes
 from cvvae_jax.models.blocks import GroupNorm, ResBlock, SpatialAttention, Style, per_frame
 from cvvae_jax.models.conv import Conv, ConvKind
+from cvvae_jax.models.inputs import LatentsLike
 from cvvae_jax.models.remat import run, run_block, run_level
 from cvvae_jax.models.resample import Upsample
 
@@ -153,15 +154,12 @@ class SVDVAE(VAE):
         z = config.latent_channels
         self.quant_conv = nnx.Linear(2 * z, 2 * z, **style.dtypes, rngs=rngs)
 
-    def moments(
-        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
-    ) -> Float[Array, "b t y x zz"]:
-        """Encoder output of every frame: means, then log-variances before clamping."""
-        return self.quant_conv(per_frame(functools.partial(self.encoder, remat=remat), video))
-
-    def decode(
-        self, latents: Float[Array, "b t y x z"], *, remat: Remat = "none"
-    ) -> Float[Array, "b t h w 3"]:
-        """The video of unscaled latents, about [-1, 1], not clipped."""
+    def decode(self, latents: LatentsLike, *, remat: Remat = "none") -> Float[Array, "b t h w 3"]:
+        """As of `VAE`; the frames see each other once more after `decoder.conv_out`."""
         frames = super().decode(latents, remat=remat)
         return run_block(self.decoder.time_conv_out, frames, remat=remat)
+
+    def _moments(
+        self, video: Float[Array, "b t h w 3"], *, remat: Remat
+    ) -> Float[Array, "b t y x zz"]:
+        return self.quant_conv(per_frame(functools.partial(self.encoder, remat=remat), video))

@@ -23,6 +23,7 @@ from cvvae_jax.config import (
     VideoVAEConfig,
 )
 from cvvae_jax.config.latent_scale import latent_scale
+from cvvae_jax.data.hold_out import Known
 from cvvae_jax.data.pipeline import batches, eval_clips
 from cvvae_jax.metrics.image import SSIM_WINDOW
 from cvvae_jax.models.autoencoder import VAE
@@ -33,6 +34,7 @@ from cvvae_jax.models.vgg import SPATIAL_COMPRESSION
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.optimizer import Optimizers
+from cvvae_jax.training.run_data import known_sides
 from cvvae_jax.training.state import Frozen, Streams, TrainState
 from cvvae_jax.training.weights import (
     Weights,
@@ -67,6 +69,8 @@ class Job:
     """The devices."""
     clips: np.ndarray | None
     """Unseen clips to evaluate on: uint8 (n, t, h, w, 3); None in plans of runs to come."""
+    known: Known = dataclasses.field(default_factory=dict)
+    """Which files the run has held out so far, and which it was trained on, by kind."""
 
     @property
     def updates(self) -> tuple[Update, ...]:
@@ -221,7 +225,7 @@ def _job(
     missing: list[str] | None,
     devices: list | None,
 ) -> Job:
-    clips = None
+    clips, known = None, known_sides(Path(config.workdir))
     try:
         batches(  # raises what is wrong with it
             stage,
@@ -229,8 +233,9 @@ def _job(
             seed=config.seed,
             start_step=0,
             process_count=jax.process_count(),
+            known=known,
         )
-        clips = eval_clips(stage, config.data) if missing is None else None
+        clips = eval_clips(stage, config.data, known) if missing is None else None
     except ConfigError as error:
         if missing is None:
             raise
@@ -240,7 +245,7 @@ def _job(
         config.mesh, batches=sizes, accumulate=stage.accumulate, devices=devices
     )
     discriminator = None if loss.gan == "none" else config.discriminator
-    return Job(title, folder, stage, loss, create, start, discriminator, mesh, clips)
+    return Job(title, folder, stage, loss, create, start, discriminator, mesh, clips, known)
 
 
 def _check_job(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:

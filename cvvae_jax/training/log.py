@@ -16,9 +16,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cvvae_jax.config import ConfigError, TrainConfig
-from cvvae_jax.recipe import to_json
 from cvvae_jax.training.pictures import gif
+from cvvae_jax.training.run_files import parse_json, write_whole
 from cvvae_jax.training.tensorboard import TensorBoard
 from cvvae_jax.training.weights_and_biases import WandbRun
 
@@ -40,7 +39,7 @@ def say(folder: Path, text: str) -> None:
         if path.exists() and path.stat().st_size > LARGEST:  # warnings, over weeks
             path.replace(folder / "log.1.txt")
         # A message that a full disk doesn't take has been printed.
-        with contextlib.suppress(OSError), path.open("a") as file:
+        with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
@@ -62,39 +61,6 @@ def warnings_kept(folder: Path) -> Iterator[None]:
     finally:
         logger.propagate = True
         logger.removeHandler(handler)
-
-
-def write_config(folder: Path, config: TrainConfig) -> None:
-    """Makes the run folder and keeps the configuration in it; says what changed since an earlier
-    start.
-
-    Raises:
-        ConfigError: the folder can't be written.
-    """
-    if jax.process_index() != 0:
-        return
-    path = folder / "config.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        before = json.loads(path.read_text()) if path.exists() else None
-        path.write_text(to_json(config))
-    except OSError as error:
-        raise ConfigError(f"the run folder {folder} can't be written: {error}.") from error
-    if before is not None:
-        then, now = _settings(before), _settings(json.loads(path.read_text()))
-        names = sorted((then | now).keys() - {"workdir"})  # the same folder by another path
-        changed = [name for name in names if then.get(name) != now.get(name)]
-        for name in changed:
-            say(folder, f"changed since the last start: {name} {then.get(name)} -> {now.get(name)}")
-
-
-def _settings(config: dict, prefix: str = "") -> dict:
-    """Every setting by its name on the command line."""
-    found = {}
-    for name, value in config.items():
-        nested = _settings(value, f"{prefix}{name}.") if isinstance(value, dict) else None
-        found |= {f"{prefix}{name}": value} if nested is None else nested
-    return found
 
 
 def finite_or_none(metrics: Metrics) -> dict[str, float | int | None]:
@@ -136,8 +102,8 @@ class StageLog:
         self._wandb = None
         if wandb is not None:
             self._wandb = WandbRun(wandb, folder, title=title, settings=settings or {})
-        _forget_after(folder / "metrics.jsonl", start_step)
-        self._metrics = (folder / "metrics.jsonl").open("a")
+        _forget_after(folder, start_step)
+        self._metrics = (folder / "metrics.jsonl").open("a", encoding="utf-8")
         self._board = TensorBoard(folder / "tensorboard", first_step=start_step + 1)
         self._complained = False
         self._bar = Progress(
@@ -189,7 +155,7 @@ class StageLog:
         _, height, width, _ = frames.shape
         with self._while_training_goes_on():
             path.parent.mkdir(exist_ok=True)
-            path.write_bytes(animation)
+            write_whole(path, animation)
             self._board.animation(step, name, animation, height=height, width=width)
         if self._wandb is not None:
             self._wandb.animation(step, name, path)
@@ -233,16 +199,23 @@ def _highlights(metrics: Metrics) -> list[str]:
     return shown if rate is None else [*shown, f"{rate:.1f} frames/s a device"]
 
 
-def _forget_after(path: Path, step: int) -> None:
-    """Drops the lines of steps that a restart from a checkpoint does again, and one that a kill cut
-    short."""
+def _forget_after(folder: Path, step: int) -> None:
+    """Drops the lines of metrics.jsonl of steps that a restart from a checkpoint does again, and
+    those that are none: one that a kill cut short, or damaged ones, of which it says how many."""
+    path = folder / "metrics.jsonl"
     if not path.exists():
         return
-    kept = []
-    for line in path.read_text().splitlines(keepends=True):
-        with contextlib.suppress(json.JSONDecodeError):
-            if json.loads(line)["step"] <= step:
-                kept.append(line)
-    partial = path.with_suffix(".partial")
-    partial.write_text("".join(kept))
-    partial.replace(path)
+    *lines, last = path.read_bytes().split(b"\n")
+    if _step_of(last) is not None:  # else it is empty, or a kill has cut it short
+        lines.append(last)
+    found = [(_step_of(line), line) for line in lines]
+    write_whole(path, b"".join(b"%s\n" % line for n, line in found if n is not None and n <= step))
+    damaged = sum(n is None for n, _ in found)
+    if damaged:
+        say(folder, f"warning: {damaged} damaged lines of {path} are left out")
+
+
+def _step_of(line: bytes) -> int | None:
+    """The step of a line of metrics.jsonl; None where it is damaged."""
+    step = (parse_json(line) or {}).get("step")
+    return step if isinstance(step, int) else None

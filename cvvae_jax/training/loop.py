@@ -8,42 +8,53 @@ from pathlib import Path
 import jax
 
 from cvvae_jax import paths, sharding
+from cvvae_jax.agreement import found_by_first
 from cvvae_jax.checkpoint import Checkpoints
-from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches, batches
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.training.evaluate import Scores
 from cvvae_jax.training.guard import Diverged, after_rollback
 from cvvae_jax.training.jobs import Job, Plan, initial_state, load_image_vae, on_mesh, plan_run
-from cvvae_jax.training.log import say, warnings_kept, write_config
+from cvvae_jax.training.log import say, warnings_kept
 from cvvae_jax.training.process_log import process_log
 from cvvae_jax.training.programs import Programs
 from cvvae_jax.training.progress import Progress
-from cvvae_jax.training.report import report
+from cvvae_jax.training.report import finished_scores, report
+from cvvae_jax.training.run_folder import run_folder
 from cvvae_jax.training.state import Frozen, TrainState
 from cvvae_jax.training.stop import Stopped, StopSignals
 
 
-def train(config: TrainConfig) -> Scores:
+def train(config: TrainConfig, stop: StopSignals | None = None) -> Scores:
     """Runs a recipe to its end, from the newest checkpoint of its run folder where there is one.
 
-    Returns the scores on unseen clips (see `evaluate`); they, a contact sheet and all else are in
-    the run folder.
+    Args:
+        config: the recipe.
+        stop: what asks for an end, if it is listened to already.
+
+    Returns:
+        The scores on unseen clips (see `evaluate`); they, a contact sheet and all else are in the
+        run folder.
 
     Raises:
-        ConfigError: the configuration can't be run, the run folder belongs to another model, or
-            training diverged twice.
+        ConfigError: the configuration can't be run, the run folder belongs to another model,
+            another run is at work in it, or training diverged twice.
         OSError: the last checkpoint could not be written, or an earlier one not be read.
         Stopped: SIGINT or SIGTERM asked for the end; there is a checkpoint of the last step.
     """
-    with jax.default_matmul_precision(config.matmul_precision), StopSignals() as stop:
+    with jax.default_matmul_precision(config.matmul_precision), contextlib.ExitStack() as stack:
+        stop = stop or stack.enter_context(StopSignals())
         plan = plan_run(config)
-        write_config(Path(config.workdir), config)
-        with process_log(Path(config.workdir)):
+        with run_folder(plan, config), process_log(Path(config.workdir)):
             return _run_plan(plan, config, stop)
 
 
 def _run_plan(plan: Plan, config: TrainConfig, stop: StopSignals) -> Scores:
+    if scores := found_by_first(lambda: finished_scores(plan.video)):
+        done = f"all {plan.video.stage.steps} steps are done already; scores.json has what came out"
+        say(plan.video.folder, f"{plan.video.title}: {done}")
+        return scores
     lpips = plan.lpips.load(plan.video.mesh) if plan.lpips else None
     image_vae = None
     if plan.image is not None:
@@ -111,9 +122,12 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
         with contextlib.closing(_batches(run, start + offset)) as stream:
             timed = progress.timed(stream)
             for n, batch in zip(range(start + 1, stage.steps + 1), timed, strict=False):
+                if stop.requested and n == start + 1 and jax.process_count() == 1:
+                    raise Stopped(stop.requested, start, kept=run.checkpoints.latest_step() or 0)
                 marked = batch | {"stop": stop.marks(len(batch["seed"]))}
                 placed = sharding.put_batch(marked, job.mesh)
-                program = progress.program(programs, n - 1, placed["video"].shape)
+                with stop.after("the program is compiled and its step done"):
+                    program = progress.program(programs, n - 1, placed["video"].shape)
                 with jax.profiler.StepTraceAnnotation("train", step_num=n):
                     state, metrics = program.compiled(state, placed, run.frozen)
                 progress.step(n, metrics)
@@ -122,7 +136,8 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
                     stopped = stopped or stop.requested
                 last = n == stage.steps
                 if last or n % stage.eval_every == 0:
-                    progress.evaluation(n, state.ema)
+                    with stop.after("the evaluation is done"):
+                        progress.evaluation(n, state.ema)
                 if last or stopped or n == resumed or n % stage.checkpoint_every == 0:
                     progress.flush()  # a run may go on from here, without this step's line
                     with progress.throughput.pause():
@@ -155,8 +170,6 @@ def _save(
 
 def _announce(job: Job, state: TrainState) -> None:
     start, steps = int(state.step), job.stage.steps
-    if start > steps:
-        raise ConfigError(f"{job.folder} has done {start} steps, more than the {steps} asked for.")
     if start == steps:
         say(job.folder, f"{job.title}: all {start} steps are done already")
         return
@@ -191,4 +204,5 @@ def _batches(run: _Run, start: int) -> Batches:
         pairs=run.job.in_pairs,
         process_index=jax.process_index(),
         process_count=jax.process_count(),
+        known=run.job.known,
     )

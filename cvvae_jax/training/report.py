@@ -1,9 +1,12 @@
 """What is said and left of a finished run: scores, beside plain baselines, and a contact sheet."""
 
+import io
 import json
+import math
 
 import jax
 
+from cvvae_jax.checkpoint import newest_step
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
@@ -11,6 +14,7 @@ from cvvae_jax.training.evaluate import Scores, evaluate
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import finite_or_none, say
 from cvvae_jax.training.pictures import contact_sheet
+from cvvae_jax.training.run_files import read_json, write_whole
 
 _LABELS = {
     "recon": "reconstruction",
@@ -30,14 +34,33 @@ def report(model: VideoVAE, image_vae: ImageVAE, job: Job, config: TrainConfig) 
         samples = job.folder / "samples"
         samples.mkdir(exist_ok=True)
         sheet = contact_sheet(views, temporal_compression=model.temporal_compression)
-        sheet.save(samples / "contact_sheet.png")
-        (job.folder / "scores.json").write_text(json.dumps(_record(scores, job, config), indent=2))
+        png = io.BytesIO()
+        sheet.save(png, "png")
+        write_whole(samples / "contact_sheet.png", png.getvalue())
+        write_whole(job.folder / "scores.json", json.dumps(_record(scores, job, config), indent=2))
     count, frames, height, width, _ = job.clips.shape
     say(job.folder, f"on {count} unseen clips of {frames} frames of {height} x {width}:")
     for line in _table(scores, temporal_compression=model.temporal_compression):
         say(job.folder, line)
     say(job.folder, f"contact sheet: {job.folder / 'samples' / 'contact_sheet.png'}")
     return scores
+
+
+def finished_scores(job: Job) -> Scores | None:
+    """What `report` has left of a job whose last checkpoint is there; None where there is
+    neither."""
+    if newest_step(job.folder / "checkpoints") != job.stage.steps:
+        return None
+    path = job.folder / "scores.json"
+    record = read_json(path) if path.exists() else None
+    if record is None:
+        return None
+    tables = {metric: record.get(metric) for metric in ("psnr", "ssim")}
+    return {
+        f"{metric}_{rival}": math.nan if value is None else value
+        for metric, table in tables.items()
+        for rival, value in (table or {}).items()
+    }
 
 
 def _table(scores: Scores, *, temporal_compression: int) -> list[str]:

@@ -6,6 +6,7 @@ from types import ModuleType
 from typing import Any
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.training.run_files import write_whole
 
 
 def require_wandb(project: str | None) -> ModuleType | None:
@@ -50,14 +51,14 @@ class WandbRun:
                 project=project,
                 group=group,
                 name=f"{group}: {title}",
-                id=id_file.read_text().strip() if id_file.exists() else None,
+                id=id_file.read_text(errors="replace").strip() if id_file.exists() else None,
                 resume="allow",
                 dir=str(folder),
                 config=settings,
             )
         except self._wandb.Error as error:
             raise ConfigError(f"Weights & Biases does not accept the run: {error}") from error
-        id_file.write_text(self._run.id)
+        write_whole(id_file, self._run.id)
         # Its steps can't be taken back. Those that are done again after a kill are equal, but where
         # they are not, after going back from a divergence, the first ones stay there.
         self._first_step = self._run.starting_step

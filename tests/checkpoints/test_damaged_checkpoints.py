@@ -135,14 +135,42 @@ def test_run_killed_in_its_first_save_starts_anew_and_says_so(tmp_path, caplog):
     assert "the checkpoint of step 2 was not finished" in caplog.text
 
 
-def test_checkpoints_of_versions_without_manifests_still_restore(tmp_path, caplog):
-    checkpoints = saved_run(tmp_path, (1,))
-    (tmp_path / "1/manifest.json").unlink()
-    shutil.rmtree(tmp_path / "1/origin")
+def emptied(checkpoint: Path) -> None:
+    for entry in checkpoint.iterdir():
+        shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+
+
+def half_copied(checkpoint: Path) -> None:
+    """In the order of names, as far as `model`."""
+    for entry in sorted(checkpoint.iterdir()):
+        if entry.name > "model":
+            shutil.rmtree(entry)
+    (checkpoint / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("damage", [emptied, half_copied])
+def test_newest_step_without_a_manifest_is_damaged_and_the_one_before_is_used(
+    tmp_path, caplog, damage
+):
+    """Nothing of it tells that it was written by a version of the code that wrote no manifests."""
+    checkpoints = saved_run(tmp_path / "checkpoints", (1, 2))
+    damage(tmp_path / "checkpoints/2")
+    newest = items.find_model(tmp_path)
+    with pytest.raises(ConfigError, match=r"2 is damaged: manifest.* is missing\. .*/1 is whole"):
+        items.read_description(newest)
     assert checkpoints.latest_whole_step() == 1
-    assert "1 has no checksums, so it can't be checked for damage" in caplog.text
-    np.testing.assert_array_equal(restored_kernel(checkpoints, 1), tiny_state(1)["model"].kernel)
-    items.check_files(tmp_path / "1", "weights")
+    said = f"{newest} is damaged: manifest.json is missing; it is kept as 2.damaged, and the one"
+    assert said in caplog.text
+    assert names_in(tmp_path / "checkpoints") == {"1", "2.damaged"}
+    save(checkpoints, 2)
+    assert checkpoints.latest_whole_step() == 2
+
+
+def test_folder_whose_name_is_no_step_is_left_alone(tmp_path):
+    checkpoints = saved_run(tmp_path, (1,))
+    (tmp_path / "007").mkdir()
+    assert checkpoints.latest_whole_step() == 1
+    assert names_in(tmp_path) == {"1", "007"}
 
 
 def test_manifest_lists_every_file_with_its_size(tmp_path):

@@ -88,6 +88,18 @@ def test_latents_keep_times_and_the_shape_of_pixels(tmp_path, weights):
     assert shown(even, "video") == [k / 10 for k in range(45)]
 
 
+def test_what_is_there_is_replaced_only_on_request(tmp_path, weights, source, capsys):
+    latents, out = tmp_path / "latents.npz", tmp_path / "out.mp4"
+    for command, given, target in [("encode", source, latents), ("decode", latents, out)]:
+        target.write_text("mine")
+        assert run(command, given, target, weights) == 2
+        assert f"{target} exists; --overwrite replaces it." in capsys.readouterr().err
+        assert run(command, given, target, weights, "--plan") == 0
+        assert target.read_text() == "mine"
+        assert run(command, given, target, weights, "--overwrite") == 0
+        assert target.read_bytes() != b"mine"
+
+
 @pytest.mark.parametrize(
     "facts",
     [

@@ -17,6 +17,7 @@ from tiny_videos import RATE, make_video
 from cvvae_jax.cli.main import main
 from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
+from cvvae_jax.config import ConfigError
 from cvvae_jax.data.video import VideoWriter, probe, read_frames, write_image
 from cvvae_jax.loading import load
 
@@ -190,6 +191,38 @@ def test_interrupt_leaves_what_was_done(tmp_path, monkeypatch, weights, capsys, 
     else:
         assert "Nothing was written" in said
     assert names(tmp_path) == ({"in.mp4", "out.mp4"} if done else {"in.mp4"})
+
+
+def test_files_of_others_stay_as_they_are(tmp_path, weights, capsys):
+    """What is there already, and what a link in the place of the unfinished video leads to."""
+    source = make_video(tmp_path / "in.mp4", frames=2, height=16, width=16)
+    out, begun, other = (tmp_path / name for name in ("out.mp4", "out.partial.mp4", "other.txt"))
+    command = ["reconstruct", source, str(out), "--weights", weights]
+    other.write_text("mine")
+    begun.symlink_to(other)
+    assert main(command) == 2
+    assert f"{begun} exists; --overwrite replaces it." in capsys.readouterr().err
+    begun.unlink()
+    out.write_text("mine, too")
+    assert main(command) == 2
+    assert f"{out} exists; --overwrite replaces it." in capsys.readouterr().err
+    assert out.read_text() == "mine, too" and other.read_text() == "mine"
+    begun.symlink_to(other)
+    assert main([*command, "--overwrite"]) == 0
+    assert len(list(read_frames(out))) == 2 and other.read_text() == "mine"
+    assert names(tmp_path) == {"in.mp4", "out.mp4", "other.txt"}
+
+
+def test_a_writer_opens_no_file_that_is_there(tmp_path):
+    other = tmp_path / "other.txt"
+    other.write_text("mine")
+    (tmp_path / "out.partial.mp4").symlink_to(other)
+    with (
+        pytest.raises(ConfigError, match=r"out\.mp4 cannot be written: File exists"),
+        VideoWriter(tmp_path / "out.mp4", fps=25, height=16, width=16, keep_begun=True),
+    ):
+        pass
+    assert other.read_text() == "mine" and names(tmp_path) == {"other.txt", "out.partial.mp4"}
 
 
 def test_killed_writer_leaves_the_frames_until_then(tmp_path):

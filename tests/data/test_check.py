@@ -69,6 +69,11 @@ def test_records_of_shards_without_an_index_are_videos_or_images(tmp_path, capsy
 
 def test_a_list_that_cannot_be_written_is_found_at_once(tmp_path, capsys):
     Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    mine = tmp_path / "bad.txt"
+    mine.write_text("mine")
+    assert main(["data", "check", str(tmp_path), "--fix", str(mine), "--workers", "1"]) == 2
+    assert "bad.txt exists; --overwrite replaces it." in capsys.readouterr().err
+    assert mine.read_text() == "mine"
     fix = str(tmp_path / "nowhere/bad.txt")
     assert main(["data", "check", str(tmp_path), "--fix", fix, "--workers", "1"]) == 2
     assert "bad.txt cannot be written: No such file or directory" in capsys.readouterr().err

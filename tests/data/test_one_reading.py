@@ -1,5 +1,6 @@
 """All that read a video file agree on which stream it is, which way up, and whether it is whole."""
 
+import io
 import itertools
 import math
 import struct
@@ -8,10 +9,12 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
+from odd_media import encode
 from packets import MEDIA
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import matroska, video
+from cvvae_jax.data import matroska, mp4, video
 from cvvae_jax.data.check import fault
 from cvvae_jax.data.media import Blob
 from cvvae_jax.data.prepare.options import PrepareConfig
@@ -21,6 +24,7 @@ from cvvae_jax.data.sources import open_source
 pytestmark = pytest.mark.stack
 
 ONE = 1 << 16
+WHOLE = PrepareConfig()
 
 
 def stored(path: Path) -> None:
@@ -131,6 +135,57 @@ def test_the_default_video_is_read_then_the_largest(tmp_path, caplog, defaults, 
     ]
 
 
+def test_sound_is_that_of_the_program_whose_video_is_read(tmp_path):
+    """Another program has the better sound."""
+    path = tmp_path / "out.mp4"
+    with video.VideoWriter(
+        path, fps=25, height=32, width=48, audio_from=MEDIA / "two_programs.ts"
+    ) as writer:
+        for frame in video.read_frames(MEDIA / "two_programs.ts"):
+            writer.write(frame)
+    with av.open(str(path)) as container:
+        assert container.streams.audio[0].rate == 22050
+
+
+def test_a_video_in_an_unknown_format_is_no_video(tmp_path):
+    path = tmp_path / "unknown.mp4"
+    stored(path)
+    path.write_bytes(path.read_bytes().replace(b"avc1", b"xxxx"))
+    with pytest.raises(ConfigError, match=r"unknown\.mp4 holds a video in a format that FFmpeg"):
+        video.probe(path)
+    assert all("FFmpeg doesn't know" in said for said in verdicts(path, tmp_path).values())
+
+
+def test_sound_in_an_unknown_format_is_left_out(tmp_path, caplog):
+    path = tmp_path / "unknown.mkv"
+    path.write_bytes((MEDIA / "mkv_late_start.mkv").read_bytes().replace(b"A_AAC", b"A_XYZ"))
+    with video.VideoWriter(
+        tmp_path / "out.mp4", times=video.read_times(path), height=32, width=48, audio_from=path
+    ) as writer:
+        writer.write(np.zeros((32, 48, 3), np.uint8))
+    assert "unknown audio fits no" in caplog.text
+    assert not video.probe(tmp_path / "out.mp4").has_audio
+
+
+def test_sound_with_a_cover_has_no_video_to_be_in_step_with(tmp_path):
+    path = tmp_path / "song.mp4"
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=8000, layout="mono")
+        cover = container.add_stream("mjpeg")
+        cover.height, cover.width, cover.pix_fmt = 16, 16, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        samples = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.float32), "fltp", "mono")
+        samples.sample_rate = 8000
+        container.mux([*cover.encode(av.VideoFrame(16, 16, "yuvj420p")), *cover.encode()])
+        container.mux([*sound.encode(samples), *sound.encode()])
+    with video.VideoWriter(
+        tmp_path / "out.mp4", fps=25, height=16, width=16, audio_from=path
+    ) as writer:
+        for _ in range(25):
+            writer.write(np.zeros((16, 16, 3), np.uint8))
+    assert video.probe(tmp_path / "out.mp4").has_audio
+
+
 def test_empty_packets_do_not_end_a_video():
     path = MEDIA / "theora_empty_packets.ogv"
     frames = list(video.read_frames(path))
@@ -170,7 +225,97 @@ def test_matroska_without_what_follows_its_frames_is_whole(tmp_path):
         assert not matroska.is_cut_off(file)
 
 
-def verdicts(path: Path, folder: Path) -> dict[str, str | None]:
+def test_fragments_without_their_end_were_cut_off(tmp_path):
+    """FFmpeg takes what is there of a fragment's list of frames for all of it."""
+    whole = tmp_path / "whole.mp4"
+    encode(
+        whole,
+        frames=10,
+        options={"g": "5"},
+        format_options={"movflags": "frag_keyframe+empty_moov"},
+    )
+    data = whole.read_bytes()
+    assert data.count(b"moof") == 2
+    last = data.rindex(b"moof") - 4
+    size = int.from_bytes(data[last : last + 4], "big")
+    path = tmp_path / "cut.mp4"
+    for end in (last + 20, last + size - 8, last + size, last + size + 4, last + size + 12):
+        path.write_bytes(data[:end])
+        assert all("cut.mp4" in verdict for verdict in verdicts(path, tmp_path).values()), end
+        with path.open("rb") as file:
+            assert mp4.is_cut_off(file)
+    for rest in (b"", b"trailing", bytes(100), data[last : last + 4] + b"free"):
+        assert not mp4.is_cut_off(io.BytesIO(data + rest))
+
+
+def test_a_list_of_frames_without_its_end_was_cut_off(tmp_path):
+    whole = (MEDIA / "timing_aac.mp4").read_bytes()
+    last = whole.rindex(b"moov") - 4
+    assert whole.index(b"mdat") < last
+    assert mp4.is_cut_off(io.BytesIO(whole[:-1]))
+    long_size = struct.pack(">I4sQ", 1, b"moov", 100)
+    assert mp4.is_cut_off(io.BytesIO(long_size))
+    assert not mp4.is_cut_off(io.BytesIO(long_size + bytes(84)))
+    assert not mp4.is_cut_off(io.BytesIO(whole))
+
+
+def test_an_avi_without_its_end_was_cut_off(tmp_path):
+    """Its index, which tells of all frames, is at the end."""
+    whole, path = tmp_path / "whole.avi", tmp_path / "cut.avi"
+    encode(whole, codec="mjpeg", pix_fmt="yuvj420p", frames=10)
+    data = whole.read_bytes()
+    index = data.rindex(b"idx1")
+    path.write_bytes(data[: data.rindex(b"00dc", 0, index)])
+    assert all("ends early" in verdict for verdict in verdicts(path, tmp_path).values())
+    assert len(data) > index > 1000
+
+
+@pytest.mark.parametrize("size", [None, 0, 2**31, 2**32 - 1])
+def test_an_avi_with_all_its_frames_is_whole_whatever_its_sizes(tmp_path, size):
+    path = tmp_path / "odd.avi"
+    encode(path, codec="mjpeg", pix_fmt="yuvj420p", frames=10)
+    data = bytearray(path.read_bytes())
+    if size is not None:
+        struct.pack_into("<I", data, data.index(b"movi") - 4, size)
+    path.write_bytes(data[: data.rindex(b"idx1")])
+    assert video.count_frames(path) == 10
+    assert verdicts(path, tmp_path) == {"read": None, "check": None, "prepare": None}
+
+
+def test_a_changing_frame_size_is_bad_to_all(tmp_path):
+    """Frames of both sizes would be alike once they are made smaller."""
+    path = tmp_path / "both.ts"
+    parts = tmp_path / "one.ts", tmp_path / "two.ts"
+    for part, size in zip(parts, ((64, 96), (32, 48)), strict=True):
+        encode(part, frames=4, size=size)
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    said = verdicts(path, tmp_path, PrepareConfig(short_side=32))
+    assert all("one has 48x32" in verdict for verdict in said.values()), said
+    with pytest.raises(ConfigError, match="one has 48x32"):
+        video.read_clip(path, [3, 4], cover=(32, 48))
+
+
+def test_colors_that_cannot_be_converted_are_named_by_all(tmp_path):
+    path = tmp_path / "odd colors.mp4"
+    encode(path, options={"x264-params": "colormatrix=YCgCo"}, frames=3)
+    said = verdicts(path, tmp_path)
+    assert all("colors with the matrix 8 " in verdict for verdict in said.values()), said
+
+
+def test_damage_is_found_in_frames_that_are_not_stored(tmp_path):
+    """Every second frame is."""
+    path = tmp_path / "end.mkv"
+    encode(path, codec="mjpeg", pix_fmt="yuvj420p", frames=10)
+    with av.open(str(path)) as container:
+        last = [bytes(packet) for packet in container.demux() if packet.size][-1]
+    data = path.read_bytes()
+    at = data.rindex(last)
+    path.write_bytes(data[:at] + bytes(len(last)) + data[at + len(last) :])
+    said = verdicts(path, tmp_path, PrepareConfig(short_side=32, max_fps=12.5))
+    assert all("is damaged" in verdict for verdict in said.values()), said
+
+
+def verdicts(path: Path, folder: Path, config: PrepareConfig = WHOLE) -> dict[str, str | None]:
     """What reading, `data check` and `data prepare` say of a file; None where it is good."""
     source = open_source(str(path), "video")
     said = {"read": None, "check": fault(source, 0), "prepare": None}
@@ -179,7 +324,7 @@ def verdicts(path: Path, folder: Path) -> dict[str, str | None]:
     except ConfigError as error:
         said["read"] = str(error)
     try:
-        transcode(path, "video", path.name, "", PrepareConfig(), folder)
+        transcode(path, "video", path.name, "", config, folder)
     except BadMedium as error:
         said["prepare"] = str(error)
     return said

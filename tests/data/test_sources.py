@@ -8,6 +8,7 @@ import pytest
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.files import Manifest
+from cvvae_jax.data.hold_out import held_out
 from cvvae_jax.data.media import Blob
 from cvvae_jax.data.sources import open_source, open_sources, write_exclusions
 
@@ -109,12 +110,53 @@ def test_buckets_are_read_like_folders():
     system.rm("/bucket", recursive=True)
 
 
-@pytest.mark.parametrize(("count", "held_out"), [(2, 1), (10, 1), (11, 2), (40, 4)])
-def test_every_tenth_file_is_held_out(tmp_path, count, held_out):
+@pytest.mark.parametrize("count", [2, 5, 10, 400])
+def test_about_a_tenth_is_held_out_and_of_few_files_at_least_one(tmp_path, count):
+    """The hash is uniform: of 400 files 40, give or take three standard deviations of 6."""
     fill(tmp_path, [f"{i:03}.jpg" for i in range(count)])
     train, unseen = (found(tmp_path, "image", split=s) for s in ("train", "eval"))
-    assert len(unseen) == held_out
+    assert len(train) and len(unseen)
+    assert count < 400 or 22 <= len(unseen) <= 58
     assert sorted(train + unseen) == found(tmp_path, "image", split="all")
+
+
+def test_files_that_come_or_go_move_no_others(tmp_path):
+    names = [f"{i:03}.jpg" for i in range(0, 200, 2)]
+    fill(tmp_path, names)
+    before = found(tmp_path, "image", split="eval")
+    more = [f"{i:03}.jpg" for i in range(1, 75, 2)]
+    fill(tmp_path, more)
+    assert [name for name in found(tmp_path, "image", split="eval") if name in names] == before
+    for name in names[:33]:
+        (tmp_path / name).unlink()
+    kept = [name for name in before if name not in names[:33]]
+    assert [name for name in found(tmp_path, "image", split="eval") if name in names] == kept
+
+
+def test_side_of_a_file_does_not_depend_on_where_its_place_lies(tmp_path):
+    held = []
+    for place in ("a", "b/c"):
+        fill(tmp_path / place, [f"x/{i:03}.jpg" for i in range(60)])
+        held.append(found(tmp_path / place, "image", split="eval"))
+        pattern = str(tmp_path / place / "**/*.jpg")
+        by_pattern = open_source(pattern, "image", split="eval")
+        assert [os.path.relpath(n, tmp_path / place) for n in names(by_pattern)] == held[-1]
+    assert held[0] == held[1]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_known_sides_stay_and_one_is_left_for_either(count):
+    """Whatever the hash says of the files that came later."""
+    keys = [f"{i}.mp4" for i in range(count)]
+    first = held_out(keys)
+    assert any(first) == (count > 1) and not all(first)
+    known = dict(zip(keys, first, strict=True))
+    more = [f"new/{i}.mp4" for i in range(20)]
+    assert held_out(more + keys, known)[20:] == first
+    known = dict.fromkeys(keys, True)
+    assert held_out([*keys, "new.mp4"], known) == [*[True] * count, False]
+    known = dict.fromkeys(keys, False)
+    assert held_out([*keys, "new.mp4"], known) == [*[False] * count, True]
 
 
 def test_single_file_is_trained_on_and_leaves_nothing_unseen(tmp_path):
@@ -134,13 +176,15 @@ def test_folder_without_files_is_an_error(tmp_path):
 
 def test_excluding_moves_no_file_from_training_to_evaluation(tmp_path):
     fill(tmp_path, [f"{i:02}.jpg" for i in range(40)])
-    write_exclusions(tmp_path / "bad.txt", {f"{tmp_path}/{i:02}.jpg": "" for i in (3, 10)})
+    before = {split: found(tmp_path, "image", split=split) for split in ("train", "eval")}
+    bad = [before["train"][3], before["eval"][0]]
+    write_exclusions(tmp_path / "bad.txt", {f"{tmp_path}/{name}": "" for name in bad})
     train, unseen = (
         found(tmp_path, "image", split=split, exclude=str(tmp_path / "bad.txt"))
         for split in ("train", "eval")
     )
-    assert unseen == ["00.jpg", "20.jpg", "30.jpg"]
-    assert train == [f"{i:02}.jpg" for i in range(40) if i % 10 and i != 3]
+    assert unseen == before["eval"][1:]
+    assert train == [name for name in before["train"] if name != bad[0]]
 
 
 @pytest.mark.parametrize(

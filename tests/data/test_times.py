@@ -1,5 +1,7 @@
 """Frames keep their times from file to file, looked at as packets, as a player gets them."""
 
+import re
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -100,6 +102,42 @@ def test_a_player_finds_the_index_at_the_beginning(tmp_path, keep_begun):
     names = boxes(copied(MEDIA / "timing_aac.mp4", tmp_path / "out.mp4", keep_begun=keep_begun))
     assert b"moof" not in names
     assert names.index(b"moov") < names.index(b"mdat")
+
+
+def with_edits(path: Path, pieces: list[tuple[float, float]]) -> Path:
+    """`timing_aac.mp4` with other edit lists: all streams from and until these seconds, one piece
+    after the other. Its list of boxes is at the end."""
+    data = bytearray((MEDIA / "timing_aac.mp4").read_bytes())
+    starts = [box.start() - 4 for box in re.finditer(b"trak", data)]
+    for trak in reversed(starts):
+        (per_second,) = struct.unpack_from(">I", data, data.index(b"mdhd", trak) + 16)
+        at = data.index(b"edts", trak) - 4
+        (_, first) = struct.unpack_from(">Ii", data, data.index(b"elst", trak) + 12)
+        entries = b"".join(
+            struct.pack(
+                ">IiHH", round((end - start) * 1000), first + round(start * per_second), 1, 0
+            )
+            for start, end in pieces
+        )
+        elst = struct.pack(">I4sII", 16 + len(entries), b"elst", 0, len(pieces)) + entries
+        edts = struct.pack(">I4s", 8 + len(elst), b"edts") + elst
+        (old,) = struct.unpack_from(">I", data, at)
+        data[at : at + old] = edts
+        for box in (trak, data.rindex(b"moov") - 4):
+            (size,) = struct.unpack_from(">I", data, box)
+            struct.pack_into(">I", data, box, size + len(edts) - old)
+    path.write_bytes(data)
+    return path
+
+
+def test_two_pieces_of_an_edit_list_follow_each_other(tmp_path):
+    source = with_edits(tmp_path / "in.mp4", [(0, 0.6), (1, 1.8)])
+    target = copied(source, tmp_path / "out.mp4")
+    assert len(shown(source, "video")) == 35
+    np.testing.assert_allclose(shown(target, "video"), np.arange(35) / 25, atol=1e-6)
+    np.testing.assert_allclose(
+        shown(target, "audio"), shown(source, "audio"), rtol=0, atol=2 / 44100
+    )
 
 
 def test_sound_goes_on_after_the_last_frame(tmp_path):

@@ -3,6 +3,8 @@
 import contextlib
 import itertools
 import resource
+import subprocess
+import sys
 import wave
 from fractions import Fraction
 from pathlib import Path
@@ -370,6 +372,20 @@ def test_cut_off_file_gives_its_frames_then_an_error(tmp_path, suffix):
         frames.extend(frame for frame in video.read_frames(cut))
     assert 10 < len(frames) < 60
     np.testing.assert_array_equal(frames[:10], whole[:10])
+
+
+def test_abandoned_reading_ends_where_messages_are_passed_on(tmp_path):
+    """The decoder's threads need the interpreter for them while it is closed."""
+    path = encode(tmp_path / "long.mp4", clip(75), options={"g": "15"})
+    program = (
+        "import av, sys\n"
+        "from cvvae_jax.data.video import read_frames\n"
+        "av.logging.set_level(av.logging.DEBUG)\n"
+        "for _ in range(20): next(read_frames(sys.argv[1]))\n"
+    )
+    subprocess.run(
+        [sys.executable, "-c", program, path], check=True, timeout=60, stderr=subprocess.DEVNULL
+    )
 
 
 def test_changing_frame_size_is_refused(tmp_path):

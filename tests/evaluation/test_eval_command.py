@@ -196,7 +196,8 @@ def test_report_shows_worst_and_best_clips_of_every_model(finished):
 def test_no_number_is_nan_and_nothing_unfinished_is_left(finished):
     text = (finished / "results.json").read_text()
     json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} in results.json"))
-    assert not [path for path in finished.rglob("*") if path.name.startswith(".")]
+    hidden = {path.name for path in finished.rglob("*") if path.name.startswith(".")}
+    assert hidden == {".lock-0-of-1"}
 
 
 def test_finished_folder_measures_nothing_again(finished, command, monkeypatch, capsys):

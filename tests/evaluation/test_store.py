@@ -2,12 +2,14 @@
 
 import dataclasses
 import multiprocessing
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.data.latents.options import Share
 from cvvae_jax.evaluation.contenders import baseline_contender, model_contender, named_path
 from cvvae_jax.evaluation.store import Store
 
@@ -16,10 +18,26 @@ SETTINGS = {"protocol": {"metrics": ("psnr",)}, "data": 1}
 
 def begin(folder) -> str:
     try:
+        folder.mkdir(exist_ok=True)
         Store(folder).begin(SETTINGS)
     except ConfigError as error:
         return str(error)
     return ""
+
+
+def test_share_that_is_at_work_keeps_a_second_one_out_and_is_named(tmp_path):
+    """Other shares of the same evaluation go on beside it."""
+    share, other = Share(0, 2), Share(1, 2)
+    with Store(tmp_path).kept_by(share):
+        before = sorted(tmp_path.iterdir())
+        busy = rf"process 0 of 2 is at work on .* already \(process {os.getpid()} on .*, since "
+        with pytest.raises(ConfigError, match=busy), Store(tmp_path).kept_by(share):
+            pass
+        assert sorted(tmp_path.iterdir()) == before
+        with Store(tmp_path).kept_by(other):
+            pass
+    with Store(tmp_path).kept_by(share):
+        pass
 
 
 def test_processes_that_begin_together_all_begin(tmp_path):

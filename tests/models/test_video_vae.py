@@ -43,8 +43,8 @@ def test_latents_are_four_times_fewer_frames_and_decode_to_all_of_them(frames, c
     ],
 )
 def test_wrong_shapes_are_refused_with_the_nearest_right_ones(shape, words):
-    with pytest.raises(ValueError, match=words):
-        tiny()._check(jnp.zeros((*shape, 3)))
+    with pytest.raises(ConfigError, match=words):
+        tiny().encode(jnp.zeros((*shape, 3)))
 
 
 def test_causal_encoder_without_norms_sees_no_future(monkeypatch):

@@ -6,36 +6,20 @@ import resource
 import signal
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 import pytest
-from tiny_training import short_run
 
 from cvvae_jax import paths
 from cvvae_jax.checkpoint import Checkpoints
 from cvvae_jax.config import ConfigError, TrainConfig
 from cvvae_jax.loading import load
-from cvvae_jax.training import loop, programs
+from cvvae_jax.training import loop
 from cvvae_jax.training.jobs import plan_run
-from cvvae_jax.training.state import Guard
-
-
-def trifling_step(state, batch, frozen, **_):
-    """In place of a training step, whose program takes longer to make than all the rest: everything
-    depends on the batch, but nothing is learned."""
-    number = batch["video"].astype("float32").mean()
-    changed = jax.tree.map(lambda x: x + number.astype(x.dtype), state)
-    names = [field.name for field in dataclasses.fields(Guard)]
-    guard = Guard(**{name: jnp.zeros((), jnp.int32) for name in names})
-    metrics = {"loss/total": jnp.zeros(()), **{f"guard/{name}": jnp.zeros(()) for name in names}}
-    return dataclasses.replace(changed, step=state.step + 1, guard=guard), metrics
 
 
 @pytest.fixture
-def config(image_vae, no_evaluations, tmp_path, monkeypatch) -> TrainConfig:
-    monkeypatch.setattr(programs, "train_step", trifling_step)
-    return short_run(tmp_path / "run", image_vae, gan="none")
+def config(trifling_run) -> TrainConfig:
+    return trifling_run
 
 
 class FullDisk:

@@ -113,6 +113,15 @@ def test_run_stopped_at_random_moments_loses_no_step(undisturbed, tmp_path):
     assert_equal_to_the_bit(config, undisturbed)
 
 
+def test_process_that_is_silent_for_half_a_minute_is_left_alone(image_vae, tmp_path):
+    """As one is that compiles on a machine with too much to do."""
+    config = often_saved(tmp_path / "run", image_vae, steps=4)
+    recipe = str(write_recipe(tmp_path, config))
+    with workers(tmp_path / "said", [recipe], [recipe], fault="hold 2") as both:
+        assert both.wait(300) == [0, 0], both.said(0) + both.said(1)
+    assert steps_logged(config) == [1, 2, 3, 4]
+
+
 @pytest.mark.parametrize("victim", [0, 1])
 def test_dead_process_ends_the_other_within_a_minute_and_is_named(image_vae, tmp_path, victim):
     config = often_saved(tmp_path / "run", image_vae, steps=10_000)

@@ -1,5 +1,6 @@
 """The scripts of launch/: they start the processes, pass signals on, and start again what died."""
 
+import dataclasses
 import os
 import re
 import shlex
@@ -224,6 +225,41 @@ def test_slurm_job_saves_queues_again_and_goes_on(image_vae, notes):
         *range(1, 10)
     ]
     assert (notes / "scontrol").read_text().count("requeue") == 1
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("same_port", [False, True])
+def test_second_run_on_the_machine_leaves_the_first_alone(image_vae, notes, same_port):
+    """With ports of their own both go on; with one that is named, the second is refused. The first
+    has met already, and trains for as long as that takes."""
+    command = ["bash", str(LAUNCH / "single_host.sh")]
+    variables = environment(devices=1) | {"PYTHON": sys.executable}
+    if same_port:
+        variables["PORT"] = str(free_port())
+    configs = [short_run(notes / f"run_{i}", image_vae, gan="none") for i in range(2)]
+    stage = dataclasses.replace(configs[0].train, steps=2000, checkpoint_every=1000)
+    configs[0] = dataclasses.replace(configs[0], train=stage)
+    recipes = [str(write_recipe(notes / f"recipe_{i}", c)) for i, c in enumerate(configs)]
+    said = notes / "said"
+    with said.open("w") as file:
+        first = subprocess.Popen([*command, recipes[0]], env=variables, stdout=file, stderr=file)
+        try:
+            wait_for(said, "step 0 of 2000")
+            second = subprocess.run(
+                [*command, recipes[1]], env=variables, capture_output=True, text=True, timeout=300
+            )
+            assert first.poll() is None, said.read_text()
+            first.send_signal(signal.SIGTERM)
+            assert first.wait(timeout=120) == 0, said.read_text()
+        finally:
+            first.kill()
+    assert "starting all of them again" not in said.read_text()
+    if same_port:
+        assert second.returncode == 2 and "can't listen at 127.0.0.1:" in second.stderr
+        assert "is no process 0 that waits for this one" in second.stderr
+    else:
+        assert second.returncode == 0
+        assert trained_steps(configs[1]) == list(range(1, 10))
 
 
 @pytest.mark.slow

@@ -2,11 +2,17 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
+import time
+from pathlib import Path
 
 import pytest
+from many_processes import ROOT, environment
 
-from cvvae_jax.training.stop import SIGNALS, Stopped, StopSignals
+from cvvae_jax.signals import SIGNALS
+from cvvae_jax.training.stop import Stopped, StopSignals
 
 
 def send(number: int) -> None:
@@ -73,3 +79,70 @@ def test_stopped_says_how_to_go_on():
     stopped = Stopped("SIGTERM", 12, kept=12)
     sentence = "stopped by SIGTERM after step 12; the same command goes on from step 12"
     assert str(stopped) == sentence
+
+
+# In C++ for minutes, as while a program is compiled: no handler of Python's runs meanwhile.
+BUSY = """
+import hashlib
+from cvvae_jax.training.stop import StopSignals
+
+with StopSignals() as stop, stop.after("the program is compiled"):
+    print("busy", flush=True)
+    hashlib.pbkdf2_hmac("sha256", b"a", b"b", 500_000_000)
+"""
+
+
+@pytest.mark.parametrize(
+    ("sent", "hint"), [(signal.SIGTERM, "Ctrl-C twice"), (signal.SIGINT, "Ctrl-C again")]
+)
+def test_stop_is_acknowledged_at_once_during_a_compile_and_impatience_ends_it(sent, hint):
+    command = [sys.executable, "-c", BUSY]
+    busy = subprocess.Popen(
+        command, stdout=-1, stderr=-1, text=True, env=environment(devices=1), bufsize=1
+    )
+    try:
+        assert busy.stdout.readline() == "busy\n"
+        busy.send_signal(sent)
+        heard = busy.stderr.readline()
+        name = signal.Signals(sent).name
+        assert heard == f"{name}: the run stops when the program is compiled; {hint} stops it now\n"
+        assert busy.poll() is None
+        busy.send_signal(signal.SIGTERM)  # schedulers repeat it
+        for _ in range(1 if sent == signal.SIGINT else 2):
+            time.sleep(0.2)
+            busy.send_signal(signal.SIGINT)
+        assert busy.wait(timeout=30) == 130
+        assert "stopped at once" in busy.stderr.read()
+    finally:
+        busy.kill()
+        busy.wait()
+        busy.stdout.close()
+        busy.stderr.close()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+def test_signal_while_the_command_starts_ends_it_with_the_documented_code(tmp_path, sent, code):
+    """While jax is being imported, of which the first library tells."""
+    command = [
+        sys.executable,
+        "train.py",
+        "configs/quickstart.py",
+        "--workdir",
+        str(tmp_path / "a"),
+    ]
+    start = subprocess.Popen(command, cwd=ROOT, stderr=-1, text=True, env=environment(devices=1))
+    try:
+        while "jaxlib" not in Path(f"/proc/{start.pid}/maps").read_text():
+            assert start.poll() is None
+            time.sleep(0.01)
+        start.send_signal(sent)
+        _, said = start.communicate(timeout=60)
+    finally:
+        start.kill()
+        start.wait()
+    name = signal.Signals(sent).name
+    assert (start.returncode, said) == (
+        code,
+        f"stopped by {name}; the same command goes on from the newest checkpoint, if any.\n",
+    )
+    assert not (tmp_path / "a").exists()

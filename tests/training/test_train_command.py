@@ -24,7 +24,7 @@ from cvvae_jax.training.stop import Stopped
     ids=["done", "mistake", "ctrl-c", "sigterm", "twice-ctrl-c"],
 )
 def test_exit_code_and_sentence(monkeypatch, capsys, end, code, said):
-    def run(config):
+    def run(config, stop):
         if end is not None:
             raise end
 

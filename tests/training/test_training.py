@@ -29,7 +29,8 @@ from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training import loop
 from cvvae_jax.training.jobs import plan_run
-from cvvae_jax.training.log import StageLog, write_config
+from cvvae_jax.training.log import StageLog
+from cvvae_jax.training.run_folder import write_config
 
 WIDTHS = {
     "block_channels": (8, 8),
@@ -160,10 +161,16 @@ def test_fewer_steps_than_done_are_refused(finished):
         loop.train(tiny_run(finished, steps=3))
 
 
-def test_finished_run_trains_no_further(finished):
-    before = lines(finished)
-    loop.train(tiny_run(finished))
+def test_finished_run_says_so_and_ends(finished, monkeypatch, capsys):
+    before, scores = lines(finished), (finished / "scores.json").read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "report", pytest.fail)
+        again = loop.train(tiny_run(finished))
+    assert "video VAE: all 6 steps are done already; scores.json has" in capsys.readouterr().out
     assert lines(finished) == before
+    (finished / "scores.json").write_bytes(scores[:20])
+    assert loop.train(tiny_run(finished)) == again
+    assert (finished / "scores.json").read_bytes() == scores
 
 
 @pytest.mark.slow

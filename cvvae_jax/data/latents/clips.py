@@ -130,8 +130,6 @@ def _cut(
         video = np.empty((capacity, box.height, box.width, 3), np.uint8)
         count = 0
         for frame in itertools.islice(frames, capacity):
-            if _size(frame) != original:
-                raise ConfigError(f"{media}: all frames of a video must have one size.")
             video[count] = box.cut(_picture(frame, box.resized, media))
             count += 1
         if length and count < length:

@@ -20,8 +20,9 @@ from cvvae_jax.data.latents.folder import Folder
 from cvvae_jax.data.latents.options import LatentsConfig, Share
 from cvvae_jax.data.latents.work import Encoder, Item, ShardWork, read_item
 from cvvae_jax.data.prepare.shards import record_name
-from cvvae_jax.data.resuming import GOES_ON, Track, absolute, interruptible, locked, named_errors
+from cvvae_jax.data.resuming import GOES_ON, Track, absolute, interruptible, named_errors
 from cvvae_jax.data.sources import open_sources
+from cvvae_jax.lock import locked
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,7 +128,7 @@ def write_latents(
         settings |= {"items": len(items), "names": items.digest()}
         encoder = model.load()  # before anything is written, since it may fail
         folder.prepare()
-        busy = f"{share} is at work on {place} already; wait until it has ended."
+        busy = f"{share} is at work on {place} already"
         with contextlib.nullcontext() if is_remote(place) else locked(folder.lock, busy):
             folder.begin(settings)
             shards = {n: folder.numbers(n) for n in folder.missing() if share.has(n)}

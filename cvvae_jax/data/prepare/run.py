@@ -16,8 +16,9 @@ from cvvae_jax.data.prepare.options import PrepareOptions
 from cvvae_jax.data.prepare.shards import PARTS, ShardJob, shard_name
 from cvvae_jax.data.prepare.target import SCRATCH, WORK, Target
 from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX
-from cvvae_jax.data.resuming import Track, absolute, interruptible, locked, named_errors
+from cvvae_jax.data.resuming import Track, absolute, interruptible, named_errors
 from cvvae_jax.data.sources import open_sources, write_exclusions
+from cvvae_jax.lock import locked
 
 BAD = "bad.tsv"
 """The file of the target that lists what was left out, and why."""
@@ -218,7 +219,7 @@ def _locked(target: Target) -> Iterator[None]:
     if is_remote(target.place):
         yield
         return
-    busy = f"{target.place} is being prepared by another process; wait until it has ended."
+    busy = f"{target.place} is being prepared by another process"
     with locked(os.path.join(target.place, WORK, "lock"), busy):
         try:
             yield

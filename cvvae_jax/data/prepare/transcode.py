@@ -3,6 +3,7 @@
 import io
 import itertools
 import math
+from collections import deque
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -126,6 +127,7 @@ def _videos(
         height, width = _write(path, part_frames, fps, display, config)
         part = name if pieces == 1 else f"{name}#t={_seconds(start / fps)},{_seconds(end / fps)}"
         yield Entry(part, "video", ".mp4", end - start, float(fps), height, width, sha256), path
+    deque(frames, maxlen=0)  # the generator's end
 
 
 def sampling(times: np.ndarray, max_fps: float) -> tuple[Fraction, np.ndarray]:
@@ -180,11 +182,9 @@ def _pictures(media: Media, numbers: np.ndarray, short_side: int) -> Iterator[np
                 frame = next(itertools.islice(frames, number - position - 1, None), None)
                 if frame is None:
                     raise ConfigError(f"{media} is damaged: it has fewer frames than packets.")
-                position, before = number, picture
-                picture = _picture(frame, short_side)
-                if before is not None and picture.shape != before.shape:
-                    raise ConfigError(f"{media} has frames of several sizes.")
+                position, picture = number, _picture(frame, short_side)
             yield picture
+        deque(frames, maxlen=0)  # raises where those that are left out are damaged
 
 
 def _frames(media: Media) -> Iterator[np.ndarray | av.VideoFrame]:

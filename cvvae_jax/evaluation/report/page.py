@@ -1,13 +1,13 @@
 """The report of an evaluation: one HTML file that needs no network and no server."""
 
 import functools
-import os
 from pathlib import Path
 
 import jinja2
 
+from cvvae_jax.aside import written_aside
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import partial_path, reason
+from cvvae_jax.data.containers import reason
 from cvvae_jax.evaluation.report import numbers, scores_table
 from cvvae_jax.evaluation.report.answer import (
     INTERVAL,
@@ -41,14 +41,11 @@ def write_report(results: Results, folder: str | Path) -> Path:
     """
     path = Path(folder) / REPORT_NAME
     page = render(results, Path(folder))
-    partial = partial_path(path)
     try:
-        partial.write_text(page, encoding="utf-8")
-        os.replace(partial, path)
+        with written_aside(path) as aside:
+            aside.write_text(page, encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {reason(error)}.") from error
-    finally:
-        partial.unlink(missing_ok=True)
     return path
 
 

@@ -1,0 +1,44 @@
+"""What one process finds out for all, so that they go the same way."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+from cvvae_jax.config import ConfigError
+
+
+def found_by_first(find: Callable[[], Any]) -> Any:
+    """What process 0 finds, on every process; a value for JSON.
+
+    Raises:
+        ConfigError: process 0 met it; on every process.
+        OSError: the same.
+    """
+    if jax.process_count() == 1:
+        return find()
+    mine: dict[str, Any] = {}
+    if jax.process_index() == 0:
+        try:
+            mine["found"] = find()
+        except ConfigError as error:  # raised below, where the others do
+            mine["refused"] = str(error)
+        except OSError as error:
+            name = None if error.filename is None else str(error.filename)
+            mine["error"] = [error.errno, error.strerror or str(error), name]
+    answer = json.loads(_from_first(json.dumps(mine).encode()))
+    if "refused" in answer:
+        raise ConfigError(answer["refused"])
+    if "error" in answer:
+        raise OSError(*answer["error"])
+    return answer["found"]
+
+
+def _from_first(text: bytes) -> bytes:
+    """Process 0's text, which is ASCII."""
+    size = int(multihost_utils.broadcast_one_to_all(np.asarray(len(text), np.int32)))
+    padded = np.frombuffer(text.ljust(size)[:size], np.uint8)
+    return multihost_utils.broadcast_one_to_all(padded).tobytes()

@@ -1,0 +1,296 @@
+"""What models and the codec are given: arrays of what is certain, one sentence for what isn't.
+
+Only types and shapes are looked at: they are known while a program is traced, and cost nothing in
+it. For values see `cvvae_jax.codec.values`.
+"""
+
+import math
+import os
+from collections.abc import Iterable
+from numbers import Number
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Key, UInt8
+from PIL import Image
+
+from cvvae_jax.config import ConfigError
+
+VideoLike = Any
+"""A video: an array (b, t, h, w, 3), uint8 in [0, 255] or floats of any width in [-1, 1], of NumPy,
+JAX or another library whose arrays NumPy can read; a Pillow image, which is a video of one frame;
+or a list of frames (h, w, 3) of one size, which is one video, or of such videos, which is a batch.
+Pillow images may have any mode of 8 bits a channel; alpha is dropped."""
+
+LatentsLike = Any
+"""Latents: an array (b, n, y, x, z) of floats, of NumPy, JAX or another library whose arrays NumPy
+can read; or a list of videos' latents (n, y, x, z), or of one video's latent frames (y, x, z)."""
+
+FramesLike = Any
+"""Frames one by one: an iterable of arrays (h, w, 3), of the types of a `VideoLike`, or of Pillow
+images, all of one size and type."""
+
+PartsLike = Any
+"""Latents of one video in parts: an iterable of arrays (n, y, x, z), of the types of a
+`LatentsLike`, of any n."""
+
+KeyLike = Any
+"""Keys of `jax.random.key`, or of the older `jax.random.PRNGKey`."""
+
+Host = UInt8[np.ndarray, "..."] | Float[np.ndarray, "..."]
+
+_VIDEO = "(batch, time, height, width, 3)"
+_LATENTS = "(batch, n, y, x, {channels})"
+
+
+def video_array(given: VideoLike) -> Array | Host:
+    """A video (b, t, h, w, 3): JAX's arrays as they are, others on the host, uint8 or float32.
+
+    Raises:
+        ConfigError: it is no video, or of another type.
+    """
+    array = _batched(given, "video")
+    _require_shape(array.shape, channels=3, name="video", wanted=f"a video is {_VIDEO}")
+    _require_pixel_type(array.dtype)
+    return _on_host_as_float32(array)
+
+
+def latents_array(given: LatentsLike, *, channels: int) -> Array | Host:
+    """Latents (b, n, y, x, z): JAX's arrays as they are, others on the host as float32.
+
+    Args:
+        given: what stands for them.
+        channels: of the model's latents.
+
+    Raises:
+        ConfigError: they are none of this model's, or of another type.
+    """
+    array = _batched(given, "latents")
+    wanted = f"latents are {_LATENTS.format(channels=channels)}"
+    _require_shape(array.shape, channels=channels, name="latents", wanted=wanted)
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        raise ConfigError(f"latents must be floats, not {array.dtype}.")
+    return _on_host_as_float32(array)
+
+
+def frame_array(given: Any, *, number: int) -> Array | Host:
+    """A frame (h, w, 3) as an array, as of `video_array`.
+
+    Args:
+        given: what stands for it.
+        number: how a message calls it.
+
+    Raises:
+        ConfigError: it is no frame, or of another type.
+    """
+    array = _as_array(given, f"frame {number}")
+    if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
+        raise ConfigError(f"frame {number} is {array.shape}; frames are (height, width, 3).")
+    _require_pixel_type(array.dtype)
+    return _on_host_as_float32(array)
+
+
+def latents_part(given: Any, *, shape: tuple[int, int, int]) -> Array | Host:
+    """Some latent frames (n, y, x, z) of one video as an array, as of `latents_array`.
+
+    Args:
+        given: what stands for them.
+        shape: (y, x, z) of each.
+
+    Raises:
+        ConfigError: they are none, or of another shape or type.
+    """
+    array = _as_array(given, "latents")
+    if array.ndim != 4 or array.shape[1:] != shape:
+        y, x, z = shape
+        raise ConfigError(f"parts of these latents are (n, {y}, {x}, {z}), not {array.shape}.")
+    return latents_array(array[None], channels=shape[-1])[0]
+
+
+def items(given: Any, *, name: str) -> Iterable:
+    """What is given one by one, as it is.
+
+    Raises:
+        ConfigError: it has no items, or is something else that has: a path, or words.
+    """
+    if isinstance(given, str | bytes | os.PathLike | dict) or not hasattr(given, "__iter__"):
+        raise ConfigError(
+            f"{name} must be a list or another iterable, not {_kind(given)}{_advice(given, name)}."
+        )
+    return given
+
+
+def require_strides(shape: tuple[int, ...], *, space: int, time: int) -> None:
+    """Refuse a video (b, t, h, w, 3) that a model's strides don't divide.
+
+    Args:
+        shape: of the video.
+        space: the model's spatial compression.
+        time: its temporal compression.
+
+    Raises:
+        ConfigError: its message has the nearest counts and sizes that they do.
+    """
+    frames, *size = shape[1:4]
+    if any(pixels % space for pixels in size):
+        above = [math.ceil(pixels / space) * space for pixels in size]
+        raise ConfigError(
+            f"height and width must be multiples of {space}, not {size[0]} x {size[1]}; "
+            f"the nearest above are {above[0]} x {above[1]}."
+        )
+    if (frames - 1) % time:
+        below = (frames - 1) // time * time + 1
+        raise ConfigError(
+            f"a video must have 1 + {time}k frames, not {frames}: {below} or {below + time}."
+        )
+
+
+def on_device(array: Array | np.ndarray) -> Array:
+    """JAX's arrays as they are, others on the default device."""
+    return array if isinstance(array, jax.Array) else jnp.asarray(array)
+
+
+def random_keys(key: KeyLike) -> Key[Array, "*batch"]:
+    """Keys of random numbers; old ones, of `jax.random.PRNGKey`, as new ones.
+
+    Raises:
+        ConfigError: it is something else, such as a seed.
+    """
+    kind = getattr(key, "dtype", None)
+    if isinstance(key, jax.Array) and jnp.issubdtype(kind, jax.dtypes.prng_key):
+        return key
+    if isinstance(key, jax.Array | np.ndarray) and kind == np.uint32 and key.ndim:
+        try:
+            return jax.random.wrap_key_data(key)
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"key is no key of jax.random: {_reason(error)}") from error
+    raise ConfigError(f"key must be one such as jax.random.key(seed), not {_kind(key)}.")
+
+
+def one_key(key: KeyLike | None) -> Key[Array, ""] | None:
+    """A single key, or None as it is.
+
+    Raises:
+        ConfigError: it is none, or there are several.
+    """
+    keys = None if key is None else random_keys(key)
+    if keys is not None and keys.ndim:
+        raise ConfigError(f"key must be one key, not {keys.shape[0]} of them.")
+    return keys
+
+
+def _batched(given: Any, name: str) -> Array | np.ndarray:
+    """What stands for a video or latents as an array; an image and a list of frames with the axes
+    that they lack."""
+    array = _as_array(given, name)
+    if isinstance(given, Image.Image):
+        return array[None, None]
+    return array[None] if isinstance(given, list | tuple) and array.ndim == 4 else array
+
+
+def _as_array(given: Any, name: str) -> Array | np.ndarray:
+    if isinstance(given, jax.Array | np.ndarray):
+        return given
+    if isinstance(given, Image.Image):
+        return _of_image(given, name)
+    if isinstance(given, list | tuple):
+        return _stacked(given, name)
+    if not hasattr(given, "__array__"):
+        raise ConfigError(f"{name} must be an array, not {_kind(given)}{_advice(given, name)}.")
+    try:
+        return np.asarray(given)
+    except Exception as error:  # such as that of a tensor on a GPU: libraries raise what they like
+        raise ConfigError(
+            f"{name} is a {_kind(given)} that NumPy cannot read: {_reason(error)}"
+        ) from error
+
+
+def _of_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
+    if image.mode.startswith(("I", "F")):
+        raise ConfigError(
+            f"{name} is a Pillow image of mode {image.mode}; modes of 8 bits a channel are taken."
+        )
+    return np.asarray(image.convert("RGB"))
+
+
+def _stacked(listed: list | tuple, name: str) -> Array | np.ndarray:
+    """A list of arrays as one array, or numbers in lists as NumPy reads them."""
+    if not listed:
+        raise ConfigError(f"{name} is an empty {type(listed).__name__}.")
+    if all(isinstance(item, Number) for item in listed):
+        return np.asarray(listed)
+    arrays = [_as_array(item, f"{name}[{number}]") for number, item in enumerate(listed)]
+    for number, array in enumerate(arrays):
+        if (array.shape, array.dtype) != (arrays[0].shape, arrays[0].dtype):
+            raise ConfigError(
+                f"{name} is a list, whose arrays must have one shape and type: number 0 is "
+                f"{described(arrays[0])}, number {number} is {described(array)}."
+            )
+    of_jax = any(isinstance(array, jax.Array) for array in arrays)
+    return jnp.stack(arrays) if of_jax else np.stack(arrays)
+
+
+def _require_shape(shape: tuple[int, ...], *, channels: int, name: str, wanted: str) -> None:
+    if len(shape) != 5 or shape[-1] != channels:
+        hint = _layout_hint(shape, channels=channels, name=name)
+        raise ConfigError(f"{wanted}, not {shape}{hint}.")
+    if 0 in shape:
+        raise ConfigError(f"{wanted}, not {shape}, which is empty.")
+
+
+def _layout_hint(shape: tuple[int, ...], *, channels: int, name: str) -> str:
+    """What may be meant by a wrong shape."""
+    rank = len(shape)
+    if rank in (3, 4) and shape[-1] == channels:
+        if rank == 3:
+            return f": give {name}[None, None] of a single frame"
+        return f": give {name}[None] of a single video, {name}[:, None] of images"
+    places = [axis for axis in range(max(rank - 4, 0), rank - 2) if shape[axis] == channels]
+    if rank in (4, 5) and places:
+        return f": channels come last, where np.moveaxis({name}, {places[0]}, -1) puts them"
+    return ""
+
+
+def _require_pixel_type(kind: Any) -> None:
+    if kind != np.uint8 and not jnp.issubdtype(kind, jnp.floating):
+        raise ConfigError(f"pixels must be uint8 in [0, 255] or floats in [-1, 1], not {kind}.")
+
+
+def _on_host_as_float32(array: Array | np.ndarray) -> Array | Host:
+    if isinstance(array, jax.Array) or array.dtype in (np.uint8, np.float32):
+        return array
+    # The infinity that comes of what is too large is found by who looks at values.
+    with np.errstate(over="ignore"):
+        return array.astype(np.float32)
+
+
+def described(array: Array | np.ndarray) -> str:
+    """Type and shape, for messages."""
+    return f"{array.dtype} {array.shape}"
+
+
+def _kind(given: Any) -> str:
+    if given is None or isinstance(given, str | Number):
+        return repr(given)
+    return type(given).__name__
+
+
+def _advice(given: Any, name: str) -> str:
+    """What to give in place of things that are near to an array."""
+    if isinstance(given, str | bytes | os.PathLike):
+        of_latents = name.startswith("latents")
+        reader = "cvvae_jax.load_latents" if of_latents else "read_frames of cvvae_jax.data.video"
+        return f"; {reader} reads files"
+    if hasattr(given, "logvar"):
+        return "; of a posterior, give posterior.mode() or posterior.sample(key)"
+    if isinstance(getattr(given, "values", None), jax.Array | np.ndarray):
+        return "; its .values are one"
+    return ""
+
+
+def _reason(error: Exception) -> str:
+    """The first line of another library's message, as a sentence."""
+    line, *_ = str(error).splitlines() or [type(error).__name__]
+    return line.rstrip(".") + "."
