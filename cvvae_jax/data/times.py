@@ -140,26 +140,6 @@ class Times:
         return cls(rate, start, said.ticks, unit, said.last, said.count)
 
 
-class Continued:
-    """Makes one row of times of those that begin anew, as in files appended to one another."""
-
-    def __init__(self, unit: Fraction):
-        """Set up a row of times in a unit, in seconds."""
-        self._leap = _LEAP / unit
-        self._last: int | None = None
-        self._end = 0
-        self.shift = 0
-        """What is to be added to the times now."""
-
-    def take(self, ticks: int, duration: int) -> None:
-        """Go on with the next time, in an order in which they ought to rise, and how long it
-        lasts."""
-        if self._last is not None and ticks + self.shift < self._last - self._leap:
-            self.shift = self._end - ticks
-        self._last = ticks + self.shift
-        self._end = self._last + duration
-
-
 @dataclasses.dataclass(frozen=True)
 class _Said:
     """Times as JSON has them."""
@@ -182,3 +162,23 @@ def as_fraction(text: str) -> Fraction:
     if not _FRACTION.fullmatch(text):
         raise ValueError(f"a number or fraction is wanted, such as 30000/1001, not {text[:40]!r}")
     return Fraction(text)
+
+
+class Continued:
+    """Makes one row of times of those that begin anew, as in files appended to one another."""
+
+    def __init__(self, unit: Fraction):
+        """Set up a row of times in a unit, in seconds."""
+        self._leap = _LEAP / unit
+        self._last: int | None = None
+        self._end = 0
+        self.shift = 0
+        """What is to be added to the times now."""
+
+    def take(self, ticks: int, duration: int) -> None:
+        """Go on with the next time, in an order in which they ought to rise, and how long it
+        lasts."""
+        if self._last is not None and ticks + self.shift < self._last - self._leap:
+            self.shift = self._end - ticks
+        self._last = ticks + self.shift
+        self._end = self._last + duration

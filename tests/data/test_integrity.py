@@ -105,15 +105,21 @@ def without_checksums(folder):
     (folder / "index.jsonl").write_text("".join(lines))
 
 
-@pytest.mark.parametrize("what", ["latents", "prepared"])
-def test_older_sets_are_read_and_said_to_have_no_checksums(request, tmp_path, caplog, what):
-    whole, read = request.getfixturevalue(what), records if what == "latents" else read_media
+def check_older_set(whole, tmp_path, read, caplog):
     right, old = read(whole), copied(whole, tmp_path)
     assert not caplog.records
     without_checksums(old)
     np.testing.assert_equal(read(old), right)
     (line,) = caplog.messages
     assert f"{old} was written without checksums" in line
+
+
+def test_older_latents_are_read_and_said_to_have_no_checksums(latents, tmp_path, caplog):
+    check_older_set(latents, tmp_path, records, caplog)
+
+
+def test_older_media_are_read_and_said_to_have_no_checksums(prepared, tmp_path, caplog):
+    check_older_set(prepared, tmp_path, read_media, caplog)
 
 
 ODD_ROWS = [

@@ -182,6 +182,7 @@ def test_nothing_else_is_left_behind(prepared):
     names = {path.name for path in prepared.iterdir()}
     shards = {row["shard"] for row in index(prepared)}
     described = {"bad.tsv", "dataset_info.json", "features.json", "index.jsonl", "prepare.json"}
+    described.add("SHA256SUMS")
     assert names - described >= shards
     assert all(name.startswith("small-train.array_record-") for name in names - described)
 
