@@ -263,7 +263,7 @@ def read_shapes(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
 def _stored(folder: Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:
     check_files(folder, item, hash_up_to=_SMALL)
     try:
-        metadata = ocp.PyTreeCheckpointHandler().metadata(folder / item)
+        metadata = ocp.PyTreeCheckpointHandler().metadata((folder / item).absolute())
     except Exception as error:  # Orbax raises bare ones for damaged files
         reason = _first_line(error)
         raise ConfigError(f"{folder}: the item {item} can't be read: {reason}") from error

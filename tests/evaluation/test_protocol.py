@@ -62,6 +62,7 @@ def test_hash_depends_on_every_field_but_the_description():
         "tile": 64,
         "metrics": ("psnr",),
         "spectrum_window": 8,
+        "flat_fields": False,
     }
     hashes = {dataclasses.replace(before, **{name: x}).hash for name, x in changed.items()}
     hashes |= {before.hash, dataclasses.replace(before, frames=5, fps=2.0).hash}
