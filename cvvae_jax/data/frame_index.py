@@ -203,7 +203,7 @@ def _shown_packets(video: OpenVideo):
 
 
 def _frames(video: OpenVideo):
-    """Likewise, of decoded frames, for codecs whose packets are no frames."""
+    """What `_shown_packets` gives, by decoding: for codecs whose packets are not frames."""
     return ((f.pts, f.pts, f.duration, f.key_frame) for f in video.frames(threads="NONE"))
 
 

@@ -29,7 +29,7 @@ class Times:
     start: Fraction = Fraction(0)
     """Seconds from the beginning of the file, video or sound, to the first frame."""
     ticks: tuple[int, ...] | None = None
-    """Of uneven frames, when each is shown, from the first one on, in `unit`; None for frames of a
+    """When each of uneven frames is shown, counted from the first, in `unit`; None for frames of a
     constant rate, of which frame k is shown after k / rate seconds."""
     unit: Fraction = Fraction(1)
     """Seconds."""

@@ -196,7 +196,8 @@ class VideoWriter:
             self._container.mux(packet)
 
     def _duration_of_last(self, packet: av.Packet) -> int:
-        """Of the last packet, in whose order MP4 counts: what is left until the video's end."""
+        """How long the last packet lasts: what is left until the video ends, as MP4 adds up the
+        durations of packets in the order of decoding."""
         end = self._times.ticks_of(self._count)
         return max(1, min(end - packet.pts, end - packet.dts - self._delay))
 
