@@ -28,14 +28,15 @@ import numpy as np
 import tyro
 
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
-from cvvae_jax.data import clips, video
-from cvvae_jax.data.containers import SCALER, resized
-from cvvae_jax.data.decoding import open_video
-from cvvae_jax.data.media import Blob, Media
+from cvvae_jax.data import clips
 from cvvae_jax.data.photographs import MovingPhotographs
 from cvvae_jax.data.pipeline import batches
 from cvvae_jax.data.prepare.options import PrepareOptions
 from cvvae_jax.data.prepare.run import prepare
+from cvvae_jax.video_io import video
+from cvvae_jax.video_io.containers import SCALER, resized
+from cvvae_jax.video_io.decoding import open_video
+from cvvae_jax.video_io.media import Blob, Media
 
 
 @dataclasses.dataclass(frozen=True)

@@ -34,10 +34,10 @@ from flax import nnx
 
 import cvvae_jax
 from cvvae_jax.config import I3DConfig
-from cvvae_jax.losses.lpips import lpips
-from cvvae_jax.metrics import features, flow, frechet, image, seams
+from cvvae_jax.losses import lpips
+from cvvae_jax.metrics import frechet, image, seams
 from cvvae_jax.metrics import time as metrics_time
-from cvvae_jax.models.i3d import I3D
+from cvvae_jax.models.feature_networks.i3d import I3D
 
 Sides = dict[str, Callable[[], np.ndarray]]
 LIBRARIES = {
@@ -210,14 +210,14 @@ def inception(videos: Videos) -> Sides:
         network = theirs.InceptionV3([3]).eval()
     frames = videos.tensors()[0] / 2 + 0.5
     network = network.to(frames.device)
-    run = _ours(lambda n, x: features.frame_features(n, x).reshape(-1, 2048), ours, videos.recon)
+    run = _ours(lambda n, x: frechet.frame_features(n, x).reshape(-1, 2048), ours, videos.recon)
     return {"cvvae_jax": run, "pytorch-fid": _torch(lambda: network(frames)[0].flatten(1))}
 
 
 def i3d(videos: Videos) -> Sides:
     """Features of every clip, for the Frechet distance of videos: ours alone, no package has it."""
     network = jax.jit(lambda: I3D(I3DConfig(), rngs=nnx.Rngs(0)))()
-    return {"cvvae_jax": _ours(features.clip_features, network, videos.recon)}
+    return {"cvvae_jax": _ours(frechet.clip_features, network, videos.recon)}
 
 
 def difference_mse(videos: Videos) -> Sides:
@@ -276,7 +276,7 @@ def warping_error(videos: Videos) -> Sides:
         return {}
     clips = [np.asarray((x + 1) * 127.5).round().astype(np.uint8) for x in videos.pair]
     pairs = list(zip(*clips, strict=True))
-    return {"cvvae_jax": lambda: np.array([flow.warping_error(*pair) for pair in pairs])}
+    return {"cvvae_jax": lambda: np.array([metrics_time.warping_error(*pair) for pair in pairs])}
 
 
 def _frechet(_: Videos, width: int) -> Sides:

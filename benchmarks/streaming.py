@@ -19,8 +19,8 @@ from flax import nnx
 
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import VideoVAEConfig
-from cvvae_jax.data.video import VideoWriter
 from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.video_io.video import VideoWriter
 
 RATE = 25
 

@@ -11,10 +11,10 @@ _HOMES = {
     "VideoVAE": "cvvae_jax.models.video_vae",
     "ImageVAE": "cvvae_jax.models.image_vae",
     "Codec": "cvvae_jax.codec.codec",
-    "Latents": "cvvae_jax.codec.latents",
-    "save_latents": "cvvae_jax.codec.latents_files",
-    "load_latents": "cvvae_jax.codec.latents_files",
-    "LatentsDataset": "cvvae_jax.data.latents.reader",
+    "Latents": "cvvae_jax.codec.values",
+    "save_latents": "cvvae_jax.latents.file",
+    "load_latents": "cvvae_jax.latents.file",
+    "LatentsDataset": "cvvae_jax.latents.dataset",
 }
 __all__ = list(_HOMES)
 __version__ = "0.1.0"

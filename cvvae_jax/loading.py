@@ -13,9 +13,9 @@ from jax.sharding import AxisType
 
 from cvvae_jax import checkpoint, paths, sharding
 from cvvae_jax.config import ConfigError, DType
-from cvvae_jax.config.home import at_home
+from cvvae_jax.config.places import at_home
 from cvvae_jax.config.reading import build
-from cvvae_jax.convert import sizes, tensors
+from cvvae_jax.convert import convert, sizes
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.families import MODELS, Family, abstract_model
 from cvvae_jax.convert.files.source import readable
@@ -98,7 +98,7 @@ class SavedModel:
 
 def _not_finite_in_memory(leaves: dict[str, np.ndarray]) -> dict[str, str]:
     """Which parameters hold NaN or Inf, and which of them."""
-    found = {path: tensors.not_finite(array) for path, array in leaves.items()}
+    found = {path: convert.not_finite(array) for path, array in leaves.items()}
     return {path: what for path, what in found.items() if what}
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import tyro
 
 from cvvae_jax.config import ConfigError, TrainConfig
-from cvvae_jax.config.home import at_home
+from cvvae_jax.config.places import at_home
 from cvvae_jax.config.reading import build, parse
 from cvvae_jax.resources import configs_folder
 

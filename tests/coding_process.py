@@ -8,13 +8,13 @@ import jax
 import numpy as np
 from tiny_models import TINY, random_model
 
-from cvvae_jax import processes
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.config import VideoVAEConfig
 from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.processes import group
 
 if __name__ == "__main__":
-    joined = processes.join()
+    joined = group.join()
     folder, options = Path(sys.argv[1]), json.loads(sys.argv[2])
     codec = Codec(random_model(VideoVAE, VideoVAEConfig(**TINY)), chunk_frames=4, **options)
     with np.load(folder / "given.npz") as given:

@@ -12,8 +12,8 @@ import numpy as np
 from safetensors.numpy import load_file
 
 import cvvae_jax
-from cvvae_jax.data.video import read_frames
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.inputs import to_float
+from cvvae_jax.video_io.video import read_frames
 
 
 def difference(found, expected) -> float:

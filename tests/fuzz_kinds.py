@@ -14,19 +14,19 @@ sys.path.insert(0, str(Path(__file__).parent / "data"))
 from latents_of import PlainEncoder, records, write
 from prepare_media import pictures, write_video
 
-from cvvae_jax.codec.latents_files import Facts, LatentsWriter, open_latents
 from cvvae_jax.config import ConfigError, TrainConfig
 from cvvae_jax.convert.files import open_weights
 from cvvae_jax.data.files import Manifest
-from cvvae_jax.data.images import read_image
-from cvvae_jax.data.latents import reader
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
 from cvvae_jax.data.prepare.run import prepare
 from cvvae_jax.data.record_shards import RecordShards
 from cvvae_jax.data.record_shards import _reader as open_shard
 from cvvae_jax.data.tar_shards import TarShards
-from cvvae_jax.data.video import probe, read_frames
+from cvvae_jax.latents import dataset
+from cvvae_jax.latents.file import Facts, LatentsWriter, open_latents
 from cvvae_jax.recipe import from_json, load_recipe, to_json
+from cvvae_jax.video_io.images import read_image
+from cvvae_jax.video_io.video import probe, read_frames
 
 
 def _config(folder):
@@ -88,7 +88,7 @@ def _set_of_latents(name, *, format="array_record", checksums=True):
 
 
 def _read_set(path):
-    reader._reader.cache_clear()
+    dataset._reader.cache_clear()
     return records(path.parent)
 
 

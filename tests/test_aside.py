@@ -4,8 +4,8 @@ import os
 
 import pytest
 
-from cvvae_jax.aside import require_vacant, require_writable, written_aside
 from cvvae_jax.config import ConfigError
+from cvvae_jax.resumable.files import require_vacant, require_writable, written_aside
 
 
 def test_a_file_gets_its_name_when_it_is_whole(tmp_path):

@@ -17,7 +17,7 @@ from benchmarks.train_step.setting import Networks, Row, random_batch
 from cvvae_jax import paths
 from cvvae_jax.convert import families
 from cvvae_jax.convert.names import official_name
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training.gradients import Batch, gradients
 from cvvae_jax.training.gradients import Networks as Trained
 from cvvae_jax.training.objective import Draws

@@ -9,13 +9,13 @@ from flax import nnx
 
 import cvvae_jax
 from cvvae_jax import paths, sharding
-from cvvae_jax.checkpoint import Checkpoints, find_model, manifest, save_model
+from cvvae_jax.checkpoint import Checkpoints, find_model, save_model
 from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig, VideoVAEConfig
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
-from cvvae_jax.training.optimizer import Optimizers
-from cvvae_jax.training.state import TrainState
+from cvvae_jax.resumable import manifest
+from cvvae_jax.training.state import Optimizers, TrainState
 
 pytestmark = pytest.mark.stack
 

@@ -9,9 +9,9 @@ import time
 import pytest
 from many_processes import free_port
 
-from cvvae_jax import door
 from cvvae_jax.config import ConfigError
-from cvvae_jax.door import Guest
+from cvvae_jax.processes import door
+from cvvae_jax.processes.door import Guest
 
 
 @pytest.fixture

@@ -37,13 +37,13 @@ from cvvae_jax.convert.names import (
     lpips_rows,
     svd_rows,
 )
-from cvvae_jax.losses.lpips import lpips
+from cvvae_jax.losses import lpips
 from cvvae_jax.models import video_vae
 from cvvae_jax.models.discriminator import Discriminator
-from cvvae_jax.models.i3d import I3D
+from cvvae_jax.models.feature_networks.i3d import I3D
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.svd_vae import SVDVAE
-from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import VideoVAE
 
 KINDS = (

@@ -25,8 +25,8 @@ from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.names import diffusers_rows, discriminator_rows, lpips_rows, official_name
 from cvvae_jax.models import video_vae
 from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.gradients import Batch, Networks, gradients
 from cvvae_jax.training.objective import Draws, generate

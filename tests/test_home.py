@@ -13,16 +13,16 @@ import cvvae_jax
 from cvvae_jax.checkpoint import find_model, save_model
 from cvvae_jax.cli import main as cli
 from cvvae_jax.cli.main import main
-from cvvae_jax.codec.latents import Latents
+from cvvae_jax.codec.values import Latents
 from cvvae_jax.config import ConfigError, DataConfig, ImageVAEConfig
-from cvvae_jax.config.home import argument_at_home, at_home
-from cvvae_jax.data import video
-from cvvae_jax.data.resuming import absolute
+from cvvae_jax.config.places import argument_at_home, at_home
 from cvvae_jax.data.sources import open_source, open_sources
 from cvvae_jax.evaluation.protocol import load_protocol
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.recipe import from_json, load_recipe, parse_train_config, to_json
+from cvvae_jax.resumable.target import absolute
+from cvvae_jax.video_io import video
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 

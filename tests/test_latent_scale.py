@@ -13,19 +13,19 @@ from tiny_models import random_model
 import cvvae_jax
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
-from cvvae_jax.codec.latents_files import SUFFIXES, Facts, LatentsWriter, open_latents
 from cvvae_jax.config import ConfigError, ImageVAEConfig, SVDVAEConfig, VideoVAEConfig
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.convert.convert import to_official
 from cvvae_jax.convert.export import write_official
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.names import diffusers_rows
-from cvvae_jax.data.images import read_image, write_image
+from cvvae_jax.latents.file import SUFFIXES, Facts, LatentsWriter, open_latents
 from cvvae_jax.loading import open_model
 from cvvae_jax.models import video_vae
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.svd_vae import SVDVAE
 from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.video_io.images import read_image, write_image
 
 MEAN = [-1.6574, 1.886, -1.383, 2.5155]
 STD = [8.4927, 5.9022, 6.5498, 5.2299]

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 import cvvae_jax
 from cvvae_jax import paths, sharding
-from cvvae_jax.checkpoint import manifest, save_model
+from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig
 from cvvae_jax.convert.convert import to_official
 from cvvae_jax.convert.export import write_official
@@ -24,6 +24,7 @@ from cvvae_jax.convert.names import diffusers_rows
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.resumable import manifest
 
 CONFIG = ImageVAEConfig(block_channels=(32, 64), blocks_per_level=1)
 

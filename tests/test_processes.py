@@ -11,8 +11,8 @@ from unittest import mock
 import jax
 import pytest
 
-from cvvae_jax import door, processes
 from cvvae_jax.config import ConfigError
+from cvvae_jax.processes import door, group
 
 NAMES = (door.COORDINATOR, door.COUNT, door.INDEX)
 
@@ -36,20 +36,20 @@ class Board:
 
 
 @pytest.fixture
-def both(monkeypatch) -> list[processes.Processes]:
+def both(monkeypatch) -> list[group.Processes]:
     """Two processes of a run, which look at the board when they are told to."""
     state = types.SimpleNamespace(
         client=Board(), coordinator_address="localhost:1", process_id=0, num_processes=2
     )
-    monkeypatch.setattr(processes.jax_distributed, "global_state", state)
-    monkeypatch.setattr(processes, "_before_aborting", lambda explain: None)
-    monkeypatch.setattr(processes, "_PERIOD", 0.0)
-    monkeypatch.setattr(processes.Processes, "_end_if_stuck", lambda self: None)
-    monkeypatch.setattr(processes.Processes, "_watch", lambda self: None)
+    monkeypatch.setattr(group.jax_distributed, "global_state", state)
+    monkeypatch.setattr(group, "_before_aborting", lambda explain: None)
+    monkeypatch.setattr(group, "_PERIOD", 0.0)
+    monkeypatch.setattr(group.Processes, "_end_if_stuck", lambda self: None)
+    monkeypatch.setattr(group.Processes, "_watch", lambda self: None)
     monkeypatch.setattr(jax.distributed, "shutdown", lambda: None)
     made = []
     for state.process_id in range(2):
-        made.append(processes.Processes())
+        made.append(group.Processes())
     monkeypatch.setattr(os, "_exit", ended)
     return made
 
@@ -58,7 +58,7 @@ def ended(code: int) -> None:
     raise SystemExit(code)
 
 
-def code_of(process: processes.Processes) -> int | None:
+def code_of(process: group.Processes) -> int | None:
     """With what a process ends when it looks at the board."""
     try:
         process.look()
@@ -68,14 +68,14 @@ def code_of(process: processes.Processes) -> int | None:
 
 
 def test_processes_that_give_signs_of_life_leave_each_other_alone(both, monkeypatch):
-    monkeypatch.setattr(processes, "_SILENCE", 0.0)
+    monkeypatch.setattr(group, "_SILENCE", 0.0)
     for _ in range(3):
         time.sleep(0.01)
         assert [code_of(process) for process in reversed(both)] == [None, None]
 
 
 @pytest.fixture
-def apart(both) -> list[processes.Processes]:
+def apart(both) -> list[group.Processes]:
     """The same, on two machines."""
     put = both[1]._client.key_value_set
     put("cvvae_jax/place/1", f"{os.getpid()} another machine", allow_overwrite=True)
@@ -87,7 +87,7 @@ def test_silent_process_of_this_machine_that_runs_is_left_alone(both, monkeypatc
     for process in reversed(both):
         process.look()
     for limit in ("_SILENCE", "_SUSPICIOUS_SILENCE"):
-        monkeypatch.setattr(processes, limit, 0.0)
+        monkeypatch.setattr(group, limit, 0.0)
     both[0]._put("suspicion", "a collective failed")
     time.sleep(0.01)
     assert [code_of(process) for process in both] == [None, None]
@@ -100,12 +100,12 @@ def test_process_that_is_gone_is_dead_at_once_and_named_by_all(both, capsys):
     both[1]._client.key_value_set("cvvae_jax/place/1", place, allow_overwrite=True)
     while os.waitid(os.P_PID, gone.pid, os.WEXITED | os.WNOWAIT) is None:
         pass
-    assert code_of(both[0]) == processes.DIED
+    assert code_of(both[0]) == group.DIED
     gone.communicate()
     said = capsys.readouterr().err
     assert said.startswith(f"process 0 of 2 on {both[0].name.split()[-1]}: error: process 1 of 2")
     assert "has died: its process is gone. All processes of the run end; the same com" in said
-    assert code_of(both[1]) == processes.DIED
+    assert code_of(both[1]) == group.DIED
 
 
 def test_silent_process_of_another_machine_is_named_once_jax_finds_that_it_is_dead(
@@ -113,19 +113,19 @@ def test_silent_process_of_another_machine_is_named_once_jax_finds_that_it_is_de
 ):
     for process in reversed(apart):
         process.look()
-    monkeypatch.setattr(processes, "_SILENCE", 0.0)
+    monkeypatch.setattr(group, "_SILENCE", 0.0)
     time.sleep(0.01)
     assert code_of(apart[0]) is None
     with pytest.raises(SystemExit) as end:
         apart[0]._explain_abort()
-    assert end.value.code == processes.DIED
+    assert end.value.code == group.DIED
     said = capsys.readouterr().err
     assert "error: process 1 of 2 on " in said
     assert "died, or can't be reached: there was no sign of life. All" in said
 
 
 def test_silent_process_of_another_machine_is_dead_once_a_collective_has_failed(apart, monkeypatch):
-    monkeypatch.setattr(processes, "_SUSPICIOUS_SILENCE", 0.0)
+    monkeypatch.setattr(group, "_SUSPICIOUS_SILENCE", 0.0)
     for process in reversed(apart):
         process.look()
     time.sleep(0.01)
@@ -136,17 +136,17 @@ def test_silent_process_of_another_machine_is_dead_once_a_collective_has_failed(
     error.__cause__ = jax.errors.JaxRuntimeError("Gloo: connection closed by peer")
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
     apart[0].await_verdict(error)
-    assert code_of(apart[0]) == processes.DIED
+    assert code_of(apart[0]) == group.DIED
 
 
 def test_a_process_alone_watches_nobody_and_waits_for_nobody(both, monkeypatch):
     """Two look at each other, each with a thread and with one that ends it if it is stuck."""
     monkeypatch.setattr(time, "sleep", lambda seconds: pytest.fail("waits"))
     for count, threads in ((1, 0), (2, 2)):
-        monkeypatch.setattr(processes, "threading", mock.MagicMock())
-        monkeypatch.setattr(processes.jax_distributed.global_state, "num_processes", count)
-        process = processes.Processes()
-        assert processes.threading.Thread.call_count == threads
+        monkeypatch.setattr(group, "threading", mock.MagicMock())
+        monkeypatch.setattr(group.jax_distributed.global_state, "num_processes", count)
+        process = group.Processes()
+        assert group.threading.Thread.call_count == threads
         if count == 1:
             process.meet("the end")
             process.await_verdict(jax.errors.JaxRuntimeError("of a collective"))
@@ -182,7 +182,7 @@ time.sleep(20)
 @pytest.mark.parametrize(
     ("end", "code", "said"),
     [
-        ("threading.Thread(target=ctypes.CDLL(None).abort).start()", processes.DIED, "0 has died"),
+        ("threading.Thread(target=ctypes.CDLL(None).abort).start()", group.DIED, "0 has died"),
         ("print('stuck', flush=True); ctypes.PyDLL(None).sleep(20)", 1, "Timeout (0:00:01)!"),
     ],
     ids=["abort", "pythons_lock_held"],
@@ -209,18 +209,18 @@ def test_what_ends_one_process_ends_the_other_with_its_code(both, capsys, status
 def test_process_that_goes_on_after_another_one_has_reached_its_end_is_ended(both, monkeypatch):
     assert both[1].end(0, "", together=True) == 0
     assert code_of(both[0]) is None
-    monkeypatch.setattr(processes, "_LATE", 0.0)
+    monkeypatch.setattr(group, "_LATE", 0.0)
     time.sleep(0.01)
     assert code_of(both[0]) == 1
 
 
 def test_process_may_take_longer_to_close_its_logs_after_a_stop_on_request(both, monkeypatch):
-    monkeypatch.setattr(processes, "_LATE", 0.0)
+    monkeypatch.setattr(group, "_LATE", 0.0)
     assert both[1].end(0, "stopped by SIGTERM after step 2", together=True) == 0
     assert code_of(both[0]) is None
     time.sleep(0.01)
     assert code_of(both[0]) is None
-    monkeypatch.setattr(processes, "_CLOSING", 0.0)
+    monkeypatch.setattr(group, "_CLOSING", 0.0)
     assert code_of(both[0]) == 1
 
 

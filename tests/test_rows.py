@@ -14,14 +14,15 @@ from tiny_training import assert_gradients_equal
 from cvvae_jax import rows
 from cvvae_jax.models import blocks
 from cvvae_jax.models.blocks import (
+    Downsample,
     GroupNorm,
     ResBlock,
     SpatialAttention,
     SpatialTemporalAttention,
     Style,
+    Upsample,
 )
 from cvvae_jax.models.conv import Conv, ConvKind
-from cvvae_jax.models.resample import Downsample, Upsample
 
 FLOAT32 = {"dtype": jnp.dtype("float32"), "param_dtype": jnp.dtype("float32")}
 ZERO, EDGE = ConvKind("causal"), ConvKind("centered", "edge", "edge")

@@ -23,10 +23,10 @@ import cvvae_jax
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
-from cvvae_jax.data.video import count_frames, probe
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.recipe import load_recipe
+from cvvae_jax.video_io.video import count_frames, probe
 
 pytestmark = pytest.mark.stack
 

@@ -25,14 +25,13 @@ from cvvae_jax.config import (
     TrainConfig,
     VideoVAEConfig,
 )
-from cvvae_jax.models import vgg
 from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.feature_networks import vgg
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.objective import Draws
-from cvvae_jax.training.optimizer import Optimizers
-from cvvae_jax.training.state import Frozen, Streams, TrainState
+from cvvae_jax.training.state import Frozen, Optimizers, Streams, TrainState
 from cvvae_jax.training.step import accumulated_gradients
 
 WIDTHS = {"block_channels": (8, 8), "blocks_per_level": 1, "norm_groups": 2, "mid_attention": False}

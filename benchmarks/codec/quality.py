@@ -12,9 +12,9 @@ import cvvae_jax
 from cvvae_jax import paths
 from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.families import abstract_model
-from cvvae_jax.data import video
 from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.video_io import video
 
 _FRAMES, _SIZE, _CLIPS = 17, 128, 16
 _CASES = {

@@ -11,9 +11,9 @@ from benchmarks.train_step.setting import random_array
 from cvvae_jax import paths
 from cvvae_jax.config import DType, VideoVAEConfig
 from cvvae_jax.convert.families import abstract_model
+from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.conv_forms import as_defined
 from cvvae_jax.models.video_vae import PRESETS, PresetName, VideoVAE
-from cvvae_jax.training.flops import count_flops
 
 Part = Literal["encode", "decode"]
 Variant = Literal["eager", "channels_last", "compiled"]

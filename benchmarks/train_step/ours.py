@@ -12,7 +12,7 @@ from jax.sharding import Mesh
 from benchmarks.train_step.setting import Networks, Row, job_of, random_batch
 from cvvae_jax import sharding
 from cvvae_jax.config import MeshConfig
-from cvvae_jax.training.flops import peak_flops
+from cvvae_jax.hardware import peak_flops
 from cvvae_jax.training.jobs import video_shape
 from cvvae_jax.training.programs import Program, Programs
 

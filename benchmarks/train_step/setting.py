@@ -14,16 +14,15 @@ from jax.sharding import Mesh
 from cvvae_jax import paths
 from cvvae_jax.config import Bucket, LPIPSConfig, Remat, TrainConfig
 from cvvae_jax.convert.families import abstract_model
-from cvvae_jax.models import vgg
+from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.conv_forms import as_defined
 from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.feature_networks import vgg
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.recipe import load_recipe
-from cvvae_jax.training.flops import count_flops
 from cvvae_jax.training.jobs import Job, video_shape
-from cvvae_jax.training.optimizer import Optimizers
-from cvvae_jax.training.state import Frozen, TrainState
+from cvvae_jax.training.state import Frozen, Optimizers, TrainState
 
 Side = Literal["jax", "torch"]
 Family = Literal["sd3", "sd21"]

@@ -25,7 +25,7 @@ from cvvae_jax.config import OptimizerConfig, TrainConfig
 from cvvae_jax.convert import families
 from cvvae_jax.convert.convert import to_official
 from cvvae_jax.convert.verification import torch_reference
-from cvvae_jax.training.flops import PEAK_FLOPS
+from cvvae_jax.hardware import PEAK_FLOPS
 
 Tensors = dict[str, Tensor]
 _LAST_LAYER = "decoder.conv_out.weight"

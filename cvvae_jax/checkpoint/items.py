@@ -13,10 +13,11 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from cvvae_jax import paths
-from cvvae_jax.checkpoint import manifest, steps
-from cvvae_jax.checkpoint.quiet import quiet
+from cvvae_jax.checkpoint import steps
+from cvvae_jax.checkpoint.together import quiet
 from cvvae_jax.config import ConfigError
-from cvvae_jax.config.home import at_home
+from cvvae_jax.config.places import at_home
+from cvvae_jax.resumable import manifest
 
 Tree = TypeVar("Tree")
 

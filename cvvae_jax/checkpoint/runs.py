@@ -19,12 +19,12 @@ import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
 from cvvae_jax import paths
-from cvvae_jax.agreement import found_by_first
-from cvvae_jax.checkpoint import items, manifest, steps
+from cvvae_jax.checkpoint import items, steps
 from cvvae_jax.checkpoint.origin import mesh_of, origin
-from cvvae_jax.checkpoint.quiet import begin_quiet, end_quiet
-from cvvae_jax.checkpoint.together import TogetherArgs, TogetherHandler
+from cvvae_jax.checkpoint.together import TogetherArgs, TogetherHandler, begin_quiet, end_quiet
 from cvvae_jax.config import ConfigError
+from cvvae_jax.processes.broadcast import found_by_first
+from cvvae_jax.resumable import manifest
 
 _TEXTS = ("config", "model", "origin", "scores")  # items that are JSON
 

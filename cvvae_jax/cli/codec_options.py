@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import tyro
 
-from cvvae_jax.aside import require_vacant
-from cvvae_jax.cli.progress import track
+from cvvae_jax.cli.program import track
 from cvvae_jax.config import ConfigError, DType
-from cvvae_jax.config.home import at_home
-from cvvae_jax.data.video import WRITABLE_VIDEO_SUFFIXES, VideoInfo
-from cvvae_jax.data.video_writer import begun_path
+from cvvae_jax.config.places import at_home
+from cvvae_jax.resumable.files import require_vacant
+from cvvae_jax.video_io.video import WRITABLE_VIDEO_SUFFIXES, VideoInfo
+from cvvae_jax.video_io.video_writer import begun_path
 
 if TYPE_CHECKING:
     from cvvae_jax.codec.codec import Codec

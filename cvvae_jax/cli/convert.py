@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from cvvae_jax.cli.description import describe, print_rows
+from cvvae_jax.cli.inspect import describe, print_rows
 from cvvae_jax.cli.program import program
 from cvvae_jax.config import ConfigError, DType
 

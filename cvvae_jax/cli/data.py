@@ -7,12 +7,11 @@ from typing import Annotated
 
 import tyro
 
-from cvvae_jax.aside import require_vacant, require_writable, written_aside
-from cvvae_jax.cli.program import program
-from cvvae_jax.cli.progress import track
+from cvvae_jax.cli.program import program, track
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.checks import at_least
 from cvvae_jax.config.visible import visible
+from cvvae_jax.resumable.files import require_vacant, require_writable, written_aside
 
 _USAGE = """usage: {program} COMMAND [ARGUMENTS]
 

@@ -23,7 +23,7 @@ from cvvae_jax.cli.video_output import counted_frames, require_target, speed, vi
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.latent_scale import in_words, latent_scale
 from cvvae_jax.config.visible import visible
-from cvvae_jax.data.times import Times, as_fraction
+from cvvae_jax.video_io.times import Times, as_fraction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -58,7 +58,7 @@ def main(arguments: list[str]) -> None:
     """
     options = tyro.cli(Decode, args=arguments, prog=program("decode"))
     check_paths(options, options.source, options.target)
-    from cvvae_jax.codec.latents_files import open_latents
+    from cvvae_jax.latents.file import open_latents
 
     file = open_latents(options.source)
     require_target(options.source, options.target, image=_is_image(file))
@@ -81,7 +81,7 @@ def _is_image(file) -> bool:
 
 def _assumed(file, codec, options: Decode):
     """What a file from elsewhere doesn't say."""
-    from cvvae_jax.codec.latents_files import Facts
+    from cvvae_jax.latents.file import Facts
 
     n, y, x, _ = file.shape
     space = codec.vae.config.spatial_compression

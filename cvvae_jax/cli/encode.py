@@ -24,7 +24,7 @@ from cvvae_jax.cli.video_output import counted_frames, speed
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.config.visible import visible
-from cvvae_jax.data.video import VideoInfo, probe, read_frames, read_times
+from cvvae_jax.video_io.video import VideoInfo, probe, read_frames, read_times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -56,7 +56,7 @@ def main(arguments: list[str]) -> None:
     """
     options = tyro.cli(Encode, args=arguments, prog=program("encode"))
     check_paths(options, options.source, options.target)
-    from cvvae_jax.codec.latents_files import require_suffix
+    from cvvae_jax.latents.file import require_suffix
 
     require_suffix(options.target)
     info = probe(options.source)
@@ -71,8 +71,8 @@ def main(arguments: list[str]) -> None:
 def _encode(options: Encode, info: VideoInfo, codec) -> None:
     import jax
 
-    from cvvae_jax.codec.latents_files import LatentsWriter
     from cvvae_jax.codec.stream import Counted, encode_frames
+    from cvvae_jax.latents.file import LatentsWriter
 
     say_devices()
     start, frames = time.monotonic(), Counted(read_frames(options.source))
@@ -106,7 +106,7 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
 
 
 def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str):
-    from cvvae_jax.codec.latents_files import Facts
+    from cvvae_jax.latents.file import Facts
 
     times = read_times(options.source)
     if times.count != frames:

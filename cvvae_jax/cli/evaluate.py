@@ -8,17 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from cvvae_jax.cli.program import program
-from cvvae_jax.cli.progress import track
+from cvvae_jax.cli.program import program, track
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.config.checks import at_least
-from cvvae_jax.data.latents.options import Share
+from cvvae_jax.latents.options import Share
 from cvvae_jax.resources import configs_folder
 
 if TYPE_CHECKING:
     from cvvae_jax.evaluation.contenders import Contender
     from cvvae_jax.evaluation.run import Evaluation, NetworkFile
-    from cvvae_jax.processes import Processes
+    from cvvae_jax.processes.group import Processes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,10 +176,10 @@ def _networks(options: Evaluate, metrics: set[str]) -> "dict[str, NetworkFile]":
     from cvvae_jax.convert.card import sha256
     from cvvae_jax.evaluation.run import NetworkFile
     from cvvae_jax.loading import load, open_model
-    from cvvae_jax.models.alexnet import AlexLPIPS
-    from cvvae_jax.models.i3d import I3D
-    from cvvae_jax.models.inception import InceptionV3
-    from cvvae_jax.models.vgg import LPIPS
+    from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
+    from cvvae_jax.models.feature_networks.i3d import I3D
+    from cvvae_jax.models.feature_networks.inception import InceptionV3
+    from cvvae_jax.models.feature_networks.vgg import LPIPS
 
     wanted = {
         "lpips_vgg": ("--lpips", options.lpips, options.lpips_heads, LPIPS),

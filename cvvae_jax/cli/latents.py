@@ -7,16 +7,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
-from cvvae_jax.cli.program import program
-from cvvae_jax.cli.progress import track
+from cvvae_jax.cli.program import program, track
 from cvvae_jax.config import ConfigError, DType
 from cvvae_jax.config.checks import at_least
 from cvvae_jax.config.latent_scale import latent_scale
-from cvvae_jax.data.latents.options import LatentsConfig, Share
+from cvvae_jax.latents.options import LatentsConfig, Share
 
 if TYPE_CHECKING:
-    from cvvae_jax.codec.dataset import LatentsEncoder
-    from cvvae_jax.data.latents.run import Model
+    from cvvae_jax.latents.encoder import LatentsEncoder
+    from cvvae_jax.latents.write import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -64,7 +63,7 @@ def main(arguments: list[str]) -> None:
     """
     options = tyro.cli(Latents, args=arguments, prog=program("latents"))
     # Imported here, so that help is answered without starting jax.
-    from cvvae_jax.data.latents.run import write_latents
+    from cvvae_jax.latents.write import write_latents
 
     done = write_latents(
         options.source,
@@ -94,7 +93,7 @@ def _model(options: Latents) -> "Model":
         ConfigError: there is none, or it is no VAE.
     """
     from cvvae_jax.convert.card import sha256
-    from cvvae_jax.data.latents.run import Model
+    from cvvae_jax.latents.write import Model
     from cvvae_jax.loading import open_model
     from cvvae_jax.models.autoencoder import VAE
 
@@ -121,7 +120,7 @@ def _encoder(options: Latents, weights: Path) -> "LatentsEncoder":
     import jax
 
     from cvvae_jax.codec.codec import Codec
-    from cvvae_jax.codec.dataset import LatentsEncoder
+    from cvvae_jax.latents.encoder import LatentsEncoder
     from cvvae_jax.loading import load
 
     vae = load(weights, dtype=options.dtype)

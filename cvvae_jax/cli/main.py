@@ -12,9 +12,9 @@ from typing import Any, NoReturn
 
 from cvvae_jax.cli.program import discard_output, keep_printing, program
 from cvvae_jax.config import ConfigError
-from cvvae_jax.config.home import argument_at_home
+from cvvae_jax.config.places import argument_at_home
 from cvvae_jax.config.visible import visible_lines
-from cvvae_jax.signals import ending_at_once
+from cvvae_jax.processes.signals import ending_at_once
 
 COMMANDS = {
     "convert": "Convert weights from PyTorch to JAX or back, and compare the two.",
@@ -92,10 +92,10 @@ def _run(name: str, arguments: list[str]) -> int:
 
 def _run_together(name: str, arguments: list[str]) -> int:
     """One process of several, of which the first one speaks and writes."""
-    from cvvae_jax import processes
+    from cvvae_jax.processes import group
 
     try:
-        joined = processes.join()
+        joined = group.join()
     except ConfigError as error:
         return _fail(str(error))
     try:

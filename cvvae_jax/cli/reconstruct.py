@@ -23,7 +23,7 @@ from cvvae_jax.cli.codec_options import (
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.config.visible import visible
-from cvvae_jax.data.video import VideoInfo, probe, read_frames, read_times
+from cvvae_jax.video_io.video import VideoInfo, probe, read_frames, read_times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

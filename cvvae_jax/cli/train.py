@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING
 from cvvae_jax.cli.program import discard_output, program
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.visible import visible_lines
+from cvvae_jax.processes.stop import Stopped, StopSignals
 from cvvae_jax.recipe import parse_train_config, to_json
-from cvvae_jax.training.stop import Stopped, StopSignals
 
 if TYPE_CHECKING:
-    from cvvae_jax.processes import Processes
+    from cvvae_jax.processes.group import Processes
 
 FLAGS = {
     "--dry-run": "Print what the run would be: sizes, memory, schedule, what is missing.",
@@ -45,10 +45,10 @@ def main(arguments: list[str]) -> int:
             print(visible_lines(said), file=sys.stderr)
         return status
     # Imported only now, since --help must not start jax.
-    from cvvae_jax import processes
+    from cvvae_jax.processes import group
 
     try:
-        joined = processes.join()
+        joined = group.join()
     except ConfigError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

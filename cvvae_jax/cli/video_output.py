@@ -10,7 +10,7 @@ import numpy as np
 
 from cvvae_jax.cli.codec_options import is_writer
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.video import (
+from cvvae_jax.video_io.video import (
     WRITABLE_IMAGE_SUFFIXES,
     WRITABLE_VIDEO_SUFFIXES,
     Display,
@@ -18,7 +18,7 @@ from cvvae_jax.data.video import (
     VideoWriter,
     write_image,
 )
-from cvvae_jax.data.video_writer import begun_path
+from cvvae_jax.video_io.video_writer import begun_path
 
 
 def require_target(source: Path, target: Path, *, image: bool) -> None:

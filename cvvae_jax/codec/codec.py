@@ -11,12 +11,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 
 from cvvae_jax.codec.choose import Tile, Video, Wishes, choose
-from cvvae_jax.codec.latents import Latents, looked_at
-from cvvae_jax.codec.pipeline import through
-from cvvae_jax.codec.pixels import PixelType, checked
+from cvvae_jax.codec.chunks import through
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, Plan
 from cvvae_jax.codec.programs import Direction, Pieces, Programs
 from cvvae_jax.codec.sampling import latents_of
+from cvvae_jax.codec.values import Latents, PixelType, checked, looked_at
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian

@@ -3,7 +3,7 @@ arrays."""
 
 import dataclasses
 
-from cvvae_jax.codec.pixels import PixelType
+from cvvae_jax.codec.values import PixelType
 from cvvae_jax.config import ConfigError
 
 CHUNK_FRAMES = 16

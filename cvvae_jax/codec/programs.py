@@ -16,9 +16,9 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax import rows
-from cvvae_jax.codec.pixels import PixelType
+from cvvae_jax.codec.values import PixelType
 from cvvae_jax.models.autoencoder import VAE
-from cvvae_jax.models.pixels import to_float, to_uint8
+from cvvae_jax.models.inputs import to_float, to_uint8
 
 _log = logging.getLogger(__name__)
 

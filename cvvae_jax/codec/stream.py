@@ -10,10 +10,9 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 
 from cvvae_jax.codec.codec import Codec, Mode
-from cvvae_jax.codec.pixels import PixelType
 from cvvae_jax.codec.plan import Cut
 from cvvae_jax.codec.sampling import latents_of
-from cvvae_jax.codec.values import frame_arrays, latent_frames
+from cvvae_jax.codec.values import PixelType, frame_arrays, latent_frames
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.inputs import FramesLike, KeyLike, PartsLike, one_key
 

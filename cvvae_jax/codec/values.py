@@ -1,25 +1,30 @@
-"""The values of pixels and latents on the host: those that can't be right are refused.
+"""Pixels and latents on the host: their types, and the checks that refuse what cannot be right.
 
 A model under `jax.jit` can't look at values, so that this is for the codec alone.
 """
 
+import dataclasses
 import math
 import warnings
 from collections.abc import Iterator
+from typing import Any, Literal
 
 import jax
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.inputs import (
     FramesLike,
     Host,
     PartsLike,
+    VideoLike,
     described,
     frame_array,
     items,
+    latents_array,
     latents_part,
+    video_array,
 )
 
 # What was decoded and not clipped, or was resized, may be encoded, and goes some way beyond 1. This
@@ -155,3 +160,62 @@ def latent_frames(
             require_finite(frame[None, None], whose="the latents'", start=number)
             yield frame
             number += 1
+
+
+Pixels = UInt8[Array | np.ndarray, "b t h w 3"] | Float[Array | np.ndarray, "b t h w 3"]
+"""A video as uint8 in [0, 255] or as floats in [-1, 1], on the host or on a device."""
+
+PixelType = Literal["uint8", "float32"]
+"""How pixels are given, and given back."""
+
+
+def checked(video: VideoLike) -> UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]:
+    """Pixels on the host, uint8 or float32. Floats that seem to be in [0, 1] are warned of.
+
+    Raises:
+        ConfigError: they are no video, or of another type, or floats far from [-1, 1], NaN or
+            infinity.
+    """
+    pixels, values = on_host(video_array(video)), PixelValues()
+    values.look_at(pixels)
+    values.warn_of_range()
+    return pixels
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Latents:
+    """Latents of a video whose frame count and size the model's strides need not divide."""
+
+    values: Float[Array | np.ndarray, "b n y x z"]
+    """The latents; unscaled, unless `scaled`."""
+    frames: int = dataclasses.field(metadata={"static": True})
+    """Frames of the video; likewise `height` and `width`."""
+    height: int = dataclasses.field(metadata={"static": True})
+    """In pixels."""
+    width: int = dataclasses.field(metadata={"static": True})
+    """In pixels."""
+    pixels: PixelType = dataclasses.field(default="float32", metadata={"static": True})
+    """How the video was given, and is given back: uint8 in [0, 255], or about [-1, 1]."""
+    scaled: bool = dataclasses.field(default=False, metadata={"static": True})
+    """Whether the values are as diffusion models see them: see `VAE.scale`."""
+
+
+def looked_at(latents: Latents | Any, *, channels: int) -> Latents:
+    """The same, its values as float32 on the host.
+
+    Args:
+        latents: what was given as such.
+        channels: of the model's latents.
+
+    Raises:
+        ConfigError: they are something else, none of this model's, or hold NaN or infinity.
+    """
+    if not isinstance(latents, Latents):
+        raise ConfigError(
+            f"latents must be cvvae_jax.Latents, as Codec.encode gives them, not "
+            f"{type(latents).__name__}; scale and unscale of the codec's model take arrays."
+        )
+    values = on_host(latents_array(latents.values, channels=channels))
+    require_finite(values, whose="the latents'")
+    return dataclasses.replace(latents, values=values)

@@ -5,7 +5,6 @@ import math
 from typing import Literal
 
 from cvvae_jax.config.checks import ConfigError, at_least
-from cvvae_jax.config.home import expand_home
 from cvvae_jax.config.networks import (
     DiscriminatorConfig,
     DType,
@@ -13,6 +12,7 @@ from cvvae_jax.config.networks import (
     Remat,
     VideoVAEConfig,
 )
+from cvvae_jax.config.places import expand_home
 
 BestBy = Literal[
     "psnr_recon",

@@ -1,6 +1,7 @@
-"""Official tensors into our models, and our models as official tensors."""
+"""Official tensors into our models and back: names, axis orders, shapes."""
 
 import dataclasses
+import functools
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -12,8 +13,67 @@ import numpy as np
 
 from cvvae_jax import paths
 from cvvae_jax.config import ConfigError
-from cvvae_jax.convert import tensors
 from cvvae_jax.convert.names import Row, official_name, our_path
+
+
+def our_order(tensor: np.ndarray, *, unit_axes: int) -> np.ndarray:
+    """An official tensor in our axis order, contiguous; `unit_axes` trailing axes of size 1 are
+    dropped from a kernel."""
+    if tensor.ndim < 2:
+        return tensor
+    outputs, inputs, *space = tensor.shape
+    if unit_axes and space == [1] * unit_axes:
+        space = []
+    # Axes that stay together are one axis: there is less to reorder.
+    array = _contiguous(tensor.reshape(outputs, inputs, -1).transpose(2, 1, 0))
+    return array.reshape(*space, inputs, outputs)
+
+
+def official_order(array: np.ndarray, *, unit_axes: int) -> np.ndarray:
+    """The inverse of `to_ours`."""
+    if array.ndim < 2:
+        return array
+    *space, inputs, outputs = array.shape
+    tensor = _contiguous(array.reshape(-1, inputs, outputs).transpose(2, 1, 0))
+    return tensor.reshape(outputs, inputs, *space, *(1,) * unit_axes)
+
+
+def official_shape(shape: tuple[int, ...], *, unit_axes: int) -> tuple[int, ...]:
+    """The shape of `to_official` of an array of this shape."""
+    if len(shape) < 2:
+        return shape
+    return (shape[-1], shape[-2], *shape[:-2], *(1,) * unit_axes)
+
+
+def not_finite(array: np.ndarray) -> str | None:
+    """`NaN` or `Inf` where a floating-point array holds one, else None."""
+    # Without their sign, the bits of Inf are above those of every number, and those of NaN above
+    # Inf's. Integers are compared some thirty times faster than half-precision numbers.
+    bits = np.dtype(f"u{array.dtype.itemsize}")
+    infinity = np.array(np.inf, array.dtype).view(bits)
+    unsigned = np.bitwise_and(array.view(bits), np.iinfo(bits).max >> 1)
+    largest = unsigned.max(initial=0)
+    if largest > infinity:
+        return "NaN"
+    return "Inf" if largest == infinity else None
+
+
+def _contiguous(array: np.ndarray) -> np.ndarray:
+    """The same numbers in the order of their axes; jax reorders several times faster than numpy,
+    and its arrays on a CPU are numpy's without a copy."""
+    if array.flags.c_contiguous or _cpu() is None:
+        return np.ascontiguousarray(array)
+    return np.asarray(jax.device_put(array, _cpu()))
+
+
+@functools.cache
+def _cpu() -> jax.Device | None:
+    """The host as a device of jax; None where jax was started without it."""
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:
+        return None
+
 
 Model = TypeVar("Model")
 Item = TypeVar("Item")
@@ -72,7 +132,7 @@ def official_shapes(target: Any, rows: list[Row]) -> dict[str, tuple[str, tuple[
     named = {}
     for path, leaf in paths.flatten(target).items():
         name, row = official_name(rows, path)
-        named[path] = name, tensors.official_shape(leaf.shape, unit_axes=row.unit_axes)
+        named[path] = name, official_shape(leaf.shape, unit_axes=row.unit_axes)
     return named
 
 
@@ -102,10 +162,10 @@ def fill(
     def put(named: tuple[str, np.ndarray]) -> tuple[str, np.ndarray | jax.Array]:
         name, tensor = named
         place = where[name]
-        array = tensors.to_ours(tensor.reshape(place.shape), unit_axes=place.unit_axes)
+        array = our_order(tensor.reshape(place.shape), unit_axes=place.unit_axes)
         with np.errstate(over="ignore"):  # found below, and reported by name
             array = array.astype(wanted[place.path].dtype, copy=False)
-        if not_finite is not None and (problem := tensors.not_finite(array)):
+        if not_finite is not None and (problem := not_finite(array)):
             not_finite[name] = problem
         return place.path, _put(array, layout.get(place.path))
 
@@ -131,7 +191,7 @@ def to_official(model: Any, rows: list[Row]) -> Iterator[tuple[str, np.ndarray]]
 
     def convert(parameter: tuple[str, np.ndarray | jax.Array]) -> tuple[str, np.ndarray]:
         name, row = official_name(rows, parameter[0])
-        return name, tensors.to_official(np.asarray(parameter[1]), unit_axes=row.unit_axes)
+        return name, official_order(np.asarray(parameter[1]), unit_axes=row.unit_axes)
 
     return _in_parallel(convert, paths.flatten(model).items())
 

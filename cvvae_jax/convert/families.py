@@ -22,13 +22,13 @@ from cvvae_jax.config import (
 from cvvae_jax.convert import names
 from cvvae_jax.convert.names import Row, our_path
 from cvvae_jax.convert.sizes import Shapes, levels_of, most, numbers, sizes_of
-from cvvae_jax.models.alexnet import AlexLPIPS
 from cvvae_jax.models.discriminator import Discriminator
-from cvvae_jax.models.i3d import I3D
+from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
+from cvvae_jax.models.feature_networks.i3d import I3D
+from cvvae_jax.models.feature_networks.inception import InceptionV3
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.models.inception import InceptionV3
 from cvvae_jax.models.svd_vae import SVDVAE
-from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import PRESETS, VideoVAE
 
 

@@ -7,11 +7,11 @@ from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wai
 from concurrent.futures.process import BrokenProcessPool
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import one_line
-from cvvae_jax.data.decoding import open_video
-from cvvae_jax.data.images import is_image, read_image
-from cvvae_jax.data.media import Frames, Media
 from cvvae_jax.data.sources import Source
+from cvvae_jax.video_io.containers import one_line
+from cvvae_jax.video_io.decoding import open_video
+from cvvae_jax.video_io.images import is_image, read_image
+from cvvae_jax.video_io.media import Frames, Media
 
 # Files in flight for every process: enough that none waits, few to decode again after a crash.
 _AHEAD = 2

@@ -5,8 +5,8 @@ import math
 import numpy as np
 
 from cvvae_jax.config import Bucket, DataConfig
-from cvvae_jax.data.media import Frames, Media
-from cvvae_jax.data.video import frame_times, is_image, read_clip
+from cvvae_jax.video_io.media import Frames, Media
+from cvvae_jax.video_io.video import frame_times, is_image, read_clip
 
 # Clips to measure on have at most so many source frames from one to the next.
 _LARGEST_EVAL_STRIDE = 2

@@ -12,9 +12,9 @@ from pathlib import Path
 import fsspec
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.config.home import at_home
-from cvvae_jax.data.containers import IMAGE_SUFFIXES, VIDEO_SUFFIXES, suffix
-from cvvae_jax.data.media import Blob, Kind, NothingFound
+from cvvae_jax.config.places import at_home
+from cvvae_jax.video_io.containers import IMAGE_SUFFIXES, VIDEO_SUFFIXES, suffix
+from cvvae_jax.video_io.media import Blob, Kind, NothingFound
 
 SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 """What the names of files of each kind end in."""

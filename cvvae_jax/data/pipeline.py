@@ -23,11 +23,10 @@ from absl import flags
 
 from cvvae_jax.config import Bucket, ConfigError, DataConfig, StageConfig
 from cvvae_jax.data.clips import center_clip
-from cvvae_jax.data.hold_out import Known
-from cvvae_jax.data.media import Kind
 from cvvae_jax.data.photographs import MovingPhotographs
 from cvvae_jax.data.records import BadRecords, RandomRecord, Record, draw_seed, first_readable
-from cvvae_jax.data.sources import Source, open_source
+from cvvae_jax.data.sources import Known, Source, open_source
+from cvvae_jax.video_io.media import Kind
 
 # Moving photographs before they repeat.
 _PHOTOGRAPHS = 2**20

@@ -4,9 +4,8 @@ import dataclasses
 from typing import Any
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import IMAGE_SUFFIXES
-from cvvae_jax.data.media import Kind
-from cvvae_jax.data.sniffing import media_suffix
+from cvvae_jax.video_io.containers import IMAGE_SUFFIXES, media_suffix
+from cvvae_jax.video_io.media import Kind
 
 BEGUN = "prepare.json"
 """The file beside shards of `data prepare` that says what they are made of, and how."""

@@ -16,10 +16,10 @@ from array_record.python import array_record_module
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.reading import build, parse, typed
-from cvvae_jax.data.checksums import check_files, check_record
 from cvvae_jax.data.files import is_remote, readable
-from cvvae_jax.data.media import Blob, Kind, NothingFound
 from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX, decode, kind_of
+from cvvae_jax.resumable.checksums import check_files, check_record
+from cvvae_jax.video_io.media import Blob, Kind, NothingFound
 
 _MARK = ".array_record"
 # Even without any record a shard has a block at its beginning and one at its end.

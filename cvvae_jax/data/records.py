@@ -15,9 +15,9 @@ import numpy as np
 from cvvae_jax.config import Bucket, ConfigError, DataConfig
 from cvvae_jax.config.visible import visible
 from cvvae_jax.data.clips import random_clip
-from cvvae_jax.data.containers import one_line
-from cvvae_jax.data.media import Media
 from cvvae_jax.data.sources import Source
+from cvvae_jax.video_io.containers import one_line
+from cvvae_jax.video_io.media import Media
 
 Record = dict[str, np.ndarray | np.uint32 | np.str_]
 """What a dataset holds: "video", uint8 (frames, height, width, 3), its own "seed", a uint32, and

@@ -21,11 +21,11 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.config.home import at_home
+from cvvae_jax.config.places import at_home
 from cvvae_jax.config.visible import visible
-from cvvae_jax.data.containers import suffix
 from cvvae_jax.data.files import SUFFIXES, fetch_bytes, find, is_remote, readable
-from cvvae_jax.data.media import Blob, Kind, NothingFound
+from cvvae_jax.video_io.containers import suffix
+from cvvae_jax.video_io.media import Blob, Kind, NothingFound
 
 _log = logging.getLogger(__name__)
 

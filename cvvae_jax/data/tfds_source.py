@@ -14,8 +14,8 @@ import numpy as np
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.files import SUFFIXES
-from cvvae_jax.data.media import Blob, Frames, Kind, NothingFound
-from cvvae_jax.data.sniffing import media_suffix
+from cvvae_jax.video_io.containers import media_suffix
+from cvvae_jax.video_io.media import Blob, Frames, Kind, NothingFound
 
 _PREFIX = "tfds:"
 _OPTIONS = ("split", "feature", "data_dir")

@@ -14,12 +14,12 @@ from PIL import Image
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.visible import visible
 from cvvae_jax.data.clips import numbers_at_rate
-from cvvae_jax.data.containers import resized
-from cvvae_jax.data.media import Blob, Media
 from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import open_source
-from cvvae_jax.data.video import frame_times, read_clip
 from cvvae_jax.evaluation.protocol import Protocol
+from cvvae_jax.video_io.containers import resized
+from cvvae_jax.video_io.media import Blob, Media
+from cvvae_jax.video_io.video import frame_times, read_clip
 
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,

@@ -14,17 +14,16 @@ from jaxtyping import Array, Key, UInt32
 
 from cvvae_jax import paths
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.codec.latents import Latents
-from cvvae_jax.codec.pixels import Pixels
+from cvvae_jax.codec.values import Latents, Pixels
 from cvvae_jax.config import ConfigError, DType
-from cvvae_jax.config.home import at_home
+from cvvae_jax.config.places import at_home
 from cvvae_jax.convert.card import sha256
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.loading import load, open_model
 from cvvae_jax.metrics import baselines
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
-from cvvae_jax.models.pixels import to_float, to_uint8
+from cvvae_jax.models.inputs import to_float, to_uint8
 from cvvae_jax.recipe import load_recipe, recipe_names
 
 BaselineName = Literal["nearest", "linear", "bicubic"]

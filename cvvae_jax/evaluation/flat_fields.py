@@ -12,7 +12,7 @@ from cvvae_jax.evaluation.measure import Arrays
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.metrics.flat_fields import Grid, frequencies, structure
 from cvvae_jax.metrics.time import levels_of
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.inputs import to_float
 
 _CORNERS = [(r, g, b) for r in (0, 255) for g in (0, 255) for b in (0, 255)]
 _GRAYS = [(level,) * 3 for level in (64, 128, 192)]

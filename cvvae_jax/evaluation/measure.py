@@ -11,13 +11,13 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
-from cvvae_jax.codec.pixels import Pixels
+from cvvae_jax.codec.values import Pixels
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.protocol import FRAME_METRICS, Protocol
-from cvvae_jax.losses.lpips import lpips
-from cvvae_jax.metrics import features, flow, image, seams, time
-from cvvae_jax.models import alexnet, i3d, vgg
-from cvvae_jax.models.pixels import to_float, to_uint8
+from cvvae_jax.losses import lpips
+from cvvae_jax.metrics import frechet, image, seams, time
+from cvvae_jax.models.feature_networks import alexnet, i3d, vgg
+from cvvae_jax.models.inputs import to_float, to_uint8
 
 Arrays = dict[str, np.ndarray]
 Video = UInt8[np.ndarray, "t h w 3"] | Float[np.ndarray, "t h w 3"]
@@ -89,9 +89,9 @@ class Measure:
             found |= self._over_time(recon, video)
         if "seams" in self._wanted and any(tile_borders):
             found |= self._tile_seams(recon, video, tile_borders)
-        if "warping" in self._wanted and min(video.shape[1:3]) >= flow.FLOW_PIXELS:
+        if "warping" in self._wanted and min(video.shape[1:3]) >= time.FLOW_PIXELS:
             recon, video = (np.asarray(_as_uint8(x)) for x in (recon, video))
-            found["warping"] = flow.warping_error(recon, video)
+            found["warping"] = time.warping_error(recon, video)
         return found | self.features(recon)
 
     def frames(self, recon: Pixels, video: Pixels) -> Arrays:
@@ -212,12 +212,12 @@ def _tile_seam(recon, video, *, rows, columns):
 
 @jax.jit
 def _clip_features(network, video):
-    return features.clip_features(network, jnp.clip(_as_values(video), -1, 1))
+    return frechet.clip_features(network, jnp.clip(_as_values(video), -1, 1))
 
 
 @jax.jit
 def _frame_features(network, video):
-    return {"fid": features.frame_features(network, jnp.clip(_as_values(video), -1, 1))[:, 0]}
+    return {"fid": frechet.frame_features(network, jnp.clip(_as_values(video), -1, 1))[:, 0]}
 
 
 def _as_values(video: Array | np.ndarray) -> Array:

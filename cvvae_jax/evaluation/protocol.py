@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args, get_origin
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.config.checks import at_least
-from cvvae_jax.config.home import at_home
+from cvvae_jax.config.places import at_home
 
 Metric = Literal[
     "psnr",

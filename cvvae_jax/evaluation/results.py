@@ -29,7 +29,7 @@ from cvvae_jax.evaluation.report.page import write_report
 from cvvae_jax.evaluation.report.players import write_example
 from cvvae_jax.evaluation.store import FLAT_FIELDS, LeftOut, Store
 from cvvae_jax.evaluation.summary import summarize
-from cvvae_jax.models.pixels import to_uint8
+from cvvae_jax.models.inputs import to_uint8
 
 if TYPE_CHECKING:
     from cvvae_jax.evaluation.run import Evaluation

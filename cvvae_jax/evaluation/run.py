@@ -11,9 +11,6 @@ import jax
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.latents.ahead import in_order
-from cvvae_jax.data.latents.options import Share
-from cvvae_jax.data.resuming import Track, interruptible, named_errors
 from cvvae_jax.evaluation.clips import Clip, ClipInfo, Clips
 from cvvae_jax.evaluation.compatibility import measure_compatibility
 from cvvae_jax.evaluation.contenders import Baseline, Contender, Model
@@ -24,9 +21,12 @@ from cvvae_jax.evaluation.report.page import REPORT_NAME
 from cvvae_jax.evaluation.results import write_results
 from cvvae_jax.evaluation.store import FLAT_FIELDS, INPUT, LeftOut, Store
 from cvvae_jax.evaluation.summary import COMPATIBILITY
+from cvvae_jax.latents.options import Share
 from cvvae_jax.metrics.image import psnr_of
 from cvvae_jax.models.gaussian import DiagonalGaussian
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.inputs import to_float
+from cvvae_jax.resumable.ahead import in_order
+from cvvae_jax.resumable.target import Track, interruptible, named_errors
 
 Meet = Callable[[str], None]
 """Waits, under a name, until all processes have come there."""

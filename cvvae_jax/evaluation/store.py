@@ -14,11 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.latents.options import Share
 from cvvae_jax.evaluation.clips import ClipInfo
 from cvvae_jax.evaluation.contenders import Contender
 from cvvae_jax.evaluation.measure import Arrays
-from cvvae_jax.lock import locked
+from cvvae_jax.latents.options import Share
+from cvvae_jax.resumable.lock import locked
 
 BEGUN = "evaluation.json"
 """The file that says what is measured, and how."""

@@ -11,11 +11,13 @@ from jaxtyping import Array, Float
 
 from cvvae_jax.config import ImageVAEConfig, Remat, VideoVAEConfig
 from cvvae_jax.models.blocks import (
+    Downsample,
     GroupNorm,
     MidBlock,
     ResBlock,
     SpatialAttention,
     Style,
+    Upsample,
     norm_silu,
 )
 from cvvae_jax.models.conv import Conv
@@ -26,11 +28,10 @@ from cvvae_jax.models.inputs import (
     latents_array,
     on_device,
     require_strides,
+    to_float,
     video_array,
 )
-from cvvae_jax.models.pixels import to_float
 from cvvae_jax.models.remat import run, run_block, run_level
-from cvvae_jax.models.resample import Downsample, Upsample
 
 Latents = Float[Array | np.ndarray, "b n y x z"]
 

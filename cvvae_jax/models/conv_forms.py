@@ -19,8 +19,8 @@ from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
 from cvvae_jax import rows
-from cvvae_jax.models import few_products
-from cvvae_jax.models.few_products import ALONE, DOUBLING, KEEPING
+from cvvae_jax.models import winograd
+from cvvae_jax.models.winograd import ALONE, DOUBLING, KEEPING
 
 SpatialPads = tuple[tuple[int, int], tuple[int, int]]
 """Rows added before and after, and columns."""
@@ -211,7 +211,7 @@ def _in_few_products(video, kernel, *, pads, doubled):
 
 @functools.partial(jax.custom_jvp, nondiff_argnums=(2,))
 def _few_products(video, kernel, axes):
-    return few_products.convolve(video, kernel, axes=axes)
+    return winograd.convolve(video, kernel, axes=axes)
 
 
 @functools.partial(_few_products.defjvp, symbolic_zeros=True)

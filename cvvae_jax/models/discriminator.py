@@ -7,10 +7,9 @@ from jaxtyping import Array, Float
 
 from cvvae_jax.config import DiscriminatorConfig, Remat
 from cvvae_jax.models.autoencoder import style_dtypes
-from cvvae_jax.models.blocks import GroupNorm, Style
+from cvvae_jax.models.blocks import GroupNorm, Style, pool
 from cvvae_jax.models.conv import Conv, ConvKind, pad_time
 from cvvae_jax.models.remat import run, run_block, run_nested
-from cvvae_jax.models.resample import pool
 
 UNUSED_INPUTS = 512  # of `temb_proj`
 _initializer = nnx.initializers.normal(0.02)

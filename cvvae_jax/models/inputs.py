@@ -1,4 +1,4 @@
-"""What models and the codec are given: arrays of what is certain, one sentence for what isn't.
+"""Arrays and keys that models are given, refused in one sentence, and 8-bit pixels.
 
 Only types and shapes are looked at: they are known while a program is traced, and cost nothing in
 it. For values see `cvvae_jax.codec.values`.
@@ -281,7 +281,9 @@ def _advice(given: Any, name: str) -> str:
     """What to give in place of things that are near to an array."""
     if isinstance(given, str | bytes | os.PathLike):
         of_latents = name.startswith("latents")
-        reader = "cvvae_jax.load_latents" if of_latents else "read_frames of cvvae_jax.data.video"
+        reader = (
+            "cvvae_jax.load_latents" if of_latents else "read_frames of cvvae_jax.video_io.video"
+        )
         return f"; {reader} reads files"
     if hasattr(given, "logvar"):
         return "; of a posterior, give posterior.mode() or posterior.sample(key)"
@@ -294,3 +296,14 @@ def _reason(error: Exception) -> str:
     """The first line of another library's message, as a sentence."""
     line, *_ = str(error).splitlines() or [type(error).__name__]
     return line.rstrip(".") + "."
+
+
+def to_float(video: UInt8[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
+    """8-bit pixels in [0, 255] as float32 in [-1, 1]."""
+    return jnp.asarray(video, jnp.float32) / 127.5 - 1.0
+
+
+@jax.jit
+def to_uint8(video: Float[Array | np.ndarray, "..."]) -> UInt8[Array, "..."]:
+    """Values in [-1, 1], clipped to them, as uint8 in [0, 255]."""
+    return jnp.round((jnp.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)

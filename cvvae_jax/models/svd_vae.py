@@ -13,11 +13,17 @@ from jaxtyping import Array, Float
 
 from cvvae_jax.config import Remat, SVDVAEConfig
 from cvvae_jax.models.autoencoder import VAE, Encoder, Level, style_dtypes
-from cvvae_jax.models.blocks import GroupNorm, ResBlock, SpatialAttention, Style, per_frame
+from cvvae_jax.models.blocks import (
+    GroupNorm,
+    ResBlock,
+    SpatialAttention,
+    Style,
+    Upsample,
+    per_frame,
+)
 from cvvae_jax.models.conv import Conv, ConvKind
 from cvvae_jax.models.inputs import LatentsLike
 from cvvae_jax.models.remat import run, run_block, run_level
-from cvvae_jax.models.resample import Upsample
 
 ALONG_TIME = ConvKind("centered", temporal_padding="zero", spatial_taps=1)
 TEMPORAL_EPS = 1e-5  # of the norms over time; the per-frame ones have the image VAE's 1e-6

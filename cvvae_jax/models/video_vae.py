@@ -1,14 +1,18 @@
-"""The compatible video VAE (CV-VAE) and the presets of its official families."""
+"""The compatible video VAE (CV-VAE), its official presets, and its start from an image VAE."""
 
 import dataclasses
 from typing import Literal
 
+import jax.numpy as jnp
 from flax import nnx
+from jaxtyping import Array, Float
 
-from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
+from cvvae_jax import paths
+from cvvae_jax.config import ConfigError, ImageVAEConfig, VideoVAEConfig
 from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, decoder_dtypes, style_dtypes
 from cvvae_jax.models.blocks import SpatialAttention, SpatialTemporalAttention, Style
 from cvvae_jax.models.conv import ConvKind
+from cvvae_jax.models.image_vae import ImageVAE
 
 _SD21 = VideoVAEConfig()
 _SD3 = VideoVAEConfig(
@@ -104,3 +108,88 @@ def _conv_kind(config: VideoVAEConfig, *, causal: bool) -> ConvKind:
     return ConvKind(
         "causal" if causal else "centered", config.temporal_padding, config.spatial_padding
     )
+
+
+Leaves = dict[str, Array]
+
+
+def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> VideoVAE:
+    """A video VAE of `config` with the weights of an image VAE.
+
+    Every 2-D kernel becomes one tap in time of the 3-D kernel, the others are zero: the last tap of
+    a causal convolution, the middle one of a centered one; an upsampling that makes two frames
+    makes the same one twice. The 1x1 convolutions around the latents are folded into their
+    neighbors. Attention over time, which an image VAE lacks, starts as zero.
+
+    With a config of `video_vae.function_preserving` the result equals the image VAE on images and
+    static videos (up to the bias of `post_quant_conv`, which can't be folded where the border is
+    padded with zeros); with the official paddings and epsilon it comes near.
+
+    Raises:
+        ConfigError: the two models differ in widths, depth, groups of norms or latent channels; all
+            differences are listed.
+    """
+    video_vae = VideoVAE(config, rngs=rngs)
+    source, target = paths.flatten(_fold_quant_convs(image_vae)), paths.flatten(video_vae)
+    leaves = {
+        path: _inflated(path, source.get(path), leaf, config) for path, leaf in target.items()
+    }
+    if problems := _differences(image_vae, source, config, target, leaves):
+        raise ConfigError(
+            f"the image VAE can't be inflated to this video VAE; {'; '.join(problems)}."
+        )
+    return paths.unflatten(video_vae, leaves)
+
+
+def _inflated(path: str, source: Array | None, target: Array, config: VideoVAEConfig) -> Array:
+    """The video VAE's array at `path`, from the image VAE's; of another shape if that can't be."""
+    if source is None:
+        return jnp.zeros_like(target) if "/proj_out_t/" in path else target
+    if source.shape[-1] * 2 == target.shape[-1]:  # an upsampling that also doubles time
+        source = jnp.concatenate([source, source], axis=-1)
+    if source.shape == target.shape[1:]:
+        tap = -1 if _is_causal(path, config) else 1
+        source = jnp.zeros_like(target).at[tap].set(source.astype(target.dtype))
+    return source.astype(target.dtype)
+
+
+def _is_causal(path: str, config: VideoVAEConfig) -> bool:
+    if path.startswith("encoder/"):
+        return config.causal_encoder
+    return config.causal_upsampling if "/upsamplers/" in path else config.causal_decoder
+
+
+def _differences(
+    image_vae: ImageVAE, source: Leaves, config: VideoVAEConfig, target: Leaves, leaves: Leaves
+) -> list[str]:
+    problems = [f"{path}: only there" for path in sorted(set(source) - set(target))]
+    problems += [
+        f"{path}: only here" for path in target if path not in source and "_t/" not in path
+    ]
+    problems += [
+        f"{path}: {source[path].shape} there, {leaf.shape} here"
+        for path, leaf in target.items()
+        if leaves[path].shape != leaf.shape
+    ]
+    if image_vae.config.norm_groups != config.norm_groups:
+        problems.append(
+            f"norm_groups: {image_vae.config.norm_groups} there, {config.norm_groups} here"
+        )
+    return problems
+
+
+def _fold_quant_convs(image_vae: ImageVAE) -> dict[str, nnx.Module]:
+    """Encoder and decoder of the same function without the 1x1 convolutions around the latents."""
+    networks = {"encoder": image_vae.encoder, "decoder": image_vae.decoder}
+    if not image_vae.config.quant_conv:
+        return networks
+    leaves = paths.flatten(networks)
+    quant, post_quant = image_vae.quant_conv, image_vae.post_quant_conv
+    leaves["encoder/conv_out/bias"] = (
+        leaves["encoder/conv_out/bias"] @ quant.kernel[...] + quant.bias[...]
+    )
+    leaves["encoder/conv_out/kernel"] = leaves["encoder/conv_out/kernel"] @ quant.kernel[...]
+    kernel: Float[Array, "kh kw z c"] = leaves["decoder/conv_in/kernel"]
+    leaves["decoder/conv_in/bias"] += jnp.einsum("hwzc,z->c", kernel, post_quant.bias[...])
+    leaves["decoder/conv_in/kernel"] = jnp.einsum("yz,hwzc->hwyc", post_quant.kernel[...], kernel)
+    return paths.unflatten(networks, leaves)

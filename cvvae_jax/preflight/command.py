@@ -11,20 +11,17 @@ from rich.filesize import decimal
 
 from cvvae_jax import paths, sharding
 from cvvae_jax.config import Bucket, ConfigError, MeshConfig, TrainConfig
-from cvvae_jax.preflight.advice import Problem, advice
-from cvvae_jax.preflight.batches import largest_batch
-from cvvae_jax.preflight.collectives import Traffic
+from cvvae_jax.hardware import FLOAT32, GIB
+from cvvae_jax.preflight.advice import Problem, advice, largest_batch
 from cvvae_jax.preflight.compiler import Step, compile_step
+from cvvae_jax.preflight.cost import Traffic, floor, parts
 from cvvae_jax.preflight.estimate import estimated_memory, estimated_traffic
-from cvvae_jax.preflight.floor import floor
-from cvvae_jax.preflight.hardware import FLOAT32, GIB
-from cvvae_jax.preflight.memory import parts
 from cvvae_jax.preflight.topology import Topology
 from cvvae_jax.preflight.worker import Request
-from cvvae_jax.training.abstract import AbstractStage, abstract_stages
 from cvvae_jax.training.dry_run import parameters
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.jobs import plan_run, video_shape
+from cvvae_jax.training.programs import AbstractStage, abstract_stages
 
 Batches = Literal["given", "largest"]
 

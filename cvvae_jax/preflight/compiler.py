@@ -9,12 +9,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from cvvae_jax.preflight.collectives import Traffic, collectives
-from cvvae_jax.preflight.memory import Memory, of_buffer_assignment
+from cvvae_jax.preflight.cost import Memory, Traffic, collectives, of_buffer_assignment
 from cvvae_jax.preflight.topology import LIBTPU_WITHOUT_TPU, Topology
 from cvvae_jax.preflight.worker import COUNTED, Request
-from cvvae_jax.training.abstract import AbstractStage
-from cvvae_jax.training.programs import NAME
+from cvvae_jax.training.programs import NAME, AbstractStage
 
 _PROGRAM = f"*{NAME}*after_optimizations.txt"
 _ASSIGNMENT = f"*{NAME}*after_optimizations-buffer-assignment.txt"

@@ -13,10 +13,9 @@ import jax
 from jax.extend import core
 
 from cvvae_jax import paths
-from cvvae_jax.preflight.collectives import Traffic
-from cvvae_jax.preflight.memory import Memory, batch_bytes
-from cvvae_jax.training.abstract import AbstractStage, bytes_per_device
+from cvvae_jax.preflight.cost import Memory, Traffic, batch_bytes
 from cvvae_jax.training.gradients import Update
+from cvvae_jax.training.programs import AbstractStage, bytes_per_device
 
 # Not fused: what these return lies in memory, and what they take, too.
 _WHOLE = {"conv_general_dilated", "dot_general", "sort", "gather", "scatter-add", "scatter", "fft"}

@@ -12,7 +12,7 @@ from typing import Any, Literal
 import jax
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.preflight.hardware import CHIPS, GPUS, TPUS, Chip
+from cvvae_jax.hardware import CHIPS, GPUS, TPUS, Chip
 
 _ACCEPTED = (
     f"a TPU slice ({', '.join(TPUS)}) such as v5e:4x8 or v5p:4x4x4, cpu:8, or GPUs "

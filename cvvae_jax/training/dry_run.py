@@ -14,9 +14,9 @@ from rich.table import Table
 
 from cvvae_jax import paths, sharding
 from cvvae_jax.config import OptimizerConfig, TrainConfig
-from cvvae_jax.training.abstract import AbstractStage, abstract_stages, bytes_per_device
 from cvvae_jax.training.jobs import Job, plan_run, video_shape
-from cvvae_jax.training.optimizer import learning_rate
+from cvvae_jax.training.programs import AbstractStage, abstract_stages, bytes_per_device
+from cvvae_jax.training.state import learning_rate
 
 _console = Console(highlight=False)
 

@@ -15,9 +15,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cvvae_jax import rows
+from cvvae_jax import losses, rows
 from cvvae_jax.config import LossConfig, Remat
-from cvvae_jax.losses import adversarial
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.training.objective import (
@@ -86,7 +85,7 @@ def gradients(
         if update != "plain":
             gan_loss, gan_cotangent = judged.generator_cotangent()
             if adaptive_weight is None:
-                adaptive_weight = adversarial.adaptive_weight(
+                adaptive_weight = losses.adaptive_weight(
                     *_last_layer(networks.model, hiddens, cotangent, gan_cotangent)
                 )
             weight = loss.gan_weight * adaptive_weight
@@ -203,7 +202,7 @@ class _Judged:
     def generator_cotangent(self) -> tuple[Float[Array, ""], tuple[Array, ...]]:
         """The generator's GAN loss and its gradient with respect to the reconstructions."""
         value, cotangent = jax.value_and_grad(
-            lambda logits: sum(map(adversarial.generator_loss, logits)) / len(logits)
+            lambda logits: sum(map(losses.generator_loss, logits)) / len(logits)
         )(self.logits)
         return value, self.pullback(cotangent)[1]
 
@@ -219,22 +218,20 @@ class _Judged:
         """Gradients of the discriminator's loss, and its parts."""
 
         def on_fake(logits):
-            value = sum(adversarial.fake_loss(x, kind=loss.gan) for x in logits) / len(logits)
+            value = sum(losses.fake_loss(x, kind=loss.gan) for x in logits) / len(logits)
             penalty = jnp.zeros(())
             if loss.gan_penalty == "lecam":
-                penalty = sum(adversarial.lecam_fake(x, averages.real) for x in logits) / len(
-                    logits
-                )
+                penalty = sum(losses.lecam_fake(x, averages.real) for x in logits) / len(logits)
             return value + loss.gan_penalty_weight * penalty, (value, penalty)
 
         def on_real(discriminator):
             logits = _logits(discriminator, video, remat=remat)
-            value = adversarial.real_loss(logits, kind=loss.gan)
+            value = losses.real_loss(logits, kind=loss.gan)
             penalty = jnp.zeros(())
             if loss.gan_penalty == "lecam":
-                penalty = adversarial.lecam_real(logits, averages.fake)
+                penalty = losses.lecam_real(logits, averages.fake)
             if loss.gan_penalty == "r1":
-                penalty = adversarial.r1_penalty(
+                penalty = losses.r1_penalty(
                     functools.partial(_logits, discriminator, remat=remat), video
                 )
             return value + loss.gan_penalty_weight * penalty, (value, penalty, _mean((logits,)))

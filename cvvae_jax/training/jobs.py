@@ -23,19 +23,18 @@ from cvvae_jax.config import (
     VideoVAEConfig,
 )
 from cvvae_jax.config.latent_scale import latent_scale
-from cvvae_jax.data.hold_out import Known
 from cvvae_jax.data.pipeline import batches, eval_clips
+from cvvae_jax.data.sources import Known
 from cvvae_jax.metrics.image import SSIM_WINDOW
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.feature_networks.vgg import SPATIAL_COMPRESSION
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.models.inflation import inflate
-from cvvae_jax.models.vgg import SPATIAL_COMPRESSION
-from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.models.video_vae import VideoVAE, inflate
 from cvvae_jax.training.gradients import Update
-from cvvae_jax.training.optimizer import Optimizers
 from cvvae_jax.training.run_data import known_sides
-from cvvae_jax.training.state import Frozen, Streams, TrainState
+from cvvae_jax.training.state import Frozen, Optimizers, Streams, TrainState
+from cvvae_jax.training.trackers import require_wandb
 from cvvae_jax.training.weights import (
     Weights,
     abstract_network,
@@ -44,7 +43,6 @@ from cvvae_jax.training.weights import (
     open_lpips,
     open_start,
 )
-from cvvae_jax.training.weights_and_biases import require_wandb
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,11 +1,12 @@
-"""What a run leaves to read: metrics.jsonl, TensorBoard, log.txt, animations, a progress bar, and
-Weights & Biases on request. All of it is process 0's; `process_log` has what every process keeps.
-"""
+"""What a run leaves to read: metrics, TensorBoard, logs of every process, a progress bar."""
 
 import contextlib
 import json
 import logging
+import logging.handlers
 import math
+import os
+import socket
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,10 +17,11 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cvvae_jax.config import ConfigError
+from cvvae_jax.processes.stop import Stopped
+from cvvae_jax.resumable.files import parse_json, write_whole
 from cvvae_jax.training.pictures import gif
-from cvvae_jax.training.run_files import parse_json, write_whole
-from cvvae_jax.training.tensorboard import TensorBoard
-from cvvae_jax.training.weights_and_biases import WandbRun
+from cvvae_jax.training.trackers import TensorBoard, WandbRun
 
 _console = Console(highlight=False)
 
@@ -219,3 +221,59 @@ def _step_of(line: bytes) -> int | None:
     """The step of a line of metrics.jsonl; None where it is damaged."""
     step = (parse_json(line) or {}).get("step")
     return step if isinstance(step, int) else None
+
+
+_log = logging.getLogger(__name__)
+
+
+@contextlib.contextmanager
+def process_log(folder: Path) -> Iterator[None]:
+    """Meanwhile, what the package warns of and what ends this process goes to
+    `logs/process_000.log` of a run folder (of process 0), of which the newest 40 MB are kept.
+
+    Raises:
+        ConfigError: it can't be written.
+    """
+    path = folder / "logs" / f"process_{jax.process_index():03d}.log"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.handlers.RotatingFileHandler(
+            path, maxBytes=10 * 2**20, backupCount=3, encoding="utf-8", errors="backslashreplace"
+        )
+    except OSError as error:
+        raise ConfigError(f"{path} can't be written: {error}.") from error
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
+    logger = logging.getLogger("cvvae_jax")
+    logger.addHandler(handler)
+    _tell(handler, logging.INFO, _start())
+    try:
+        yield
+    except (Stopped, ConfigError) as end:
+        _tell(handler, logging.INFO if isinstance(end, Stopped) else logging.ERROR, str(end))
+        raise
+    except BaseException as error:
+        _tell(handler, logging.CRITICAL, "ended by an error", error)
+        raise
+    else:
+        _tell(handler, logging.INFO, "done")
+    finally:
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _tell(
+    handler: logging.Handler, level: int, text: str, error: BaseException | None = None
+) -> None:
+    """Into the file only: who sees the terminal is told otherwise."""
+    exception = (type(error), error, error.__traceback__) if error else None
+    record = logging.LogRecord(_log.name, level, __file__, 0, text, None, exception)
+    handler.handle(record)
+
+
+def _start() -> str:
+    devices = jax.local_devices()
+    return (
+        f"process {jax.process_index()} of {jax.process_count()} starts on {socket.gethostname()}, "
+        f"pid {os.getpid()}, jax {jax.__version__}, with {len(devices)} x {devices[0].device_kind} "
+        f"of {jax.device_count()}: {', '.join(map(str, devices))}"
+    )

@@ -8,22 +8,19 @@ from pathlib import Path
 import jax
 
 from cvvae_jax import paths, sharding
-from cvvae_jax.agreement import found_by_first
 from cvvae_jax.checkpoint import Checkpoints
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches, batches
 from cvvae_jax.models.autoencoder import VAE
-from cvvae_jax.training.evaluate import Scores
-from cvvae_jax.training.guard import Diverged, after_rollback
+from cvvae_jax.processes.broadcast import found_by_first
+from cvvae_jax.processes.stop import Stopped, StopSignals
+from cvvae_jax.training.evaluate import Scores, finished_scores, report
 from cvvae_jax.training.jobs import Job, Plan, initial_state, load_image_vae, on_mesh, plan_run
-from cvvae_jax.training.log import say, warnings_kept
-from cvvae_jax.training.process_log import process_log
+from cvvae_jax.training.log import process_log, say, warnings_kept
 from cvvae_jax.training.programs import Programs
-from cvvae_jax.training.progress import Progress
-from cvvae_jax.training.report import finished_scores, report
+from cvvae_jax.training.progress import Diverged, Progress, after_rollback
 from cvvae_jax.training.run_folder import run_folder
 from cvvae_jax.training.state import Frozen, TrainState
-from cvvae_jax.training.stop import Stopped, StopSignals
 
 
 def train(config: TrainConfig, stop: StopSignals | None = None) -> Scores:

@@ -9,13 +9,11 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 from cvvae_jax import rows
 from cvvae_jax.config import LossConfig, Remat
-from cvvae_jax.losses.compatibility import compat_targets, draw_offsets
-from cvvae_jax.losses.lpips import lpips
-from cvvae_jax.losses.reconstruction import likelihood_loss, pixel_error
+from cvvae_jax.losses import compat_targets, draw_offsets, likelihood_loss, lpips, pixel_error
 from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.gaussian import DiagonalGaussian
-from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.training.state import Frozen, LogScales, Streams
 
 Metrics = dict[str, Array]

@@ -5,8 +5,8 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cvvae_jax.metrics.compatibility import in_step
-from cvvae_jax.models.pixels import to_uint8
+from cvvae_jax.metrics.latents import in_step
+from cvvae_jax.models.inputs import to_uint8
 
 _LABELS = {
     "input": "input",

@@ -1,26 +1,144 @@
-"""What is told of a job while it runs: steps, evaluations, speed; and the guard's watch."""
+"""What a run reports while it trains, and the guard that stops it when it diverges.
 
+A step skips its own update (see `training.step`). Too many in a row mean that the parameters
+themselves have gone bad: the run goes back to its last checkpoint and past the batches it has seen,
+once.
+"""
+
+import contextlib
 import dataclasses
 import signal
+import time
 from collections.abc import Iterator
+from typing import TypeVar
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
-from cvvae_jax.config import TrainConfig
+from cvvae_jax.config import ConfigError, TrainConfig
 from cvvae_jax.data.pipeline import Batches
+from cvvae_jax.hardware import peak_flops
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training.evaluate import Scores, evaluate
-from cvvae_jax.training.guard import check_guard
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import StageLog, say
 from cvvae_jax.training.objective import Metrics
 from cvvae_jax.training.pictures import side_by_side
 from cvvae_jax.training.profile import Profile
 from cvvae_jax.training.programs import Program, Programs
-from cvvae_jax.training.state import Guard
-from cvvae_jax.training.throughput import Throughput
+from cvvae_jax.training.state import Guard, TrainState
+
+Item = TypeVar("Item")
+
+
+class Throughput:
+    """Frames and operations a second and time spent waiting for data, since it was last asked."""
+
+    def __init__(self, mesh: Mesh):
+        self._devices, self._peak = mesh.size, peak_flops(mesh.devices.flat[0])
+        self._reset()
+
+    def _reset(self) -> None:
+        self._since = time.perf_counter()
+        self._frames = self._steps = self._flops = 0
+        self._paused = self._waited = 0.0
+
+    def timed(self, stream: Iterator[Item]) -> Iterator[Item]:
+        """A stream, the wait for whose items counts as waiting for data."""
+        while True:
+            start = time.perf_counter()
+            try:
+                item = next(stream)
+            except StopIteration:
+                return
+            self._waited += time.perf_counter() - start
+            yield item
+
+    @contextlib.contextmanager
+    def pause(self) -> Iterator[None]:
+        """Time that isn't training: compiling, evaluating, saving."""
+        start = time.perf_counter()
+        yield
+        self._paused += time.perf_counter() - start
+
+    def count(self, program: Program) -> None:
+        """One more step, done."""
+        self._steps += 1
+        self._frames += program.frames
+        self._flops += program.flops
+
+    def metrics(self) -> dict[str, float]:
+        """Since the last call: frames a second and device, seconds a step waited for data, and,
+        where the device's peak is known, the fraction of it that the model's operations are."""
+        seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
+        metrics = {
+            "throughput/frames_per_second_per_device": self._frames / seconds / self._devices,
+            "throughput/data_wait_seconds": self._waited / max(self._steps, 1),
+        }
+        if self._peak:
+            rate = self._flops / seconds / self._devices
+            metrics["throughput/model_flop_utilization"] = rate / self._peak
+        self._reset()
+        return metrics
+
+
+class Diverged(Exception):
+    """Too many updates in a row were skipped."""
+
+    def __init__(self, step: int, guard: dict[str, int]):
+        """Say where.
+
+        Args:
+            step: the last step that was done.
+            guard: the state's `guard` after it.
+        """
+        super().__init__(step, guard)
+        self.step, self.guard = step, guard
+
+
+def check_guard(step: int, guard: dict[str, int], job: Job) -> None:
+    """Raises Diverged if a step, the state's guard after it given, was one skip too many."""
+    if max(guard["vae_in_a_row"], guard["gan_in_a_row"]) >= job.stage.max_skipped:
+        raise Diverged(step, guard)
+
+
+def after_rollback(state: TrainState, divergence: Diverged, job: Job) -> TrainState:
+    """An earlier state that goes on behind the batches that were seen when the run diverged.
+
+    Raises:
+        ConfigError: it has been rolled back before.
+    """
+    guard, count = divergence.guard, job.stage.max_skipped
+    advice = "lower the learning rate, start the GAN later, or compute in float32"
+    if guard["rollbacks"]:
+        raise ConfigError(
+            f"the {job.title} diverged again at step {divergence.step}: {count} updates in a row "
+            f"had a loss or gradient that is not finite, though the run had gone back and on with "
+            f"other data before. Its checkpoints are kept in {job.folder}; {advice}."
+        )
+    step = int(state.step)
+    offset = divergence.step + guard["data_offset"] - step
+    offset += offset % 2  # pairs of steps that share a bucket stay pairs
+    say(
+        job.folder,
+        f"{job.title}: {count} updates in a row were skipped up to step {divergence.step}, since a "
+        f"loss or gradient was not finite; going back to step {step} and on with other batches "
+        f"({offset} are left out). If it happens again: {advice}.",
+    )
+    after = {
+        "skipped": guard["skipped"],
+        "vae_in_a_row": 0,
+        "gan_in_a_row": 0,
+        "rollbacks": 1,
+        "data_offset": offset,
+    }
+    fresh = {
+        name: jax.device_put(value, getattr(state.guard, name).sharding).astype("int32")
+        for name, value in after.items()
+    }
+    return dataclasses.replace(state, guard=dataclasses.replace(state.guard, **fresh))
 
 
 class Progress:

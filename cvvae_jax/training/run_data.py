@@ -13,11 +13,10 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cvvae_jax.config import ConfigError, DataConfig
-from cvvae_jax.data.hold_out import Known, Sides, held_out, key_of
-from cvvae_jax.data.media import Kind
-from cvvae_jax.data.sources import file_sizes, open_source
+from cvvae_jax.data.sources import Known, Sides, file_sizes, held_out, key_of, open_source
+from cvvae_jax.resumable.files import read_json, write_whole
 from cvvae_jax.training.log import say
-from cvvae_jax.training.run_files import read_json, write_whole
+from cvvae_jax.video_io.media import Kind
 
 _NAME = "data.json"
 _SHOWN = 3

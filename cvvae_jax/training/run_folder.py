@@ -5,16 +5,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cvvae_jax.agreement import found_by_first
 from cvvae_jax.checkpoint import check_fits, newest_config
 from cvvae_jax.config import ConfigError, TrainConfig
-from cvvae_jax.lock import locked
+from cvvae_jax.processes.broadcast import found_by_first
 from cvvae_jax.recipe import to_json
-from cvvae_jax.training.abstract import abstract_stages
+from cvvae_jax.resumable.files import parse_json, read_json, write_whole
+from cvvae_jax.resumable.lock import locked
 from cvvae_jax.training.jobs import Plan
 from cvvae_jax.training.log import say
+from cvvae_jax.training.programs import abstract_stages
 from cvvae_jax.training.run_data import Listed, check_same_files, keep_files, listed_files
-from cvvae_jax.training.run_files import parse_json, read_json, write_whole
 
 _CONFIG = "config.json"
 

@@ -12,8 +12,8 @@ from jaxtyping import Array, Bool, UInt8
 
 from cvvae_jax import sharding
 from cvvae_jax.config import LossConfig, StageConfig
-from cvvae_jax.losses.adversarial import adaptive_weight, lecam_average
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.losses import adaptive_weight, lecam_average
+from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training.gradients import (
     Batch,
     Networks,
@@ -22,14 +22,18 @@ from cvvae_jax.training.gradients import (
     last_layer_gradients,
 )
 from cvvae_jax.training.objective import Draws, Metrics
-from cvvae_jax.training.optimizer import (
+from cvvae_jax.training.state import (
+    Averages,
+    Frozen,
+    Guard,
     Optimizers,
+    Streams,
+    TrainState,
     count_updates,
     learning_rate,
     update_average,
     updated,
 )
-from cvvae_jax.training.state import Averages, Frozen, Guard, Streams, TrainState
 
 
 def update_of(step: int, stage: StageConfig, loss: LossConfig) -> Update:

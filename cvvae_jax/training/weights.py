@@ -18,8 +18,8 @@ from cvvae_jax.config import (
 )
 from cvvae_jax.config.latent_scale import LATENT_SCALE
 from cvvae_jax.loading import open_model
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.resources import documentation
 

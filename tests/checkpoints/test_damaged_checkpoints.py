@@ -14,8 +14,9 @@ import pytest
 from tiny_checkpoints import files_of, names_in, restored_kernel, save, saved_run, tiny_state
 
 from cvvae_jax import sharding
-from cvvae_jax.checkpoint import Checkpoints, items, manifest
+from cvvae_jax.checkpoint import Checkpoints, items
 from cvvae_jax.config import ConfigError, MeshConfig
+from cvvae_jax.resumable import manifest
 
 
 def flip(path: Path, rng: random.Random) -> None:

@@ -19,9 +19,10 @@ from tiny_checkpoints import names_in, restored_kernel, save, saved_run, tiny_st
 
 import cvvae_jax
 from cvvae_jax import checkpoint, sharding
-from cvvae_jax.checkpoint import Checkpoints, items, manifest, quiet
+from cvvae_jax.checkpoint import Checkpoints, items, together
 from cvvae_jax.checkpoint import steps as step_folders
 from cvvae_jax.config import Bucket, ConfigError, MeshConfig, StageConfig
+from cvvae_jax.resumable import manifest
 
 
 @contextlib.contextmanager
@@ -189,7 +190,7 @@ def test_model_that_cannot_be_written_leaves_nothing_and_harms_nothing(tmp_path)
 def test_loops_of_others_that_are_closed_too_early_are_told_of(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
-    quiet._drop_leftovers.__wrapped__()
+    together._drop_leftovers.__wrapped__()
     error = RuntimeError("Event loop is closed")
     others = types.SimpleNamespace(exc_value=error, exc_traceback=None, object=object())
     sys.unraisablehook(others)

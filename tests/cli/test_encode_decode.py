@@ -20,18 +20,12 @@ from cvvae_jax.cli import encode
 from cvvae_jax.cli.main import main
 from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.codec.latents import Latents
-from cvvae_jax.codec.latents_files import (
-    Facts,
-    LatentsWriter,
-    load_latents,
-    open_latents,
-    save_latents,
-)
+from cvvae_jax.codec.values import Latents
 from cvvae_jax.config import ConfigError, ImageVAEConfig
-from cvvae_jax.data.video import Display, VideoWriter, probe, read_frames, read_times
+from cvvae_jax.latents.file import Facts, LatentsWriter, load_latents, open_latents, save_latents
 from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.video_io.video import Display, VideoWriter, probe, read_frames, read_times
 
 pytestmark = pytest.mark.stack
 

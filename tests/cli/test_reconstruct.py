@@ -18,8 +18,8 @@ from cvvae_jax.cli.main import main
 from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.video import VideoWriter, probe, read_frames, write_image
 from cvvae_jax.loading import load
+from cvvae_jax.video_io.video import VideoWriter, probe, read_frames, write_image
 
 ROOT = Path(__file__).parents[2]
 

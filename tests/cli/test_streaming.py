@@ -9,7 +9,7 @@ import pytest
 from tiny_videos import make_video
 
 from benchmarks.streaming import memory_while_running, save_weights, write_video
-from cvvae_jax.data.video import read_frames
+from cvvae_jax.video_io.video import read_frames
 
 
 @pytest.mark.slow

@@ -8,11 +8,11 @@ from tiny_videos import make_video
 
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
-from cvvae_jax.codec.latents import Latents
-from cvvae_jax.codec.latents_files import save_latents
+from cvvae_jax.codec.values import Latents
 from cvvae_jax.config import VideoVAEConfig
-from cvvae_jax.data.video import probe
+from cvvae_jax.latents.file import save_latents
 from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.video_io.video import probe
 
 
 def run(command, source, target, weights) -> int:

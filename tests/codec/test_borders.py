@@ -12,10 +12,9 @@ import pytest
 from PIL import Image
 
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.codec.latents import Latents
-from cvvae_jax.codec.pixels import checked
 from cvvae_jax.codec.sampling import latents_of
 from cvvae_jax.codec.stream import decode_frames, encode_frames, reconstruct_frames
+from cvvae_jax.codec.values import Latents, checked
 from cvvae_jax.config import ConfigError
 from cvvae_jax.models.gaussian import DiagonalGaussian
 
@@ -189,7 +188,7 @@ def test_old_keys_draw_what_new_ones_do(codec):
 
 
 FRAMES_REFUSED = {
-    "path": ("in.mp4", 0, "'in.mp4'; read_frames of cvvae_jax.data.video"),
+    "path": ("in.mp4", 0, "'in.mp4'; read_frames of cvvae_jax.video_io.video"),
     "number": (5, 0, "frames must be a list or another iterable, not 5"),
     "image": (Image.fromarray(PIXELS[0, 0]), 0, "not Image"),
     "batch": (PIXELS, 0, r"frame 0 is \(5, 8, 16, 3\); frames are \(height, width, 3\)"),

@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from cvvae_jax.codec import memory
+from cvvae_jax.codec import choose
 from cvvae_jax.codec.choose import Video, Wishes, _batch, _candidates
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.programs import Share
@@ -102,7 +102,7 @@ def test_no_more_than_sixteen_small_chunks_are_taken_together(vae):
 
 def given_needs(monkeypatch, needs) -> None:
     """The compiler's account of a program by its pieces' height."""
-    monkeypatch.setattr(memory, "expected", lambda *arguments, **_: needs(arguments[2][2]))
+    monkeypatch.setattr(choose, "expected", lambda *arguments, **_: needs(arguments[2][2]))
 
 
 @pytest.mark.parametrize(("direction", "numbers"), [("encode", 8 / 64), ("decode", 3)])

@@ -10,11 +10,10 @@ import pytest
 
 from cvvae_jax.codec import chunks
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.codec.latents import Latents
-from cvvae_jax.codec.pixels import checked
 from cvvae_jax.codec.plan import Cut, make_cuts
+from cvvae_jax.codec.values import Latents, checked
 from cvvae_jax.config import ConfigError
-from cvvae_jax.models.pixels import to_uint8
+from cvvae_jax.models.inputs import to_uint8
 
 # The same programs on the same numbers, compiled once inside larger ones and once alone: the order
 # of float32 sums may differ, by some roundings (6e-8 each) of values of order 1.

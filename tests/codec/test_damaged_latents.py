@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cvvae_jax.codec.latents_files import Facts, LatentsWriter, load_latents, open_latents
 from cvvae_jax.config import ConfigError
+from cvvae_jax.latents.file import Facts, LatentsWriter, load_latents, open_latents
 
 VALUES = np.random.default_rng(0).standard_normal((3, 2, 3, 4)).astype(np.float32)
 SAID = {"layout": "n y x z", "frames": "9", "height": "16", "width": "24"}

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cvvae_jax.codec.latents_files import SUFFIXES, Facts, LatentsWriter, load_latents, open_latents
+from cvvae_jax.latents.file import SUFFIXES, Facts, LatentsWriter, load_latents, open_latents
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)

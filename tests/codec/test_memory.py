@@ -6,7 +6,7 @@ import jax
 import numpy as np
 import pytest
 
-from cvvae_jax.codec import memory
+from cvvae_jax.codec import choose
 from cvvae_jax.codec.programs import Programs, Share
 from cvvae_jax.config import ConfigError
 
@@ -23,25 +23,25 @@ def test_the_device_with_the_least_left_decides(vae):
         accelerator(bytes_limit=10**9, bytes_in_use=6 * 10**8),
         accelerator(bytes_limit=10**9),
     ]
-    assert memory.available(devices, vae) == int(0.9 * 4e8)
-    assert memory.available(devices[::2], vae) == int(0.9 * 9e8)
+    assert choose.available(devices, vae) == int(0.9 * 4e8)
+    assert choose.available(devices[::2], vae) == int(0.9 * 9e8)
 
 
 def test_a_device_that_says_nothing_of_its_memory_is_named(vae):
     with pytest.raises(ConfigError, match=r"NVIDIA X doesn't say .*name what may be used"):
-        memory.available([accelerator()], vae)
+        choose.available([accelerator()], vae)
 
 
 def test_processes_that_share_devices_agree_on_the_least(vae, monkeypatch):
     """Another one has half as much; numbers are told in KiB. Who runs alone asks nobody."""
     monkeypatch.setattr(jax, "process_count", lambda: 2)
     monkeypatch.setattr(
-        memory.multihost_utils, "process_allgather", lambda kib: np.stack([kib, kib // 2])
+        choose.multihost_utils, "process_allgather", lambda kib: np.stack([kib, kib // 2])
     )
     mine, other = (accelerator(process, bytes_limit=2**33) for process in range(2))
     own = int(0.9 * 2**33)
-    assert memory.available([mine, other], vae) == own // 1024 // 2 * 1024
-    assert memory.available([mine], vae) == own
+    assert choose.available([mine, other], vae) == own // 1024 // 2 * 1024
+    assert choose.available([mine], vae) == own
 
 
 @pytest.mark.parametrize(
@@ -56,8 +56,8 @@ def test_a_container_has_what_its_limit_leaves_of_the_host(tmp_path, monkeypatch
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
-    monkeypatch.setattr(memory, "Path", lambda place: tmp_path / place.lstrip("/"))
-    assert memory._free_of_host() == free
+    monkeypatch.setattr(choose, "Path", lambda place: tmp_path / place.lstrip("/"))
+    assert choose._free_of_host() == free
 
 
 @pytest.mark.parametrize(("processes", "asked"), [(1, 1), (2, 2)])
@@ -69,6 +69,6 @@ def test_processes_that_share_devices_all_ask_the_compiler(monkeypatch, tmp_path
     programs.program.return_value.memory = 7
     for _ in range(2):
         shape = (1, 1, 8, 8, 3)
-        found = memory.expected(programs, "encode", shape, share=Share(), pixels="uint8")
+        found = choose.expected(programs, "encode", shape, share=Share(), pixels="uint8")
         assert found == 7
     assert programs.program.call_count == asked

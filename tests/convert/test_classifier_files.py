@@ -17,9 +17,9 @@ from cvvae_jax.convert.export import WEIGHTS
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.names import i3d_rows, inception_rows
 from cvvae_jax.loading import open_model
-from cvvae_jax.models import i3d, inception
-from cvvae_jax.models.i3d import I3D, Widths
-from cvvae_jax.models.inception import InceptionV3, Layer
+from cvvae_jax.models.feature_networks import i3d, inception
+from cvvae_jax.models.feature_networks.i3d import I3D, Widths
+from cvvae_jax.models.feature_networks.inception import InceptionV3, Layer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "i3d.json"
 MODELS = {

@@ -6,7 +6,7 @@ from flax import nnx
 
 from cvvae_jax import paths
 from cvvae_jax.config import ConfigError, ImageVAEConfig
-from cvvae_jax.convert import tensors
+from cvvae_jax.convert import convert
 from cvvae_jax.convert.convert import from_official
 from cvvae_jax.convert.names import diffusers_rows, official_name
 from cvvae_jax.models.image_vae import ImageVAE
@@ -23,7 +23,7 @@ def official(vae) -> dict[str, np.ndarray]:
     rows, found = diffusers_rows(), {}
     for path, leaf in paths.flatten(vae).items():
         name, row = official_name(rows, path)
-        found[name] = tensors.to_official(np.asarray(leaf), unit_axes=row.unit_axes)
+        found[name] = convert.official_order(np.asarray(leaf), unit_axes=row.unit_axes)
     return found
 
 
@@ -58,8 +58,8 @@ def test_what_is_no_number_is_found(dtype):
     dtype = jnp.dtype(dtype)
     largest = jnp.finfo(dtype).max
     sound = np.array([[0.0, -0.0], [largest, -largest]], dtype)
-    assert tensors.not_finite(sound) is None
-    assert tensors.not_finite(sound[:0]) is None
+    assert convert.not_finite(sound) is None
+    assert convert.not_finite(sound[:0]) is None
     for values, what in (([np.inf], "Inf"), ([-np.inf], "Inf"), ([-np.nan, np.inf], "NaN")):
         for array in (np.array([1.0, *values], dtype), np.array(values[0], dtype)):
-            assert tensors.not_finite(array) == what
+            assert convert.not_finite(array) == what

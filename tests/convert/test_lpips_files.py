@@ -16,8 +16,8 @@ from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.export import WEIGHTS
 from cvvae_jax.convert.official_model import open_official
 from cvvae_jax.loading import open_model
-from cvvae_jax.losses.lpips import lpips
-from cvvae_jax.models.vgg import LPIPS
+from cvvae_jax.losses import lpips
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "lpips.json"
 # torchvision's layers of every level of resolution, and their channels.

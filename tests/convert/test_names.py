@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvvae_jax.convert import tensors
+from cvvae_jax.convert import convert
 from cvvae_jax.convert.names import (
     diffusers_rows,
     discriminator_rows,
@@ -39,8 +39,8 @@ def test_every_official_tensor_goes_to_one_path_and_back(name):
         path, row = our_path(TABLES[name], key)
         assert official_name(TABLES[name], path) == (key, row)
         tensor = np.arange(np.prod(shape), dtype=np.float32).reshape(shape)
-        ours = tensors.to_ours(tensor, unit_axes=row.unit_axes)
-        np.testing.assert_array_equal(tensors.to_official(ours, unit_axes=row.unit_axes), tensor)
+        ours = convert.our_order(tensor, unit_axes=row.unit_axes)
+        np.testing.assert_array_equal(convert.official_order(ours, unit_axes=row.unit_axes), tensor)
         paths[path] = ours.shape
     assert len(paths) == len(official)
 
@@ -53,7 +53,10 @@ def test_decoder_levels_count_from_the_lowest_resolution():
 def test_linear_layers_drop_the_unit_axes_of_their_official_kernels():
     path, row = our_path(ldm_rows(4, image=False), "decoder.up.1.block.0.nin_shortcut.weight")
     assert path == "decoder/up_blocks/02/resnets/00/conv_shortcut/kernel"
-    assert tensors.to_ours(np.zeros((64, 128, 1, 1, 1)), unit_axes=row.unit_axes).shape == (128, 64)
+    assert convert.our_order(np.zeros((64, 128, 1, 1, 1)), unit_axes=row.unit_axes).shape == (
+        128,
+        64,
+    )
 
 
 @pytest.mark.parametrize(
@@ -99,9 +102,9 @@ def test_decoder_blocks_of_svd_have_parts(official, ours):
 def test_original_image_vae_files_have_2d_kernels(official, shape, ours):
     path, row = our_path(ldm_rows(4, image=True), official)
     assert path.endswith(f"{ours}/kernel")
-    kernel = tensors.to_ours(np.zeros(shape), unit_axes=row.unit_axes)
+    kernel = convert.our_order(np.zeros(shape), unit_axes=row.unit_axes)
     assert kernel.shape == ((3, 3, 4, 8) if shape[-1] == 3 else (4, 8))
-    assert tensors.to_official(kernel, unit_axes=row.unit_axes).shape == shape
+    assert convert.official_order(kernel, unit_axes=row.unit_axes).shape == shape
 
 
 def test_original_and_diffusers_files_name_the_same_parameters():

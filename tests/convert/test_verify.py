@@ -15,10 +15,10 @@ from safetensors.numpy import save_file
 
 from cvvae_jax import paths, sharding
 from cvvae_jax.cli.main import main
-from cvvae_jax.convert import tensors as convert_tensors
+from cvvae_jax.convert import convert as convert_tensors
 from cvvae_jax.convert.official_model import OfficialModel, open_official
 from cvvae_jax.convert.verification import compare, verify
-from cvvae_jax.losses.lpips import lpips
+from cvvae_jax.losses import lpips
 
 torch = pytest.importorskip("torch")
 from cvvae_jax.convert.verification import torch_reference  # noqa: E402
@@ -254,7 +254,7 @@ def test_command_allows_for_the_rounding_that_was_asked_for(dtype, opened, tmp_p
 
 
 def test_command_writes_nothing_where_the_two_differ(opened, tmp_path, capsys, monkeypatch):
-    right = convert_tensors.to_ours
+    right = convert_tensors.our_order
 
     def mirrored(tensor, *, unit_axes):
         return right(tensor[..., ::-1] if tensor.ndim == 5 else tensor, unit_axes=unit_axes)

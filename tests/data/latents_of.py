@@ -5,9 +5,9 @@ from PIL import Image
 from prepare_media import pictures, write_video
 
 import cvvae_jax
-from cvvae_jax.data.latents.clips import Limits
-from cvvae_jax.data.latents.options import LatentsConfig, Share
-from cvvae_jax.data.latents.run import Model, write_latents
+from cvvae_jax.latents.clips import Limits
+from cvvae_jax.latents.options import LatentsConfig, Share
+from cvvae_jax.latents.write import Model, write_latents
 
 
 class PlainEncoder:

@@ -9,8 +9,8 @@ import pytest
 from odd_media import good_videos
 from packets import shown
 
-from cvvae_jax.data import video
-from cvvae_jax.data.times import Times
+from cvvae_jax.video_io import video
+from cvvae_jax.video_io.times import Times
 
 pytestmark = pytest.mark.stack
 

@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
-from cvvae_jax.data import video
 from cvvae_jax.data.pipeline import batches
+from cvvae_jax.video_io import video
 
 IMAGES, VIDEOS, BAD = 23, 9, 5
 BUCKETS = (

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from cvvae_jax.config import Bucket, DataConfig
-from cvvae_jax.data import clips, video
-from cvvae_jax.data.media import Frames
+from cvvae_jax.data import clips
+from cvvae_jax.video_io import video
+from cvvae_jax.video_io.media import Frames
 
 
 def numbered_video(path, frames, *, height=24, width=36, first=0, fps=25):

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import images, video
 from cvvae_jax.data.check import fault
 from cvvae_jax.data.sources import open_source
+from cvvae_jax.video_io import images, video
 
 pytestmark = pytest.mark.stack
 

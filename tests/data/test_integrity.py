@@ -12,11 +12,11 @@ from prepare_media import pictures, write_video
 
 import cvvae_jax
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.latents.reader import _reader as open_latents_shard
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
 from cvvae_jax.data.prepare.run import prepare
 from cvvae_jax.data.record_shards import RecordShards
 from cvvae_jax.data.record_shards import _reader as open_shard
+from cvvae_jax.latents.dataset import _reader as open_latents_shard
 
 FORMATS = ("array_record", "webdataset")
 

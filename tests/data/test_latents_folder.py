@@ -12,9 +12,9 @@ from PIL import Image
 from prepare_media import contents, pictures, write_video
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.latents import folder as folders
-from cvvae_jax.data.latents.options import LatentsConfig, Share
-from cvvae_jax.data.latents.run import write_latents
+from cvvae_jax.latents import folder as folders
+from cvvae_jax.latents.options import LatentsConfig, Share
+from cvvae_jax.latents.write import write_latents
 
 
 @pytest.fixture(scope="module")

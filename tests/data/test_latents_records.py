@@ -26,13 +26,13 @@ from packets import MEDIA
 
 import cvvae_jax
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.latents import reader
-from cvvae_jax.data.latents.clips import read_clips
-from cvvae_jax.data.latents.options import LatentsConfig
-from cvvae_jax.data.latents.reader import _reader as open_reader
-from cvvae_jax.data.media import Frames
 from cvvae_jax.data.record_shards import open_shard
-from cvvae_jax.data.video import read_frames
+from cvvae_jax.latents import dataset
+from cvvae_jax.latents.clips import read_clips
+from cvvae_jax.latents.dataset import _reader as open_reader
+from cvvae_jax.latents.options import LatentsConfig
+from cvvae_jax.video_io.media import Frames
+from cvvae_jax.video_io.video import read_frames
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 FORMATS = ("array_record", "webdataset")
@@ -288,9 +288,9 @@ def test_damage_is_named_with_its_shard(corpus, tmp_path, format):
 
 def test_more_shards_than_stay_open_are_read_again(whole, monkeypatch):
     cached = functools.lru_cache(maxsize=2)(open_shard)
-    monkeypatch.setattr(reader, "_reader", cached)
-    dataset, found = cvvae_jax.LatentsDataset(whole), records(whole)
-    again = [dataset[number] for number in reversed(range(len(found)))]
+    monkeypatch.setattr(dataset, "_reader", cached)
+    latents, found = cvvae_jax.LatentsDataset(whole), records(whole)
+    again = [latents[number] for number in reversed(range(len(found)))]
     assert_same_records(again[::-1], found)
     assert cached.cache_info().misses > cached.cache_info().currsize == 2
 

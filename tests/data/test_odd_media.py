@@ -13,10 +13,10 @@ import pytest
 
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
-from cvvae_jax.data import video
 from cvvae_jax.data.check import fault
 from cvvae_jax.data.pipeline import batches
 from cvvae_jax.data.sources import open_source
+from cvvae_jax.video_io import video
 
 pytestmark = pytest.mark.stack
 

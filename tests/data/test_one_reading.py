@@ -14,12 +14,12 @@ from odd_media import encode
 from packets import MEDIA
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import matroska, mp4, video
 from cvvae_jax.data.check import fault
-from cvvae_jax.data.media import Blob
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.prepare.transcode import BadMedium, transcode
 from cvvae_jax.data.sources import open_source
+from cvvae_jax.video_io import cut_off, video
+from cvvae_jax.video_io.media import Blob
 
 pytestmark = pytest.mark.stack
 
@@ -222,7 +222,7 @@ def test_matroska_without_what_follows_its_frames_is_whole(tmp_path):
     path.write_bytes(data[:-10])
     assert video.count_frames(path) == 25
     with path.open("rb") as file:
-        assert not matroska.is_cut_off(file)
+        assert not cut_off.matroska_is_cut_off(file)
 
 
 def test_fragments_without_their_end_were_cut_off(tmp_path):
@@ -243,20 +243,20 @@ def test_fragments_without_their_end_were_cut_off(tmp_path):
         path.write_bytes(data[:end])
         assert all("cut.mp4" in verdict for verdict in verdicts(path, tmp_path).values()), end
         with path.open("rb") as file:
-            assert mp4.is_cut_off(file)
+            assert cut_off.mp4_is_cut_off(file)
     for rest in (b"", b"trailing", bytes(100), data[last : last + 4] + b"free"):
-        assert not mp4.is_cut_off(io.BytesIO(data + rest))
+        assert not cut_off.mp4_is_cut_off(io.BytesIO(data + rest))
 
 
 def test_a_list_of_frames_without_its_end_was_cut_off(tmp_path):
     whole = (MEDIA / "timing_aac.mp4").read_bytes()
     last = whole.rindex(b"moov") - 4
     assert whole.index(b"mdat") < last
-    assert mp4.is_cut_off(io.BytesIO(whole[:-1]))
+    assert cut_off.mp4_is_cut_off(io.BytesIO(whole[:-1]))
     long_size = struct.pack(">I4sQ", 1, b"moov", 100)
-    assert mp4.is_cut_off(io.BytesIO(long_size))
-    assert not mp4.is_cut_off(io.BytesIO(long_size + bytes(84)))
-    assert not mp4.is_cut_off(io.BytesIO(whole))
+    assert cut_off.mp4_is_cut_off(io.BytesIO(long_size))
+    assert not cut_off.mp4_is_cut_off(io.BytesIO(long_size + bytes(84)))
+    assert not cut_off.mp4_is_cut_off(io.BytesIO(whole))
 
 
 def test_an_avi_without_its_end_was_cut_off(tmp_path):

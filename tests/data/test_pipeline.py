@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from cvvae_jax.config import Bucket, ConfigError, DataConfig, StageConfig
-from cvvae_jax.data import video
 from cvvae_jax.data.pipeline import batches, eval_clips
+from cvvae_jax.video_io import video
 
 MIXED = StageConfig(
     steps=1,

@@ -21,11 +21,11 @@ from cvvae_jax.data.prepare import plan, run
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
 from cvvae_jax.data.prepare.plan import File, cut
 from cvvae_jax.data.prepare.run import prepare
-from cvvae_jax.data.prepare.target import Target
-from cvvae_jax.data.prepare.tfds_metadata import name_and_version
+from cvvae_jax.data.prepare.shards import name_and_version
 from cvvae_jax.data.record_shards import open_shard
 from cvvae_jax.data.sources import open_source, open_sources
-from cvvae_jax.data.video import frame_times, read_clip
+from cvvae_jax.resumable.target import Target
+from cvvae_jax.video_io.video import frame_times, read_clip
 
 SMALL = PrepareConfig(short_side=32)
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -8,10 +8,11 @@ import pytest
 from test_clips import numbered_video, numbers
 
 from cvvae_jax.config import Bucket, ConfigError, DataConfig, StageConfig
-from cvvae_jax.data import records, video
+from cvvae_jax.data import records
 from cvvae_jax.data.pipeline import batches
 from cvvae_jax.data.records import BadRecords, RandomRecord
 from cvvae_jax.data.sources import open_source
+from cvvae_jax.video_io import video
 
 BUCKET = Bucket(frames=5, size=24, batch=1)
 

@@ -8,9 +8,8 @@ import pytest
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.files import Manifest
-from cvvae_jax.data.hold_out import held_out
-from cvvae_jax.data.media import Blob
-from cvvae_jax.data.sources import open_source, open_sources, write_exclusions
+from cvvae_jax.data.sources import held_out, open_source, open_sources, write_exclusions
+from cvvae_jax.video_io.media import Blob
 
 
 def fill(folder, names):

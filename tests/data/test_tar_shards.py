@@ -13,8 +13,9 @@ import pytest
 from test_clips import numbered_video
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import clip_reader, tar_shards, video
+from cvvae_jax.data import tar_shards
 from cvvae_jax.data.tar_shards import TarShards, are_shards
+from cvvae_jax.video_io import video
 
 
 @pytest.fixture(autouse=True)
@@ -58,10 +59,8 @@ def test_members_are_the_files_they_were(tmp_path):
     images = TarShards(str(tmp_path / "x.tar"), "image")
     assert (len(videos), len(images)) == (1, 1)
     assert videos.name(0) == str(videos[0]) == f"{tmp_path}/x.tar/0/a.mp4"
-    np.testing.assert_array_equal(
-        clip_reader.read_clip(videos[0], [1, 4]), clip_reader.read_clip(clip, [1, 4])
-    )
-    assert (clip_reader.read_clip(images[0], [0]) == 70).all()
+    np.testing.assert_array_equal(video.read_clip(videos[0], [1, 4]), video.read_clip(clip, [1, 4]))
+    assert (video.read_clip(images[0], [0]) == 70).all()
 
 
 def test_order_is_that_of_the_shards_and_then_of_their_members(tmp_path):

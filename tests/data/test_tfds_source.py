@@ -16,8 +16,9 @@ from PIL import Image
 from test_clips import numbered_video, numbers
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import clip_reader, tfds_source
+from cvvae_jax.data import tfds_source
 from cvvae_jax.data.tfds_source import TFDSSource, is_catalog
+from cvvae_jax.video_io import video
 
 pytestmark = pytest.mark.stack
 
@@ -111,7 +112,7 @@ def test_videos_in_bytes_are_the_files_they_were(data_dir, examples):
     assert len(source) == 5 and blob.data == examples[2]["clip"]
     assert source.name(3) == "tfds:clips?split=train[3]"
     assert str(source[numbered[2]]) == f"{source.name(numbered[2])}.mp4"
-    assert numbers(clip_reader.read_clip(blob, [0, 3, 5])) == [0, 3, 5]
+    assert numbers(video.read_clip(blob, [0, 3, 5])) == [0, 3, 5]
 
 
 @pytest.mark.parametrize(("most", "looked_at"), [(8, 5), (2, 2)])
@@ -139,7 +140,7 @@ def test_tensors_of_frames_are_videos(data_dir):
     source = TFDSSource(f"tfds:tensors?data_dir={data_dir}", "video")
     media = [source[i] for i in range(len(source))]
     assert {frames.array.shape for frames in media} == {(3, 8, 10, 3)}
-    assert (clip_reader.read_clip(media[0], [0, 2]) == 7).all()
+    assert (video.read_clip(media[0], [0, 2]) == 7).all()
     # One states a rate that cannot be.
     assert sorted(frames.fps for frames in media) == [12.5] * 4 + [25.0]
 
@@ -152,7 +153,7 @@ def test_gray_tensors_are_images(data_dir):
 def test_images_come_as_the_files_they_were(data_dir):
     source = TFDSSource(f"tfds:photos?data_dir={data_dir}", "image")
     assert source[1].data == png() and str(source[1]).endswith("[1].png")
-    np.testing.assert_array_equal(clip_reader.read_clip(source[1], [0])[0], PHOTO)
+    np.testing.assert_array_equal(video.read_clip(source[1], [0])[0], PHOTO)
 
 
 def test_a_feature_is_chosen_by_its_name(data_dir):

@@ -11,8 +11,8 @@ import pytest
 from packets import MEDIA, shown
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import video
-from cvvae_jax.data.times import Times
+from cvvae_jax.video_io import video
+from cvvae_jax.video_io.times import Times
 
 pytestmark = pytest.mark.stack
 

@@ -10,10 +10,10 @@ from PIL import Image
 from prepare_media import pictures, write_video
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.media import Blob, Frames
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.prepare.transcode import BadMedium, sampling, transcode
-from cvvae_jax.data.video import read_clip, read_image
+from cvvae_jax.video_io.media import Blob, Frames
+from cvvae_jax.video_io.video import read_clip, read_image
 
 SMALL = PrepareConfig(short_side=32)
 

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data import clip_reader, containers, video
-from cvvae_jax.data.media import Frames
+from cvvae_jax.video_io import containers, video
+from cvvae_jax.video_io.media import Frames
 
 pytestmark = pytest.mark.stack
 
@@ -175,7 +175,7 @@ def test_clip_equals_sequential_frames(tmp_path, suffix, uneven, monkeypatch):
     path = encode(tmp_path / f"clip{suffix}", clip(40), times=times, options={"g": "12", "bf": "3"})
     sequential = np.stack(list(video.read_frames(path)))
     assert len(sequential) == 40
-    monkeypatch.delattr(clip_reader, "_clip_in_sequence")  # seeking is enough here
+    monkeypatch.delattr(video, "_clip_in_sequence")  # seeking is enough here
     for start, stride, frames in [
         (0, 1, 5),
         (11, 1, 3),
@@ -379,7 +379,7 @@ def test_abandoned_reading_ends_where_messages_are_passed_on(tmp_path):
     path = encode(tmp_path / "long.mp4", clip(75), options={"g": "15"})
     program = (
         "import av, sys\n"
-        "from cvvae_jax.data.video import read_frames\n"
+        "from cvvae_jax.video_io.video import read_frames\n"
         "av.logging.set_level(av.logging.DEBUG)\n"
         "for _ in range(20): next(read_frames(sys.argv[1]))\n"
     )

@@ -5,11 +5,11 @@ import time
 
 import jax
 
-from cvvae_jax import processes
 from cvvae_jax.cli.main import main
 from cvvae_jax.evaluation import run
+from cvvae_jax.processes import group
 
-processes._LATE = 1.0
+group._LATE = 1.0
 measure = run.Bench.measure
 
 

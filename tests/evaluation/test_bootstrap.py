@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cvvae_jax.evaluation.bootstrap import RESAMPLES, mean_interval
+from cvvae_jax.evaluation.summary import RESAMPLES, mean_interval
 
 
 def test_interval_is_that_of_the_normal_distribution_for_many_clips():

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.video import VideoWriter, read_frames, write_image
 from cvvae_jax.evaluation import clips
 from cvvae_jax.evaluation.clips import Clips
 from cvvae_jax.evaluation.protocol import Protocol
+from cvvae_jax.video_io.video import VideoWriter, read_frames, write_image
 
 FPS = 25
 

@@ -22,16 +22,16 @@ import cvvae_jax
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import I3DConfig, InceptionConfig, LPIPSConfig, SVDVAEConfig
-from cvvae_jax.data.video import read_frames
 from cvvae_jax.evaluation import contenders, run
 from cvvae_jax.evaluation.protocol import Metric
 from cvvae_jax.metrics.image import psnr, ssim
-from cvvae_jax.models.alexnet import AlexLPIPS
-from cvvae_jax.models.i3d import I3D
-from cvvae_jax.models.inception import InceptionV3
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
+from cvvae_jax.models.feature_networks.i3d import I3D
+from cvvae_jax.models.feature_networks.inception import InceptionV3
+from cvvae_jax.models.feature_networks.vgg import LPIPS
+from cvvae_jax.models.inputs import to_float
 from cvvae_jax.models.svd_vae import SVDVAE
-from cvvae_jax.models.vgg import LPIPS
+from cvvae_jax.video_io.video import read_frames
 
 ROOT = Path(__file__).parents[2]
 PROTOCOL = 'frames = 5\nmetrics = ["psnr", "ssim", "time", "seams"]\nchunk_frames = 2\n'

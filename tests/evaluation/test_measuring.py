@@ -8,7 +8,7 @@ from cvvae_jax.evaluation import measure
 from cvvae_jax.evaluation.measure import Measure, Networks
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.metrics import image, seams, time
-from cvvae_jax.models.pixels import to_float, to_uint8
+from cvvae_jax.models.inputs import to_float, to_uint8
 
 FRAME_METRICS = Protocol(metrics=("psnr", "ssim", "time", "seams"), chunk_frames=4)
 

@@ -6,9 +6,9 @@ import pytest
 from report_results import clip_and_recon
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.video import frame_times, probe, read_frames
 from cvvae_jax.evaluation.report import write_example
 from cvvae_jax.evaluation.report.players import error_colors
+from cvvae_jax.video_io.video import frame_times, probe, read_frames
 
 GAP = 4
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.latents.options import Share
 from cvvae_jax.evaluation.contenders import baseline_contender, model_contender, named_path
 from cvvae_jax.evaluation.store import Store
+from cvvae_jax.latents.options import Share
 
 SETTINGS = {"protocol": {"metrics": ("psnr",)}, "data": 1}
 

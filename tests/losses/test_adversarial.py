@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvvae_jax.losses.adversarial import (
+from cvvae_jax.losses import (
     adaptive_weight,
     fake_loss,
     generator_loss,

@@ -20,10 +20,10 @@ from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.convert.families import PERCEPTUAL_ALEX, PERCEPTUAL_ALEXNET
 from cvvae_jax.convert.names import alex_lpips_rows
 from cvvae_jax.loading import open_model
-from cvvae_jax.losses.lpips import lpips
-from cvvae_jax.models import alexnet
-from cvvae_jax.models.alexnet import AlexLPIPS
-from cvvae_jax.models.pixels import to_float, to_uint8
+from cvvae_jax.losses import lpips
+from cvvae_jax.models.feature_networks import alexnet
+from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
+from cvvae_jax.models.inputs import to_float, to_uint8
 from cvvae_jax.training.weights import open_lpips
 
 # torchvision's layers: position, inputs, outputs, taps.

@@ -3,7 +3,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvvae_jax.losses.compatibility import compat_targets, draw_offsets
+from cvvae_jax.losses import compat_targets, draw_offsets
 
 # Every pixel of frame t is t, so a target says which frames it was made of.
 VIDEO = jnp.broadcast_to(jnp.arange(9.0).reshape(1, 9, 1, 1, 1), (2, 9, 2, 2, 3))

@@ -6,9 +6,9 @@ from flax import nnx
 
 from cvvae_jax import paths
 from cvvae_jax.config import LPIPSConfig
-from cvvae_jax.losses.lpips import _normalized, lpips
-from cvvae_jax.models import vgg
-from cvvae_jax.models.vgg import LPIPS
+from cvvae_jax.losses import _normalized, lpips
+from cvvae_jax.models.feature_networks import vgg
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 
 
 def narrow(config: LPIPSConfig) -> LPIPS:

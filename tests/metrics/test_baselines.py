@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from cvvae_jax.metrics.baselines import bicubic_in_space, linear_in_time, nearest_in_time
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.inputs import to_float
 
 
 def random_video(frames: int):

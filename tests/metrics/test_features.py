@@ -5,9 +5,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvvae_jax.metrics.features import clip_features, frame_features
-from cvvae_jax.models.i3d import I3D
-from cvvae_jax.models.inception import InceptionV3
+from cvvae_jax.metrics.frechet import clip_features, frame_features
+from cvvae_jax.models.feature_networks.i3d import I3D
+from cvvae_jax.models.feature_networks.inception import InceptionV3
 
 # Positions between pixels, up to 320, are right to 3e-5 in float32; neighbors differ by up to 1.
 TOLERANCE = 5e-5

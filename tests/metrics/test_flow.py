@@ -7,7 +7,7 @@ import pytest
 from scipy.ndimage import gaussian_filter
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.metrics.flow import warping_error
+from cvvae_jax.metrics.time import warping_error
 
 
 @pytest.fixture(scope="module")

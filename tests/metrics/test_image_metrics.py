@@ -6,9 +6,9 @@ import skimage.data
 from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
-from cvvae_jax.metrics.compatibility import in_step
 from cvvae_jax.metrics.image import ms_ssim, mse, psnr, psnr_of, ssim
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.metrics.latents import in_step
+from cvvae_jax.models.inputs import to_float
 
 CONTENTS = ("random", "smooth", "bright", "photograph")
 

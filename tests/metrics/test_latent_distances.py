@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvvae_jax.metrics import lipschitz
+from cvvae_jax.metrics import latents
 from cvvae_jax.metrics.frechet import Statistics, frechet_distance
 from cvvae_jax.metrics.latents import KERNEL_WIDTHS, linear_probe, mmd, patches
 
@@ -122,7 +122,7 @@ def test_singular_values_of_a_linear_decoder_are_found(values):
     """After as many steps as inputs, to float32's rounding of squares."""
     decode = linear_decoder(values)
     point = jnp.asarray(RNG.normal(size=(2, 2, 3)), jnp.float32)
-    find = lambda z: lipschitz.stretches(decode, z, steps=50, key=jax.random.key(0))  # noqa: E731
+    find = lambda z: latents.stretches(decode, z, steps=50, key=jax.random.key(0))  # noqa: E731
     found = jax.jit(find)(point)
     np.testing.assert_allclose(found.largest, values.max(), rtol=1e-4)
     np.testing.assert_allclose(found.least, values.min(), rtol=1e-3)
@@ -132,10 +132,10 @@ def test_singular_values_of_a_linear_decoder_are_found(values):
 def test_a_few_steps_bracket_from_inside():
     decode = linear_decoder(np.linspace(0.1, 3, 18))
     point = jnp.zeros((3, 6))
-    found = jax.jit(lambda z: lipschitz.stretches(decode, z, steps=5, key=jax.random.key(0)))(point)
+    found = jax.jit(lambda z: latents.stretches(decode, z, steps=5, key=jax.random.key(0)))(point)
     assert 2.5 < found.largest < 3 and 0.1 < found.least < 1
     keys = jax.random.split(jax.random.key(1), 400)
-    one = lambda key: lipschitz.stretches(decode, point, steps=1, key=key).typical  # noqa: E731
+    one = lambda key: latents.stretches(decode, point, steps=1, key=key).typical  # noqa: E731
     typical = jax.jit(jax.vmap(one))
     # 400 draws: three standard errors of their mean square are about 4 %.
     mean_square = np.square(np.linspace(0.1, 3, 18)).mean()
@@ -148,10 +148,10 @@ def test_stretch_along_a_segment_is_known():
     a, b = jnp.asarray([1.0, 2.0, 0.0]), jnp.asarray([0.0, 2.0, 2.0])
     decode = linear_decoder(np.asarray([1.0, 2.0, 3.0]))
     straight = np.linalg.norm(decode(b) - decode(a))
-    np.testing.assert_allclose(lipschitz.path_length(decode, a, b), straight, rtol=1e-5)
+    np.testing.assert_allclose(latents.path_length(decode, a, b), straight, rtol=1e-5)
     circle = lambda z: 3 * jnp.concatenate([jnp.cos(z), jnp.sin(z)])  # noqa: E731
     ends = jnp.asarray([0.0]), jnp.asarray([np.pi])
-    np.testing.assert_allclose(lipschitz.path_length(circle, *ends), 3 * np.pi, rtol=1e-5)
+    np.testing.assert_allclose(latents.path_length(circle, *ends), 3 * np.pi, rtol=1e-5)
 
 
 def test_nonlinear_path_length_is_that_of_many_small_chords():
@@ -162,4 +162,4 @@ def test_nonlinear_path_length_is_that_of_many_small_chords():
     steps = np.linspace(0, 1, 2001, dtype=np.float32)[:, None]
     points = jax.vmap(decode)(np.asarray(a) + steps * np.asarray(b - a))
     chords = np.linalg.norm(np.diff(np.asarray(points, np.float64), axis=0), axis=1).sum()
-    np.testing.assert_allclose(lipschitz.path_length(decode, a, b), chords, rtol=2e-4)
+    np.testing.assert_allclose(latents.path_length(decode, a, b), chords, rtol=2e-4)

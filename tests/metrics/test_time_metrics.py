@@ -8,7 +8,7 @@ import scipy.signal
 
 from cvvae_jax.metrics import time
 from cvvae_jax.metrics.image import mse
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.inputs import to_float
 
 difference_mse = jax.jit(time.difference_mse)
 drift_mse = jax.jit(time.drift_mse)

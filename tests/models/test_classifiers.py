@@ -14,11 +14,11 @@ from cvvae_jax.config import I3DConfig, InceptionConfig
 from cvvae_jax.convert.convert import from_official
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.names import inception_rows
-from cvvae_jax.metrics.features import frame_features
-from cvvae_jax.models.i3d import I3D
-from cvvae_jax.models.inception import InceptionV3
-from cvvae_jax.models.normed_conv import FixedBatchNorm
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.metrics.frechet import frame_features
+from cvvae_jax.models.feature_networks.i3d import I3D
+from cvvae_jax.models.feature_networks.inception import InceptionV3
+from cvvae_jax.models.feature_networks.normed_conv import FixedBatchNorm
+from cvvae_jax.models.inputs import to_float
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "i3d.json"
 I3D_SHAPES = abstract_model(I3D, I3DConfig())

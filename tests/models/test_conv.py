@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cvvae_jax.hardware import count_flops
 from cvvae_jax.models import conv_forms
 from cvvae_jax.models.conv import Conv, ConvKind
-from cvvae_jax.training.flops import count_flops
 
 # Sums of the same products in another order: about sqrt(216) * 6e-8.
 TOLERANCE = 1e-5

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvvae_jax.models import conv_forms, few_products
-from cvvae_jax.models.few_products import ALONE, DOUBLING, KEEPING
+from cvvae_jax.models import conv_forms, winograd
+from cvvae_jax.models.winograd import ALONE, DOUBLING, KEEPING
 
 # Forms sum the same products, or twice as many, in another order: about sqrt(216) * 6e-8.
 TOLERANCE = 1e-5
@@ -91,20 +91,20 @@ SIZES = [(5, 8, 6), (2, 7, 9), (1, 4, 5)]
 )
 def test_few_products_equal_definition(monkeypatch, space, time, piece):
     """In pieces of a few rows, of a few frames, and all at once; odd sizes are no whole tiles."""
-    monkeypatch.setattr(few_products, "_PIECE_BYTES", piece)
-    few_products.convolve.clear_cache()
+    monkeypatch.setattr(winograd, "_PIECE_BYTES", piece)
+    winograd.convolve.clear_cache()
     taps = 3 if time == KEEPING else 1
     kernel = random(taps, 3, 3, 4, 3)
     for size in SIZES:
         t, h, w = size
         video = random(2, t + taps - 1, h + 2, w + 2, 4)
-        found = few_products.convolve(video, kernel, axes=(time, space, space))
+        found = winograd.convolve(video, kernel, axes=(time, space, space))
         nothing = ((0, 0), (0, 0))
         expected = conv_forms.definition(
             video, kernel, strides=ONES, pads=nothing, doubled=space == DOUBLING
         )
         np.testing.assert_allclose(found, expected, atol=TOLERANCE * np.abs(expected).max())
-    few_products.convolve.clear_cache()
+    winograd.convolve.clear_cache()
 
 
 @pytest.mark.parametrize("doubled", [False, True], ids=["keeping", "doubling"])

@@ -11,12 +11,13 @@ import pytest
 from flax import nnx
 
 import cvvae_jax
-from cvvae_jax.checkpoint import manifest, save_model
+from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
 from cvvae_jax.convert.families import IMAGE
 from cvvae_jax.convert.official_config import exportable
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
+from cvvae_jax.resumable import manifest
 
 TINY = {"block_channels": (4, 8), "blocks_per_level": 1, "norm_groups": 2}
 MODELS = [

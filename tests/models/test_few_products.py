@@ -11,9 +11,9 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
 from cvvae_jax import rows
-from cvvae_jax.models import conv_forms, few_products
+from cvvae_jax.models import conv_forms, winograd
 from cvvae_jax.models.conv import Conv, ConvKind
-from cvvae_jax.models.few_products import DOUBLING, KEEPING
+from cvvae_jax.models.winograd import DOUBLING, KEEPING
 
 # The same products, or sums of them, in another order: about sqrt(216) * 6e-8 of the largest.
 TOLERANCE = 1e-5
@@ -54,12 +54,12 @@ def test_some_pieces_equal_definition(monkeypatch, space, size, room, counts):
     axes, outputs = (KEEPING, space, space), (t, scale * h, scale * w)
     bytes_per_sum, columns = 2 * 4 * 4, -(-scale * w // 2)
     sums = 4 * len(space.inputs) ** 2 * columns
-    monkeypatch.setattr(few_products, "_PIECE_BYTES", room * bytes_per_sum * sums)
-    few_products.convolve.clear_cache()
-    assert [p.count for p in few_products._pieces(axes, outputs, bytes_per_sum)] == counts
+    monkeypatch.setattr(winograd, "_PIECE_BYTES", room * bytes_per_sum * sums)
+    winograd.convolve.clear_cache()
+    assert [p.count for p in winograd._pieces(axes, outputs, bytes_per_sum)] == counts
     video, kernel = random(2, t + 2, h + 2, w + 2, 4), random(3, 3, 3, 4, 3)
-    found = few_products.convolve(video, kernel, axes=axes)
-    few_products.convolve.clear_cache()
+    found = winograd.convolve(video, kernel, axes=axes)
+    winograd.convolve.clear_cache()
     expected = conv_forms.definition(
         video, kernel, strides=ONES, pads=((0, 0), (0, 0)), doubled=space == DOUBLING
     )

@@ -87,7 +87,7 @@ REFUSED = {
     "words": (PIXELS.astype(str), "not <U3"),
     "objects": (PIXELS.astype(object), "not object"),
     "lists of integers": (PIXELS.tolist(), "not int64"),
-    "path in words": ("clip.mp4", "not 'clip.mp4'; read_frames of cvvae_jax.data.video"),
+    "path in words": ("clip.mp4", "not 'clip.mp4'; read_frames of cvvae_jax.video_io.video"),
     "path": (Path("clip.mp4"), "PosixPath; read_frames"),
     "nothing": (None, "not None"),
     "number": (0.5, "not 0.5"),

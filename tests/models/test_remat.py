@@ -18,10 +18,10 @@ from cvvae_jax.config import (
     Remat,
     VideoVAEConfig,
 )
-from cvvae_jax.losses.lpips import lpips
+from cvvae_jax.losses import lpips
 from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.models.video_vae import VideoVAE
 
 KEY = jax.random.key(0)

@@ -4,11 +4,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cvvae_jax.hardware import count_flops
 from cvvae_jax.models import conv_forms
-from cvvae_jax.models.blocks import Style
+from cvvae_jax.models.blocks import Style, Upsample, pool
 from cvvae_jax.models.conv import ConvKind
-from cvvae_jax.models.resample import Upsample, pool
-from cvvae_jax.training.flops import count_flops
 
 REFERENCE = {"max": nnx.max_pool, "mean": nnx.avg_pool}
 

@@ -10,8 +10,7 @@ from cvvae_jax import paths
 from cvvae_jax.config import ConfigError, ImageVAEConfig, VideoVAEConfig
 from cvvae_jax.models import blocks, image_vae, video_vae
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.models.inflation import inflate
-from cvvae_jax.models.video_vae import VideoVAE, function_preserving
+from cvvae_jax.models.video_vae import VideoVAE, function_preserving, inflate
 
 TINY = {"block_channels": (8, 8, 16, 16), "blocks_per_level": 1, "norm_groups": 4}
 

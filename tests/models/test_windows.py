@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from jax import lax
 
+from cvvae_jax.models.blocks import max_of_windows, mean_of_windows
 from cvvae_jax.models.conv import WindowConv, window_pads
-from cvvae_jax.models.resample import max_of_windows, mean_of_windows
 
 FLOAT32 = {"dtype": jnp.dtype("float32"), "param_dtype": jnp.dtype("float32")}
 

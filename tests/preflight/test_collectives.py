@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from cvvae_jax.preflight.collectives import collectives
+from cvvae_jax.preflight.cost import collectives
 
 SIZE = 64  # numbers on one device, 4 bytes each
 

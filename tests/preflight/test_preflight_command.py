@@ -9,18 +9,16 @@ import jax
 import pytest
 from tiny_training import DISCRIMINATOR, short_run
 
-from cvvae_jax import paths
+from cvvae_jax import hardware, paths
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import Bucket, ConfigError, LossConfig, MeshConfig, TrainConfig
-from cvvae_jax.preflight import hardware
 from cvvae_jax.preflight.command import preflight
 from cvvae_jax.preflight.compiler import Step, compile_step
-from cvvae_jax.preflight.memory import parts
+from cvvae_jax.preflight.cost import parts
 from cvvae_jax.preflight.topology import Topology
 from cvvae_jax.preflight.worker import Request
-from cvvae_jax.training.abstract import AbstractStage, abstract_stages, bytes_per_device
 from cvvae_jax.training.jobs import plan_run, video_shape
-from cvvae_jax.training.programs import NAME
+from cvvae_jax.training.programs import NAME, AbstractStage, abstract_stages, bytes_per_device
 
 LOSS = LossConfig(lpips_weight=0.0, gan="none")
 BUCKET = Bucket(5, 40, 8)  # one of its activations is larger than all parameters

@@ -7,13 +7,11 @@ import jax.numpy as jnp
 import pytest
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.preflight.batches import largest_batch
+from cvvae_jax.hardware import CHIPS, GPUS, PEAK_FLOPS, TPUS
+from cvvae_jax.preflight.advice import largest_batch
+from cvvae_jax.preflight.cost import Memory, of_buffer_assignment, sum_over_slices
 from cvvae_jax.preflight.estimate import peak_bytes
-from cvvae_jax.preflight.floor import sum_over_slices
-from cvvae_jax.preflight.hardware import CHIPS, GPUS, TPUS
-from cvvae_jax.preflight.memory import Memory, of_buffer_assignment
 from cvvae_jax.preflight.topology import Topology
-from cvvae_jax.training.flops import PEAK_FLOPS
 
 
 @pytest.mark.parametrize(

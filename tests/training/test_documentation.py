@@ -17,8 +17,8 @@ from cvvae_jax.config import (
     TrainConfig,
     VideoVAEConfig,
 )
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.models.vgg import LPIPS
 from cvvae_jax.training.jobs import initial_state, plan_run
 from cvvae_jax.training.state import Frozen
 from cvvae_jax.training.step import train_step

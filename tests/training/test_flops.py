@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from cvvae_jax.hardware import count_flops, peak_flops
 from cvvae_jax.models.conv_forms import as_defined
 from cvvae_jax.models.video_vae import PRESETS, VideoVAE
-from cvvae_jax.training.flops import count_flops, peak_flops
 
 
 def flops(function, *shapes: tuple[int, ...]) -> float:

@@ -9,8 +9,8 @@ import pytest
 
 from cvvae_jax.models.video_vae import PRESETS
 from cvvae_jax.recipe import parse_train_config
-from cvvae_jax.training.abstract import abstract_stages
 from cvvae_jax.training.jobs import plan_run, video_shape
+from cvvae_jax.training.programs import abstract_stages
 
 pytestmark = pytest.mark.stack
 

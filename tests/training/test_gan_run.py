@@ -12,8 +12,8 @@ from tiny_training import logged_lines, short_run
 from cvvae_jax import paths, sharding
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.loading import load
+from cvvae_jax.processes.stop import Stopped
 from cvvae_jax.training import loop
-from cvvae_jax.training.stop import Stopped
 
 KEYS = {
     "step",

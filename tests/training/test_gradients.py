@@ -18,7 +18,7 @@ from tiny_training import (
 
 from cvvae_jax import paths
 from cvvae_jax.config import Remat
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training.objective import Draws, generate, image_latents, negative_elbo
 from cvvae_jax.training.state import Streams
 

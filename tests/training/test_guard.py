@@ -16,10 +16,10 @@ from tiny_training import logged_lines, short_run
 from cvvae_jax import sharding
 from cvvae_jax.config import ConfigError, TrainConfig
 from cvvae_jax.data.pipeline import batches
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.inputs import to_float
+from cvvae_jax.processes.stop import Stopped
 from cvvae_jax.training import loop
 from cvvae_jax.training import step as step_module
-from cvvae_jax.training.stop import Stopped
 
 
 def nan_where_white(video):

@@ -13,9 +13,10 @@ import pytest
 from many_processes import Workers, workers, write_recipe
 from tiny_training import logged_lines, short_run
 
-from cvvae_jax import paths, processes
+from cvvae_jax import paths
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.loading import load
+from cvvae_jax.processes import group
 
 pytestmark = pytest.mark.slow
 
@@ -80,7 +81,7 @@ def test_run_killed_at_twenty_random_moments_equals_an_undisturbed_one(undisturb
             codes = both.wait()
             seconds.append(round(time.monotonic() - killed, 1))
             for index in {0, 1} - set(victims):
-                assert codes[index] == processes.DIED, both.said(index)
+                assert codes[index] == group.DIED, both.said(index)
                 assert GOES_ON in both.said(index)
         folder = Path(config.workdir) / "checkpoints"
         while_saving += any(not path.name.isdecimal() for path in folder.glob("*"))
@@ -132,7 +133,7 @@ def test_dead_process_ends_the_other_within_a_minute_and_is_named(image_vae, tmp
         killed = time.monotonic()
         code = both.processes[1 - victim].wait(timeout=60)
         print(f"process {victim} killed: {time.monotonic() - killed:.1f} s")
-    assert code == processes.DIED
+    assert code == group.DIED
     named = rf"process {1 - victim} of 2 on .*: error: process {victim} .*has died.*{GOES_ON}"
     assert re.search(named, both.said(1 - victim)), both.said(1 - victim)
 
@@ -141,7 +142,7 @@ def test_dead_process_ends_the_other_within_a_minute_and_is_named(image_vae, tmp
     ("fault", "codes", "reason"),
     [
         ("raise 3", [1, 1], "process 1 of 2 on .* has ended: error: a fault of one process"),
-        ("leave 3", [1, processes.DIED], "process 1 of 2 on .* has ended: it reached its end"),
+        ("leave 3", [1, group.DIED], "process 1 of 2 on .* has ended: it reached its end"),
     ],
     ids=["error", "early_end"],
 )

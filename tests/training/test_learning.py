@@ -17,8 +17,7 @@ from cvvae_jax.data.photographs import MovingPhotographs
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
-from cvvae_jax.training.optimizer import Optimizers
-from cvvae_jax.training.state import Frozen, TrainState
+from cvvae_jax.training.state import Frozen, Optimizers, TrainState
 from cvvae_jax.training.step import train_step, update_of
 
 STEPS = 50

@@ -15,7 +15,7 @@ from tensorboardX.proto.event_pb2 import Event
 from cvvae_jax.config import ConfigError
 from cvvae_jax.training import log as log_module
 from cvvae_jax.training.log import StageLog
-from cvvae_jax.training.weights_and_biases import require_wandb
+from cvvae_jax.training.trackers import require_wandb
 
 FRAMES = np.arange(3 * 8 * 8 * 3, dtype=np.uint8).reshape(3, 8, 8, 3)
 

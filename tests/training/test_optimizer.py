@@ -10,7 +10,7 @@ from tiny_training import IMAGE
 
 from cvvae_jax.config import OptimizerConfig
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.training.optimizer import (
+from cvvae_jax.training.state import (
     count_updates,
     learning_rate,
     make_optimizer,

@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from cvvae_jax.models.pixels import to_float, to_uint8
+from cvvae_jax.models.inputs import to_float, to_uint8
 from cvvae_jax.training.pictures import contact_sheet, gif, side_by_side
 
 

@@ -22,11 +22,11 @@ from tiny_training import logged_lines, short_run
 
 from cvvae_jax.config import Bucket, ConfigError, DataConfig, TrainConfig
 from cvvae_jax.data.sources import open_source
-from cvvae_jax.data.video import write_image
+from cvvae_jax.resumable.files import write_whole
 from cvvae_jax.training import loop, run_data
 from cvvae_jax.training.log import StageLog
 from cvvae_jax.training.run_data import known_sides
-from cvvae_jax.training.run_files import write_whole
+from cvvae_jax.video_io.video import write_image
 
 HOLD = """
 import sys, time

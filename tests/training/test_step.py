@@ -19,7 +19,7 @@ from tiny_training import (
 
 from cvvae_jax import paths
 from cvvae_jax.config import LossConfig
-from cvvae_jax.models.pixels import to_float
+from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training import step as step_module
 from cvvae_jax.training.gradients import Networks
 from cvvae_jax.training.step import train_step, update_of

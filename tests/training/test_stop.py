@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from many_processes import ROOT, environment
 
-from cvvae_jax.signals import SIGNALS
-from cvvae_jax.training.stop import Stopped, StopSignals
+from cvvae_jax.processes.signals import SIGNALS
+from cvvae_jax.processes.stop import Stopped, StopSignals
 
 
 def send(number: int) -> None:

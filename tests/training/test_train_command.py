@@ -4,8 +4,8 @@ import pytest
 
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import ConfigError
+from cvvae_jax.processes.stop import Stopped
 from cvvae_jax.training import loop
-from cvvae_jax.training.stop import Stopped
 
 
 @pytest.mark.parametrize(

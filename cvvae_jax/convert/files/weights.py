@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.config.home import at_home
+from cvvae_jax.config.places import at_home
 from cvvae_jax.convert.files.pickles import ZIP_MAGIC, open_pickle
 from cvvae_jax.convert.files.safe_files import open_safetensors
 from cvvae_jax.convert.files.source import (

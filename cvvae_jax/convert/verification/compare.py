@@ -14,14 +14,14 @@ from jaxtyping import Array, Float
 from cvvae_jax import paths
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.official_model import OfficialModel
-from cvvae_jax.losses.lpips import lpips
-from cvvae_jax.models.alexnet import AlexLPIPS
+from cvvae_jax.losses import lpips
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.blocks import per_frame
 from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
+from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.svd_vae import SVDVAE
-from cvvae_jax.models.vgg import LPIPS
 
 COMPARED = (VAE, Discriminator, LPIPS, AlexLPIPS)
 """The models that `verify` takes."""

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 
 from cvvae_jax.config import ConfigError
 from cvvae_jax.data.prepare.local_runner import Job
-from cvvae_jax.data.prepare.target import WORK, Target
+from cvvae_jax.resumable.target import WORK, Target
 
 try:
     import apache_beam as beam

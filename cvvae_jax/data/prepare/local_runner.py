@@ -13,7 +13,7 @@ from multiprocessing.connection import wait as wait_for
 from typing import Protocol, runtime_checkable
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.prepare.target import Target
+from cvvae_jax.resumable.target import Target
 
 
 @runtime_checkable

@@ -8,10 +8,10 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import get_args
 
-from cvvae_jax.data.containers import one_line
-from cvvae_jax.data.media import Blob, Kind, Media
-from cvvae_jax.data.prepare.target import WORK, Target
 from cvvae_jax.data.sources import Source, open_source
+from cvvae_jax.resumable.target import WORK, Target
+from cvvae_jax.video_io.containers import one_line
+from cvvae_jax.video_io.media import Blob, Kind, Media
 
 HASHES = f"{WORK}/hashes"
 """Folder of the hash jobs' results."""

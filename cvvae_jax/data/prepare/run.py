@@ -8,17 +8,24 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.checksums import SUMS, sums
 from cvvae_jax.data.files import is_remote
-from cvvae_jax.data.prepare import plan, tfds_metadata
+from cvvae_jax.data.prepare import plan, shards
 from cvvae_jax.data.prepare.local_runner import Job, LocalRunner
 from cvvae_jax.data.prepare.options import PrepareOptions
 from cvvae_jax.data.prepare.shards import PARTS, ShardJob, shard_name
-from cvvae_jax.data.prepare.target import SCRATCH, WORK, Target
 from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX
-from cvvae_jax.data.resuming import Track, absolute, interruptible, named_errors
 from cvvae_jax.data.sources import open_sources, write_exclusions
-from cvvae_jax.lock import locked
+from cvvae_jax.resumable.checksums import SUMS, sums
+from cvvae_jax.resumable.lock import locked
+from cvvae_jax.resumable.target import (
+    SCRATCH,
+    WORK,
+    Target,
+    Track,
+    absolute,
+    interruptible,
+    named_errors,
+)
 
 BAD = "bad.tsv"
 """The file of the target that lists what was left out, and why."""
@@ -92,7 +99,7 @@ def _prepare(
     if not files:
         raise ConfigError(f"{place}: none of its {len(bad)} files can be read.")
 
-    name, version = tfds_metadata.name_and_version(target.place)
+    name, version = shards.name_and_version(target.place)
     groups = plan.cut(files, config.shard_mb)
     names = [shard_name(name, number, len(groups)) for number in range(len(groups))]
     shard_jobs = [
@@ -142,9 +149,9 @@ def _complete(
     size = sum(part["bytes"] for part in parts)
     texts = {
         INDEX: "".join(json.dumps(row) + "\n" for row in rows),
-        tfds_metadata.FEATURES: tfds_metadata.features(),
+        shards.FEATURES: shards.features(),
         SUMS: "",
-        COMPLETE: tfds_metadata.info(*name_and_version, lengths, size),
+        COMPLETE: shards.info(*name_and_version, lengths, size),
     }
     begun = target.read(BEGUN).decode()
     texts[SUMS] = sums({BEGUN: begun} | {n: text for n, text in texts.items() if n != SUMS})
@@ -153,7 +160,7 @@ def _complete(
 
 
 def _summary(target: Target, was_complete: bool) -> Summary:
-    lengths, size = tfds_metadata.lengths_and_size(target.read_object(COMPLETE), target.place)
+    lengths, size = shards.lengths_and_size(target.read_object(COMPLETE), target.place)
     frames = [json.loads(line)["frames"] for line in target.read(INDEX).decode().splitlines()]
     return Summary(
         shards=len(lengths),

@@ -13,14 +13,14 @@ import numpy as np
 from PIL import Image
 
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import resized
-from cvvae_jax.data.decoding import open_video, to_rgb
-from cvvae_jax.data.display import STANDARD, Display
-from cvvae_jax.data.images import FORMATS, read_image
-from cvvae_jax.data.media import Blob, Frames, Kind, Media
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.record_format import Entry
-from cvvae_jax.data.video import VideoWriter, frame_times, probe
+from cvvae_jax.video_io.containers import resized
+from cvvae_jax.video_io.decoding import open_video, to_rgb
+from cvvae_jax.video_io.display import STANDARD, Display
+from cvvae_jax.video_io.images import FORMATS, read_image
+from cvvae_jax.video_io.media import Blob, Frames, Kind, Media
+from cvvae_jax.video_io.video import VideoWriter, frame_times, probe
 
 # What x264 takes, and what is still of use.
 _SIDES = (16, 16384)

@@ -16,12 +16,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cvvae_jax.codec.codec import Codec, Mode
-from cvvae_jax.codec.latents import Latents
-from cvvae_jax.codec.pixels import Pixels, checked
+from cvvae_jax.codec.values import Latents, Pixels, checked
 from cvvae_jax.config import ConfigError
 from cvvae_jax.evaluation.compatibility.stretch import stretch
-from cvvae_jax.metrics.compatibility import group_means, in_step, key_frames
-from cvvae_jax.metrics.latents import patches
+from cvvae_jax.metrics.latents import group_means, in_step, key_frames, patches
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.image_vae import ImageVAE

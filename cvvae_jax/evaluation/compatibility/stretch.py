@@ -5,7 +5,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cvvae_jax.metrics import lipschitz
 from cvvae_jax.models.image_vae import ImageVAE
 
 STEPS = 12
@@ -44,11 +43,11 @@ def stretch(
 
     def at(share):
         point = own + share * (latents - own)
-        return lipschitz.stretches(decode, point, steps=STEPS, key=jax.random.key(0))
+        return latents.stretches(decode, point, steps=STEPS, key=jax.random.key(0))
 
     found = jax.lax.map(at, jnp.asarray(POINTS, own.dtype))
     distance = _rms(latents - own)
-    path = lipschitz.path_length(decode, own, latents) / target.size**0.5
+    path = latents.path_length(decode, own, latents) / target.size**0.5
     # From roots of sums to roots of means of squares.
     scale = (own.size / target.size) ** 0.5
     return {

@@ -5,9 +5,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from cvvae_jax.evaluation.bootstrap import LEVEL
 from cvvae_jax.evaluation.report import numbers
 from cvvae_jax.evaluation.report.numbers import Number
+from cvvae_jax.evaluation.summary import LEVEL
 
 Results = dict[str, Any]
 INTERVAL = f"{100 * LEVEL:.0f}\N{NO-BREAK SPACE}% interval"

@@ -5,7 +5,7 @@ import dataclasses
 from markupsafe import Markup
 
 from cvvae_jax.evaluation.report import numbers
-from cvvae_jax.evaluation.report.fields import display, flattened
+from cvvae_jax.evaluation.report.numbers import display, flattened
 
 _MAPPINGS = {
     "first": "Against the first frame of each group.",

@@ -1,6 +1,7 @@
-"""Numbers as text; what is missing (None) is a dash."""
+"""Numbers and settings as text."""
 
 import math
+from typing import Any
 
 Number = float | int | None
 MISSING = "–"
@@ -63,3 +64,29 @@ def _typographic(text: str, value: float | int) -> str:
     digits = text.removeprefix("-")
     is_zero = not any(c in "123456789" for c in digits)
     return digits if is_zero or value >= 0 else _MINUS + digits
+
+
+def flattened(value: dict, prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, keys joined by points."""
+    found = {}
+    for key, inner in value.items():
+        if isinstance(inner, dict):
+            found |= flattened(inner, f"{prefix}{key} · ")
+        else:
+            found[f"{prefix}{key}"] = inner
+    return found
+
+
+def display(value: Any) -> str:
+    """Any JSON value in a few characters."""
+    match value:
+        case None:
+            return MISSING
+        case bool():
+            return "yes" if value else "no"
+        case float():
+            return f"{value:.10g}"
+        case list() | tuple():
+            return ", ".join(display(item) for item in value) or "none"
+        case _:
+            return str(value)

@@ -5,9 +5,7 @@ from pathlib import Path
 
 import jinja2
 
-from cvvae_jax.aside import written_aside
 from cvvae_jax.config import ConfigError
-from cvvae_jax.data.containers import reason
 from cvvae_jax.evaluation.report import numbers, scores_table
 from cvvae_jax.evaluation.report.answer import (
     INTERVAL,
@@ -17,8 +15,10 @@ from cvvae_jax.evaluation.report.answer import (
     score,
     standings,
 )
-from cvvae_jax.evaluation.report.fields import display, flattened
+from cvvae_jax.evaluation.report.numbers import display, flattened
 from cvvae_jax.evaluation.report.players import ERROR_LEVELS, error_colors
+from cvvae_jax.resumable.files import written_aside
+from cvvae_jax.video_io.containers import reason
 
 REPORT_NAME = "report.html"
 
@@ -53,7 +53,7 @@ def render(results: Results, folder: Path) -> str:
     """The page's text; arguments and errors as of `write_report`."""
     # Here, since Matplotlib takes long.
     from cvvae_jax.evaluation.report import flat_section, sections
-    from cvvae_jax.evaluation.report.compatibility_section import section
+    from cvvae_jax.evaluation.report.compatibility import section
 
     gradient = ", ".join("#" + bytes(color).hex() for color in error_colors()[::32])
     return _template().render(

@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from cvvae_jax.data.web_video import write_webm
+from cvvae_jax.video_io.web_video import write_webm
 
 ERROR_LEVELS = 32
 """Error, in 8-bit levels, that the error map shows at its brightest; larger ones look the same."""

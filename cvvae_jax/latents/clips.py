@@ -1,0 +1,183 @@
+"""The clips of a video or an image that are encoded, one after the other, decoded once."""
+
+import dataclasses
+import itertools
+from collections.abc import Generator, Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+from PIL import Image
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.latents.options import LatentsConfig
+from cvvae_jax.video_io.containers import require_pixels, resized
+from cvvae_jax.video_io.decoding import open_video, to_rgb, upright_size
+from cvvae_jax.video_io.display import STANDARD, Display
+from cvvae_jax.video_io.images import read_image
+from cvvae_jax.video_io.media import Frames, Kind, Media
+from cvvae_jax.video_io.times import Times
+from cvvae_jax.video_io.video import probe, read_times
+
+Frame = av.VideoFrame | np.ndarray
+"""A decoded frame, or uint8 (height, width, 3)."""
+
+_IMAGE = Times(Fraction(1)), STANDARD
+
+
+@dataclasses.dataclass(frozen=True)
+class Limits:
+    """What the model asks of clips."""
+
+    temporal_compression: int
+    """Clips of 1 + k times as many frames need no padding."""
+    smallest: int
+    """Pixels of the short side, at least."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Box:
+    """Which part of a file's frames is encoded, and how large."""
+
+    original: tuple[int, int]
+    """Height and width of the file's upright frames."""
+    resized: tuple[int, int]
+    """Height and width before the crop."""
+    top: int
+    """Row of the resized frame that the crop begins at."""
+    left: int
+    """Column of the resized frame that the crop begins at."""
+    height: int
+    """Of the crop."""
+    width: int
+    """Of the crop."""
+
+    @classmethod
+    def of(cls, original: tuple[int, int], size: int | None) -> "Box":
+        """The square in the middle once the short side has `size` pixels; None: everything."""
+        if size is None:
+            return cls(original, original, 0, 0, *original)
+        height, width = resized(*original, cover=(size, size))
+        return cls(original, (height, width), (height - size) // 2, (width - size) // 2, size, size)
+
+    def cut(self, picture: np.ndarray) -> np.ndarray:
+        """The crop of a resized frame."""
+        return picture[self.top : self.top + self.height, self.left : self.left + self.width]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Clip:
+    """Frames that become one record."""
+
+    video: np.ndarray
+    """uint8 (frames, height, width, 3)."""
+    start: int
+    """Number of the first frame in its file."""
+    fps: float
+    seconds: list[float]
+    """When each frame is shown, from the first one on."""
+    pixel_aspect: float
+    """Width of a pixel over its height."""
+    box: Box
+
+
+def read_clips(
+    media: Media, kind: Kind, config: LatentsConfig, limits: Limits
+) -> Generator[Clip, None, int]:
+    """All clips of a medium, in constant memory.
+
+    Of a video, `config.clip_frames` frames each, without what is left at the end; or, of a whole
+    video, as many as `config.record_mb` allows, and the rest. An image is a clip of one frame.
+
+    Returns:
+        How many frames were left at the end.
+
+    Raises:
+        ConfigError: it cannot be read, is too small or too short, or proves damaged; clips before
+            the damage have been yielded.
+    """
+    if kind == "image":
+        frame = media.array[0] if isinstance(media, Frames) else read_image(media)
+        return (yield from _cut(iter([frame]), _IMAGE, media, 1, config, limits))
+    if isinstance(media, Frames):
+        frames, length = iter(media.array), config.clip_frames
+        times = Times(Fraction(media.fps).limit_denominator(100_000))
+        return (yield from _cut(frames, (times, STANDARD), media, length, config, limits))
+    shown = read_times(media), probe(media).display
+    with open_video(media) as video:
+        frames = video.frames(threads="NONE")  # others are read at the same time
+        return (yield from _cut(frames, shown, media, config.clip_frames, config, limits))
+
+
+def _cut(
+    frames: Iterator[Frame],
+    shown: tuple[Times, Display],
+    media: Media,
+    length: int | None,
+    config: LatentsConfig,
+    limits: Limits,
+) -> Generator[Clip, None, int]:
+    """Clips of `length` frames, or of as many as fit."""
+    first = next(frames, None)
+    if first is None:
+        raise ConfigError(f"{media} holds no frame that can be decoded.")
+    original = _size(first)
+    _require_size(media, original, config.size, limits.smallest)
+    box = Box.of(original, config.size)
+    capacity = length or _fitting(box, config.record_mb, limits.temporal_compression)
+    frames = itertools.chain([first], frames)
+    for start in itertools.count(step=capacity):
+        video = np.empty((capacity, box.height, box.width, 3), np.uint8)
+        count = 0
+        for frame in itertools.islice(frames, capacity):
+            video[count] = box.cut(_picture(frame, box.resized, media))
+            count += 1
+        if length and count < length:
+            if not start:
+                raise ConfigError(f"{media} has {count} frames, fewer than a clip of {length}.")
+            return count
+        if count:
+            yield _clip(video[:count], start, *shown, box)
+        if count < capacity:
+            return 0
+
+
+def _clip(video: np.ndarray, start: int, times: Times, display: Display, box: Box) -> Clip:
+    seconds = [float(times.at(start + k) - times.at(start)) for k in range(len(video))]
+    return Clip(video, start, float(times.rate), seconds, float(display.pixel_aspect), box)
+
+
+def _fitting(box: Box, megabytes: float, temporal_compression: int) -> int:
+    """Frames of a record of a long video: 1 + k latent frames' worth, so that none is padded."""
+    frames = int(megabytes * 2**20) // (3 * box.height * box.width)
+    return 1 + temporal_compression * max((frames - 1) // temporal_compression, 1)
+
+
+def _size(frame: Frame) -> tuple[int, int]:
+    return upright_size(frame) if isinstance(frame, av.VideoFrame) else frame.shape[:2]
+
+
+def _require_size(
+    media: Media, original: tuple[int, int], wanted: int | None, smallest: int
+) -> None:
+    height, width = original
+    require_pixels(media, height, width)
+    if min(original) < smallest:
+        raise ConfigError(
+            f"{media} has {width}x{height} pixels; this model needs {smallest}x{smallest} at least."
+        )
+    if wanted is not None and min(original) < wanted:
+        raise ConfigError(
+            f"{media} has {width}x{height} pixels, fewer than the size {wanted}; nothing is "
+            "enlarged."
+        )
+
+
+def _picture(frame: Frame, size: tuple[int, int], media: Media) -> np.ndarray:
+    """A frame, upright, resized: uint8 (height, width, 3)."""
+    if isinstance(frame, av.VideoFrame):
+        return to_rgb(frame, cover=size)
+    if frame.shape[:2] == size:
+        return frame
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))

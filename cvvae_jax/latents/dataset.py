@@ -1,0 +1,214 @@
+"""Latents by their number, as numpy arrays: for training on them, with Grain or without."""
+
+import contextlib
+import dataclasses
+import functools
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.config.places import at_home
+from cvvae_jax.config.reading import build, parse, typed
+from cvvae_jax.data.record_shards import open_shard
+from cvvae_jax.latents.folder import BEGUN, COMPLETE, INDEX
+from cvvae_jax.latents.records import SHARD, Format, read_members, unpack
+from cvvae_jax.resumable.checksums import check_files, check_record
+
+_PLACE = {"shard", "place", "bytes", "crc32"}
+_LARGEST = 2**62
+_NO_CHECKSUM = -1  # of records of older versions
+# Shards that a process keeps open; the usual limit of files is 1024.
+_OPEN_AT_ONCE = 256
+
+
+@dataclasses.dataclass(frozen=True)
+class Statistics:
+    """Of all latents of a data set, unscaled; float64 (z,)."""
+
+    mean: np.ndarray
+    """Of every channel."""
+    std: np.ndarray
+    """Of every channel; where means and log-variances are stored, that of samples."""
+
+
+class LatentsDataset:
+    """What `python -m cvvae_jax latents` wrote: random access to records, of both formats.
+
+    It is a source for Grain as it is, `grain.MapDataset.source(LatentsDataset(path))`, and may be
+    sent to other processes. Reading needs no jax.
+    """
+
+    statistics: Statistics
+    """Mean and standard deviation of every channel."""
+    settings: dict[str, Any]
+    """What the set was made of, and how: `weights` (SHA-256), `scaling_factor`, `format`, .."""
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        keep: Callable[[dict[str, Any]], bool] | None = None,
+    ):
+        """Open a data set.
+
+        Args:
+            path: its folder, on a local disk.
+            keep: which records to use, by what the index says of them, such as
+                `lambda record: record["frames"] == 17`; None: all.
+
+        Raises:
+            ConfigError: there is no such data set, it is not finished, what describes it is
+                damaged, or none of it is kept.
+        """
+        # Shards stay open, whatever folder one works in.
+        self._folder = os.path.abspath(at_home(path))
+        self.settings = self._json(BEGUN, f"is no folder that `latents` wrote: it has no {BEGUN}")
+        format = typed(Format, self.settings.get("format"), f"{self._folder}/{BEGUN}: format")
+        self._is_tar = format == "webdataset"
+        unfinished = "is not finished: `latents` goes on when its command is given again"
+        found = self._json(COMPLETE, unfinished)
+        check_files(self._folder, BEGUN, INDEX, COMPLETE)
+        self.statistics = self._statistics(found)
+        self._shards: list[str] = []
+        self._counts: list[int] = []
+        self._places = self._read_index(keep, found.get("records"))
+
+    def __len__(self) -> int:
+        return len(self._places)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Record `index`.
+
+        Returns:
+            Arrays (n, y, x, z) of the stored type: `mean` and `logvar`, or `latents`, unscaled; and
+            what is known of it, such as `name`, `fps`, and the `frames`, `height` and `width` that
+            `Codec.decode` asks for.
+
+        Raises:
+            ConfigError: the shard is missing or damaged.
+            IndexError: there is no such record.
+        """
+        if not 0 <= index < len(self):
+            raise IndexError(index)
+        shard, place, size, crc32 = self._places[index].tolist()
+        path = os.path.join(self._folder, self._shards[shard])
+        try:
+            data = self._record(path, place, size, self._counts[shard])
+            what = f"{path}, at record {index} of the set,"
+            check_record(data, None if crc32 == _NO_CHECKSUM else crc32, what)
+            return read_members(data) if self._is_tar else unpack(data)
+        except ConfigError:
+            raise
+        except Exception as error:  # damaged data makes libraries raise whatever there is
+            raise ConfigError(f"{path} is damaged at record {index} of the set: {error}") from error
+
+    def __repr__(self) -> str:
+        return f"LatentsDataset({self._folder!r}, {len(self)} records)"
+
+    def _record(self, path: str, place: int, size: int, count: int) -> bytes:
+        if self._is_tar:
+            data = _part(path, place, size)
+        else:
+            reader = _reader(path)
+            if (found := reader.num_records()) != count:
+                raise ConfigError(
+                    f"{path} is not the shard of its {INDEX}: it has {found} records, and should "
+                    f"have {count}."
+                )
+            data = reader.read([place])[0]
+        if len(data) != size:
+            raise ConfigError(f"{path} is damaged: a record has {len(data)} bytes, not {size}.")
+        return data
+
+    def _read_index(self, keep: Callable[[dict[str, Any]], bool] | None, count: Any) -> np.ndarray:
+        """Shard, place, bytes and checksum of every record that is kept; int64 (records, 4)."""
+        numbers: dict[str, int] = {}
+        places = []
+        self._counts = []
+        with self._opened(INDEX) as file:
+            for number, line in enumerate(file, 1):
+                row, said = _indexed(line, f"{file.name}: line {number}")
+                shard = numbers.setdefault(said.shard, len(numbers))
+                self._counts += [0] * (len(numbers) - len(self._counts))
+                self._counts[shard] += 1
+                if keep is None or keep(row):
+                    places.append((shard, said.place, said.bytes, said.crc32))
+        if sum(self._counts) != count:
+            raise ConfigError(
+                f"{self._folder}: {INDEX} has {sum(self._counts)} records, and {COMPLETE} says "
+                f"{count}."
+            )
+        if not places:
+            raise ConfigError(f"{self._folder}: no record of it is kept.")
+        self._shards = list(numbers)
+        return np.array(places, np.int64)
+
+    def _statistics(self, found: dict[str, Any]) -> Statistics:
+        what = f"{self._folder}/{COMPLETE}"
+        values = [typed(tuple[float, ...], found.get(n), f"{what}: {n}") for n in ("mean", "std")]
+        mean, std = map(np.array, values)
+        if mean.shape != std.shape or not np.isfinite([mean, std]).all():
+            raise ConfigError(f"{what}: mean and std must be finite numbers, one a channel.")
+        return Statistics(mean, std)
+
+    def _json(self, name: str, missing: str) -> dict[str, Any]:
+        path = os.path.join(self._folder, name)
+        if not os.path.isfile(path):
+            raise ConfigError(f"{self._folder} {missing}.")
+        with self._opened(name) as file:
+            return typed(dict[str, Any], parse(file.read(), path), path)
+
+    @contextlib.contextmanager
+    def _opened(self, name: str) -> Iterator[BinaryIO]:
+        path = os.path.join(self._folder, name)
+        try:
+            with open(path, "rb") as file:
+                yield file
+        except OSError as error:
+            raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+
+
+@dataclasses.dataclass(frozen=True)
+class _Indexed:
+    """What a line of the index says of where a record is."""
+
+    shard: str
+    place: int
+    bytes: int
+    crc32: int = _NO_CHECKSUM
+
+
+def _indexed(line: bytes, what: str) -> tuple[dict[str, Any], _Indexed]:
+    """A line as it is, and what it says of the place.
+
+    Raises:
+        ConfigError: it is none of those that `latents` writes.
+    """
+    row = typed(dict[str, Any], parse(line, what), what)
+    try:
+        known = {name: row[name] for name in _PLACE & row.keys()}
+        said = build(_Indexed, known)
+    except ConfigError as error:
+        raise ConfigError(f"{what} is damaged: {error}") from error
+    # A name with a folder in it could lead anywhere.
+    within = SHARD.fullmatch(said.shard)
+    if not within or not 0 <= said.place < _LARGEST or not 0 < said.bytes < _LARGEST:
+        raise ConfigError(f"{what} names a place where no record can be.")
+    if not _NO_CHECKSUM <= said.crc32 < 2**32:
+        raise ConfigError(f"{what} has a checksum that is none.")
+    return row, said
+
+
+@functools.lru_cache(maxsize=_OPEN_AT_ONCE)
+def _reader(path: str) -> Any:
+    """A reader of an ArrayRecord file that this process keeps for a while."""
+    return open_shard(path)
+
+
+def _part(path: str, start: int, size: int) -> bytes:
+    with open(path, "rb") as file:
+        file.seek(start)
+        return file.read(size)

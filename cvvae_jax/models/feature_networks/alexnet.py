@@ -1,0 +1,81 @@
+"""The faster network behind LPIPS: AlexNet's convolutions with a linear head for each of five
+features."""
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from cvvae_jax.config import LPIPSConfig, Remat
+from cvvae_jax.models.autoencoder import style_dtypes
+from cvvae_jax.models.blocks import max_of_windows
+from cvvae_jax.models.conv import WindowConv
+from cvvae_jax.models.feature_networks.vgg import average_heads, scaled
+from cvvae_jax.models.remat import run
+
+SMALLEST = 31
+"""The least height and width in pixels that leave a position of the last features."""
+# Channels and window of every convolution; the first has strides of four pixels.
+LAYERS = ((64, 11), (192, 5), (384, 3), (256, 3), (256, 3))
+_STRIDES = (4, 1, 1, 1, 1)
+_PADDING = (2, 2, 1, 1, 1)
+_POOLED = (1, 2)  # layers in front of which height and width are halved
+
+
+class AlexLPIPS(nnx.Module):
+    """AlexNet up to relu5 and the five heads of LPIPS: `LPIPS(net="alex")` in the official code,
+    torchvision's AlexNet.
+
+    `layers` holds the convolutions, `heads` one linear layer without bias for each. Built from an
+    `LPIPSConfig`; the network is random then, the heads plain averages.
+    """
+
+    def __init__(self, config: LPIPSConfig, *, rngs: nnx.Rngs):
+        self.config = config
+        dtypes = style_dtypes(config)
+        self.layers, inputs = nnx.List(), 3
+        for (width, taps), stride, pad in zip(LAYERS, _STRIDES, _PADDING, strict=True):
+            self.layers.append(
+                WindowConv(
+                    inputs,
+                    width,
+                    window=(taps, taps),
+                    strides=(stride, stride),
+                    padding=(pad, pad),
+                    **dtypes,
+                    rngs=rngs,
+                )
+            )
+            inputs = width
+        widths = [width for width, _ in LAYERS]
+        heads = average_heads(widths, param_dtype=dtypes["param_dtype"], rngs=rngs)
+        self.heads = nnx.List(heads)
+
+    def features(
+        self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
+    ) -> list[Float[Array, "b t _ _ _"]]:
+        """relu1 to relu5 of every frame of a video in [-1, 1]. Unless `remat` is `none`, only they
+        are kept for a backward pass.
+
+        Raises:
+            ValueError: frames have fewer than 31 pixels of height or width.
+        """
+        height, width = video.shape[2:4]
+        if min(height, width) < SMALLEST:
+            raise ValueError(
+                f"AlexNet takes frames of {SMALLEST} x {SMALLEST} pixels and more, not "
+                f"{height} x {width}."
+            )
+        hidden, features = scaled(video), []
+        for i, layer in enumerate(self.layers):
+            hidden = run(_pooled_layer if i in _POOLED else _layer, layer, hidden, remat=remat)
+            features.append(hidden)
+        return features
+
+
+def _pooled_layer(layer, video):
+    largest = max_of_windows(video, window=(1, 3, 3), strides=(1, 2, 2), padding=(0, 0, 0))
+    return _layer(layer, largest)
+
+
+def _layer(layer, video):
+    return jax.nn.relu(layer(video))

@@ -1,0 +1,219 @@
+"""Video and image files: suffixes, opening, the scaler, and the type that the first bytes tell."""
+
+import contextlib
+import io
+from collections.abc import Iterator
+from fractions import Fraction
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+import av
+from av.video.reformatter import Interpolation
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.config.places import at_home
+from cvvae_jax.video_io.media import Blob, Frames, MediaFile
+
+VIDEO_SUFFIXES = (
+    *(".mp4", ".mkv", ".mov", ".m4v", ".webm", ".avi"),
+    *(".mpg", ".mpeg", ".ts", ".wmv", ".flv", ".ogv", ".gif"),
+)
+"""Suffixes of the files that a folder of videos is searched for."""
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
+"""Suffixes of the files that are read as images, and that a folder of images is searched for."""
+WRITABLE_VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
+"""Suffixes that `VideoWriter` accepts."""
+WRITABLE_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+"""Suffixes that `write_image` accepts."""
+
+SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
+"""How swscale resizes and converts. Without the two last flags it takes a short cut from 4:2:0 to
+RGB that is 1 to 2 levels too dark and caps the PSNR of a round trip at 40 dB."""
+
+DEMUXERS = (
+    *("mov", "matroska", "avi", "mpeg", "mpegts", "asf", "flv", "ogg", "gif"),
+    *("h264", "hevc", "m4v", "mpegvideo"),  # a bare stream, without times
+    *("mp3", "aac", "wav", "flac"),  # sound for a video that is written
+)
+"""FFmpeg's names of the containers that are opened. It tells a file by its content, and would also
+follow playlists to files elsewhere."""
+
+# PyAV 19 reads metadata in any encoding by itself. PyAV 18, the last one for Python 3.11, fails
+# where they are not UTF-8 unless it is told otherwise; this goes when 19 is the lowest version.
+_READING = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
+
+_ONLY_LISTED = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
+
+LARGEST_FRAME = 2**26
+"""Pixels of the largest frame that is decoded (8192 x 8192). A header that states more is taken for
+a broken one, before memory is asked for."""
+
+
+def suffix(file: MediaFile) -> str:
+    """What a file's name ends in, in lower case, with the dot."""
+    return PurePosixPath(str(file)).suffix.lower()
+
+
+@contextlib.contextmanager
+def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
+    """A media file, open for reading.
+
+    Raises:
+        ConfigError: there is no such file, or it is no media file.
+    """
+    file = require_file(file)
+    # The prefix keeps FFmpeg from reading a protocol or a pattern into a name.
+    source = io.BytesIO(file.data) if isinstance(file, Blob) else f"file:{file}"
+    try:
+        container = av.open(source, options=_ONLY_LISTED, **_READING)
+    except (av.error.FFmpegError, OSError) as error:
+        raise ConfigError(
+            f"{file} cannot be read as a video ({reason(error)}); accepted are MP4, QuickTime, "
+            "Matroska, WebM, AVI, MPEG, WMV, FLV, Ogg and GIF."
+        ) from error
+    with container:
+        yield container
+
+
+def exact(rational: Any) -> Fraction | None:
+    """A rate or a time base of PyAV's; None where it is not stated.
+
+    PyAV 18 has Fractions and None; PyAV 19 has a type of its own, which rounds its products and is
+    0/1 or x/0 where nothing is stated.
+    """
+    return Fraction(rational.numerator, rational.denominator) if rational else None
+
+
+def require_file(file: MediaFile) -> Blob | Path:
+    """A file by the path that it has on the disk; ConfigError unless it is there."""
+    if isinstance(file, Blob):
+        return file
+    path = Path(at_home(file))
+    if not path.is_file():
+        raise ConfigError(f"{path}: no such file.")
+    return path
+
+
+def require_pixels(file: MediaFile | Frames, height: int, width: int) -> None:
+    """Raise ConfigError where a frame would be larger than LARGEST_FRAME."""
+    if height * width > LARGEST_FRAME:
+        raise ConfigError(
+            f"{file} has frames of {width}x{height}, more than the {LARGEST_FRAME:,} pixels that "
+            "are decoded."
+        )
+
+
+def require_shape(
+    path: MediaFile | Frames, shape: tuple[int, ...], wanted: tuple[int, ...]
+) -> None:
+    """Raise ConfigError unless a frame has the height and width of those before it; shapes may go
+    on with channels."""
+    if shape != wanted:
+        size, other = (f"{width}x{height}" for height, width, *_ in (wanted, shape))
+        raise ConfigError(
+            f"{path}: all frames of a video must have one size, here {size}; one has {other}."
+        )
+
+
+def require_suffix(path: Path, accepted: tuple[str, ...]) -> None:
+    """Raise ConfigError unless a file to write has one of the accepted suffixes."""
+    if path.suffix.lower() not in accepted:
+        raise ConfigError(
+            f"{path} cannot be written: its suffix must be one of {', '.join(accepted)}."
+        )
+
+
+def resized(
+    height: int,
+    width: int,
+    *,
+    short_side: int | None = None,
+    cover: tuple[int, int] | None = None,
+) -> tuple[int, int]:
+    """A height and a width, scaled alike.
+
+    Args:
+        height: in pixels.
+        width: in pixels.
+        short_side: what the shorter of them becomes.
+        cover: (height, width) to reach at least: enlarges what `short_side` would leave smaller;
+            alone, one of them is reached exactly.
+    """
+    scales = [short_side / min(height, width)] if short_side else []
+    if cover:
+        scales.append(max(cover[0] / height, cover[1] / width))
+    scale = max(scales, default=1.0)
+    least = cover or (1, 1)
+    return max(least[0], round(height * scale)), max(least[1], round(width * scale))
+
+
+def one_line(error: Exception) -> str:
+    """Why a file is bad: what an error says, with its kind where it is none of ours."""
+    text = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    return " ".join(text.split())
+
+
+def reason(error: Exception) -> str:
+    """What an error of the file system or of FFmpeg says, without numbers and paths."""
+    return getattr(error, "strerror", None) or str(error)
+
+
+_PREFIXES = (
+    (b"\x89PNG\r\n\x1a\n", ".png"),
+    (b"\xff\xd8\xff", ".jpg"),
+    (b"GIF87a", ".gif"),
+    (b"GIF89a", ".gif"),
+    (b"II*\0", ".tif"),
+    (b"MM\0*", ".tif"),
+    (b"II+\0", ".tif"),
+    (b"MM\0+", ".tif"),
+    (b"FLV\x01", ".flv"),
+    (b"\x30\x26\xb2\x75\x8e\x66\xcf\x11", ".wmv"),
+    (b"\0\0\x01\xba", ".mpg"),
+    (b"\0\0\x01\xb3", ".mpg"),
+)
+_RIFF = {b"AVI ": ".avi", b"WEBP": ".webp"}
+_QUICKTIME_BOXES = (b"moov", b"mdat", b"wide", b"pnot")
+_BMP_HEADER_SIZES = (12, 40, 52, 56, 64, 108, 124)
+_TS_PACKET = 188
+
+
+def media_suffix(data: bytes) -> str | None:
+    """The suffix that a media file has by its first bytes; 512 are enough.
+
+    Returns:
+        One that names of videos (`containers.VIDEO_SUFFIXES`) or of images (`IMAGE_SUFFIXES`) end
+        in, such as ".mp4" or ".jpg"; None for audio and for whatever else is not known.
+    """
+    head = bytes(data[:1024])
+    for prefix, suffix in _PREFIXES:
+        if head.startswith(prefix):
+            return suffix
+    if head[4:8] == b"ftyp":
+        return _iso_suffix(head)
+    if head[4:8] in _QUICKTIME_BOXES:  # as QuickTime wrote them before there was `ftyp`
+        return ".mov"
+    if head.startswith(b"RIFF"):
+        return _RIFF.get(head[8:12])
+    if head.startswith(b"\x1a\x45\xdf\xa3"):
+        return ".webm" if b"webm" in head[:64] else ".mkv"
+    if head.startswith(b"OggS"):
+        return ".ogv" if b"theora" in head else None
+    # Two letters and one byte are too little: others begin with them by chance.
+    if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
+        return ".bmp"
+    if len(head) > 2 * _TS_PACKET and head[: 2 * _TS_PACKET + 1 : _TS_PACKET] == b"GGG":
+        return ".ts"
+    return None
+
+
+def _iso_suffix(head: bytes) -> str | None:
+    """Of the family of MP4, by the brands that its first box lists."""
+    size = int.from_bytes(head[:4], "big")
+    major = head[8:12]
+    brands = {major, *(head[i : i + 4] for i in range(16, min(size, len(head)), 4))}
+    if brands & {b"avif", b"avis"}:
+        return ".avif"
+    if brands & {b"heic", b"heix", b"mif1"} or major in (b"M4A ", b"M4B "):
+        return None
+    return {b"qt  ": ".mov", b"M4V ": ".m4v"}.get(major, ".mp4")

@@ -1,0 +1,118 @@
+"""Whether an MP4, Matroska or AVI file was cut off, by the sizes that it states itself."""
+
+import os
+import struct
+from io import BufferedIOBase
+
+_HEADER, _LONG_SIZE = struct.Struct(">I4s"), struct.Struct(">Q")
+
+
+def mp4_is_cut_off(file: BufferedIOBase) -> bool:
+    """Whether the list of frames, that of the whole file or of a fragment, or the data of a
+    fragment reaches beyond the end or is missing there.
+
+    FFmpeg takes what is there of such a list for all of it. Data of a file in one piece are not
+    looked at, since it is known which frames they ought to hold.
+    """
+    end, is_fragment, name = file.seek(0, os.SEEK_END), False, b""
+    start = file.seek(0)
+    while (box := _box(file)) is not None:
+        name, size = box
+        is_fragment = is_fragment or name == b"moof"
+        if start + size > end:
+            return name in (b"moov", b"moof") or (is_fragment and name == b"mdat")
+        start = file.seek(start + size)
+    return name == b"moof"
+
+
+def _box(file: BufferedIOBase) -> tuple[bytes, int] | None:
+    """The name and the size of the box that begins here; None where none does, or where it is said
+    to be the last one."""
+    header = file.read(_HEADER.size)
+    if len(header) < _HEADER.size:
+        return None
+    size, name = _HEADER.unpack(header)
+    least = _HEADER.size
+    if size == 1:
+        long_size = file.read(_LONG_SIZE.size)
+        if len(long_size) < _LONG_SIZE.size:
+            return None
+        (size,) = _LONG_SIZE.unpack(long_size)
+        least += _LONG_SIZE.size
+    return (name, size) if size >= least else None
+
+
+_SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
+
+
+def matroska_is_cut_off(file: BufferedIOBase) -> bool:
+    """Whether frames are missing at the end of a Matroska file.
+
+    They are where a cluster reaches beyond the end, or where the file ends between two elements of
+    a segment that goes on. A cut through what follows the clusters takes no frame, and a segment
+    or a cluster of unstated size (a live recording) promises none.
+    """
+    end, segment_end, has_frames = file.seek(0, os.SEEK_END), 0, False
+    file.seek(0)
+    while (start := file.tell()) < max(end, segment_end):
+        name, size = _element(file)
+        if size is None:  # what ends here is no element
+            return start < segment_end
+        body = file.tell()
+        if name == _SEGMENT:
+            segment_end = 0 if _is_unstated(size) else body + size[0]
+        elif _is_unstated(size):
+            return False
+        elif body + size[0] > end:
+            return name == _CLUSTER or not has_frames
+        else:
+            has_frames = has_frames or name == _CLUSTER
+            file.seek(size[0], os.SEEK_CUR)
+    return False
+
+
+def _element(file: BufferedIOBase) -> tuple[int | None, tuple[int, int] | None]:
+    """The name of the element that begins here, and its size with the bits that it is stored in."""
+    name = _integer(file)
+    size = _integer(file) if name else None
+    if size is None:
+        return None, None
+    value, bits = size
+    return name[0], (value & ((1 << bits) - 1), bits)
+
+
+def _integer(file: BufferedIOBase) -> tuple[int, int] | None:
+    """An integer of variable length with its marker, and its bits without: the zeros that the first
+    byte begins with say how many bytes follow. None where there is none."""
+    first = file.read(1)
+    if not first or not first[0]:
+        return None
+    more = 8 - first[0].bit_length()
+    rest = file.read(more)
+    if len(rest) < more:
+        return None
+    return int.from_bytes(first + rest, "big"), 7 * (1 + more)
+
+
+def _is_unstated(size: tuple[int, int]) -> bool:
+    value, bits = size
+    return value == (1 << bits) - 1
+
+
+_HEADER = struct.Struct("<4sI4s")  # a name, a size, and the type of a RIFF or of a LIST
+_UNSTATED = (0, 2**32 - 1)  # a recording that was not finished
+
+
+def riff_is_cut_off(file: BufferedIOBase) -> bool:
+    """Whether a list of frames reaches beyond the end."""
+    end, start = file.seek(0, os.SEEK_END), file.seek(0)
+    while start + _HEADER.size <= end:
+        file.seek(start)
+        name, size, kind = _HEADER.unpack(file.read(_HEADER.size))
+        if name == b"RIFF":  # what is in it comes next
+            start += _HEADER.size
+            continue
+        start += 8 + size + size % 2
+        if (name, kind) == (b"LIST", b"movi") and (size in _UNSTATED or start > end):
+            return size not in _UNSTATED
+    return False

@@ -1,0 +1,339 @@
+"""One reading of a video file, which all that read videos share: which stream is the video, which
+of its packets are frames, when a file is damaged, and which way up it is."""
+
+import contextlib
+import functools
+import io
+import logging
+from collections.abc import Iterable, Iterator
+from fractions import Fraction
+
+import av
+import numpy as np
+from av.stream import Disposition
+
+from cvvae_jax.config import ConfigError
+from cvvae_jax.video_io import cut_off
+from cvvae_jax.video_io.containers import (
+    SCALER,
+    exact,
+    open_container,
+    reason,
+    require_file,
+    require_pixels,
+    require_shape,
+    resized,
+)
+from cvvae_jax.video_io.display import Display, is_transposed, upright
+from cvvae_jax.video_io.media import Blob, MediaFile
+
+_log = logging.getLogger(__name__)
+
+_PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
+# Codecs each of whose packets is a frame. Others have packets that show nothing (hidden frames of
+# VP8, MPEG-4 as it is packed for AVI) or show several.
+_ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1", "png", "gif")
+# Of the MatrixCoefficients of ITU-T H.273, those that swscale converts: RGB, BT.709, unspecified,
+# FCC, BT.601 twice, SMPTE 240M and BT.2020 with non-constant luminance.
+_CONVERTED = (0, 1, 2, 4, 5, 6, 7, 9)
+_PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
+_UNSTATED_COLORS = (0, 2)  # of ITU-T H.273: reserved, unspecified
+# What tells that a file was cut off where the demuxer can't, by the demuxer's name.
+_READERS = {"matroska": cut_off, "mov": cut_off, "avi": cut_off}
+
+
+class OpenVideo:
+    """The video stream of an open file."""
+
+    def __init__(self, file: MediaFile, container: av.container.InputContainer, stream):
+        """Take what `open_video` chose."""
+        self.file, self.container, self.stream = file, container, stream
+        self._size: tuple[int, int] | None = None
+        self._threads = "NONE"
+        self._begin(None)
+
+    def _begin(self, first_pts: int | None) -> None:
+        """Take the presentation time of the first keyframe; None where none is known."""
+        self._has_times = first_pts is not None
+        self._before_packets, self._before_frames = _Before(first_pts), _Before(first_pts)
+
+    @property
+    def rate(self) -> Fraction | None:
+        """Frames per second, on average, as the file states them; None where it doesn't."""
+        return exact(self.stream.average_rate) or exact(self.stream.guessed_rate)
+
+    def display(self, frame: av.VideoFrame) -> Display:
+        """What a player has to know, by the stream and its first frame. Colors that they don't
+        state are taken for those of BT.709."""
+        aspect = exact(self.stream.sample_aspect_ratio) or Fraction(1)
+        colors = {"primaries": int(frame.color_primaries), "transfer": int(frame.color_trc)}
+        stated = {name: code for name, code in colors.items() if code not in _UNSTATED_COLORS}
+        return Display(1 / aspect if is_transposed(frame) else aspect, **stated)
+
+    @property
+    def has_frames_for_packets(self) -> bool:
+        """Whether each packet is a frame. H.264 may have two packets, the fields of a frame, where
+        it is interlaced."""
+        codec = self.stream.codec_context
+        is_interlaced = codec.name == "h264" and codec.field_order not in _PROGRESSIVE
+        return codec.name in _ONE_FRAME_A_PACKET and not is_interlaced
+
+    @property
+    def has_presentation_times(self) -> bool:
+        """Whether packets say when their frame is shown. AVI says when each is decoded, which is
+        something else where frames refer to later ones."""
+        return self.container.format.name != "avi" or not self.stream.codec_context.has_b_frames
+
+    def packets(self) -> Iterator[av.Packet]:
+        """The packets with frames, as `_with_frames` chooses them.
+
+        Raises:
+            ConfigError: after the last one, if the file was cut off. A demuxer takes the end of
+                such a file for the end of the video.
+        """
+        count = 0
+
+        def counted() -> Iterator[av.Packet]:
+            nonlocal count
+            for packet in self.container.demux(self.stream):
+                # PyAV's last packet, which means the end to a decoder, is none of the file's.
+                count += packet.size > 0 or packet.dts is not None
+                yield packet
+
+        yield from self._with_frames(counted())
+        if count < len(self.stream.index_entries) or self._is_cut_off(count):
+            raise ConfigError(f"{self.file} ends early: it was cut off.")
+
+    def _with_frames(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
+        """The packets from the first keyframe on, without which those before can't be decoded; all
+        of them where none is called a keyframe. Without those that have no data: they repeat a
+        frame, but would mean the end to a decoder."""
+        before: list[av.Packet] | None = []
+        for packet in packets:
+            if not packet.size:
+                continue
+            if before is not None and not packet.is_keyframe:
+                before.append(packet)
+                continue
+            if before is not None:
+                before = None
+                self._begin(packet.pts)
+            yield packet
+        yield from before or ()
+
+    def is_shown(self, item: av.Packet | av.VideoFrame) -> bool:
+        """Whether the frame of a packet, or a decoded one, belongs to the video.
+
+        An edit list leaves out frames that others need. Frames that are shown before the first
+        keyframe need some that the file doesn't have: it was cut out of a longer one. All are asked
+        for in their order.
+        """
+        if isinstance(item, av.VideoFrame):
+            return not self._before_frames.holds(item.pts)
+        return not self._before_packets.holds(item.pts) and not item.is_discard
+
+    def _is_due(self, item: av.Packet | av.VideoFrame) -> bool:
+        """Whether a frame that is shown can be held against the packets: not where it alone has no
+        time. It may be shown before the first keyframe."""
+        return not self._has_times or item.pts is not None or not self.has_presentation_times
+
+    def frames(self, *, threads: str = "AUTO") -> Iterator[av.VideoFrame]:
+        """All frames in presentation order.
+
+        Args:
+            threads: of the decoder: "AUTO", or "NONE" where other files are decoded beside it.
+
+        Raises:
+            ConfigError: the file is damaged or was cut off; the frames before have been yielded.
+        """
+        self.stream.thread_type = self._threads = threads
+        missing = 0
+
+        def counted() -> Iterator[av.Packet]:
+            nonlocal missing
+            for packet in self.packets():
+                missing += self.is_shown(packet) and self._is_due(packet)
+                yield packet
+
+        for frame in self._decode(counted()):
+            if self.is_shown(frame):
+                missing -= self._is_due(frame)
+                self.require_usable(frame)
+                yield frame
+        if self.has_frames_for_packets and missing > 0:
+            raise ConfigError(f"{self.file} is damaged: {missing} of its frames can't be decoded.")
+
+    def frames_from(self, keyframe: int) -> Iterator[av.VideoFrame]:
+        """Frames in presentation order from a keyframe on, by its presentation time in units of
+        the stream's time base; those that are not whole are among them.
+
+        Raises:
+            ConfigError: a packet can't be decoded.
+        """
+        self.stream.thread_type = "NONE"  # clips are decoded side by side
+        self.container.seek(keyframe, stream=self.stream)
+        yield from self._decode(self._with_frames(self.container.demux(self.stream)))
+
+    def require_usable(self, frame: av.VideoFrame) -> None:
+        """Raise ConfigError where a part of a frame was damaged, its size is another than that of
+        the frames before, or its colors are of a kind that isn't converted."""
+        if frame.is_corrupt:
+            raise ConfigError(
+                f"{self.file} is damaged: a frame of it could be decoded only in part."
+            )
+        if frame.colorspace not in _CONVERTED:
+            raise ConfigError(
+                f"{self.file} has colors with the matrix {int(frame.colorspace)} of ITU-T H.273, "
+                "which cannot be converted to RGB."
+            )
+        size = upright_size(frame)
+        self._size = self._size or size
+        require_shape(self.file, size, self._size)
+
+    def await_threads(self) -> None:
+        """Let the decoder's threads come to an end of what they were given, where reading was
+        abandoned.
+
+        Where a program has PyAV pass on what FFmpeg logs, they need the interpreter to do so, and
+        closing the decoder waits for them without letting go of it: forever.
+        """
+        if self._threads != "NONE":
+            with contextlib.suppress(av.error.FFmpegError):
+                self.stream.decode(None)
+
+    def _decode(self, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
+        """Frames; what goes wrong is raised after those that the decoder still holds."""
+        fault = None
+        try:
+            for packet in packets:
+                yield from self.stream.decode(packet)
+        except av.error.FFmpegError as error:
+            fault = ConfigError(f"{self.file} is damaged: {reason(error)}.")
+            fault.__cause__ = error
+        except ConfigError as error:
+            fault = error
+        with contextlib.suppress(*([av.error.FFmpegError] if fault else [])):
+            yield from self.stream.decode(None)
+        if fault:
+            raise fault
+
+    def _is_cut_off(self, count: int) -> bool:
+        """Whether the container says so, after so many packets."""
+        name = self.container.format.name.split(",")[0]
+        reader = _READERS.get(name)
+        # AVI states sizes and numbers of frames that are wrong: only both together are believed.
+        if reader is None or (name == "avi" and count >= self.stream.frames):
+            return False
+        if isinstance(self.file, Blob):
+            return reader.is_cut_off(io.BytesIO(self.file.data))
+        with open(self.file, "rb") as data:
+            return reader.is_cut_off(data)
+
+
+class _Before:
+    """Tells which of a row of packets or frames are shown before the first keyframe: some of those
+    that come next to it, up to the first one that is shown after it. Later ones may have any time:
+    in files that were appended to one another, times begin anew."""
+
+    def __init__(self, first_pts: int | None):
+        self._first, self._is_over = first_pts, first_pts is None
+
+    def holds(self, pts: int | None) -> bool:
+        """Whether the next one, by its presentation time, is such a one."""
+        if self._is_over or pts is None:
+            return False
+        self._is_over = pts > self._first
+        return pts < self._first
+
+
+@contextlib.contextmanager
+def open_video(file: MediaFile) -> Iterator[OpenVideo]:
+    """A video file, open for reading.
+
+    Raises:
+        ConfigError: it holds no video, its frames are too large to decode, or FFmpeg fails on it.
+    """
+    file = require_file(file)
+    with open_container(file) as container:
+        stream = _video_stream(container, file)
+        require_pixels(file, stream.height or 0, stream.width or 0)
+        video = OpenVideo(file, container, stream)
+        try:
+            yield video
+        except av.error.FFmpegError as error:
+            raise ConfigError(f"{file} is damaged: {reason(error)}.") from error
+        finally:
+            video.await_threads()
+
+
+def _video_stream(container, file: MediaFile):
+    """The video of a file, which is said where there is a choice."""
+    chosen = shown_video(container)
+    if chosen is None:
+        raise ConfigError(f"{file} holds {_instead_of_video(container)}.")
+    others = len(_videos(container)) - 1
+    if others:
+        _say_choice(str(file), others + 1, chosen.index, f"{chosen.width}x{chosen.height}")
+    return chosen
+
+
+def shown_video(container):
+    """The stream that a player shows: a default one, the largest of those, the first of those; None
+    where there is none."""
+    videos = _videos(container)
+    area = {s.index: (s.width or 0) * (s.height or 0) for s in videos}
+    is_default = {s.index: bool(s.disposition & Disposition.default) for s in videos}
+    return max(videos, key=lambda s: (is_default[s.index], area[s.index]), default=None)
+
+
+def played_sound(container):
+    """The audio stream that a player plays beside that video, of the same program where there are
+    several (MPEG-TS); None where there is none."""
+    return container.streams.best("audio", related=shown_video(container))
+
+
+def _videos(container) -> list:
+    return [
+        stream
+        for stream in container.streams.video
+        if not stream.disposition & _PICTURES and stream.codec_context is not None
+    ]
+
+
+def _instead_of_video(container) -> str:
+    streams = container.streams.video
+    if any(not stream.disposition & _PICTURES for stream in streams):
+        return "a video in a format that FFmpeg doesn't know"
+    return "only attached pictures, and no video stream" if streams else "no video stream"
+
+
+@functools.lru_cache(maxsize=1024)
+def _say_choice(file: str, count: int, number: int, size: str) -> None:
+    """Once for a file, however often it is opened."""
+    _log.warning("%s holds %d videos; stream %d (%s) is read.", file, count, number, size)
+
+
+def to_rgb(
+    frame: av.VideoFrame, *, short_side: int | None = None, cover: tuple[int, int] | None = None
+) -> np.ndarray:
+    """A decoded frame as an upright uint8 array (height, width, 3), resized as `resized` says.
+
+    Scaling comes before the conversion, so that fewer pixels are converted.
+    """
+    stored_cover = cover[::-1] if cover and is_transposed(frame) else cover
+    height, width = resized(frame.height, frame.width, short_side=short_side, cover=stored_cover)
+    rgb = frame.reformat(
+        width=width,
+        height=height,
+        format="rgb24",
+        interpolation=SCALER,
+        src_color_range=frame.color_range,
+        threads=1,
+    )
+    return upright(rgb.to_ndarray(), frame)
+
+
+def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
+    """Height and width of a frame once it is turned as its display matrix says."""
+    size = frame.height, frame.width
+    return size[::-1] if is_transposed(frame) else size
