@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import AxisType
 
 from cvvae_jax import checkpoint, paths, sharding
-from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config import DType
 from cvvae_jax.config.places import at_home
 from cvvae_jax.config.reading import build
 from cvvae_jax.convert import convert, sizes
@@ -21,6 +21,7 @@ from cvvae_jax.convert.families import MODELS, Family, abstract_model
 from cvvae_jax.convert.files.source import readable
 from cvvae_jax.convert.official_config import exportable
 from cvvae_jax.convert.official_model import OfficialModel, open_official
+from cvvae_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class SavedModel:
         """The official family that can hold the model, None without one."""
         try:
             return exportable(self.abstract)[0]
-        except ConfigError:
+        except UserError:
             return None
 
     @property
@@ -145,7 +146,7 @@ def load(
         assumed for want of a config.json.
 
     Raises:
-        ConfigError: there is no whole known model at `path`.
+        UserError: there is no whole known model at `path`.
     """
     model = open_model(
         path,
@@ -195,17 +196,17 @@ def open_model(
         whole: False: half an LPIPS is taken too, which can be described but not loaded.
 
     Raises:
-        ConfigError: there is no whole known model at `path`, or an argument does not go with it.
+        UserError: there is no whole known model at `path`, or an argument does not go with it.
     """
     for wanted in (dtype, param_dtype):
         if wanted not in (None, *get_args(DType)):
-            raise ConfigError(f"dtype must be one of {', '.join(get_args(DType))}, not {wanted!r}.")
+            raise UserError(f"dtype must be one of {', '.join(get_args(DType))}, not {wanted!r}.")
     path = Path(at_home(path))
     with readable(path):
         folder = checkpoint.find_model(path)
     if folder is None:
         if raw:
-            raise ConfigError(f"{path} is no run of ours, so it has no raw weights.")
+            raise UserError(f"{path} is no run of ours, so it has no raw weights.")
         config = Path(at_home(config)) if config is not None else None
         return open_official(
             path,
@@ -217,7 +218,7 @@ def open_model(
             whole=whole,
         )
     if any(value is not None for value in (prefix, config, lpips_heads)):
-        raise ConfigError(
+        raise UserError(
             f"{path} is a checkpoint of ours; LPIPS' heads, prefix and config are for PyTorch's."
         )
     model_class, settings = _described(folder)
@@ -232,11 +233,11 @@ def _described(folder: Path) -> tuple[type, Any]:
     try:
         said = build(_Description, description)
         if said.model not in MODELS:
-            raise ConfigError(f"it is a {said.model!r}; {', '.join(MODELS)} can be loaded.")
+            raise UserError(f"it is a {said.model!r}; {', '.join(MODELS)} can be loaded.")
         model_class, config_class = MODELS[said.model]
         return model_class, build(config_class, said.config)
-    except ConfigError as error:
-        raise ConfigError(f"{folder}: the description of the model is damaged: {error}") from error
+    except UserError as error:
+        raise UserError(f"{folder}: the description of the model is damaged: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -261,12 +262,12 @@ def _shardings(model: Any, mesh: jax.sharding.Mesh | None) -> Any:
     if mesh is None:
         return sharding.one_device(model)
     if "fsdp" not in mesh.axis_names:
-        raise ConfigError(
+        raise UserError(
             f"the mesh has the axes {', '.join(mesh.axis_names)}; parameters lie along one that is "
             "called fsdp."
         )
     if set(mesh.axis_types) != {AxisType.Auto}:
-        raise ConfigError(
+        raise UserError(
             "the mesh must leave it to the compiler where arrays lie: jax.make_mesh((8,), "
             "('fsdp',), axis_types=(jax.sharding.AxisType.Auto,))."
         )

@@ -14,9 +14,10 @@ from typing import Any
 
 import tyro
 
-from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.config import TrainConfig
 from cvvae_jax.config.places import at_home
 from cvvae_jax.config.reading import build, parse
+from cvvae_jax.errors import ConfigError
 from cvvae_jax.resources import configs_folder
 
 

@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
 from cvvae_jax import paths, rows
-from cvvae_jax.config import ConfigError, MeshConfig
+from cvvae_jax.config import MeshConfig
+from cvvae_jax.errors import UserError
 
 # An array of fewer numbers costs more to gather than to keep whole.
 SMALLEST_SHARDED = 2**14
@@ -53,13 +54,13 @@ def make_mesh(
     With `data` -1, small batches leave devices unused rather than fail.
 
     Raises:
-        ConfigError: the devices or a batch can't be split that way; the nearest batch sizes are
+        UserError: the devices or a batch can't be split that way; the nearest batch sizes are
             named.
     """
     devices = devices or jax.devices()
     rest = config.fsdp * config.space
     if len(devices) % rest:
-        raise ConfigError(
+        raise UserError(
             f"mesh.fsdp {config.fsdp} x mesh.space {config.space} must divide the number of "
             f"devices, {len(devices)}."
         )
@@ -69,7 +70,7 @@ def make_mesh(
         data = max(1, most // config.fsdp)
     shape = (data, config.fsdp, config.space)
     if math.prod(shape) > len(devices):
-        raise ConfigError(
+        raise UserError(
             f"mesh.data {config.data} x mesh.fsdp {config.fsdp} x mesh.space {config.space} needs "
             f"more than the {len(devices)} devices."
         )
@@ -84,7 +85,7 @@ def of_every_process(devices: list, count: int) -> list:
     a batch.
 
     Raises:
-        ConfigError: there are not so many of every process.
+        UserError: there are not so many of every process.
     """
     if count == len(devices):
         return devices
@@ -96,7 +97,7 @@ def of_every_process(devices: list, count: int) -> list:
         for device in [d for d in devices if d.process_index == process][:share]
     ]
     if len(used) != count:
-        raise ConfigError(
+        raise UserError(
             f"{count} devices can't be taken equally from {len(processes)} processes; batches, and "
             f"a mesh, of multiples of {len(processes)} can."
         )
@@ -110,7 +111,7 @@ def _check_batches(batches: tuple[int, ...], devices: int, accumulate: int) -> N
         if batch % parts:
             below = batch // parts * parts
             nearest = f"{below} or {below + parts}" if below else f"{parts}"
-            raise ConfigError(f"a batch of {batch} can't be split {split}; {nearest} can.")
+            raise UserError(f"a batch of {batch} can't be split {split}; {nearest} can.")
 
 
 def _check_processes(devices: np.ndarray) -> None:
@@ -118,7 +119,7 @@ def _check_processes(devices: np.ndarray) -> None:
     space = devices.shape[-1]
     for group in devices.reshape(-1, space):
         if len({device.process_index for device in group}) > 1:
-            raise ConfigError(
+            raise UserError(
                 f"mesh.space {space} must divide the number of devices of every process, since a "
                 "clip is read by one."
             )

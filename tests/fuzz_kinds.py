@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).parent / "data"))
 from latents_of import PlainEncoder, records, write
 from prepare_media import pictures, write_video
 
-from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.config import TrainConfig
 from cvvae_jax.convert.files import open_weights
 from cvvae_jax.data.files import Manifest
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
@@ -22,6 +22,7 @@ from cvvae_jax.data.prepare.run import prepare
 from cvvae_jax.data.record_shards import RecordShards
 from cvvae_jax.data.record_shards import _reader as open_shard
 from cvvae_jax.data.tar_shards import TarShards
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents import dataset
 from cvvae_jax.latents.file import Facts, LatentsWriter, open_latents
 from cvvae_jax.recipe import from_json, load_recipe, to_json
@@ -39,7 +40,7 @@ def _read_config(path):
     try:
         return from_json(TrainConfig, path.read_text())
     except UnicodeDecodeError as error:  # of this test's own reading
-        raise ConfigError(str(error)) from error
+        raise UserError(str(error)) from error
 
 
 def _latents(suffix):

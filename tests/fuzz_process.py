@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from fuzz_kinds import KINDS
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 _SECONDS = 5.0  # of computing: the machine may be busy otherwise
 _MEGABYTES = 1024
@@ -69,7 +69,7 @@ def fuzz(path: Path, read: Callable[[Path], object], *, exact: bool, name: str, 
         signal.setitimer(signal.ITIMER_PROF, _SECONDS)
         try:
             found = read(path)
-        except ConfigError:
+        except UserError:
             refused += 1
         else:
             if exact:

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import require_vacant, require_writable, written_aside
 
 
@@ -56,7 +56,7 @@ def test_what_is_there_is_replaced_only_on_request(tmp_path):
     path = tmp_path / "out.txt"
     require_vacant(path, overwrite=False)
     path.symlink_to(tmp_path / "nowhere")
-    with pytest.raises(ConfigError, match=r"out\.txt exists; --overwrite replaces it\.$"):
+    with pytest.raises(UserError, match=r"out\.txt exists; --overwrite replaces it\.$"):
         require_vacant(path, overwrite=False)
     require_vacant(path, overwrite=True)
 
@@ -64,5 +64,5 @@ def test_what_is_there_is_replaced_only_on_request(tmp_path):
 def test_a_place_that_cannot_be_written_is_named(tmp_path):
     require_writable(tmp_path / "out.txt")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ConfigError, match=r"out\.txt cannot be written: No such file"):
+    with pytest.raises(UserError, match=r"out\.txt cannot be written: No such file"):
         require_writable(tmp_path / "missing" / "out.txt")

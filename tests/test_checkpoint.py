@@ -10,7 +10,8 @@ from flax import nnx
 import cvvae_jax
 from cvvae_jax import paths, sharding
 from cvvae_jax.checkpoint import Checkpoints, find_model, save_model
-from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig, VideoVAEConfig
+from cvvae_jax.config import ImageVAEConfig, MeshConfig, VideoVAEConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
@@ -51,7 +52,7 @@ def test_saved_models_load_exactly(tmp_path, dtype):
 
 def test_models_are_never_overwritten(tmp_path):
     save_model(tmp_path / "model", tiny_video_vae())
-    with pytest.raises(ConfigError, match="exists"):
+    with pytest.raises(UserError, match="exists"):
         save_model(tmp_path / "model", tiny_video_vae())
 
 
@@ -99,7 +100,7 @@ def test_state_of_another_model_is_refused(tmp_path):
     checkpoints.close()
     other = train_state(tiny_video_vae(block_channels=(8, 8)), optax.sgd(1e-3))
     layout = sharding.shardings(other, sharding.make_mesh(MeshConfig(), batches=(8,)))
-    with pytest.raises(ConfigError, match=r"1 doesn't fit this run: it is of other networks, "):
+    with pytest.raises(UserError, match=r"1 doesn't fit this run: it is of other networks, "):
         Checkpoints(tmp_path, keep=1).restore(1, other, layout)
 
 
@@ -110,7 +111,7 @@ def test_paths_without_a_model_are_named(tmp_path, content):
         path.mkdir()
     elif content == "file":
         path.write_text("not a model")
-    with pytest.raises(ConfigError, match=str(path)):
+    with pytest.raises(UserError, match=str(path)):
         cvvae_jax.load(path)
 
 
@@ -119,12 +120,10 @@ def test_damaged_models_are_named(tmp_path):
     for file in (tmp_path / "model/weights/d").rglob("*"):
         if file.is_file():
             file.write_bytes(file.read_bytes()[:10])
-    with pytest.raises(
-        ConfigError, match=r"model is damaged: weights/d/\w+ has 10 bytes instead of"
-    ):
+    with pytest.raises(UserError, match=r"model is damaged: weights/d/\w+ has 10 bytes instead of"):
         cvvae_jax.load(tmp_path / "model")
     (tmp_path / "model/manifest.json").unlink()
-    with pytest.raises(ConfigError, match=r"model is damaged: manifest\.json is missing"):
+    with pytest.raises(UserError, match=r"model is damaged: manifest\.json is missing"):
         cvvae_jax.load(tmp_path / "model")
 
 
@@ -146,7 +145,7 @@ def test_weights_of_another_config_are_refused(tmp_path):
     text["config"]["latent_channels"] = 8
     description.write_text(json.dumps(text))
     manifest.write(tmp_path / "model")
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         cvvae_jax.load(tmp_path / "model")
     assert "encoder/down_blocks/00/resnets/01/conv1/bias is missing" in str(error.value)
     assert "encoder/conv_out/bias is (8,), not (16,)" in str(error.value)

@@ -5,7 +5,6 @@ import pytest
 
 from cvvae_jax.config import (
     Bucket,
-    ConfigError,
     DataConfig,
     ImageVAEConfig,
     LossConfig,
@@ -15,6 +14,7 @@ from cvvae_jax.config import (
     TrainConfig,
     VideoVAEConfig,
 )
+from cvvae_jax.errors import UserError
 from cvvae_jax.recipe import from_json, load_recipe, parse_train_config, to_json
 
 RECIPE = "configs/quickstart.py"
@@ -26,7 +26,7 @@ def test_json_brings_every_setting_back():
 
 
 def test_unknown_settings_are_named():
-    with pytest.raises(ConfigError, match="VideoVAEConfig has no setting colour"):
+    with pytest.raises(UserError, match="VideoVAEConfig has no setting colour"):
         from_json(VideoVAEConfig, '{"colour": 1}')
 
 
@@ -57,12 +57,12 @@ def test_unknown_settings_are_named():
     ],
 )
 def test_settings_of_another_type_or_out_of_range_are_named(said, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         from_json(VideoVAEConfig, said)
 
 
 def test_settings_that_are_missing_are_named():
-    with pytest.raises(ConfigError, match="Bucket lacks its setting batch, frames"):
+    with pytest.raises(UserError, match="Bucket lacks its setting batch, frames"):
         from_json(Bucket, '{"size": 3}')
     assert from_json(Bucket, '{"size": [3, 4], "batch": 1, "frames": 1}').size == (3, 4)
 
@@ -91,12 +91,12 @@ def test_help_without_a_recipe_is_the_usage(capsys):
     ],
 )
 def test_missing_recipes_are_one_sentence(arguments, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         parse_train_config(arguments)
 
 
 def test_strides_that_do_not_fit_the_levels_are_refused():
-    with pytest.raises(ConfigError, match="2 downsamplings"):
+    with pytest.raises(UserError, match="2 downsamplings"):
         VideoVAEConfig(block_channels=(32, 32, 32))
 
 
@@ -126,7 +126,7 @@ def test_strides_that_do_not_fit_the_levels_are_refused():
     ],
 )
 def test_impossible_numbers_are_refused_at_once(build, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         build()
 
 

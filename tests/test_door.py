@@ -9,7 +9,7 @@ import time
 import pytest
 from many_processes import free_port
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.processes import door
 from cvvae_jax.processes.door import Guest
 
@@ -62,7 +62,7 @@ def test_strangers_stay_out_and_the_run_is_not_disturbed(guests, pool, change, r
     rude = socket.create_connection((guests[0].host, guests[0].port))
     rude.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" * 20)
     time.sleep(1.5)
-    with pytest.raises(ConfigError, match=reason):
+    with pytest.raises(UserError, match=reason):
         door.meet(dataclasses.replace(guests[1], **change), seconds=20.0)
     assert not zero.done() and not last.done()
     door.meet(guests[1], seconds=20.0)
@@ -95,7 +95,7 @@ def test_port_of_another_program_is_said(guests, monkeypatch, index):
         other.bind((guests[0].host, guests[0].port))
         other.listen()
         said = ("can't listen at .* already in use", "is no process 0 that waits for this one")
-        with pytest.raises(ConfigError, match=said[index]):
+        with pytest.raises(UserError, match=said[index]):
             door.meet(guests[index], seconds=20.0)
 
 

@@ -14,9 +14,10 @@ from cvvae_jax.checkpoint import find_model, save_model
 from cvvae_jax.cli import main as cli
 from cvvae_jax.cli.main import main
 from cvvae_jax.codec.values import Latents
-from cvvae_jax.config import ConfigError, DataConfig, ImageVAEConfig
+from cvvae_jax.config import DataConfig, ImageVAEConfig
 from cvvae_jax.config.places import argument_at_home, at_home
 from cvvae_jax.data.sources import open_source, open_sources
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.protocol import load_protocol
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.image_vae import ImageVAE
@@ -120,7 +121,7 @@ def test_sources_lists_and_exclusions(home):
     assert list(open_sources("~/clips", exclude="~/bad.txt")) == ["image"]
     assert absolute("~/shards") == f"{home}/shards"
     assert absolute("gs://x/~") == "gs://x/~"
-    with pytest.raises(ConfigError, match=rf"{home}/none: no such file"):
+    with pytest.raises(UserError, match=rf"{home}/none: no such file"):
         open_source("~/none", "video")
 
 
@@ -144,7 +145,7 @@ def test_models_and_latents(home):
     latents = Latents(np.zeros((1, 1, 2, 2, 4), np.float32), 1, 2, 2)
     cvvae_jax.save_latents("~/z.npz", latents)
     assert cvvae_jax.load_latents("~/z.npz").frames == 1
-    with pytest.raises(ConfigError, match=rf"{home}/none is no folder that `latents` wrote"):
+    with pytest.raises(UserError, match=rf"{home}/none is no folder that `latents` wrote"):
         cvvae_jax.LatentsDataset("~/none")
     (home / "mine.toml").write_text('media = "image"\nmetrics = ["psnr"]\n')
     assert load_protocol("~/mine.toml", folder=CONFIGS / "protocols")[0] == "mine"

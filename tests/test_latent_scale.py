@@ -13,12 +13,13 @@ from tiny_models import random_model
 import cvvae_jax
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
-from cvvae_jax.config import ConfigError, ImageVAEConfig, SVDVAEConfig, VideoVAEConfig
+from cvvae_jax.config import ImageVAEConfig, SVDVAEConfig, VideoVAEConfig
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.convert.convert import to_official
 from cvvae_jax.convert.export import write_official
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.names import diffusers_rows
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents.file import SUFFIXES, Facts, LatentsWriter, open_latents
 from cvvae_jax.loading import open_model
 from cvvae_jax.models import video_vae
@@ -142,13 +143,13 @@ def test_null_means_that_there_are_none(tmp_path, tensors, given):
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(tmp_path, tensors, change, said):
-    with pytest.raises(ConfigError, match=rf"x/config\.json: .*{said}"):
+    with pytest.raises(UserError, match=rf"x/config\.json: .*{said}"):
         cvvae_jax.load(write(tmp_path / "x", tensors, GIVEN | change))
 
 
 @pytest.mark.parametrize("kind", [ImageVAEConfig, VideoVAEConfig, SVDVAEConfig])
 def test_every_configuration_checks_them(kind):
-    with pytest.raises(ConfigError, match="go together"):
+    with pytest.raises(UserError, match="go together"):
         kind(latents_mean=(0.0,) * 4)
 
 

@@ -17,10 +17,11 @@ from safetensors.numpy import save_file
 import cvvae_jax
 from cvvae_jax import paths, sharding
 from cvvae_jax.checkpoint import save_model
-from cvvae_jax.config import ConfigError, ImageVAEConfig, MeshConfig
+from cvvae_jax.config import ImageVAEConfig, MeshConfig
 from cvvae_jax.convert.convert import to_official
 from cvvae_jax.convert.export import write_official
 from cvvae_jax.convert.names import diffusers_rows
+from cvvae_jax.errors import UserError
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
@@ -126,14 +127,14 @@ def test_meshes_that_do_not_serve_are_refused(tmp_path, official):
         (jax.make_mesh((8,), ("data",)), "axes data; .* called fsdp"),
         (jax.make_mesh((8,), ("fsdp",)), r"AxisType\.Auto"),
     ):
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(UserError, match=says):
             cvvae_jax.load(folder, mesh=mesh)
 
 
 @pytest.mark.parametrize("dtype", ["fp16", "float64", jnp.bfloat16])
 def test_unknown_types_are_refused(dtype):
     unchecked = inspect.unwrap(open_model)  # outside of tests nothing checks annotations
-    with pytest.raises(ConfigError, match="dtype must be one of float32, bfloat16, float16"):
+    with pytest.raises(UserError, match="dtype must be one of float32, bfloat16, float16"):
         unchecked("x", dtype=dtype)
 
 
@@ -170,7 +171,7 @@ def test_settings_that_change_nothing_here_are_passed_over(tmp_path, official, g
 def test_a_config_of_another_class_is_refused_for_a_lone_discriminator(
     tmp_path, tiny_discriminator
 ):
-    with pytest.raises(ConfigError, match="contradicts the tensors: ndf is 64"):
+    with pytest.raises(UserError, match="contradicts the tensors: ndf is 64"):
         cvvae_jax.load(write(tmp_path / "x", tiny_discriminator, {"ndf": 64}))
 
 
@@ -208,7 +209,7 @@ def test_norms_of_other_groups_are_read_and_exported(tmp_path):
     ],
 )
 def test_settings_of_another_type_are_refused(tmp_path, official, given):
-    with pytest.raises(ConfigError, match=rf"x/config\.json: {next(iter(given))} must be"):
+    with pytest.raises(UserError, match=rf"x/config\.json: {next(iter(given))} must be"):
         cvvae_jax.load(write(tmp_path / "x", official, given))
 
 
@@ -225,7 +226,7 @@ def test_settings_of_another_type_are_refused(tmp_path, official, given):
 def test_a_damaged_description_is_refused(tmp_path, vae, description):
     save_model(tmp_path / "x", vae)
     (tmp_path / "x/model/metadata").write_text(json.dumps(description))
-    with pytest.raises(ConfigError, match="x"):
+    with pytest.raises(UserError, match="x"):
         cvvae_jax.load(tmp_path / "x")
 
 
@@ -248,7 +249,7 @@ def test_a_hostile_description_is_refused_before_a_network_is_set_up(
     said = {"model": "ImageVAE", "config": dataclasses.asdict(vae.config) | config}
     (tmp_path / "x/model/metadata").write_text(json.dumps(said))
     manifest.write(tmp_path / "x")
-    with pytest.raises(ConfigError, match=f"x: .*{next(iter(config))}"):
+    with pytest.raises(UserError, match=f"x: .*{next(iter(config))}"):
         cvvae_jax.load(tmp_path / "x")
 
 
@@ -262,14 +263,14 @@ def test_a_hostile_description_is_refused_before_a_network_is_set_up(
 )
 def test_names_with_high_numbers_are_unexpected(tmp_path, official, name):
     official[name] = np.zeros(32, np.float32)
-    with pytest.raises(ConfigError, match=r"unexpected \(1\)"):
+    with pytest.raises(UserError, match=r"unexpected \(1\)"):
         cvvae_jax.load(write(tmp_path / "x", official))
 
 
 @pytest.mark.parametrize("name", ["encoder.conv_out.bias", "decoder.conv_in.weight"])
 def test_tensors_without_axes_are_named(tmp_path, official, name):
     official[name] = np.zeros((), np.float32)
-    with pytest.raises(ConfigError, match=re.escape(name)):
+    with pytest.raises(UserError, match=re.escape(name)):
         cvvae_jax.load(write(tmp_path / "x", official))
 
 
@@ -277,7 +278,7 @@ def test_a_second_name_for_a_tensor_is_refused(tmp_path, official):
     official["encoder.down_blocks.00.resnets.0.conv1.bias"] = official[
         "encoder.down_blocks.0.resnets.0.conv1.bias"
     ]
-    with pytest.raises(ConfigError, match=r"unexpected \(1\): encoder\.down_blocks\.00"):
+    with pytest.raises(UserError, match=r"unexpected \(1\): encoder\.down_blocks\.00"):
         cvvae_jax.load(write(tmp_path / "x", official))
 
 
@@ -306,9 +307,7 @@ def test_a_tensor_of_the_model_of_an_unknown_type_is_named(tmp_path, official):
     tensors = {name: ("F32", array) for name, array in official.items()}
     tensors["decoder.conv_in.bias"] = ("F8_E8M0", np.zeros(64, np.uint8))
     path = write_raw(tmp_path / "x.safetensors", tensors)
-    with pytest.raises(
-        ConfigError, match=r"x\.safetensors holds decoder\.conv_in\.bias as F8_E8M0"
-    ):
+    with pytest.raises(UserError, match=r"x\.safetensors holds decoder\.conv_in\.bias as F8_E8M0"):
         cvvae_jax.load(path)
 
 
@@ -341,7 +340,7 @@ def test_weights_of_eight_bits_with_factors_are_refused(tmp_path, official, scal
     tensors = {name: ("F8_E4M3", array.astype(dtype)) for name, array in official.items()}
     tensors[scale] = ("F32", np.ones(1, np.float32))
     path = write_raw(tmp_path / "x.safetensors", tensors)
-    with pytest.raises(ConfigError, match=rf"8-bit weights with factors of their own \({scale}"):
+    with pytest.raises(UserError, match=rf"8-bit weights with factors of their own \({scale}"):
         cvvae_jax.load(path)
 
 
@@ -358,13 +357,13 @@ def test_weights_of_wrapped_modules_are_read(tmp_path, vae, official, wrapper):
 @pytest.mark.parametrize("text", ["", "[1]", "{", "[" * 100_000, '{"a": 1, "a": 2}'])
 def test_a_bad_named_config_is_refused(tmp_path, official, text):
     (tmp_path / "other.json").write_text(text)
-    with pytest.raises(ConfigError, match=r"other\.json (is not|must be)"):
+    with pytest.raises(UserError, match=r"other\.json (is not|must be)"):
         cvvae_jax.load(write(tmp_path / "x", official), config=tmp_path / "other.json")
 
 
 def test_a_contradicting_config_is_refused(tmp_path, official):
     folder = write(tmp_path / "x", official, {"latent_channels": 16})
-    with pytest.raises(ConfigError, match=r"x/config\.json contradicts the tensors: latent_channe"):
+    with pytest.raises(UserError, match=r"x/config\.json contradicts the tensors: latent_channe"):
         cvvae_jax.load(folder)
 
 
@@ -408,7 +407,7 @@ def test_sound_weights_load_without_a_warning(tmp_path, official):
 )
 def test_types_that_are_not_kept_are_refused(tmp_path, official, dtype, words):
     official["decoder.conv_in.bias"] = official["decoder.conv_in.bias"].astype(dtype)
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         cvvae_jax.load(write(tmp_path / "x", official))
 
 
@@ -431,11 +430,11 @@ def test_old_attention_layers_load_as_linear_or_convolution(tmp_path, official, 
 def test_arguments_for_the_other_kind_of_file_are_refused(tmp_path, official, vae):
     save_model(tmp_path / "ours", vae)
     for option in ({"prefix": "vae."}, {"config": tmp_path / "x.json"}):
-        with pytest.raises(ConfigError, match="prefix and config are for PyTorch's"):
+        with pytest.raises(UserError, match="prefix and config are for PyTorch's"):
             cvvae_jax.load(tmp_path / "ours", **option)
-    with pytest.raises(ConfigError, match="no train state"):
+    with pytest.raises(UserError, match="no train state"):
         cvvae_jax.load(tmp_path / "ours", raw=True)
-    with pytest.raises(ConfigError, match="no run of ours"):
+    with pytest.raises(UserError, match="no run of ours"):
         cvvae_jax.load(write(tmp_path / "x", official), raw=True)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from cvvae_jax.cli.main import COMMANDS, main
 from cvvae_jax.cli.program import program
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.contenders import named_path
 from cvvae_jax.recipe import load_recipe, parse_train_config, recipe_names
 from cvvae_jax.resources import configs_folder
@@ -37,7 +37,7 @@ def test_recipes_go_by_file_and_by_name():
 
 @pytest.mark.parametrize("name", ["quickstrat", "configs/nothing.py", ".", "../train", "protocols"])
 def test_unknown_recipe_is_refused_with_those_there_are(name):
-    with pytest.raises(ConfigError, match=f"{re.escape(name)} is not a recipe.*quickstart, sd21"):
+    with pytest.raises(UserError, match=f"{re.escape(name)} is not a recipe.*quickstart, sd21"):
         load_recipe(name)
 
 
@@ -87,7 +87,7 @@ def test_help_is_that_of_the_recipe_by_name(capsys):
 def test_contender_may_be_a_recipe_by_its_name(tmp_path, monkeypatch):
     """It stands for its run folder; a file or folder of that name comes first."""
     monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match="quickstart has not been run: there is no folder runs/"):
+    with pytest.raises(UserError, match="quickstart has not been run: there is no folder runs/"):
         named_path("quickstart")
     (tmp_path / "runs/quickstart").mkdir(parents=True)
     assert named_path("mine=quickstart") == ("mine", Path("runs/quickstart"))

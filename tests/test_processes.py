@@ -11,7 +11,7 @@ from unittest import mock
 import jax
 import pytest
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.processes import door, group
 
 NAMES = (door.COORDINATOR, door.COUNT, door.INDEX)
@@ -130,7 +130,7 @@ def test_silent_process_of_another_machine_is_dead_once_a_collective_has_failed(
         process.look()
     time.sleep(0.01)
     assert code_of(apart[0]) is None
-    error = ConfigError("no good.")
+    error = UserError("no good.")
     apart[0].await_verdict(error)
     assert code_of(apart[0]) is None
     error.__cause__ = jax.errors.JaxRuntimeError("Gloo: connection closed by peer")
@@ -234,7 +234,7 @@ def test_processes_that_end_together_say_so_once(both, capsys):
 def test_processes_of_other_settings_are_refused(both):
     both[0].check_same('{\n  "seed": 0,\n  "steps": 5\n}')
     both[1].check_same('{\n  "seed": 0,\n  "steps": 5\n}')
-    with pytest.raises(ConfigError, match='same settings; process 0 has "seed": 0, and this one'):
+    with pytest.raises(UserError, match='same settings; process 0 has "seed": 0, and this one'):
         both[1].check_same('{\n  "seed": 1,\n  "steps": 5\n}')
 
 
@@ -257,5 +257,5 @@ def test_variables_name_a_process_where_no_cluster_does():
 )
 def test_wrong_variables_are_named(values, reason):
     given = {name: value for name, value in zip(NAMES, values, strict=True) if value is not None}
-    with pytest.raises(ConfigError, match=reason):
+    with pytest.raises(UserError, match=reason):
         door.by_hand(given)

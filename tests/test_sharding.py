@@ -20,7 +20,8 @@ from tiny_training import (
 )
 
 from cvvae_jax import sharding
-from cvvae_jax.config import ConfigError, MeshConfig
+from cvvae_jax.config import MeshConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.training.gradients import Networks
 from cvvae_jax.training.step import train_step
 
@@ -119,7 +120,7 @@ def test_step_with_sharded_moments_and_averages_equals_that_of_one_device():
 
 
 def test_batch_that_the_mesh_does_not_divide_names_the_nearest():
-    with pytest.raises(ConfigError, match="batch of 12 can't be split over 8 devices; 8 or 16 can"):
+    with pytest.raises(UserError, match="batch of 12 can't be split over 8 devices; 8 or 16 can"):
         sharding.make_mesh(MeshConfig(), batches=(12,))
 
 
@@ -133,7 +134,7 @@ def test_small_batch_leaves_devices_out_and_says_so():
     "config", [MeshConfig(fsdp=3), MeshConfig(data=4, fsdp=4), MeshConfig(fsdp=4, space=4)]
 )
 def test_impossible_meshes_are_refused(config):
-    with pytest.raises(ConfigError, match="devices"):
+    with pytest.raises(UserError, match="devices"):
         sharding.make_mesh(config, batches=(8,))
 
 
@@ -153,7 +154,7 @@ def test_frames_are_split_among_the_devices_of_one_process():
         process_index: int
 
     devices = [Device(i, i // 4) for i in range(8)]
-    with pytest.raises(ConfigError, match="must divide the number of devices of every process"):
+    with pytest.raises(UserError, match="must divide the number of devices of every process"):
         sharding.make_mesh(MeshConfig(space=8), batches=(8,), devices=devices)
     mesh = sharding.make_mesh(MeshConfig(space=4), batches=(8,), devices=devices)
     assert dict(mesh.shape) == {"data": 2, "fsdp": 1, "space": 4}
@@ -175,7 +176,7 @@ def test_kernels_of_1024_numbers_and_more_are_split(shape, fsdp, split):
 
 
 def test_nearest_batches_are_those_of_the_mesh_and_of_all_parts():
-    with pytest.raises(ConfigError, match="batch of 4 can't be split over 8 devices; 8 can"):
+    with pytest.raises(UserError, match="batch of 4 can't be split over 8 devices; 8 can"):
         sharding.make_mesh(MeshConfig(data=8), batches=(4,))
-    with pytest.raises(ConfigError, match=r"batch of 12 .* over 4 devices in 2 parts; 8 or 16 can"):
+    with pytest.raises(UserError, match=r"batch of 12 .* over 4 devices in 2 parts; 8 or 16 can"):
         sharding.make_mesh(MeshConfig(data=4), batches=(12,), accumulate=2)

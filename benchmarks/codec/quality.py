@@ -10,8 +10,8 @@ import numpy as np
 
 import cvvae_jax
 from cvvae_jax import paths
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.families import abstract_model
+from cvvae_jax.errors import UserError
 from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.video_io import video
@@ -29,7 +29,7 @@ def measure(weights: Path, clips: Path | None) -> None:
     """Prints PSNR of reconstructions to the clips and to float32's, and how far the means of
     latents are from float32's, in their deviations."""
     if clips is None:
-        raise ConfigError("--quality needs --clips, a folder of videos.")
+        raise UserError("--quality needs --clips, a folder of videos.")
     videos = _clips(clips)
     model = cvvae_jax.load(weights, dtype="float32")
     print(f"{len(videos)} clips of {_FRAMES} x {_SIZE} x {_SIZE} (center) of {clips}, {weights}")
@@ -60,7 +60,7 @@ def _clips(folder: Path) -> list[np.ndarray]:
         if len(found) == _CLIPS:
             break
     if not found:
-        raise ConfigError(f"--clips {folder}: no .mp4 of {_FRAMES} frames of {_SIZE} x {_SIZE}.")
+        raise UserError(f"--clips {folder}: no .mp4 of {_FRAMES} frames of {_SIZE} x {_SIZE}.")
     return found
 
 

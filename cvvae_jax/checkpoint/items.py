@@ -15,8 +15,8 @@ import orbax.checkpoint as ocp
 from cvvae_jax import paths
 from cvvae_jax.checkpoint import steps
 from cvvae_jax.checkpoint.together import quiet
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.places import at_home
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable import manifest
 
 Tree = TypeVar("Tree")
@@ -48,11 +48,11 @@ def save_model(path: Path | str, model: Any) -> None:
     """Writes a model alone, so that `load` can read it.
 
     Raises:
-        ConfigError: `path` exists.
+        UserError: `path` exists.
     """
     path = Path(at_home(path)).absolute()
     if path.exists():
-        raise ConfigError(f"{path} exists; a model is never written over another.")
+        raise UserError(f"{path} exists; a model is never written over another.")
     json, weights = ocp.JsonCheckpointHandler(), arrays_handler()
     items = {
         "weights": ocp.args.PyTreeSave(paths.flatten(model)),
@@ -94,7 +94,7 @@ def read_description(folder: Path) -> dict:
     """Which model a folder of items holds: its class as `model` and the fields of its config.
 
     Raises:
-        ConfigError: it can't be read.
+        UserError: it can't be read.
     """
     check_files(folder, "model")
     return _restore_item(folder, "model", ocp.args.JsonRestore())
@@ -104,7 +104,7 @@ def read_config(folder: Path) -> dict:
     """The configuration of the run that a checkpoint is of.
 
     Raises:
-        ConfigError: it can't be read.
+        UserError: it can't be read.
     """
     check_files(folder, "config")
     return _restore_item(folder, "config", ocp.args.JsonRestore())
@@ -120,17 +120,17 @@ def restore_model(folder: Path, target: Tree, *, shardings: Any = None, raw: boo
         raw: the parameters as the optimizer left them, not their average; only runs have them.
 
     Raises:
-        ConfigError: they can't be read, or don't fit.
+        UserError: they can't be read, or don't fit.
     """
     if raw and not (folder / "state").is_dir():
-        raise ConfigError(f"{folder} has no train state, so only its averaged weights are there.")
+        raise UserError(f"{folder} has no train state, so only its averaged weights are there.")
     item, prefix = ("state", "model/") if raw else ("weights", "")
     layout = paths.flatten(shardings) if shardings is not None else {}
     wanted = paths.flatten(target)
     problems = _misfits(wanted, _stored(folder, item), prefix)
     if problems:
         listed = "; ".join(problems)
-        raise ConfigError(f"{folder}: the weights don't fit their config: {listed}.")
+        raise UserError(f"{folder}: the weights don't fit their config: {listed}.")
     check_files(folder, item)
     leaves = {prefix + path: leaf for path, leaf in wanted.items()}
     arguments = {
@@ -159,7 +159,7 @@ def restore_state(folder: Path, target: Tree, shardings: Any) -> tuple[Tree, lis
         The state, and which types it had on disk where they were others, in words.
 
     Raises:
-        ConfigError: the state doesn't fit the target, that is the run's configuration, or can't be
+        UserError: the state doesn't fit the target, that is the run's configuration, or can't be
             read.
     """
     layout, wanted = paths.flatten(shardings), paths.flatten(target)
@@ -183,13 +183,13 @@ def check_state(folder: Path, target: Any) -> dict[str, jax.ShapeDtypeStruct]:
         target: the shapes that it is to have.
 
     Raises:
-        ConfigError: it has others, so that it is not of this run's configuration, or can't be read.
+        UserError: it has others, so that it is not of this run's configuration, or can't be read.
     """
     stored = _stored(folder, "state")
     problems = _misfits(paths.flatten(target), stored, "")
     if problems:
         listed = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
-        raise ConfigError(
+        raise UserError(
             f"{folder} doesn't fit this run: it is of other networks, or of an objective with or "
             f"without a discriminator (give --workdir another folder): {listed}."
         )
@@ -223,7 +223,7 @@ def check_files(folder: Path, *items: str, hash_up_to: int | None = None) -> Non
         hash_up_to: larger files, in bytes, are compared by size alone; None: all are read.
 
     Raises:
-        ConfigError: they are damaged; names the files, and the newest older checkpoint of the run
+        UserError: they are damaged; names the files, and the newest older checkpoint of the run
             whose items are whole.
         OSError: a file can't be read now, which is no sign of damage.
     """
@@ -231,7 +231,7 @@ def check_files(folder: Path, *items: str, hash_up_to: int | None = None) -> Non
     if problems:
         older = _whole_one_before(folder, items)
         advice = f" {older} is whole and can be given instead." if older else ""
-        raise ConfigError(f"{folder} is damaged: {in_short(problems)}.{advice}")
+        raise UserError(f"{folder} is damaged: {in_short(problems)}.{advice}")
 
 
 def in_short(problems: list[str]) -> str:
@@ -256,7 +256,7 @@ def read_shapes(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
     """Shape and type of every parameter of a folder of items, as they are stored, by flat path.
 
     Raises:
-        ConfigError: they can't be read.
+        UserError: they can't be read.
     """
     return _stored(folder, "weights")
 
@@ -267,7 +267,7 @@ def _stored(folder: Path, item: str) -> dict[str, jax.ShapeDtypeStruct]:
         metadata = ocp.PyTreeCheckpointHandler().metadata((folder / item).absolute())
     except Exception as error:  # Orbax raises bare ones for damaged files
         reason = _first_line(error)
-        raise ConfigError(f"{folder}: the item {item} can't be read: {reason}") from error
+        raise UserError(f"{folder}: the item {item} can't be read: {reason}") from error
     return {
         path: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype) for path, leaf in metadata.tree.items()
     }
@@ -279,7 +279,7 @@ def _restore_item(folder: Path, name: str, how: ocp.args.CheckpointArgs) -> Any:
             return checkpointer.restore(folder, args=ocp.args.Composite(**{name: how}))[name]
     except Exception as error:  # Orbax raises bare ones for damaged files
         reason = _first_line(error)
-        raise ConfigError(f"{folder}: the item {name} can't be read: {reason}") from error
+        raise UserError(f"{folder}: the item {name} can't be read: {reason}") from error
 
 
 def system_reason(error: Exception) -> str:

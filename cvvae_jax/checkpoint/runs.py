@@ -22,7 +22,7 @@ from cvvae_jax import paths
 from cvvae_jax.checkpoint import items, steps
 from cvvae_jax.checkpoint.origin import mesh_of, origin
 from cvvae_jax.checkpoint.together import TogetherArgs, TogetherHandler, begin_quiet, end_quiet
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.processes.broadcast import found_by_first
 from cvvae_jax.resumable import manifest
 
@@ -185,7 +185,7 @@ class Checkpoints:
         removed. One without a manifest is damaged: it is what an interrupted copy leaves.
 
         Raises:
-            ConfigError: there are checkpoints, all of them damaged, which are left where they are.
+            UserError: there are checkpoints, all of them damaged, which are left where they are.
             OSError: the file system can't read one now, which says nothing of the checkpoint.
         """
         self.wait()
@@ -225,7 +225,7 @@ class Checkpoints:
             shardings: where every leaf lies, a tree like the target.
 
         Raises:
-            ConfigError: the checkpoint doesn't fit the target, that is the run's configuration.
+            UserError: the checkpoint doesn't fit the target, that is the run's configuration.
         """
         self.wait()
         folder = self._folder / str(step)
@@ -272,7 +272,7 @@ def check_fits(folder: Path, target: Any) -> int | None:
         target: shapes and types of the run's train state.
 
     Raises:
-        ConfigError: it doesn't fit the target, or there are checkpoints and all are damaged.
+        UserError: it doesn't fit the target, or there are checkpoints and all are damaged.
         OSError: the file system can't read one now.
     """
     damaged = {}
@@ -300,11 +300,11 @@ def newest_config(folder: Path) -> dict[str, Any] | None:
     """The configuration that the newest checkpoint was saved with; None where there is none, or it
     can't be read."""
     for step in reversed(steps.finished(folder)):
-        with contextlib.suppress(ConfigError, OSError):
+        with contextlib.suppress(UserError, OSError):
             return items.read_config(folder / str(step))
     return None
 
 
-def _none_whole(damaged: dict[int, str]) -> ConfigError:
+def _none_whole(damaged: dict[int, str]) -> UserError:
     listed = ". ".join(damaged.values())
-    return ConfigError(f"no checkpoint is whole. {listed}. Move them away to start anew.")
+    return UserError(f"no checkpoint is whole. {listed}. Move them away to start anew.")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal
 import tyro
 
 from cvvae_jax.cli.program import track
-from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config import DType
 from cvvae_jax.config.places import at_home
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import require_vacant
 from cvvae_jax.video_io.video import WRITABLE_VIDEO_SUFFIXES, VideoInfo
 from cvvae_jax.video_io.video_writer import begun_path
@@ -58,7 +59,7 @@ def open_codec(options: CodecOptions) -> "Codec":
     """The codec of the model; says on stderr what is compiled, and for how long.
 
     Raises:
-        ConfigError: there is no such model, or a number does not suit it.
+        UserError: there is no such model, or a number does not suit it.
     """
     from cvvae_jax.codec.codec import Codec
     from cvvae_jax.loading import load
@@ -69,7 +70,7 @@ def open_codec(options: CodecOptions) -> "Codec":
     keep_compiled_programs()
     vae = load(options.weights, dtype=options.dtype, prefix=options.prefix, config=options.config)
     if not isinstance(vae, VAE):
-        raise ConfigError(
+        raise UserError(
             f"{options.weights} holds a {type(vae).__name__}; a video or image VAE is wanted."
         )
     memory = None if options.memory is None else int(options.memory * 2**30)
@@ -111,7 +112,7 @@ def print_plan(
     """Say how a video would go through the model.
 
     Raises:
-        ConfigError: no way fits into memory, or the video is too small.
+        UserError: no way fits into memory, or the video is too small.
     """
     for direction in directions:
         plan = codec.plan(direction, frames=frames, height=height, width=width)
@@ -119,22 +120,22 @@ def print_plan(
 
 
 def check_paths(options: CodecOptions, source: Path, target: Path) -> None:
-    """Raise ConfigError where there is nothing to read or no place to write to."""
+    """Raise UserError where there is nothing to read or no place to write to."""
     if source.is_dir():
-        raise ConfigError(f"{source} is a folder; name a file to read.")
+        raise UserError(f"{source} is a folder; name a file to read.")
     if not source.is_file():
-        raise ConfigError(f"{source}: no such file.")
+        raise UserError(f"{source}: no such file.")
     if target.exists() and os.path.samefile(source, target):
-        raise ConfigError(f"{target} is the input; name another file to write.")
+        raise UserError(f"{target} is the input; name another file to write.")
     begun = begun_path(target)
     if begun.exists() and os.path.samefile(source, begun):
-        raise ConfigError(
+        raise UserError(
             f"{source} is where {target} would be written first; rename it or name another file."
         )
     if not target.parent.is_dir():
-        raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}.")
+        raise UserError(f"{target} cannot be written: there is no folder {target.parent}.")
     if target.is_dir():
-        raise ConfigError(f"{target} is a folder; name a file to write.")
+        raise UserError(f"{target} is a folder; name a file to write.")
     # Of several processes, the first one may have begun to write.
     if not options.plan and (not options.distributed or is_writer()):
         require_vacant(target, overwrite=options.overwrite)
@@ -143,10 +144,10 @@ def check_paths(options: CodecOptions, source: Path, target: Path) -> None:
 
 
 def check_size(codec: "Codec", info: VideoInfo) -> None:
-    """Raise ConfigError where a video is smaller than one latent."""
+    """Raise UserError where a video is smaller than one latent."""
     smallest = codec.vae.config.spatial_compression
     if min(info.height, info.width) < smallest:
-        raise ConfigError(
+        raise UserError(
             f"{info.path} has {info.width}x{info.height} pixels; "
             f"this model needs {smallest}x{smallest} at least."
         )

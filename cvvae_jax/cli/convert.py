@@ -13,7 +13,8 @@ import tyro
 
 from cvvae_jax.cli.inspect import describe, print_rows
 from cvvae_jax.cli.program import program
-from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config import DType
+from cvvae_jax.errors import UserError
 
 # Largest error of a stage that rounding explains, relative to its largest value. Some sixty layers
 # of sums of up to 13824 products in float32 reach a few 1e-6. Weights that --dtype rounds to 11 or
@@ -59,7 +60,7 @@ def main(arguments: list[str]) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: an argument or a file cannot be used.
+        UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Convert, args=arguments, prog=program("convert"))
@@ -140,7 +141,7 @@ def _check_apart(options: Convert, source: Any) -> None:
     target = options.target.resolve()
     files = source.weight_files + (source.heads.files.files if source.heads else ())
     if any(file.resolve().is_relative_to(target) for file in files):
-        raise ConfigError(f"{options.target} holds what is to be converted; name another folder.")
+        raise UserError(f"{options.target} holds what is to be converted; name another folder.")
 
 
 def _check_verify(options: Convert, source: Any, to: str) -> None:
@@ -149,16 +150,16 @@ def _check_verify(options: Convert, source: Any, to: str) -> None:
     from cvvae_jax.convert.verification import COMPARED
 
     if not issubclass(source.model_class, COMPARED):
-        raise ConfigError(
+        raise UserError(
             f"--verify knows no computation in PyTorch of {source.family.title}; VAEs, "
             "discriminators and LPIPS are compared."
         )
     if source.is_ours and to == "jax":
-        raise ConfigError("--verify compares with PyTorch, and neither SRC nor DST is PyTorch's.")
+        raise UserError("--verify compares with PyTorch, and neither SRC nor DST is PyTorch's.")
     try:
         importlib.import_module("torch")
     except ImportError:
-        raise ConfigError("--verify needs torch: pip install torch.") from None
+        raise UserError("--verify needs torch: pip install torch.") from None
 
 
 def _verify(source: Any, model: Any, folder: Path) -> None:
@@ -178,7 +179,7 @@ def _verify(source: Any, model: Any, folder: Path) -> None:
     for stage, error in errors:
         if error > limit:
             amount = f"{error:.1e}" if math.isfinite(error) else "values that are no numbers"
-            raise ConfigError(
+            raise UserError(
                 f"PyTorch and JAX differ from {stage} on by {amount}, the limit is {limit:.0e}; "
                 "nothing was written."
             )

@@ -8,9 +8,8 @@ from typing import Annotated
 import tyro
 
 from cvvae_jax.cli.program import program, track
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.checks import at_least
-from cvvae_jax.config.visible import visible
+from cvvae_jax.errors import UserError, visible
 from cvvae_jax.resumable.files import require_vacant, require_writable, written_aside
 
 _USAGE = """usage: {program} COMMAND [ARGUMENTS]
@@ -48,7 +47,7 @@ def main(arguments: list[str]) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: a place cannot be read, or a file cannot be written.
+        UserError: a place cannot be read, or a file cannot be written.
         SystemExit: `check` found bad files, the arguments are malformed, or help was asked for.
     """
     match arguments:
@@ -61,7 +60,7 @@ def main(arguments: list[str]) -> None:
         case [("-h" | "--help"), *_]:
             print(_usage())
         case _:
-            raise ConfigError(f"`data` needs one of its commands.\n\n{_usage()}")
+            raise UserError(f"`data` needs one of its commands.\n\n{_usage()}")
 
 
 def _usage() -> str:
@@ -131,11 +130,11 @@ def _show(arguments: list[str]) -> None:
             recipe = [each for each in recipe if each != "--overwrite"]
             config = parse_train_config(recipe, prog=program(f"data show {output}"))
         case _:
-            raise ConfigError(usage)
+            raise UserError(usage)
     picture = preview(config.train, config.data, seed=config.seed, clips=4)
     try:
         with written_aside(Path(output)) as aside:
             picture.save(aside)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{output} cannot be written: {error}.") from error
+        raise UserError(f"{output} cannot be written: {error}.") from error
     print(f"{output}: the first clips of every bucket, {picture.width} x {picture.height} pixels")

@@ -20,9 +20,8 @@ from cvvae_jax.cli.codec_options import (
 )
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.latent_scale import in_words, latent_scale
-from cvvae_jax.config.visible import visible
+from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.times import Times, as_fraction
 
 
@@ -53,7 +52,7 @@ def main(arguments: list[str]) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: an argument or a file cannot be used.
+        UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Decode, args=arguments, prog=program("decode"))
@@ -93,15 +92,15 @@ def _check(file, facts, codec, *, alone: bool, scaled: bool) -> None:
     wanted = codec.latents_shape(frames=facts.frames, height=facts.height, width=facts.width)
     # Alone, they may be decoded by an image VAE, which would have made one of every frame.
     if file.shape[alone:] != wanted[alone:]:
-        raise ConfigError(
+        raise UserError(
             f"{file.path} holds latents {file.shape}; this model's of {facts.frames} frames of "
             f"{facts.width}x{facts.height} are {wanted} (n, y, x, z)."
         )
     if scaled and not facts.scaled:
-        raise ConfigError(f"{file.path} says that its latents are unscaled: leave out --scaled.")
+        raise UserError(f"{file.path} says that its latents are unscaled: leave out --scaled.")
     known = None not in (facts.scaling_factor, facts.shift_factor)
     if facts.scaled and known and latent_scale(facts) != latent_scale(codec.vae.config):
-        raise ConfigError(
+        raise UserError(
             f"{file.path} was scaled as {in_words(facts)}, but this model scales as "
             f"{in_words(codec.vae.config)}: it is not the one that encoded it."
         )
@@ -113,7 +112,7 @@ def _times(options: Decode, file, facts, codec) -> Times:
         return Times(_rate(options.fps))
     said = facts.fps or ("1" if _is_image(file) else None)
     if said is None:
-        raise ConfigError(f"{file.path} doesn't say its frames per second: give --fps.")
+        raise UserError(f"{file.path} doesn't say its frames per second: give --fps.")
     times = facts.shown or Times(_rate(said))
     if options.mode == "video":
         return times
@@ -133,7 +132,7 @@ def _rate(said: str) -> Fraction:
     except ValueError:
         rate = Fraction(0)
     if rate <= 0:
-        raise ConfigError(f"fps must be a positive number or fraction, not {said}.")
+        raise UserError(f"fps must be a positive number or fraction, not {said}.")
     return rate
 
 

@@ -21,9 +21,8 @@ from cvvae_jax.cli.codec_options import (
 )
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, speed
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.latent_scale import latent_scale
-from cvvae_jax.config.visible import visible
+from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.video import VideoInfo, probe, read_frames, read_times
 
 
@@ -51,7 +50,7 @@ def main(arguments: list[str]) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: an argument or a file cannot be used.
+        UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Encode, args=arguments, prog=program("encode"))
@@ -88,7 +87,7 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
         try:
             for part in latents:
                 writer.write(part)
-        except (KeyboardInterrupt, ConfigError) as error:
+        except (KeyboardInterrupt, UserError) as error:
             if not writer.frames:
                 raise
             whole = 1 + (writer.frames - 1) * codec.vae.temporal_compression

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import tyro
 
 from cvvae_jax.cli.program import program, track
-from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config import DType
 from cvvae_jax.config.checks import at_least
-from cvvae_jax.latents.options import Share
+from cvvae_jax.errors import UserError
 from cvvae_jax.resources import configs_folder
+from cvvae_jax.resumable.share import Share
 
 if TYPE_CHECKING:
     from cvvae_jax.evaluation.contenders import Contender
@@ -92,12 +93,12 @@ def main(arguments: list[str], *, joined: "Processes | None" = None) -> None:
         joined: this process among others, with --distributed.
 
     Raises:
-        ConfigError: an argument or a file cannot be used.
+        UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Evaluate, args=arguments, prog=program("evaluate"))
     if not options.contenders:
-        raise ConfigError("a contender is missing: name a run folder, a checkpoint or weights.")
+        raise UserError("a contender is missing: name a run folder, a checkpoint or weights.")
     # Imported here, so that help is answered without starting jax.
     import jax
 
@@ -148,7 +149,7 @@ def _image_vae(options: Evaluate) -> "Contender | None":
     """The one that is named, or that of a run.
 
     Raises:
-        ConfigError: it is none.
+        UserError: it is none.
     """
     from cvvae_jax.evaluation.contenders import image_vae_of, model_contender, named_path
 
@@ -163,7 +164,7 @@ def _image_vae(options: Evaluate) -> "Contender | None":
         path = f"image-vae={found}"
     contender = model_contender(path, dtype=options.dtype)
     if contender.kind != "ImageVAE":
-        raise ConfigError(f"--image-vae {path} holds a {contender.kind}; an ImageVAE is wanted.")
+        raise UserError(f"--image-vae {path} holds a {contender.kind}; an ImageVAE is wanted.")
     return contender
 
 
@@ -171,7 +172,7 @@ def _networks(options: Evaluate, metrics: set[str]) -> "dict[str, NetworkFile]":
     """Those that are given and wanted.
 
     Raises:
-        ConfigError: a file holds another network.
+        UserError: a file holds another network.
     """
     from cvvae_jax.convert.card import sha256
     from cvvae_jax.evaluation.run import NetworkFile
@@ -193,7 +194,7 @@ def _networks(options: Evaluate, metrics: set[str]) -> "dict[str, NetworkFile]":
             continue
         opened = open_model(path, lpips_heads=heads)
         if not issubclass(opened.model_class, kind):
-            raise ConfigError(
+            raise UserError(
                 f"{flag} {path} holds a {opened.model_class.__name__}; {kind.__name__} is wanted."
             )
         files = (opened.weight_files, () if heads is None else (heads,))

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 
 from cvvae_jax.cli.program import program
-from cvvae_jax.config.visible import visible
+from cvvae_jax.errors import visible
 
 
 def describe(source: Any) -> list[tuple[str, str]]:
@@ -78,7 +78,7 @@ def main(arguments: list[str]) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: there is no whole known model, nor the network or the heads of LPIPS.
+        UserError: there is no whole known model, nor the network or the heads of LPIPS.
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Inspect, args=arguments, prog=program("inspect"))

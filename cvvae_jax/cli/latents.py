@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import tyro
 
 from cvvae_jax.cli.program import program, track
-from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config import DType
 from cvvae_jax.config.checks import at_least
 from cvvae_jax.config.latent_scale import latent_scale
-from cvvae_jax.latents.options import LatentsConfig, Share
+from cvvae_jax.errors import UserError
+from cvvae_jax.latents.options import LatentsConfig
+from cvvae_jax.resumable.share import Share
 
 if TYPE_CHECKING:
     from cvvae_jax.latents.encoder import LatentsEncoder
@@ -58,7 +60,7 @@ def main(arguments: list[str]) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: an argument or a file cannot be used.
+        UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Latents, args=arguments, prog=program("latents"))
@@ -90,7 +92,7 @@ def _model(options: Latents) -> "Model":
     """The model, not loaded yet.
 
     Raises:
-        ConfigError: there is none, or it is no VAE.
+        UserError: there is none, or it is no VAE.
     """
     from cvvae_jax.convert.card import sha256
     from cvvae_jax.latents.write import Model
@@ -99,7 +101,7 @@ def _model(options: Latents) -> "Model":
 
     found = open_model(options.weights, dtype=options.dtype)
     if not issubclass(found.model_class, VAE):
-        raise ConfigError(
+        raise UserError(
             f"{options.weights} holds a {found.model_class.__name__}; a video or image VAE is "
             "wanted."
         )

@@ -11,9 +11,8 @@ import traceback
 from typing import Any, NoReturn
 
 from cvvae_jax.cli.program import discard_output, keep_printing, program
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.places import argument_at_home
-from cvvae_jax.config.visible import visible_lines
+from cvvae_jax.errors import UserError, visible_lines
 from cvvae_jax.processes.signals import ending_at_once
 
 COMMANDS = {
@@ -96,7 +95,7 @@ def _run_together(name: str, arguments: list[str]) -> int:
 
     try:
         joined = group.join()
-    except ConfigError as error:
+    except UserError as error:
         return _fail(str(error))
     try:
         joined.check_same("\n".join([name, *arguments]))
@@ -104,7 +103,7 @@ def _run_together(name: str, arguments: list[str]) -> int:
             # Videos are shared on the devices; clips to measure are not.
             options = {"joined": joined} if name == "evaluate" else {}
             status, said = _outcome(name, arguments, **options)
-    except ConfigError as error:
+    except UserError as error:
         status, said = 2, f"error: {error}"
     except Exception as error:
         joined.await_verdict(error)
@@ -122,7 +121,7 @@ def _outcome(name: str, arguments: list[str], **options: Any) -> tuple[int, str]
         importlib.import_module(f"cvvae_jax.cli.{name}").main(arguments, **options)
         if sys.stdout:
             sys.stdout.flush()
-    except ConfigError as error:
+    except UserError as error:
         return 2, f"error: {error}"
     except BrokenPipeError:
         discard_output()

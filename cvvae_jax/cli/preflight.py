@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: the recipe can't be read, or can't be run on that topology.
+        UserError: the recipe can't be read, or can't be run on that topology.
         SystemExit: the arguments are malformed, or help was asked for.
     """
     prog = program("preflight")

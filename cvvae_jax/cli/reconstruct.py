@@ -22,7 +22,7 @@ from cvvae_jax.cli.codec_options import (
 )
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
-from cvvae_jax.config.visible import visible
+from cvvae_jax.errors import visible
 from cvvae_jax.video_io.video import VideoInfo, probe, read_frames, read_times
 
 
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> None:
     """Run the command.
 
     Raises:
-        ConfigError: an argument or a file cannot be used.
+        UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
     options = tyro.cli(Reconstruct, args=arguments, prog=program("reconstruct"))

@@ -11,8 +11,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from cvvae_jax.cli.program import discard_output, program
-from cvvae_jax.config import ConfigError
-from cvvae_jax.config.visible import visible_lines
+from cvvae_jax.errors import UserError, visible_lines
 from cvvae_jax.processes.stop import Stopped, StopSignals
 from cvvae_jax.recipe import parse_train_config, to_json
 
@@ -49,7 +48,7 @@ def main(arguments: list[str]) -> int:
 
     try:
         joined = group.join()
-    except ConfigError as error:
+    except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -78,7 +77,7 @@ def _outcome(
         from cvvae_jax.training.loop import train
 
         train(config, stop)
-    except ConfigError as error:
+    except UserError as error:
         if joined is not None:
             joined.await_verdict(error)
         return 2, f"error: {error}", False

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from cvvae_jax.cli.codec_options import is_writer
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.video import (
     WRITABLE_IMAGE_SUFFIXES,
     WRITABLE_VIDEO_SUFFIXES,
@@ -22,12 +22,12 @@ from cvvae_jax.video_io.video_writer import begun_path
 
 
 def require_target(source: Path, target: Path, *, image: bool) -> None:
-    """Raise ConfigError unless a file to write has a suffix for what comes of `source`."""
+    """Raise UserError unless a file to write has a suffix for what comes of `source`."""
     kind, suffixes = "a video", WRITABLE_VIDEO_SUFFIXES
     if image:
         kind, suffixes = "an image", WRITABLE_IMAGE_SUFFIXES
     if target.suffix.lower() not in suffixes:
-        raise ConfigError(
+        raise UserError(
             f"{source} is {kind}, so the file to write must end in one of "
             f"{', '.join(suffixes)}, not {target.name}."
         )
@@ -76,7 +76,7 @@ def video_output(
             kept = f"{writer.begun} holds what could be written."
         else:
             raise
-        if not isinstance(error, (KeyboardInterrupt, ConfigError)):
+        if not isinstance(error, (KeyboardInterrupt, UserError)):
             error.add_note(kept)  # which a traceback ends with
             raise
         raise type(error)(f"{error} {kept}".strip()) from error

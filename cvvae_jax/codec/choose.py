@@ -20,8 +20,8 @@ from jax.experimental import multihost_utils
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, TILE, Cuts, Plan, make_cuts
 from cvvae_jax.codec.programs import Direction, Programs, Share
 from cvvae_jax.codec.values import PixelType
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.places import at_home
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE
 
 _log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def _left(device: jax.Device, *, sharers: int, vae: VAE) -> int:
         return _free_of_host() // sharers
     stats = device.memory_stats()
     if not stats or "bytes_limit" not in stats:
-        raise ConfigError(
+        raise UserError(
             f"{device.device_kind} doesn't say how much memory it has: name what may be used "
             "(memory)."
         )
@@ -165,16 +165,16 @@ class Wishes:
     memory: int | None = None
 
     def check(self, vae: VAE, *, devices: int) -> None:
-        """Raise ConfigError where a number doesn't suit the model or the number of devices."""
+        """Raise UserError where a number doesn't suit the model or the number of devices."""
         if isinstance(self.tile, str) and self.tile not in ("auto", "whole"):
-            raise ConfigError(f"tile must be pixels, auto or whole, not {self.tile}.")
+            raise UserError(f"tile must be pixels, auto or whole, not {self.tile}.")
         self.cuts(vae, None if isinstance(self.tile, str) else self.tile)
         if self.batch is not None and self.batch < 1:
-            raise ConfigError(f"batch must be 1 at least, not {self.batch}.")
+            raise UserError(f"batch must be 1 at least, not {self.batch}.")
         if self.memory is not None and self.memory < 1:
-            raise ConfigError(f"memory must be positive, not {self.memory / 2**30:g} GiB.")
+            raise UserError(f"memory must be positive, not {self.memory / 2**30:g} GiB.")
         if self.split_rows is not None and (self.split_rows < 1 or devices % self.split_rows):
-            raise ConfigError(
+            raise UserError(
                 f"split-rows must divide the number of devices, {devices}, not be "
                 f"{self.split_rows}."
             )
@@ -213,7 +213,7 @@ def choose(
     account: whole frames; whole frames whose rows devices share; tiles, large ones first.
 
     Raises:
-        ConfigError: memory allows none of them.
+        UserError: memory allows none of them.
     """
     plans = list(_candidates(vae, video, devices=len(devices), by=by))
     limit = by.memory or available(devices, vae)
@@ -230,8 +230,8 @@ def choose(
     what = f"{direction} {video.frames} frames of {video.width} x {video.height}"
     known = [number for number in needed if number is not None]
     if not known:
-        raise ConfigError(f"no program to {what} could be compiled; the log says why.")
-    raise ConfigError(
+        raise UserError(f"no program to {what} could be compiled; the log says why.")
+    raise UserError(
         f"a device has {limit / 2**30:.3g} GiB, too little to {what}: the least that any way takes "
         f"is {min(known) / 2**30:.3g} GiB; fewer chunk-frames take less."
     )

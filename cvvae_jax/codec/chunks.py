@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax.codec.plan import Cut, Plan
 from cvvae_jax.codec.programs import Direction, Pieces, Programs, Share
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import to_uint8
 
 Apply = Callable[[np.ndarray], Float[Array, "b t h w c"]]
@@ -111,7 +111,7 @@ def through(
         plan: made for them.
 
     Raises:
-        ConfigError: what `chunks` raise, after the output of those before.
+        UserError: what `chunks` raise, after the output of those before.
     """
 
     def outputs():
@@ -154,7 +154,7 @@ def _one_behind(items: Iterable[Item]) -> Iterator[Item]:
         for item in items:
             yield from waiting
             waiting = [item]
-    except ConfigError:
+    except UserError:
         yield from waiting
         raise
     yield from waiting
@@ -172,7 +172,7 @@ def _grouped(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarra
             if len(group) == size:
                 yield group
                 group = []
-    except ConfigError:  # the file ends early; what it held until then counts
+    except UserError:  # the file ends early; what it held until then counts
         if group:
             yield group
         raise

@@ -16,7 +16,7 @@ from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, Plan
 from cvvae_jax.codec.programs import Direction, Pieces, Programs
 from cvvae_jax.codec.sampling import latents_of
 from cvvae_jax.codec.values import Latents, PixelType, checked, looked_at
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.inputs import KeyLike, LatentsLike, VideoLike, latents_array, one_key
@@ -67,7 +67,7 @@ class Codec:
             memory: bytes of each that may be used; default: what is free.
 
         Raises:
-            ConfigError: a number does not suit the model or the devices.
+            UserError: a number does not suit the model or the devices.
         """
         self.vae = vae
         self._devices = list(devices or jax.devices())
@@ -102,7 +102,7 @@ class Codec:
             pixels: what is encoded, or wanted of what is decoded.
 
         Raises:
-            ConfigError: the video has no frame or is smaller than one latent, or no plan fits into
+            UserError: the video has no frame or is smaller than one latent, or no plan fits into
                 memory.
         """
         _require_one_of("direction", direction, Direction)
@@ -130,11 +130,11 @@ class Codec:
         """(n, y, x, z) of the latents of a video.
 
         Raises:
-            ConfigError: the video has no frame, or is smaller than one latent.
+            UserError: the video has no frame, or is smaller than one latent.
         """
         space = self.vae.config.spatial_compression
         if frames < 1 or min(height, width) < space:
-            raise ConfigError(
+            raise UserError(
                 f"a video must have 1 frame and {space} x {space} pixels at least, "
                 f"not {frames} of {width} x {height}."
             )
@@ -149,7 +149,7 @@ class Codec:
             video: as of `encode`.
 
         Raises:
-            ConfigError: it is no video or smaller than one latent, or its values are no pixels'.
+            UserError: it is no video or smaller than one latent, or its values are no pixels'.
         """
         moments = np.concatenate(list(self._moments_of(checked(video))), axis=1)
         return DiagonalGaussian.from_moments(jnp.asarray(moments))
@@ -166,7 +166,7 @@ class Codec:
                 own, whatever the chunks; None takes its mode.
 
         Raises:
-            ConfigError: it is no video or smaller than one latent; it holds NaN, infinity or
+            UserError: it is no video or smaller than one latent; it holds NaN, infinity or
                 floats beyond 2; or the model gives latents with NaN or infinity.
         """
         video, key = checked(video), one_key(key)
@@ -190,7 +190,7 @@ class Codec:
             mode: `image` decodes each latent frame alone, to one frame.
 
         Raises:
-            ConfigError: no such video has latents of this shape, they hold NaN or infinity, or the
+            UserError: no such video has latents of this shape, they hold NaN or infinity, or the
                 mode is none.
         """
         cut = self.latent_chunks(mode)
@@ -221,7 +221,7 @@ class Codec:
             key: draws a sample of the posterior; None takes its mode.
 
         Raises:
-            ConfigError: as of `encode`.
+            UserError: as of `encode`.
         """
         recon = self.decode(self.encode(video, key=key))
         return recon if recon.dtype == np.uint8 else np.clip(recon, -1.0, 1.0)
@@ -233,7 +233,7 @@ class Codec:
             latents: as `encode` gives them; `VAE.scale` takes arrays.
 
         Raises:
-            ConfigError: they are no `Latents` of this model, or hold NaN or infinity.
+            UserError: they are no `Latents` of this model, or hold NaN or infinity.
         """
         latents = looked_at(latents, channels=self.vae.config.latent_channels)
         if latents.scaled:
@@ -253,7 +253,7 @@ class Codec:
         """How the time of latents is cut, in latent frames.
 
         Raises:
-            ConfigError: the mode is none.
+            UserError: the mode is none.
         """
         _require_one_of("mode", mode, Mode)
         return self._wishes.cuts(self.vae, None).latent_chunks if mode == "video" else Cut(1, 1)
@@ -304,12 +304,12 @@ class Codec:
         return Latents(values, 1 + (n - 1) * self.vae.temporal_compression, y * space, x * space)
 
     def _check(self, latents: Latents, mode: Mode) -> None:
-        """Raise ConfigError unless this model can have such latents; images may be of any video."""
+        """Raise UserError unless this model can have such latents; images may be of any video."""
         frames, height, width = latents.frames, latents.height, latents.width
         n, *shape = self.latents_shape(frames=frames, height=height, width=width)
         wanted = (n if mode == "video" else latents.values.shape[1], *shape)
         if latents.values.shape[1:] != wanted:
-            raise ConfigError(
+            raise UserError(
                 f"latents (n, y, x, z) of {frames} frames of {width} x {height} are {wanted}, "
                 f"not {latents.values.shape[1:]}."
             )
@@ -325,6 +325,6 @@ class Codec:
 
 
 def _require_one_of(name: str, value: Any, words: Any) -> None:
-    """Raise ConfigError unless a value is one of a Literal's."""
+    """Raise UserError unless a value is one of a Literal's."""
     if value not in get_args(words):
-        raise ConfigError(f"{name} must be {' or '.join(get_args(words))}, not {value!r}.")
+        raise UserError(f"{name} must be {' or '.join(get_args(words))}, not {value!r}.")

@@ -4,7 +4,7 @@ arrays."""
 import dataclasses
 
 from cvvae_jax.codec.values import PixelType
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 CHUNK_FRAMES = 16
 """Frames from the start of a chunk to the start of the next, in the official code."""
@@ -157,19 +157,19 @@ def make_cuts(
         overlap: the part of a tile that its neighbor shares.
 
     Raises:
-        ConfigError: a number does not suit the model.
+        UserError: a number does not suit the model.
     """
     if chunk_frames < 1 or chunk_frames % temporal_compression:
-        raise ConfigError(
+        raise UserError(
             f"chunk-frames must be a positive multiple of {temporal_compression}, "
             f"not {chunk_frames}."
         )
     if tile is not None and (tile < 1 or tile % spatial_compression):
-        raise ConfigError(
+        raise UserError(
             f"tile must be a positive multiple of {spatial_compression} pixels, not {tile}."
         )
     if not 0 <= overlap <= 0.5:
-        raise ConfigError(f"overlap must be between 0 and 0.5 of a tile, not {overlap}.")
+        raise UserError(f"overlap must be between 0 and 0.5 of a tile, not {overlap}.")
     size = _ENDLESS if tile is None else tile // spatial_compression
     stride = size if tile is None else max(round(size * (1 - overlap)), 1)
     chunk = chunk_frames // temporal_compression

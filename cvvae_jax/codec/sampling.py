@@ -24,7 +24,7 @@ def latents_of(
         start: number of the first of the latent frames.
 
     Raises:
-        ConfigError: the latents hold NaN or infinity.
+        UserError: the latents hold NaN or infinity.
     """
     if key is None:  # without any device, which is at work on what comes next
         latents = moments[..., : moments.shape[-1] // 2]

@@ -13,7 +13,7 @@ from cvvae_jax.codec.codec import Codec, Mode
 from cvvae_jax.codec.plan import Cut
 from cvvae_jax.codec.sampling import latents_of
 from cvvae_jax.codec.values import PixelType, frame_arrays, latent_frames
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import FramesLike, KeyLike, PartsLike, one_key
 
 Item = TypeVar("Item")
@@ -39,7 +39,7 @@ def encode_frames(
         What each chunk adds, float32.
 
     Raises:
-        ConfigError: the frames are smaller than one latent; after the latents of those before, a
+        UserError: the frames are smaller than one latent; after the latents of those before, a
             frame that is none, or the model's latents, as in `Codec.encode`.
     """
     key = one_key(key)
@@ -85,7 +85,7 @@ def decode_frames(
         Frames, while the devices work on those after them.
 
     Raises:
-        ConfigError: there is no such mode or such pixels; after the frames before, latents that
+        UserError: there is no such mode or such pixels; after the frames before, latents that
             are no numbers, or that frames of this size don't have.
     """
     cut = codec.latent_chunks(mode)
@@ -115,7 +115,7 @@ def reconstruct_frames(
         as `encode_frames`.
 
     Raises:
-        ConfigError: as of `encode_frames`.
+        UserError: as of `encode_frames`.
     """
     key, counted = one_key(key), Counted(frame_arrays(frames))
     first, chunks = _first(_pieces(counted, codec.chunks))
@@ -154,7 +154,7 @@ def _pieces(items: Iterable[np.ndarray], cut: Cut) -> Iterator[np.ndarray]:
             if len(piece) == cut.size:
                 yield np.stack(piece)
                 piece, shared = piece[cut.stride :], cut.overlap
-    except ConfigError:  # the file ends early; what it held until then counts
+    except UserError:  # the file ends early; what it held until then counts
         if len(piece) > shared:
             yield np.stack(piece)
         raise

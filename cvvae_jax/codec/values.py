@@ -13,7 +13,7 @@ import jax
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import (
     FramesLike,
     Host,
@@ -39,10 +39,10 @@ def on_host(array: Array | np.ndarray) -> Host:
     """Pixels or latents in the host's memory: uint8 as it is, floats as float32.
 
     Raises:
-        ConfigError: the array has no values yet, since a program is being traced.
+        UserError: the array has no values yet, since a program is being traced.
     """
     if isinstance(array, jax.core.Tracer):
-        raise ConfigError(
+        raise UserError(
             "a Codec needs arrays with values, and can't be called inside of jax.jit or jax.grad; "
             "encode and decode of its model can."
         )
@@ -62,7 +62,7 @@ class PixelValues:
         """Look at the next frames (b, t, h, w, 3).
 
         Raises:
-            ConfigError: a frame, which is named by its number, holds NaN or infinity; or values are
+            UserError: a frame, which is named by its number, holds NaN or infinity; or values are
                 far beyond [-1, 1].
         """
         if part.dtype == np.uint8:
@@ -71,9 +71,9 @@ class PixelValues:
             low, high = float(part.min()), float(part.max())  # NaN where there is one
         if not math.isfinite(high - low):
             where = _first_not_finite(part, start=self._frames)
-            raise ConfigError(f"the video's frame {where} holds NaN or infinity.")
+            raise UserError(f"the video's frame {where} holds NaN or infinity.")
         if max(-low, high) > _NO_PIXEL:
-            raise ConfigError(_far_beyond(low, high))
+            raise UserError(_far_beyond(low, high))
         self._low, self._high = min(low, self._low), max(high, self._high)
         self._frames += part.shape[1]
 
@@ -100,11 +100,11 @@ def require_finite(
         advice: how the message ends.
 
     Raises:
-        ConfigError: its message has the number of the first such latent frame, counted from 0.
+        UserError: its message has the number of the first such latent frame, counted from 0.
     """
     if not np.isfinite(latents).all():
         where = _first_not_finite(latents, start=start)
-        raise ConfigError(f"{whose} latent frame {where} holds NaN or infinity{advice}.")
+        raise UserError(f"{whose} latent frame {where} holds NaN or infinity{advice}.")
 
 
 def _first_not_finite(array: np.ndarray, *, start: int) -> str:
@@ -124,7 +124,7 @@ def frame_arrays(frames: FramesLike) -> Iterator[Host]:
     """Frames (h, w, 3) on the host, all of one size and type; their values are looked at.
 
     Raises:
-        ConfigError: a frame is none, or other than those before, or its values are no pixels'; it
+        UserError: a frame is none, or other than those before, or its values are no pixels'; it
             is named by its number, counted from 0.
     """
     values, first = PixelValues(), None
@@ -132,7 +132,7 @@ def frame_arrays(frames: FramesLike) -> Iterator[Host]:
         frame = on_host(frame_array(given, number=number))
         first = frame if first is None else first
         if (frame.shape, frame.dtype) != (first.shape, first.dtype):
-            raise ConfigError(
+            raise UserError(
                 f"frames must have one size and type: number 0 is {described(first)}, "
                 f"number {number} is {described(frame)}."
             )
@@ -151,7 +151,7 @@ def latent_frames(
         shape: (y, x, z) of each latent frame.
 
     Raises:
-        ConfigError: a part holds others; or, after the latent frames before, one holds NaN or
+        UserError: a part holds others; or, after the latent frames before, one holds NaN or
             infinity.
     """
     number = 0
@@ -173,7 +173,7 @@ def checked(video: VideoLike) -> UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarr
     """Pixels on the host, uint8 or float32. Floats that seem to be in [0, 1] are warned of.
 
     Raises:
-        ConfigError: they are no video, or of another type, or floats far from [-1, 1], NaN or
+        UserError: they are no video, or of another type, or floats far from [-1, 1], NaN or
             infinity.
     """
     pixels, values = on_host(video_array(video)), PixelValues()
@@ -209,10 +209,10 @@ def looked_at(latents: Latents | Any, *, channels: int) -> Latents:
         channels: of the model's latents.
 
     Raises:
-        ConfigError: they are something else, none of this model's, or hold NaN or infinity.
+        UserError: they are something else, none of this model's, or hold NaN or infinity.
     """
     if not isinstance(latents, Latents):
-        raise ConfigError(
+        raise UserError(
             f"latents must be cvvae_jax.Latents, as Codec.encode gives them, not "
             f"{type(latents).__name__}; scale and unscale of the codec's model take arrays."
         )

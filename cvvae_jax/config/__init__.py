@@ -3,7 +3,6 @@
 These files import neither jax nor flax, so that `--help` is quick.
 """
 
-from cvvae_jax.config.checks import ConfigError
 from cvvae_jax.config.networks import (
     DiscriminatorConfig,
     DType,
@@ -28,7 +27,6 @@ from cvvae_jax.config.training import (
 
 __all__ = [
     "Bucket",
-    "ConfigError",
     "DType",
     "DataConfig",
     "DiscriminatorConfig",

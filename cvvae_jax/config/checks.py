@@ -1,10 +1,8 @@
-"""What every setting shares: the error that names a bad one, and checks."""
+"""Checks that settings of all kinds share."""
 
 from typing import Any
 
-
-class ConfigError(ValueError):
-    """A setting, a file or an argument that cannot be used; its message is a sentence for users."""
+from cvvae_jax.errors import ConfigError
 
 
 def at_least(config: Any, smallest: int, *names: str) -> None:

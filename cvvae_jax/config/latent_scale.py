@@ -8,7 +8,7 @@ models with a mean and a standard deviation for every channel, such as Playgroun
 import math
 from typing import Any
 
-from cvvae_jax.config.checks import ConfigError
+from cvvae_jax.errors import ConfigError
 
 LATENT_SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
 """The settings that say it: of a VAE's configuration, and of all that was made with it."""

@@ -4,8 +4,9 @@ import dataclasses
 import math
 from typing import Literal
 
-from cvvae_jax.config.checks import ConfigError, at_least, at_most
+from cvvae_jax.config.checks import at_least, at_most
 from cvvae_jax.config.latent_scale import check_latent_scale
+from cvvae_jax.errors import ConfigError
 
 DType = Literal["float32", "bfloat16", "float16"]
 

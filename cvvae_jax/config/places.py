@@ -1,4 +1,4 @@
-"""`~` in paths, which a shell leaves as it is inside of quotes and after a `=`."""
+"""Places of files: local paths, in which `~` is a home folder, and remote addresses."""
 
 import os
 import re
@@ -24,3 +24,13 @@ def argument_at_home(argument: str) -> str:
     """The same for an argument of a command: PATH, --option=PATH or NAME=PATH."""
     name, path = re.fullmatch(r"([^=~]*=)?(.*)", argument, re.DOTALL).groups(default="")
     return name + at_home(path)
+
+
+def is_remote(place: str) -> bool:
+    """Whether a place is an address and no local path."""
+    return "://" in place
+
+
+def is_absolute(path: str) -> bool:
+    """Whether a path means the same wherever it is written."""
+    return is_remote(path) or os.path.isabs(path)

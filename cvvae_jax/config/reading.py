@@ -9,7 +9,7 @@ import types
 import typing
 from typing import Any
 
-from cvvae_jax.config.checks import ConfigError
+from cvvae_jax.errors import UserError
 
 # How a message shows a value, which may be of any size and depth.
 _SHORT = reprlib.Repr()
@@ -32,32 +32,30 @@ def parse(text: str | bytes, what: str) -> Any:
         what: what messages call it.
 
     Raises:
-        ConfigError: it is no JSON.
+        UserError: it is no JSON.
     """
     try:
         return json.loads(text)
     except RecursionError:
-        raise ConfigError(f"{what} is no JSON that can be read: it is nested too deeply.") from None
+        raise UserError(f"{what} is no JSON that can be read: it is nested too deeply.") from None
     except ValueError as error:
-        raise ConfigError(f"{what} is no JSON: {error}.") from error
+        raise UserError(f"{what} is no JSON: {error}.") from error
 
 
 def build(kind: type, value: Any) -> Any:
     """A dataclass of `kind` from an object of JSON; its lists become tuples where it has tuples.
 
     Raises:
-        ConfigError: it is no object, a field is unknown, missing or of another type, or the
+        UserError: it is no object, a field is unknown, missing or of another type, or the
             dataclass itself refuses it.
     """
     if not isinstance(value, dict):
-        raise ConfigError(f"{kind.__name__} must be an object, not {_SHORT.repr(value)}.")
+        raise UserError(f"{kind.__name__} must be an object, not {_SHORT.repr(value)}.")
     hints = _hints(kind)
     if unknown := sorted(value.keys() - hints.keys()):
-        raise ConfigError(
-            f"{kind.__name__} has no setting {_SHORT.repr(', '.join(unknown))[1:-1]}."
-        )
+        raise UserError(f"{kind.__name__} has no setting {_SHORT.repr(', '.join(unknown))[1:-1]}.")
     if missing := sorted(_required(kind) - value.keys()):
-        raise ConfigError(f"{kind.__name__} lacks its setting {', '.join(missing)}.")
+        raise UserError(f"{kind.__name__} lacks its setting {', '.join(missing)}.")
     return kind(**{name: typed(hints[name], part, name) for name, part in value.items()})
 
 
@@ -66,7 +64,7 @@ def typed(hint: Any, value: Any, name: str) -> Any:
     of bool, int, float and str; an integer is a float, too, and a list a tuple.
 
     Raises:
-        ConfigError: it is of another type, or NaN; the message calls it `name`.
+        UserError: it is of another type, or NaN; the message calls it `name`.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -96,7 +94,7 @@ def _one_of(choices: tuple[Any, ...], hint: Any, value: Any, name: str) -> Any:
     for choice in choices:
         try:
             return typed(choice, value, name)
-        except ConfigError:
+        except UserError:
             continue
     raise _refused(hint, value, name)
 
@@ -117,8 +115,8 @@ def _is_number(value: int | float) -> bool:
         return False
 
 
-def _refused(hint: Any, value: Any, name: str) -> ConfigError:
-    return ConfigError(f"{name} must be {_in_words(hint)}, not {_SHORT.repr(value)}.")
+def _refused(hint: Any, value: Any, name: str) -> UserError:
+    return UserError(f"{name} must be {_in_words(hint)}, not {_SHORT.repr(value)}.")
 
 
 def _in_words(hint: Any) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import math
 from typing import Literal
 
-from cvvae_jax.config.checks import ConfigError, at_least
+from cvvae_jax.config.checks import at_least
 from cvvae_jax.config.networks import (
     DiscriminatorConfig,
     DType,
@@ -13,6 +13,7 @@ from cvvae_jax.config.networks import (
     VideoVAEConfig,
 )
 from cvvae_jax.config.places import expand_home
+from cvvae_jax.errors import ConfigError
 
 BestBy = Literal[
     "psnr_recon",

@@ -94,7 +94,7 @@ def stated_license(folder: Path, metadata: dict[str, str]) -> dict[str, str]:
     Without a card beside them, the one a folder above counts, as in the official repository.
 
     Raises:
-        ConfigError: the card can't be read.
+        UserError: the card can't be read.
     """
     for key in ("license", "modelspec.license"):
         if metadata.get(key, "").strip():

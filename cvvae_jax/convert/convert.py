@@ -12,8 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvvae_jax import paths
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.names import Row, official_name, our_path
+from cvvae_jax.errors import UserError
 
 
 def our_order(tensor: np.ndarray, *, unit_axes: int) -> np.ndarray:
@@ -107,7 +107,7 @@ def places(shapes: Mapping[str, tuple[int, ...]], target: Any, rows: list[Row]) 
         rows: the table of names, from `convert.names`.
 
     Raises:
-        ConfigError: tensors are missing, unexpected or misshapen; all of them are listed.
+        UserError: tensors are missing, unexpected or misshapen; all of them are listed.
     """
     wanted = official_shapes(target, rows)
     found, unexpected, misshapen = {}, [], []
@@ -178,7 +178,7 @@ def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[
     Parameters take the target's types.
 
     Raises:
-        ConfigError: tensors are missing, unexpected or misshapen; all of them are listed.
+        UserError: tensors are missing, unexpected or misshapen; all of them are listed.
     """
     shapes = {name: tensor.shape for name, tensor in official.items()}
     model = fill(target, official.items(), places(shapes, target, rows))
@@ -229,4 +229,4 @@ def _refuse(**problems: list[str]) -> None:
         f"  {kind} ({len(names)}): " + ", ".join(names) for kind, names in problems.items() if names
     ]
     if lines:
-        raise ConfigError("\n".join(["the tensors don't fit the model.", *lines]))
+        raise UserError("\n".join(["the tensors don't fit the model.", *lines]))

@@ -14,10 +14,10 @@ import jax
 import numpy as np
 
 from cvvae_jax import checkpoint, paths
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.convert import official_shapes, to_official
 from cvvae_jax.convert.names import Row
 from cvvae_jax.convert.official_config import exportable
+from cvvae_jax.errors import UserError
 
 _TAGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -38,7 +38,7 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
         overwrite: whether a model that is there already is replaced, once the new one is whole.
 
     Raises:
-        ConfigError: something is there that may not be replaced, somebody else writes it at the
+        UserError: something is there that may not be replaced, somebody else writes it at the
             moment, or the disk is full or not writable.
     """
     try:
@@ -58,9 +58,7 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
                 _clear_up(path, partial, replaced)
                 partial.rmdir()
     except OSError as error:
-        raise ConfigError(
-            f"{path} cannot be written: {checkpoint.system_reason(error)}."
-        ) from error
+        raise UserError(f"{path} cannot be written: {checkpoint.system_reason(error)}.") from error
 
 
 @contextlib.contextmanager
@@ -71,7 +69,7 @@ def _locked(partial: Path, path: Path) -> Iterator[None]:
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise ConfigError(f"{path} is being written by another process.") from None
+        raise UserError(f"{path} is being written by another process.") from None
     else:
         yield
     finally:
@@ -100,7 +98,7 @@ def write_official(model: Any, path: Path) -> None:
     """Writes official tensors and config.json, as `from_pretrained` reads them.
 
     Raises:
-        ConfigError: no official class can hold the model.
+        UserError: no official class can hold the model.
     """
     family, config = exportable(model)
     rows = family.rows(model.config)
@@ -133,14 +131,14 @@ def size_of(model: Any) -> int:
 
 def _check_parent(path: Path, *, size: int) -> None:
     if path.suffix in (".safetensors", ".ckpt", ".bin", ".pt", ".pth"):
-        raise ConfigError(f"{path} looks like a file; a model is written as a folder.")
+        raise UserError(f"{path} looks like a file; a model is written as a folder.")
     if not path.parent.is_dir():
-        raise ConfigError(f"{path} cannot be written: there is no folder {path.parent}.")
+        raise UserError(f"{path} cannot be written: there is no folder {path.parent}.")
     if not os.access(path.parent, os.W_OK):
-        raise ConfigError(f"{path} cannot be written: {path.parent} is not writable.")
+        raise UserError(f"{path} cannot be written: {path.parent} is not writable.")
     free = shutil.disk_usage(path.parent).free
     if free < size:
-        raise ConfigError(
+        raise UserError(
             f"{path} cannot be written: it takes {size / 1e6:.0f} MB, and {path.parent} has "
             f"{free / 1e6:.0f} MB left."
         )
@@ -155,9 +153,9 @@ def _check_vacant(path: Path, *, overwrite: bool) -> None:
         ours = _OURS if checkpoint.holds_model(path) else _OFFICIAL
         others = sorted({entry.name for entry in path.iterdir()} - ours)
     if others:
-        raise ConfigError(
+        raise UserError(
             f"{path} exists and holds more than a model ({', '.join(others[:5])}), which "
             "overwriting would lose; name another folder."
         )
     if not overwrite:
-        raise ConfigError(f"{path} exists; --overwrite replaces it.")
+        raise UserError(f"{path} exists; --overwrite replaces it.")

@@ -10,7 +10,6 @@ import jax
 from flax import nnx
 
 from cvvae_jax.config import (
-    ConfigError,
     DiscriminatorConfig,
     I3DConfig,
     ImageVAEConfig,
@@ -22,6 +21,7 @@ from cvvae_jax.config import (
 from cvvae_jax.convert import names
 from cvvae_jax.convert.names import Row, our_path
 from cvvae_jax.convert.sizes import Shapes, levels_of, most, numbers, sizes_of
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
 from cvvae_jax.models.feature_networks.i3d import I3D
@@ -168,7 +168,7 @@ def recognize(shapes: Shapes, *, groups: int = 32, source: str) -> tuple[Family,
         source: what to call them in messages.
 
     Raises:
-        ConfigError: they belong to no family, or to several.
+        UserError: they belong to no family, or to several.
     """
     if _any(shapes, r"main\.\d+\..*"):
         return DISCRIMINATOR, _discriminator_config(shapes)
@@ -183,12 +183,12 @@ def recognize(shapes: Shapes, *, groups: int = 32, source: str) -> tuple[Family,
     ldm = [name for name in shapes if re.match(r"(en|de)coder\.(down|up|mid)\.", name)]
     diffusers = [name for name in shapes if re.match(r"(en|de)coder\.(down|up|mid)_block", name)]
     if ldm and diffusers:
-        raise ConfigError(
+        raise UserError(
             f"{source} mixes two families: {len(ldm)} tensors have latent-diffusion names "
             f"({ldm[0]}, ..), {len(diffusers)} diffusers names ({diffusers[0]}, ..)."
         )
     if not ldm and not diffusers:
-        raise ConfigError(
+        raise UserError(
             f"{source} holds no known model: a CV-VAE, an AutoencoderKL, an "
             "AutoencoderKLTemporalDecoder, CV-VAE's discriminator, LPIPS, VGG16, AlexNet, "
             "Inception-I3D or FID's InceptionV3 are read; its "
@@ -206,7 +206,7 @@ def _autoencoder(shapes: Shapes, *, ldm: bool, groups: int, source: str) -> tupl
     ours = _by_path(shapes, rows)
     ranks = Counter(len(shape) for path, shape in ours.items() if path.endswith("conv1/kernel"))
     if len(ranks) > 1 and min(ranks.values()) > 1:
-        raise ConfigError(
+        raise UserError(
             f"{source} mixes two families: {ranks[4]} first convolutions of residual blocks are "
             f"2-D, an image VAE's, and {ranks[5]} are 3-D, a video VAE's."
         )

@@ -7,13 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert import families
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.convert.families import Family, Shapes
 from cvvae_jax.convert.files import WeightFiles, open_weights
 from cvvae_jax.convert.parts import select
+from cvvae_jax.errors import UserError
 
 Half = Literal["heads", "network"]
 
@@ -49,20 +49,20 @@ def open_heads(path: Path | str) -> Heads:
     """The heads in a weight file; only headers are read, and shapes are not checked.
 
     Raises:
-        ConfigError: the file can't be read, or holds anything but heads.
+        UserError: the file can't be read, or holds anything but heads.
     """
     files = open_weights(path)
     names = select(files.tensors, prefix=None, source=str(files.path)).names
     heads = [name for name in names if _HEAD.match(name)]
     files.require_readable(names.values())
     if not heads:
-        raise ConfigError(
+        raise UserError(
             f"{files.path} holds no heads of LPIPS; accepted is a file with lin0.model.1.weight to "
             f"lin4.model.1.weight, such as {_WHERE_HEADS_ARE.format('vgg.pth')}."
         )
     if len(heads) < len(names):
         others = [name for name in names if name not in heads]
-        raise ConfigError(
+        raise UserError(
             f"{files.path} holds more than the heads of LPIPS ({others[0]}, ..); accepted as heads "
             "is a file without a network, and a whole LPIPS is read by itself."
         )

@@ -4,12 +4,13 @@ import dataclasses
 import typing
 from typing import Any
 
-from cvvae_jax.config import ConfigError, SVDVAEConfig
+from cvvae_jax.config import SVDVAEConfig
 from cvvae_jax.config.latent_scale import LATENT_SCALE, latent_scale
 from cvvae_jax.config.reading import typed
 from cvvae_jax.convert import families
 from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.convert.families import Family
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.video_vae import PRESETS
 
 # The release whose classes the exports were tried with.
@@ -60,12 +61,12 @@ def with_official_config(family: Family, config: Any, given: dict[str, Any], *, 
         source: what to call it in messages.
 
     Raises:
-        ConfigError: it contradicts the tensors; all contradictions are listed.
+        UserError: it contradicts the tensors; all contradictions are listed.
     """
     try:
         config = _with_unseen(family, config, given)
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{source}: {error}") from None
     expected = official_config(family, config)
     wrong = [
         f"{name} is {value!r}, the tensors have {expected[name]!r}"
@@ -74,7 +75,7 @@ def with_official_config(family: Family, config: Any, given: dict[str, Any], *, 
         and not _equal(value, expected[name])
     ]
     if wrong:
-        raise ConfigError(f"{source} contradicts the tensors: {'; '.join(wrong)}.")
+        raise UserError(f"{source} contradicts the tensors: {'; '.join(wrong)}.")
     return config
 
 
@@ -82,11 +83,11 @@ def norm_groups(given: dict[str, Any], *, source: str) -> int:
     """The groups of the norms that a config.json names, else every official model's.
 
     Raises:
-        ConfigError: they are no number of groups.
+        UserError: they are no number of groups.
     """
     groups = given.get("norm_num_groups", _GROUPS)
     if type(groups) is not int or groups < 1:
-        raise ConfigError(f"{source}: norm_num_groups must be a number above 0, not {groups!r}.")
+        raise UserError(f"{source}: norm_num_groups must be a number above 0, not {groups!r}.")
     return groups
 
 
@@ -139,14 +140,14 @@ def exportable(model: Any) -> tuple[Family, dict[str, Any]]:
     """The official class that can hold a model of ours, and its config.json.
 
     Raises:
-        ConfigError: no official class computes the same; what keeps the nearest one from it is
+        UserError: no official class computes the same; what keeps the nearest one from it is
             listed.
     """
     candidates = [f for f in families.FAMILIES if isinstance(model, f.model_class) and f.exported]
     tried = {family.title: _differences(model, family) for family in candidates}
     nearest = min(candidates, key=lambda family: len(tried[family.title]))
     if tried[nearest.title]:
-        raise ConfigError(
+        raise UserError(
             "no official class can hold this model; the nearest, "
             f"{nearest.official_class}, needs {'; '.join(tried[nearest.title])}."
         )

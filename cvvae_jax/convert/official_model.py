@@ -10,7 +10,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config import DType
 from cvvae_jax.convert import families
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.convert import Place, fill, places
@@ -27,6 +27,7 @@ from cvvae_jax.convert.lpips_heads import (
 )
 from cvvae_jax.convert.official_config import norm_groups, with_official_config
 from cvvae_jax.convert.parts import AUTOENCODER, Part, list_parts, select
+from cvvae_jax.errors import UserError
 
 _FLOATS = ("float32", "bfloat16", "float16")
 _EIGHT_BITS = ("float8_e4m3fn", "float8_e5m2")
@@ -129,10 +130,10 @@ class OfficialModel:
             not_finite: takes the names of tensors that hold NaN or Inf, and which of them.
 
         Raises:
-            ConfigError: the model is incomplete, or the files changed.
+            UserError: the model is incomplete, or the files changed.
         """
         if self.incomplete:
-            raise ConfigError(self.incomplete)
+            raise UserError(self.incomplete)
         return fill(
             self.abstract, self.read(), self.places, shardings=shardings, not_finite=not_finite
         )
@@ -167,7 +168,7 @@ def open_official(
         whole: False: half an LPIPS is taken too, which can be described but not loaded.
 
     Raises:
-        ConfigError: it can't be read, or is not one whole known model.
+        UserError: it can't be read, or is not one whole known model.
     """
     files = open_weights(path)
     part = select(files.tensors, prefix=prefix, source=str(files.path))
@@ -196,11 +197,11 @@ def open_official(
         # The half that is there must fit; only then is the other one worth looking for.
         absent = shapes_of_half(half, model, family) if half else {}
         found = places(shapes | absent, model, family.rows(ours))
-    except ConfigError as error:
-        raise ConfigError(f"{source} is no whole {family.title}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{source} is no whole {family.title}: {error}") from None
     incomplete = remedy(half, family, files.path) if half else None
     if incomplete and whole:
-        raise ConfigError(incomplete)
+        raise UserError(incomplete)
     by_stored = {stored: found[name] for name, stored in part.names.items()}
     assumed = _assumed(family, ours, given)
     return OfficialModel(files, part, family, ours, model, by_stored, assumed, heads, incomplete)
@@ -214,9 +215,9 @@ def _heads(
     if path is None:
         return None, half
     if half == "network":
-        raise ConfigError(remedy(half, family, files.path))
+        raise UserError(remedy(half, family, files.path))
     if half is None:
-        raise ConfigError(
+        raise UserError(
             f"{path} cannot be added: LPIPS' heads go with torchvision's VGG16 or AlexNet, and "
             f"{files.path} holds another model, whole without them ({family.title})."
         )
@@ -240,7 +241,7 @@ def _refuse_scales(files: WeightFiles, part: Part) -> None:
     eight_bits = any(files.tensors[name].dtype.name in _EIGHT_BITS for name in part.names.values())
     scales = [stored for name, stored in part.names.items() if _SCALE.search(name)]
     if eight_bits and scales:
-        raise ConfigError(
+        raise UserError(
             f"{files.path} holds 8-bit weights with factors of their own ({scales[0]}, ..), which "
             "are not read; accepted are weights that stand for themselves."
         )
@@ -256,11 +257,11 @@ def _param_dtype(tensors: dict[str, TensorInfo], wanted: DType | None, source: s
     strange = {t: n for t, n in stored.items() if t not in (*known, "float64")}
     if strange:
         listed = ", ".join(f"{name} is {dtype}" for dtype, name in strange.items())
-        raise ConfigError(f"{source}: weights must be {', '.join(known)}; {listed}.")
+        raise UserError(f"{source}: weights must be {', '.join(known)}; {listed}.")
     if wanted:
         return wanted
     if "float64" in stored:
-        raise ConfigError(
+        raise UserError(
             f"{source} holds float64 weights ({stored['float64']}, ..), which are not kept; "
             "ask for dtype float32."
         )

@@ -8,8 +8,8 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.names import modern_name, without_wrappers
+from cvvae_jax.errors import UserError
 
 AUTOENCODER = "autoencoder"
 IMAGENET = "VGG16 or AlexNet"
@@ -96,7 +96,7 @@ def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
         source: what to call the file in messages.
 
     Raises:
-        ConfigError: no model has this prefix, or there are several and none is chosen.
+        UserError: no model has this prefix, or there are several and none is chosen.
     """
     names = list(names)
     parts = list_parts(names)
@@ -105,13 +105,13 @@ def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
     elif prefix in parts:
         prefixes = (prefix,)
     else:
-        raise ConfigError(
+        raise UserError(
             f"{source} has no model with the prefix {prefix!r}; it has: {_listed(parts)}."
         )
     kind, _ = parts.get(prefixes[0], (None, 0))
     part = _cut(names, prefixes, kind, source)
     if len(part.names) > _MOST_TENSORS:
-        raise ConfigError(
+        raise UserError(
             f"{source} holds no model that is known: {len(part.names):,} tensors are called as if "
             f"they were of one, and none has {_MOST_TENSORS:,}."
         )
@@ -123,7 +123,7 @@ def _only(parts: dict[str, tuple[str, int]], source: str) -> tuple[str, ...]:
     candidates = [prefix for prefix, (kind, _) in parts.items() if kind == AUTOENCODER]
     candidates = sorted(candidates or parts, key=lambda prefix: -parts[prefix][1])
     if len({without_wrappers(prefix) for prefix in candidates}) > 1:
-        raise ConfigError(
+        raise UserError(
             f"{source} holds several models; choose one by its prefix: {_listed(parts)}."
         )
     return tuple(candidates) or ("",)
@@ -139,7 +139,7 @@ def _cut(names: list[str], prefixes: tuple[str, ...], kind: str | None, source: 
             left_alone.append(name)
             continue
         if (modern := modern_name(bare)) in own:
-            raise ConfigError(f"{source} holds both {own[modern]} and {name}, which are the same.")
+            raise UserError(f"{source} holds both {own[modern]} and {name}, which are the same.")
         own[modern] = name
     return Part(prefixes, own, tuple(left_alone))
 

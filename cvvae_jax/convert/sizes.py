@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 Shapes = Mapping[str, tuple[int, ...]]
 """Shapes of tensors by name."""
@@ -22,7 +22,7 @@ def sizes_of(ours: Shapes, *, groups: int, source: str) -> dict[str, Any]:
     """Widths, depth and latent channels, from the shapes of official tensors by our paths.
 
     Raises:
-        ConfigError: they are no whole autoencoder.
+        UserError: they are no whole autoencoder.
     """
     levels, blocks = levels_and_blocks(ours)
     widths: list[list[int]] = [[] for _ in range(levels)]
@@ -34,7 +34,7 @@ def sizes_of(ours: Shapes, *, groups: int, source: str) -> dict[str, Any]:
     channels = list(map(most, widths))
     latents = most(_latent_channels(ours))
     if not levels or not blocks or not latents or not all(channels):
-        raise ConfigError(f"{source} holds no whole autoencoder: its levels can't be made out.")
+        raise UserError(f"{source} holds no whole autoencoder: its levels can't be made out.")
     return {
         "block_channels": tuple(channels),
         "blocks_per_level": blocks,
@@ -76,7 +76,7 @@ def require_depth(config: Any, stored: Iterable[str], *, source: Any) -> None:
         source: where both lie, for messages.
 
     Raises:
-        ConfigError: it is that deep.
+        UserError: it is that deep.
     """
     paths = list(stored)
     levels, blocks = levels_and_blocks(paths)
@@ -89,7 +89,7 @@ def require_depth(config: Any, stored: Iterable[str], *, source: Any) -> None:
         value = getattr(config, name, 0)
         wanted = value if isinstance(value, int) else len(value)
         if wanted > 2 * found:
-            raise ConfigError(
+            raise UserError(
                 f"{source}: the weights don't fit their config: {name} is {value}, but the "
                 f"parameters have {found}."
             )

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.sources import Source
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import one_line
 from cvvae_jax.video_io.decoding import open_video
 from cvvae_jax.video_io.images import is_image, read_image
@@ -86,7 +86,7 @@ def fault(source: Source, number: int) -> str | None:
 
 
 def _decode_all(media: Media) -> None:
-    """Raises ConfigError where a medium cannot be decoded to its end."""
+    """Raises UserError where a medium cannot be decoded to its end."""
     if isinstance(media, Frames):
         return
     if is_image(media):
@@ -94,4 +94,4 @@ def _decode_all(media: Media) -> None:
         return
     with open_video(media) as video:
         if not sum(1 for _ in video.frames(threads="NONE")):
-            raise ConfigError(f"{media} holds no frame that can be decoded.")
+            raise UserError(f"{media} holds no frame that can be decoded.")

@@ -23,7 +23,7 @@ def random_clip(
         uint8 array (frames, height, width, 3) of the bucket's sizes.
 
     Raises:
-        ConfigError: the medium cannot be decoded.
+        UserError: the medium cannot be decoded.
     """
     image = not isinstance(media, Frames) and is_image(media)
     numbers = _draw_numbers(frame_times(media), bucket.frames, data, rng)
@@ -56,7 +56,7 @@ def center_clip(media: Media, bucket: Bucket, data: DataConfig, *, position: flo
         uint8 array (frames, height, width, 3) of the bucket's sizes.
 
     Raises:
-        ConfigError: the medium cannot be decoded.
+        UserError: the medium cannot be decoded.
     """
     times = frame_times(media)
     if data.fps is not None:

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import fsspec
 
-from cvvae_jax.config import ConfigError
-from cvvae_jax.config.places import at_home
+from cvvae_jax.config.places import at_home, is_remote
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import IMAGE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from cvvae_jax.video_io.media import Blob, Kind, NothingFound
 
@@ -35,7 +35,7 @@ class Files:
             kind: "video" or "image", by the suffix.
 
         Raises:
-            ConfigError: there is no such folder, or no such file.
+            UserError: there is no such folder, or no such file.
         """
         found = [path for path in find(place) if suffix(path) in SUFFIXES[kind]]
         self._paths = sorted(path for path in found if not _hidden(path))
@@ -70,7 +70,7 @@ class Manifest(Files):
             kind: which of its files, by the suffix.
 
         Raises:
-            ConfigError: it cannot be read, a row has no path or an address that lists may not name,
+            UserError: it cannot be read, a row has no path or an address that lists may not name,
                 or no file of the kind is named.
         """
         folder = place.rpartition("/")[0]
@@ -90,21 +90,11 @@ def is_manifest(place: str) -> bool:
     return suffix(place) in _LISTS
 
 
-def is_remote(place: str) -> bool:
-    """Whether a place is an address and no local path."""
-    return "://" in place
-
-
-def is_absolute(path: str) -> bool:
-    """Whether a path means the same wherever it is written."""
-    return is_remote(path) or os.path.isabs(path)
-
-
 def find(place: str) -> list[str]:
     """All files below a folder, or those that a pattern names, unsorted.
 
     Raises:
-        ConfigError: there is no such folder.
+        UserError: there is no such folder.
     """
     if is_remote(place):
         with readable(place):
@@ -117,7 +107,7 @@ def find(place: str) -> list[str]:
         return [place]
     if glob.has_magic(place):
         return [path for path in glob.iglob(place, recursive=True) if os.path.isfile(path)]
-    raise ConfigError(f"{place}: no such file or folder.")
+    raise UserError(f"{place}: no such file or folder.")
 
 
 def fetch(path: str) -> Path | Blob:
@@ -131,7 +121,7 @@ def fetch_bytes(path: str, start: int | None = None, stop: int | None = None) ->
     """A remote file, or the bytes of it from `start` to `stop`; tried several times.
 
     Raises:
-        ConfigError: it cannot be read.
+        UserError: it cannot be read.
     """
     with readable(path):
         system, name = fsspec.core.url_to_fs(path)
@@ -147,13 +137,13 @@ def fetch_bytes(path: str, start: int | None = None, stop: int | None = None) ->
 
 @contextlib.contextmanager
 def readable(place: str) -> Iterator[None]:
-    """Turns whatever a file system raises while a place is read into a ConfigError."""
+    """Turns whatever a file system raises while a place is read into a UserError."""
     try:
         yield
-    except ConfigError:
+    except UserError:
         raise
     except Exception as error:  # every file system has errors of its own
-        raise ConfigError(f"{place} cannot be read: {type(error).__name__}: {error}.") from error
+        raise UserError(f"{place} cannot be read: {type(error).__name__}: {error}.") from error
 
 
 def _walk(folder: str) -> Iterator[str]:
@@ -184,9 +174,9 @@ def _listed(place: str) -> list[str]:
         paths = [at_home(row.get("path") or "") for row in rows]
     for number, path in enumerate(paths, 1):
         if not path:
-            raise ConfigError(f"{place}: row {number} names no file: it has no `path`.")
+            raise UserError(f"{place}: row {number} names no file: it has no `path`.")
         if is_remote(path) and not _is_plain_address(path, place):
-            raise ConfigError(
+            raise UserError(
                 f"{place}: row {number} names {path}; a list may name local paths, and addresses "
                 f"of {', '.join(_LISTED_SCHEMES)} and of the place where it lies itself."
             )

@@ -21,11 +21,12 @@ import grain
 import numpy as np
 from absl import flags
 
-from cvvae_jax.config import Bucket, ConfigError, DataConfig, StageConfig
+from cvvae_jax.config import Bucket, DataConfig, StageConfig
 from cvvae_jax.data.clips import center_clip
 from cvvae_jax.data.photographs import MovingPhotographs
 from cvvae_jax.data.records import BadRecords, RandomRecord, Record, draw_seed, first_readable
 from cvvae_jax.data.sources import Known, Source, open_source
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.media import Kind
 
 # Moving photographs before they repeat.
@@ -63,7 +64,7 @@ def batches(
         random about it.
 
     Raises:
-        ConfigError: a bucket cannot be divided over the processes, or filled from the files.
+        UserError: a bucket cannot be divided over the processes, or filled from the files.
     """
     parts = [
         records[process_index::process_count].batch(
@@ -98,7 +99,7 @@ class Batches:
         """The batch of the next step.
 
         Raises:
-            ConfigError: too many records cannot be decoded.
+            UserError: too many records cannot be decoded.
         """
         return self._bad.take(next(self._stream))
 
@@ -157,7 +158,7 @@ def eval_clips(stage: StageConfig, data: DataConfig, known: Known | None = None)
         uint8 array (clips, frames, height, width, 3).
 
     Raises:
-        ConfigError: there is nothing unseen, or it cannot be decoded.
+        UserError: there is nothing unseen, or it cannot be decoded.
     """
     bucket = max(stage.buckets, key=lambda b: (b.frames, b.height * b.width))
     if data.videos is None and data.images is None and data.eval_videos is None:
@@ -182,7 +183,7 @@ def bucket_records(
     """For each bucket of a stage an endless dataset of its records, before they are batched.
 
     Raises:
-        ConfigError: a bucket cannot be filled from the files.
+        UserError: a bucket cannot be filled from the files.
     """
     # Grain's seeds are 31 bits.
     seeds = np.random.SeedSequence(seed).generate_state(len(stage.buckets)) >> 1
@@ -248,7 +249,7 @@ def _place(bucket: Bucket, data: DataConfig) -> tuple[str, Kind]:
     if bucket.kind == "image" and data.images is not None:
         return data.images, "image"
     if data.videos is None:
-        raise ConfigError(
+        raise UserError(
             f"A bucket of {bucket.frames} frames cannot be filled from images: "
             "name a place of videos with --data.videos, or leave --data.images out as well."
         )
@@ -275,7 +276,7 @@ def _local_batch(bucket: Bucket, process_count: int) -> int:
     batch, remainder = divmod(bucket.batch, process_count)
     if remainder:
         nearest = sorted({batch * process_count, (batch + 1) * process_count} - {0})
-        raise ConfigError(
+        raise UserError(
             f"A batch of {bucket.batch} cannot be divided over {process_count} processes: "
             f"the nearest that can are {' and '.join(map(str, nearest))}."
         )

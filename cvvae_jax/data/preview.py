@@ -23,7 +23,7 @@ def preview(stage: StageConfig, data: DataConfig, *, seed: int, clips: int) -> I
         clips: of a bucket, at most as many as its batch.
 
     Raises:
-        ConfigError: as `pipeline.bucket_records`.
+        UserError: as `pipeline.bucket_records`.
     """
     total = sum(bucket.weight for bucket in stage.buckets)
     sections = [

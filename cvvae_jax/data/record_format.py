@@ -3,7 +3,7 @@
 import dataclasses
 from typing import Any
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import IMAGE_SUFFIXES, media_suffix
 from cvvae_jax.video_io.media import Kind
 
@@ -64,7 +64,7 @@ def decode(record: bytes, what: str) -> tuple[str, bytes]:
         what: the record's name for messages.
 
     Raises:
-        ConfigError: there is none in it, or several.
+        UserError: there is none in it, or several.
     """
     suffix = media_suffix(record)
     if suffix is not None:
@@ -77,7 +77,7 @@ def decode(record: bytes, what: str) -> tuple[str, bytes]:
         if (suffix := media_suffix(value)) is not None
     ]
     if len(found) != 1:
-        raise ConfigError(
+        raise UserError(
             f"{what} has {len(found) or 'no'} features that are media files; it must have one."
         )
     return found[0]
@@ -92,7 +92,7 @@ def _features(record: bytes, what: str) -> Any:
     try:
         return _proto().Example.FromString(record).features.feature
     except Exception as error:  # protobuf has an error of its own in each of its implementations
-        raise ConfigError(
+        raise UserError(
             f"{what} is neither a media file nor a tf.train.Example with one."
         ) from error
 

@@ -14,10 +14,11 @@ import fsspec
 import numpy as np
 from array_record.python import array_record_module
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.config.places import is_remote
 from cvvae_jax.config.reading import build, parse, typed
-from cvvae_jax.data.files import is_remote, readable
+from cvvae_jax.data.files import readable
 from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX, decode, kind_of
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.checksums import check_files, check_record
 from cvvae_jax.video_io.media import Blob, Kind, NothingFound
 
@@ -62,11 +63,11 @@ class RecordShards:
             kind: which of the media.
 
         Raises:
-            ConfigError: the place is no local one, a shard is damaged or missing, or there is no
+            UserError: the place is no local one, a shard is damaged or missing, or there is no
                 record of the kind.
         """
         if is_remote(place):
-            raise ConfigError(
+            raise UserError(
                 f"{place}: ArrayRecord shards are read from local disks only; copy them to one."
             )
         self._kind = kind
@@ -90,12 +91,12 @@ class RecordShards:
         """Medium `index`.
 
         Raises:
-            ConfigError: the shard is damaged there, or the record is not of the kind.
+            UserError: the shard is damaged there, or the record is not of the kind.
         """
         name = self.name(index)
         suffix, data = decode(self._read(index), name)
         if kind_of(suffix) != self._kind:
-            raise ConfigError(f"{name}, a {suffix[1:]} file, is no {self._kind}.")
+            raise UserError(f"{name}, a {suffix[1:]} file, is no {self._kind}.")
         return Blob(f"{name}{suffix}", data)
 
     def name(self, index: int) -> str:
@@ -113,14 +114,14 @@ class RecordShards:
         path, position = self._where(index)
         records, reader = self._chosen[bisect.bisect_right(self._ends, index)], _reader(path)
         if reader.num_records() != records.count:
-            raise ConfigError(
+            raise UserError(
                 f"{path} is not the shard of its {INDEX}: it has {reader.num_records()} records, "
                 f"and should have {records.count}."
             )
         try:
             record = reader.read([position])[0]
         except Exception as error:  # damaged data makes libraries raise whatever there is
-            raise ConfigError(f"{path} is damaged at #{position}: {_first(error)}.") from error
+            raise UserError(f"{path} is damaged at #{position}: {_first(error)}.") from error
         if records.checksums is not None and records.checksums[position] != _NO_CHECKSUM:
             check_record(record, int(records.checksums[position]), f"{path}#{position}")
         return record
@@ -148,10 +149,10 @@ def open_shard(path: str) -> Any:
     """A reader of an ArrayRecord file.
 
     Raises:
-        ConfigError: there is no such file, or it is damaged or cut off.
+        UserError: there is no such file, or it is damaged or cut off.
     """
     if not os.path.isfile(path):
-        raise ConfigError(f"{path}: no such file.")
+        raise UserError(f"{path}: no such file.")
     # The reader says of a file that was cut off that it is fine and has no records.
     sound, why = os.path.getsize(path) >= _SMALLEST_SHARD, ""
     if sound:
@@ -162,7 +163,7 @@ def open_shard(path: str) -> Any:
         except RuntimeError as error:
             sound, why = False, f": {_first(error)}"
     if not sound:
-        raise ConfigError(f"{path} is damaged, cut off, or no ArrayRecord file{why}.")
+        raise UserError(f"{path} is damaged, cut off, or no ArrayRecord file{why}.")
     return reader
 
 
@@ -170,7 +171,7 @@ def _require_finished(folder: str) -> None:
     if os.path.isfile(os.path.join(folder, BEGUN)) and not os.path.isfile(
         os.path.join(folder, COMPLETE)
     ):
-        raise ConfigError(
+        raise UserError(
             f"{folder} is not finished: `data prepare` goes on when its command is given again."
         )
 
@@ -183,7 +184,7 @@ def _find(place: str) -> list[str]:
     else:
         paths = [path for path in glob.glob(place, recursive=True) if os.path.isfile(path)]
     if not paths:
-        raise ConfigError(f"{place}: there is no such ArrayRecord file.")
+        raise UserError(f"{place}: there is no such ArrayRecord file.")
     return sorted(paths)
 
 
@@ -219,7 +220,7 @@ def _indexed(index: str, kind: Kind, paths: Iterable[str], *, whole: bool) -> li
         if row.shard in rows:
             rows[row.shard].append(row)
         elif whole:
-            raise ConfigError(f"{index} names {row.shard}, which does not lie beside it.")
+            raise UserError(f"{index} names {row.shard}, which does not lie beside it.")
     return [_records(index, shard, found, kind) for shard, found in rows.items()]
 
 
@@ -227,7 +228,7 @@ def _records(index: str, shard: str, rows: list[_Row], kind: Kind) -> _Records:
     """The records of a kind in a shard whose every record has a row."""
     positions = np.array([row.position for row in rows], object)
     if sorted(positions) != list(range(len(rows))):
-        raise ConfigError(f"{index} doesn't name the records of {shard} once each.")
+        raise UserError(f"{index} doesn't name the records of {shard} once each.")
     checksums = np.full(len(rows), _NO_CHECKSUM)
     for row in rows:
         if row.crc32 is not None:
@@ -240,8 +241,8 @@ def _row(line: bytes, what: str) -> _Row:
     try:
         row = typed(dict[str, Any], parse(line, "it"), "it")
         return build(_Row, {name: row[name] for name in _PLACE & row.keys()})
-    except ConfigError as error:
-        raise ConfigError(
+    except UserError as error:
+        raise UserError(
             f"{what} is none of those that `data prepare` writes ({error}) Without that file, all "
             "records are read."
         ) from None

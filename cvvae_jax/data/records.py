@@ -12,10 +12,10 @@ from collections.abc import Callable, Iterator
 import grain
 import numpy as np
 
-from cvvae_jax.config import Bucket, ConfigError, DataConfig
-from cvvae_jax.config.visible import visible
+from cvvae_jax.config import Bucket, DataConfig
 from cvvae_jax.data.clips import random_clip
 from cvvae_jax.data.sources import Source
+from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.containers import one_line
 from cvvae_jax.video_io.media import Media
 
@@ -50,7 +50,7 @@ class RandomRecord(grain.transforms.RandomMap):
         """The record of medium `element`, or of the one that takes its place.
 
         Raises:
-            ConfigError: 20 media in a row cannot be decoded.
+            UserError: 20 media in a row cannot be decoded.
         """
         seed = draw_seed(rng)
         clip, bad = first_readable(
@@ -76,7 +76,7 @@ def first_readable(
         The clip, and the name of each one before it with why it could not be decoded.
 
     Raises:
-        ConfigError: none of 20 can.
+        UserError: none of 20 can.
     """
     bad: list[tuple[str, str]] = []
     for number in itertools.islice(_replacements(index, len(source)), _ATTEMPTS):
@@ -86,7 +86,7 @@ def first_readable(
             raise
         except Exception as error:  # damaged data makes libraries raise whatever there is
             bad.append((source.name(number), one_line(error)[:_LONGEST_REASON]))
-    raise ConfigError(
+    raise UserError(
         f"{_ATTEMPTS} files in a row could not be decoded; the last one: {': '.join(bad[-1])}"
     )
 
@@ -115,7 +115,7 @@ class BadRecords:
         """A batch without what it says of bad files.
 
         Raises:
-            ConfigError: the share of bad records is too large.
+            UserError: the share of bad records is too large.
         """
         batch = dict(batch)
         told = [str(lines) for lines in batch.pop("bad")]
@@ -129,7 +129,7 @@ class BadRecords:
                     "A record is replaced by another one: %s: %s", visible(name), visible(reason)
                 )
         if self._seen >= _ENOUGH and self._replaced > self._largest_share * self._seen:
-            raise ConfigError(self._report())
+            raise UserError(self._report())
         return batch
 
     def metrics(self) -> dict[str, float]:

@@ -10,11 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
-from cvvae_jax.config import ConfigError
-from cvvae_jax.config.places import at_home
-from cvvae_jax.config.visible import visible
+from cvvae_jax.config.places import at_home, is_remote
 from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
-from cvvae_jax.data.files import is_remote
+from cvvae_jax.errors import UserError, visible
 from cvvae_jax.resumable.files import written_aside
 from cvvae_jax.video_io.containers import reason
 from cvvae_jax.video_io.media import Kind, Media, NothingFound
@@ -89,7 +87,7 @@ class Source(Protocol):
         """Medium `index`.
 
         Raises:
-            ConfigError: it cannot be read.
+            UserError: it cannot be read.
         """
         ...
 
@@ -119,7 +117,7 @@ def open_source(
         known: on which side files are already.
 
     Raises:
-        ConfigError: there is no such place, or nothing for the split in it.
+        UserError: there is no such place, or nothing for the split in it.
     """
     place = at_home(place)
     reader = next(reader for fits, reader in _READERS if fits(place))
@@ -145,18 +143,18 @@ def _part(place: str, source: Source, split: Split, known: Sides | None) -> Sequ
     return [number for number in numbers if sides[number] == (split == "eval")]
 
 
-def _nothing_left(place: str, kind: Kind, source: Source, split: Split) -> ConfigError:
+def _nothing_left(place: str, kind: Kind, source: Source, split: Split) -> UserError:
     if split == "train":
-        return ConfigError(
+        return UserError(
             f"{place}: all {kind} files that are there are held out by this run to measure on; put "
             "those that it was trained on back, or give --workdir another folder."
         )
     if len(source) == 1:
-        return ConfigError(
+        return UserError(
             f"{place} holds a single {kind} file, {source.name(0)}, so that none is left unseen to "
             f"evaluate on: add {kind}s, or name other videos with --data.eval-videos."
         )
-    return ConfigError(
+    return UserError(
         f"{place}: this run was trained on all {kind} files that are there: put those back that it "
         "held out to measure on, or name other videos with --data.eval-videos."
     )
@@ -168,7 +166,7 @@ def file_sizes(source: Source) -> list[int | None]:
         sizes = file_sizes(source.source)
         return [sizes[number] for number in source.numbers]
     names = [source.name(number) for number in range(len(source))]
-    if not isinstance(source, files.Files) or any(map(files.is_remote, names)):
+    if not isinstance(source, files.Files) or any(map(is_remote, names)):
         return [None] * len(names)
     return [os.path.getsize(name) if os.path.exists(name) else None for name in names]
 
@@ -177,7 +175,7 @@ def open_sources(place: str, *, exclude: str | None = None) -> dict[Kind, Source
     """The videos and the images of a place, as far as it has any; `open_source` explains it.
 
     Raises:
-        ConfigError: it has neither.
+        UserError: it has neither.
     """
     found, errors = {}, []
     for kind in get_args(Kind):
@@ -186,7 +184,7 @@ def open_sources(place: str, *, exclude: str | None = None) -> dict[Kind, Source
         except NothingFound as error:
             errors.append(str(error))
     if not found:
-        raise ConfigError(" ".join(dict.fromkeys(errors)))
+        raise UserError(" ".join(dict.fromkeys(errors)))
     return found
 
 
@@ -213,21 +211,21 @@ def write_exclusions(path: Path, bad: dict[str, str]) -> None:
     """Write a file for `exclude`: {name: reason}, a line each.
 
     Raises:
-        ConfigError: it cannot be written.
+        UserError: it cannot be written.
     """
     lines = [f"{_written(_key(name))}\t{' '.join(why.split())}\n" for name, why in bad.items()]
     try:
         with written_aside(path) as aside:
             aside.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {reason(error)}.") from error
+        raise UserError(f"{path} cannot be written: {reason(error)}.") from error
 
 
 def _excluded_names(path: str) -> set[str]:
     try:
         text = Path(at_home(path)).read_text(encoding="utf-8", errors="surrogateescape")
     except OSError as error:
-        raise ConfigError(f"{path}, the list of exclusions, cannot be read: {error}.") from error
+        raise UserError(f"{path}, the list of exclusions, cannot be read: {error}.") from error
     return {_key(_read(line.split("\t")[0])) for line in text.split("\n") if line.strip()}
 
 

@@ -20,10 +20,9 @@ import fsspec
 import numpy as np
 from numpy.typing import ArrayLike
 
-from cvvae_jax.config import ConfigError
-from cvvae_jax.config.places import at_home
-from cvvae_jax.config.visible import visible
-from cvvae_jax.data.files import SUFFIXES, fetch_bytes, find, is_remote, readable
+from cvvae_jax.config.places import at_home, is_remote
+from cvvae_jax.data.files import SUFFIXES, fetch_bytes, find, readable
+from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.containers import suffix
 from cvvae_jax.video_io.media import Blob, Kind, NothingFound
 
@@ -47,7 +46,7 @@ def are_shards(place: str) -> bool:
     Compressed tars count, so that `TarShards` says why they cannot be used.
 
     Raises:
-        ConfigError: a remote folder cannot be listed.
+        UserError: a remote folder cannot be listed.
     """
     if suffix(place) == ".tar" or _COMPRESSED.search(place):
         return True
@@ -67,7 +66,7 @@ class TarShards:
             kind: which of the members, by the suffix.
 
         Raises:
-            ConfigError: there is no such shard, one is compressed or cannot be read, or no member
+            UserError: there is no such shard, one is compressed or cannot be read, or no member
                 is of the kind. A shard that is damaged counts as far as it can be read.
         """
         self._shards = _addresses(place)
@@ -93,7 +92,7 @@ class TarShards:
         whole = 0 <= size <= self._shard_sizes[shard] - start
         data = _read(self._shards[shard], start, size) if whole else b""
         if len(data) != size:
-            raise ConfigError(
+            raise UserError(
                 f"{self.name(index)} cannot be read: its shard ends before it, and must have been "
                 "cut off."
             )
@@ -158,7 +157,7 @@ def _joined(members: Sequence[_Members]) -> _Members:
 def _addresses(place: str) -> list[str]:
     """The shards, sorted."""
     if _COMPRESSED.search(place):
-        raise ConfigError(_compressed(place))
+        raise UserError(_compressed(place))
     if suffix(place) != ".tar":
         folder = place.rstrip("/")
         names = [name for name in _directly_in(place) if suffix(name) == ".tar"]
@@ -168,7 +167,7 @@ def _addresses(place: str) -> list[str]:
     else:
         found = [path for pattern in _without_braces(place) for path in _matching(pattern)]
     if not found:
-        raise ConfigError(f"{place} names no tar shard.")
+        raise UserError(f"{place} names no tar shard.")
     return sorted(set(found))
 
 
@@ -254,7 +253,7 @@ def _scan(file: io.IOBase, shard: str, shard_size: int) -> tuple[_Members, str]:
     except (tarfile.TarError, ValueError, OverflowError, MemoryError) as error:
         file.seek(0)
         if file.read(8).startswith(_COMPRESSED_BEGIN) and not names:
-            raise ConfigError(_compressed(shard)) from error
+            raise UserError(_compressed(shard)) from error
         damage = str(error)
     return _Members.of(names, starts, sizes), damage
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.files import SUFFIXES
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import media_suffix
 from cvvae_jax.video_io.media import Blob, Frames, Kind, NothingFound
 
@@ -46,7 +46,7 @@ class TFDSSource:
             kind: what the feature holds.
 
         Raises:
-            ConfigError: tensorflow_datasets is not installed, or the data set is not prepared as
+            UserError: tensorflow_datasets is not installed, or the data set is not prepared as
                 ArrayRecord, needs TensorFlow, or has no such split or feature, or several.
         """
         name, options = _parsed(place)
@@ -70,12 +70,12 @@ class TFDSSource:
             wanted = [self._feature, "fps"] if examples.states_fps else [self._feature]
             value, *fps = examples.read(index, wanted)
         except Exception as error:  # a damaged shard raises whatever its reader stumbles over
-            raise ConfigError(f"{name} cannot be read: {_first_line(error)}.") from error
+            raise UserError(f"{name} cannot be read: {_first_line(error)}.") from error
         if isinstance(value, np.ndarray) and value.size:
             return _frames(name, value, fps)
         suffix = media_suffix(value) if isinstance(value, bytes) else None
         if suffix not in SUFFIXES[self._kind]:
-            raise ConfigError(f"{name} holds no {self._kind} in its feature {self._feature}.")
+            raise UserError(f"{name} holds no {self._kind} in its feature {self._feature}.")
         return Blob(f"{name}{suffix}", value)
 
     def name(self, index: int) -> str:
@@ -91,7 +91,7 @@ class _Examples:
         builder = tfds.builder_from_directory(folder)
         formats = {each.value for each in builder.info.available_file_formats()}
         if "array_record" not in formats:
-            raise ConfigError(
+            raise UserError(
                 f"{place} is not prepared as ArrayRecord but as {', '.join(sorted(formats))}, in "
                 f"{folder}: prepare it again in another data_dir, with {_PREPARE}."
             )
@@ -104,7 +104,7 @@ class _Examples:
             )
         except Exception as error:  # what is not understood raises errors of many kinds
             splits = ", ".join(builder.info.splits)
-            raise ConfigError(
+            raise UserError(
                 f"{place} has no split {split}, or nothing in it: there are {splits}, and parts "
                 "such as train[:90%]."
             ) from error
@@ -136,7 +136,7 @@ def _tfds() -> Any:
     try:
         import tensorflow_datasets
     except ImportError as error:
-        raise ConfigError(
+        raise UserError(
             f"{_PREFIX}... needs a package that is not installed: pip install tensorflow-datasets."
         ) from error
     return tensorflow_datasets
@@ -149,7 +149,7 @@ def _parsed(place: str) -> tuple[str, dict[str, str]]:
     unknown = [option for option in options if option not in _OPTIONS or not options[option]]
     if unknown or not name:
         wrong = f"{unknown[0]} is no option, or has no value" if unknown else "it has no name"
-        raise ConfigError(
+        raise UserError(
             f"{place}: {wrong}; write {_PREFIX}NAME[/CONFIG][:VERSION], and then, if need be, "
             "?split=...&feature=...&data_dir=..."
         )
@@ -170,12 +170,12 @@ def _prepared_folder(place: str, name: str, data_dir: str | None) -> str:
         else:
             builder = read_only_builder.builder_from_files(name, data_dir=data_dir)
     except ImportError as error:
-        raise ConfigError(
+        raise UserError(
             f"{place} has a feature that needs {error.name}, as a Video needs TensorFlow: store "
             "videos as the bytes of their files, in a features.Tensor(shape=(), dtype=np.bytes_)."
         ) from error
     except Exception as error:  # the errors of tfds have no class in common
-        raise ConfigError(
+        raise UserError(
             f"{place} is not prepared: {_first_line(error)}. Prepare it with {_PREPARE}, or give "
             "the folder that it is in as ?data_dir=..."
         ) from error
@@ -189,9 +189,9 @@ def _feature(place: str, examples: _Examples, kind: Kind, wanted: str | None) ->
     )
     if wanted is not None:
         if wanted not in examples.features:
-            raise ConfigError(f"{place} has no feature {wanted}: it has {described}.")
+            raise UserError(f"{place} has no feature {wanted}: it has {described}.")
         if not (_is_bytes(examples.features[wanted]) or _holds(examples.features[wanted], kind)):
-            raise ConfigError(
+            raise UserError(
                 f"{place}: {wanted} is no feature of {kind}s, which is {_LOOKS[kind]}; there are "
                 f"{described}."
             )
@@ -200,7 +200,7 @@ def _feature(place: str, examples: _Examples, kind: Kind, wanted: str | None) ->
     found += _features_of_files(examples, kind)
     if len(found) != 1:
         how_many = f"several features of {kind}s ({', '.join(found)})" if found else "none"
-        error = ConfigError if found else NothingFound
+        error = UserError if found else NothingFound
         raise error(
             f"{place}: which feature holds the {kind}s? It has {how_many}, where one is wanted "
             f"that is {_LOOKS[kind]}: give it as ?feature=... There are {described}."

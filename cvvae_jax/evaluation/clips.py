@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from cvvae_jax.config import ConfigError
-from cvvae_jax.config.visible import visible
 from cvvae_jax.data.clips import numbers_at_rate
 from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import open_source
+from cvvae_jax.errors import UserError, visible
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.video_io.containers import resized
 from cvvae_jax.video_io.media import Blob, Media
@@ -70,7 +69,7 @@ class Clips:
         """Find the files.
 
         Raises:
-            ConfigError: there is no such place, or no file of the protocol's kind in it.
+            UserError: there is no such place, or no file of the protocol's kind in it.
         """
         self._protocol = protocol
         # Of a pattern, the folder before it.
@@ -84,12 +83,12 @@ class Clips:
         """Read a clip.
 
         Raises:
-            ConfigError: its file cannot be decoded, or is too short.
+            UserError: its file cannot be decoded, or is too short.
         """
         media, protocol = self._source[number], self._protocol
         times = frame_times(media)
         if len(times) > 1 and times[-1] <= times[0]:
-            raise ConfigError(f"{media} shows all its frames at one time.")
+            raise UserError(f"{media} shows all its frames at one time.")
         numbers = _numbers(times, protocol, self.name(number))
         _require_memory(media, numbers)
         frames = read_clip(media, numbers)
@@ -124,7 +123,7 @@ def _numbers(times: np.ndarray, protocol: Protocol, name: str) -> np.ndarray:
         rate = min(protocol.fps, own)
         span = (protocol.frames - 1) / rate
         if count < protocol.frames or times[-1] < span * (1 - _RATE_TOLERANCE):
-            raise ConfigError(
+            raise UserError(
                 f"{name} is too short: it lasts {times[-1]:.2f} s with {count} frames, and "
                 f"{protocol.frames} at {rate:.4g} frames per second last {span:.2f} s."
             )
@@ -133,7 +132,7 @@ def _numbers(times: np.ndarray, protocol: Protocol, name: str) -> np.ndarray:
     frames = protocol.frames or 1 + (count - 1) // stride
     spare = count - 1 - (frames - 1) * stride
     if spare < 0:
-        raise ConfigError(
+        raise UserError(
             f"{name} is too short: it has {count} frames, and {frames} at a stride of {stride} "
             f"take {1 + (frames - 1) * stride}."
         )
@@ -144,7 +143,7 @@ def _require_memory(media: Media, numbers: np.ndarray) -> None:
     """Refuses what would not fit into memory, before it is decoded."""
     size = len(numbers) * read_clip(media, numbers[:1]).nbytes
     if size > _LARGEST_CLIP:
-        raise ConfigError(
+        raise UserError(
             f"{media} has {size / 2**30:.1f} GiB of frames; a clip may have "
             f"{_LARGEST_CLIP / 2**30:.0f}: set frames in the protocol, or cut the video."
         )

@@ -15,9 +15,10 @@ from jaxtyping import Array, Key, UInt32
 from cvvae_jax import paths
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.values import Latents, Pixels
-from cvvae_jax.config import ConfigError, DType
+from cvvae_jax.config import DType
 from cvvae_jax.config.places import at_home
 from cvvae_jax.convert.card import sha256
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.loading import load, open_model
 from cvvae_jax.metrics import baselines
@@ -92,7 +93,7 @@ class Model:
         """Decodes what the protocol takes of the posterior of videos.
 
         Raises:
-            ConfigError: latents are no numbers.
+            UserError: latents are no numbers.
         """
         match self._protocol.latents:
             case "mode":
@@ -102,7 +103,7 @@ class Model:
                 values = posterior.sample(keys)
         # In 8-bit pixels it couldn't be seen.
         if not jnp.isfinite(values).all():
-            raise ConfigError(f"{self._name} gives latents that are no numbers.")
+            raise UserError(f"{self._name} gives latents that are no numbers.")
         _, frames, height, width, _ = videos.shape
         return self.codec.decode(Latents(values, frames, height, width, videos.dtype.name))
 
@@ -159,12 +160,12 @@ def model_contender(argument: str, *, dtype: DType | None = None) -> Contender:
         dtype: type of parameters and computation; default: as stored.
 
     Raises:
-        ConfigError: there is no VAE at the path.
+        UserError: there is no VAE at the path.
     """
     name, path = named_path(argument)
     found = open_model(path, dtype=dtype, param_dtype=dtype)
     if not issubclass(found.model_class, VAE):
-        raise ConfigError(
+        raise UserError(
             f"{path} holds a {found.model_class.__name__}; {', '.join(_vaes())} are evaluated."
         )
     config, kind = found.config, found.model_class.__name__
@@ -199,7 +200,7 @@ def named_path(argument: str) -> tuple[str, Path]:
     if path.suffix == ".py" or (not path.exists() and rest in recipe_names()):
         path = Path(load_recipe(rest).workdir)
         if not path.is_dir():
-            raise ConfigError(f"{rest} has not been run: there is no folder {path}.")
+            raise UserError(f"{rest} has not been run: there is no folder {path}.")
     resolved = path.resolve()
     return name or (resolved.name if resolved.is_dir() else resolved.stem), path
 
@@ -231,7 +232,7 @@ def image_vae_of(path: Path) -> Path | None:
     """The image VAE that a run was trained against, as its folder says; None without one.
 
     Raises:
-        ConfigError: the folder names one that isn't there.
+        UserError: the folder names one that isn't there.
     """
     inside = path / "image_vae"
     if inside.is_dir():
@@ -244,7 +245,7 @@ def image_vae_of(path: Path) -> Path | None:
         return None
     said = at_home(said)
     if not Path(said).exists():
-        raise ConfigError(
+        raise UserError(
             f"{path} was trained with the image VAE {said}, which is not there: name it with "
             "--image-vae, or say --image-vae none."
         )

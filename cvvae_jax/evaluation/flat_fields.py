@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.contenders import Baseline, Contender, Model
 from cvvae_jax.evaluation.measure import Arrays
 from cvvae_jax.evaluation.protocol import Protocol
@@ -126,7 +126,7 @@ def measure_flat_fields(
         () of a clip; `frequencies` (f,) of the spectrum.
 
     Raises:
-        ConfigError: pixels come back that are no numbers.
+        UserError: pixels come back that are no numbers.
     """
     frames, side = shape(contender, protocol)
     colors = np.asarray(to_float(np.array(COLORS, np.uint8)))
@@ -138,7 +138,7 @@ def measure_flat_fields(
         rows, columns = opened.tile_borders(videos)
         recons = opened.rebuild(videos)
         if not np.isfinite(recons).all():
-            raise ConfigError(f"{contender.name} gives pixels that are no numbers of a flat field.")
+            raise UserError(f"{contender.name} gives pixels that are no numbers of a flat field.")
         grid = Grid(
             lattice=contender.spatial_compression,
             group=contender.temporal_compression,

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax.codec.values import Pixels
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.protocol import FRAME_METRICS, Protocol
 from cvvae_jax.losses import lpips
 from cvvae_jax.metrics import frechet, image, seams, time
@@ -117,7 +117,7 @@ class Measure:
             found |= self._in_pieces(run, video[:, None], size=size)
         for name, values in found.items():
             if not np.isfinite(values).all():
-                raise ConfigError(f"the network of {name} gives features that are no numbers.")
+                raise UserError(f"the network of {name} gives features that are no numbers.")
         return found
 
     def _over_time(self, recon: Video, video: Video) -> Arrays:

@@ -13,9 +13,9 @@ import typing
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.checks import at_least
 from cvvae_jax.config.places import at_home
+from cvvae_jax.errors import UserError
 
 Metric = Literal[
     "psnr",
@@ -88,16 +88,16 @@ class Protocol:
             if getattr(self, name) is not None:
                 at_least(self, 1, name)
         if self.spectrum_window % 2:
-            raise ConfigError(f"spectrum_window must be even, not {self.spectrum_window}.")
+            raise UserError(f"spectrum_window must be even, not {self.spectrum_window}.")
         rate = 1.0 if self.fps is None else self.fps
         if not (0 < rate < math.inf) or (self.fps and (self.stride != 1 or self.frames is None)):
-            raise ConfigError("fps must be positive, and needs frames and no stride beside it.")
+            raise UserError("fps must be positive, and needs frames and no stride beside it.")
         if self.media == "image" and (self.frames or 1, self.stride, self.fps) != (1, 1, None):
-            raise ConfigError("images have one frame: frames, stride and fps are for videos.")
+            raise UserError("images have one frame: frames, stride and fps are for videos.")
         if not self.metrics:
-            raise ConfigError("metrics must name something to measure.")
+            raise UserError("metrics must name something to measure.")
         if "compatibility" in self.metrics and not FRAME_METRICS & set(self.metrics):
-            raise ConfigError(
+            raise UserError(
                 "compatibility is told in metrics of frames: name one of "
                 f"{', '.join(sorted(FRAME_METRICS))} beside it."
             )
@@ -116,7 +116,7 @@ def load_protocol(name: str, *, folder: Path) -> tuple[str, Protocol]:
     """The short name and the protocol of a file, or of a name in the folder of protocols.
 
     Raises:
-        ConfigError: there is no such protocol, or a field of it is unknown or wrong.
+        UserError: there is no such protocol, or a field of it is unknown or wrong.
     """
     path = Path(at_home(name))
     if path.suffix != ".toml" and not path.is_file():
@@ -125,27 +125,25 @@ def load_protocol(name: str, *, folder: Path) -> tuple[str, Protocol]:
         fields = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         known = ", ".join(sorted(file.stem for file in folder.glob("*.toml")))
-        raise ConfigError(
+        raise UserError(
             f"there is no protocol {name}; there are {known}, or name a .toml file."
         ) from None
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{path} is no protocol that can be read: {error}.") from error
+        raise UserError(f"{path} is no protocol that can be read: {error}.") from error
     try:
         return path.stem, _checked(fields)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
 
 
 def _checked(fields: dict[str, Any]) -> Protocol:
     kinds = typing.get_type_hints(Protocol)
     if unknown := sorted(set(fields) - set(kinds)):
-        raise ConfigError(
-            f"a protocol has no field {', '.join(unknown)}; it has {', '.join(kinds)}."
-        )
+        raise UserError(f"a protocol has no field {', '.join(unknown)}; it has {', '.join(kinds)}.")
     for name, value in fields.items():
         fields[name] = value = tuple(value) if isinstance(value, list) else value
         if not _fits(value, kinds[name]):
-            raise ConfigError(f"{name} must be {_described(kinds[name])}, not {value!r}.")
+            raise UserError(f"{name} must be {_described(kinds[name])}, not {value!r}.")
         if kinds[name] == float | None:
             fields[name] = float(value)
     return Protocol(**fields)

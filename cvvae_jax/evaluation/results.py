@@ -18,7 +18,7 @@ from PIL import Image
 
 import cvvae_jax
 from cvvae_jax.checkpoint.origin import commit
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.clips import Clip, ClipInfo
 from cvvae_jax.evaluation.contenders import Contender
 from cvvae_jax.evaluation.figures import FIGURES
@@ -48,13 +48,13 @@ def write_results(evaluation: "Evaluation", store: Store, rebuild: RebuildClips)
     """Sums up everything that was measured; the report's path.
 
     Raises:
-        ConfigError: no clip could be measured.
+        UserError: no clip could be measured.
     """
     looked = {number: store.clip(number) for number in range(len(evaluation.clips))}
     measured = {n: clip for n, clip in looked.items() if isinstance(clip, ClipInfo)}
     left_out = [clip for clip in looked.values() if isinstance(clip, LeftOut)]
     if not measured:
-        raise ConfigError(
+        raise UserError(
             f"none of the {len(looked)} files of {evaluation.data} can be measured; the first: "
             f"{left_out[0].reason}"
         )
@@ -66,7 +66,7 @@ def write_results(evaluation: "Evaluation", store: Store, rebuild: RebuildClips)
     group = max(contender.temporal_compression for contender in evaluation.contenders)
     figures = summarize(read, names, evaluation.protocol, group=group)
     if not figures["metrics"]:
-        raise ConfigError(
+        raise UserError(
             f"nothing of what the protocol measures, {', '.join(evaluation.protocol.metrics)}, can "
             f"be measured: {_reasons(_not_measured(evaluation, figures['scores'], len(measured)))}"
         )

@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.clips import Clip, ClipInfo, Clips
 from cvvae_jax.evaluation.compatibility import measure_compatibility
 from cvvae_jax.evaluation.contenders import Baseline, Contender, Model
@@ -21,11 +21,11 @@ from cvvae_jax.evaluation.report.page import REPORT_NAME
 from cvvae_jax.evaluation.results import write_results
 from cvvae_jax.evaluation.store import FLAT_FIELDS, INPUT, LeftOut, Store
 from cvvae_jax.evaluation.summary import COMPATIBILITY
-from cvvae_jax.latents.options import Share
 from cvvae_jax.metrics.image import psnr_of
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.resumable.ahead import in_order
+from cvvae_jax.resumable.share import Share
 from cvvae_jax.resumable.target import Track, interruptible, named_errors
 
 Meet = Callable[[str], None]
@@ -113,13 +113,13 @@ def evaluate(
         The report; None while clips of other processes are missing.
 
     Raises:
-        ConfigError: there is nothing to measure, another process is at it, or the folder was begun
+        UserError: there is nothing to measure, another process is at it, or the folder was begun
             with something else.
         KeyboardInterrupt: Ctrl-C or SIGTERM; its message says how to go on.
     """
     names = [contender.name for contender in evaluation.contenders]
     if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise ConfigError(f"several contenders are called {twice[0]}: name them with NAME=PATH.")
+        raise UserError(f"several contenders are called {twice[0]}: name them with NAME=PATH.")
     _check_image_vae(evaluation)
     store = Store(evaluation.out)
     out = str(evaluation.out)
@@ -154,7 +154,7 @@ def _check_image_vae(evaluation: Evaluation) -> None:
     if image_vae is None or not models:
         return
     if all(model.latents != image_vae.latents for model in models):
-        raise ConfigError(
+        raise UserError(
             f"the image VAE {image_vae.weights} has {image_vae.latents}, {models[0].name} "
             f"{models[0].latents}: it is not the one that the model was trained with."
         )
@@ -219,7 +219,7 @@ class Bench:
         else:
             recons = opened.rebuild(videos)
         if not np.isfinite(recons).all():
-            raise ConfigError(f"{name} gives pixels that are no numbers.")
+            raise UserError(f"{name} gives pixels that are no numbers.")
         return recons, posterior
 
     @functools.cached_property
@@ -246,7 +246,7 @@ class Bench:
                 clip = self._evaluation.clips[number]
                 self._require_size(clip)
                 yield clip
-            except ConfigError as error:
+            except UserError as error:
                 yield LeftOut(self._evaluation.clips.name(number), " ".join(str(error).split()))
 
         jobs = (functools.partial(job, number) for number in numbers)
@@ -261,7 +261,7 @@ class Bench:
         """Refuses a clip that is smaller than one latent of some model."""
         least = max(contender.spatial_compression for contender in self._evaluation.contenders)
         if min(clip.info.height, clip.info.width) < least:
-            raise ConfigError(
+            raise UserError(
                 f"{clip.info.name} has {clip.info.width}x{clip.info.height} pixels; these models "
                 f"need {least}x{least} at least."
             )
@@ -271,7 +271,7 @@ class Bench:
         for clip in batch:
             before = store.clip(clip.number)
             if isinstance(before, ClipInfo) and before != clip.info:
-                raise ConfigError(
+                raise UserError(
                     f"not the file that it was when {evaluation.out} was begun: name another --out."
                 )
             store.write_clip(clip.number, clip.info)
@@ -337,9 +337,9 @@ def _naming(clips: Sequence[Clip]) -> Iterator[None]:
     """Says which clips an error is about."""
     try:
         yield
-    except ConfigError as error:
+    except UserError as error:
         names = ", ".join(clip.info.name for clip in clips)
-        raise ConfigError(f"{names}: {error}") from error
+        raise UserError(f"{names}: {error}") from error
 
 
 def _batches(

@@ -13,12 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.clips import ClipInfo
 from cvvae_jax.evaluation.contenders import Contender
 from cvvae_jax.evaluation.measure import Arrays
-from cvvae_jax.latents.options import Share
 from cvvae_jax.resumable.lock import locked
+from cvvae_jax.resumable.share import Share
 
 BEGUN = "evaluation.json"
 """The file that says what is measured, and how."""
@@ -59,13 +59,13 @@ class Store:
         out.
 
         Raises:
-            ConfigError: it holds something else, or the share is being measured already.
+            UserError: it holds something else, or the share is being measured already.
         """
         if not (self.folder / BEGUN).exists():
             strangers = self._files() - {"clips", "scores"}
             # Another process may have written it meanwhile.
             if strangers and not (self.folder / BEGUN).exists():
-                raise ConfigError(f"{self.folder} holds something else: name another --out.")
+                raise UserError(f"{self.folder} holds something else: name another --out.")
             self.folder.mkdir(parents=True, exist_ok=True)
         file = self.folder / f".lock-{share.process_index}-of-{share.process_count}"
         with locked(file, f"{share} is at work on {self.folder} already"):
@@ -75,7 +75,7 @@ class Store:
         """Begins the evaluation, or goes on with it.
 
         Raises:
-            ConfigError: it is one of something else.
+            UserError: it is one of something else.
         """
         path, text = self.folder / BEGUN, json.dumps(settings, indent=2)
         settings = json.loads(text)  # as they will be read: with lists for tuples
@@ -84,7 +84,7 @@ class Store:
         begun = _read(path)
         differing = sorted(key for key in settings | begun if settings.get(key) != begun.get(key))
         if differing and any(self.folder.glob("scores/*/*.npz")):
-            raise ConfigError(
+            raise UserError(
                 f"{self.folder} was begun with other {', '.join(differing)}: "
                 f"name another --out, or remove it."
             )
@@ -104,10 +104,10 @@ class Store:
         """Adds a contender.
 
         Raises:
-            ConfigError: its name stands for other weights, or can't be that of a folder.
+            UserError: its name stands for other weights, or can't be that of a folder.
         """
         if not _NAME.fullmatch(contender.name) or contender.name == INPUT:
-            raise ConfigError(
+            raise UserError(
                 f"{contender.name!r} can't name a contender: use letters, digits, ., +, - and _ "
                 "(NAME=PATH gives a name)."
             )
@@ -119,7 +119,7 @@ class Store:
             if not differing:
                 return
             if any(path.parent.glob("*.npz")):
-                raise ConfigError(
+                raise UserError(
                     f"{contender.name} had other {', '.join(differing)} when {self.folder} was "
                     "begun: give it another name (NAME=PATH), or name another --out."
                 )
@@ -154,14 +154,14 @@ class Store:
         """What was measured.
 
         Raises:
-            ConfigError: the file is damaged.
+            UserError: the file is damaged.
         """
         path = self._arrays(name, number)
         try:
             with np.load(path, allow_pickle=False) as file:
                 return dict(file)
         except Exception as error:  # NumPy and zipfile raise all kinds
-            raise ConfigError(
+            raise UserError(
                 f"{path} is damaged: remove it, and the same command measures it again."
             ) from error
 
@@ -197,7 +197,7 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise ConfigError(f"{path} is damaged: {error}. Name another --out.") from error
+        raise UserError(f"{path} is damaged: {error}. Name another --out.") from error
 
 
 def _write(path: Path, data: bytes, *, exclusive: bool = False) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy.special import ndtr, stdtrit
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.compatibility import summarize_compatibility
 from cvvae_jax.evaluation.figures import FIGURES
 from cvvae_jax.evaluation.measure import Arrays
@@ -99,7 +99,7 @@ def _contender(read: Read, name: str, protocol: Protocol, *, group: int) -> dict
             if figure.of_clip:
                 value = figure.of_clip(arrays)
                 if value is not None and not np.isfinite(value):
-                    raise ConfigError(f"{figure.label} of {name} is {value} on a clip.")
+                    raise UserError(f"{figure.label} of {name} is {value} on a clip.")
                 values[figure.key].append(value)
         if "mse" in arrays:
             psnrs.append(psnr_of(np.asarray(arrays["mse"], np.float64)))

@@ -9,7 +9,7 @@ import av
 import numpy as np
 from PIL import Image
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents.options import LatentsConfig
 from cvvae_jax.video_io.containers import require_pixels, resized
 from cvvae_jax.video_io.decoding import open_video, to_rgb, upright_size
@@ -93,7 +93,7 @@ def read_clips(
         How many frames were left at the end.
 
     Raises:
-        ConfigError: it cannot be read, is too small or too short, or proves damaged; clips before
+        UserError: it cannot be read, is too small or too short, or proves damaged; clips before
             the damage have been yielded.
     """
     if kind == "image":
@@ -120,7 +120,7 @@ def _cut(
     """Clips of `length` frames, or of as many as fit."""
     first = next(frames, None)
     if first is None:
-        raise ConfigError(f"{media} holds no frame that can be decoded.")
+        raise UserError(f"{media} holds no frame that can be decoded.")
     original = _size(first)
     _require_size(media, original, config.size, limits.smallest)
     box = Box.of(original, config.size)
@@ -134,7 +134,7 @@ def _cut(
             count += 1
         if length and count < length:
             if not start:
-                raise ConfigError(f"{media} has {count} frames, fewer than a clip of {length}.")
+                raise UserError(f"{media} has {count} frames, fewer than a clip of {length}.")
             return count
         if count:
             yield _clip(video[:count], start, *shown, box)
@@ -163,11 +163,11 @@ def _require_size(
     height, width = original
     require_pixels(media, height, width)
     if min(original) < smallest:
-        raise ConfigError(
+        raise UserError(
             f"{media} has {width}x{height} pixels; this model needs {smallest}x{smallest} at least."
         )
     if wanted is not None and min(original) < wanted:
-        raise ConfigError(
+        raise UserError(
             f"{media} has {width}x{height} pixels, fewer than the size {wanted}; nothing is "
             "enlarged."
         )

@@ -9,10 +9,10 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.places import at_home
 from cvvae_jax.config.reading import build, parse, typed
 from cvvae_jax.data.record_shards import open_shard
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents.folder import BEGUN, COMPLETE, INDEX
 from cvvae_jax.latents.records import SHARD, Format, read_members, unpack
 from cvvae_jax.resumable.checksums import check_files, check_record
@@ -60,7 +60,7 @@ class LatentsDataset:
                 `lambda record: record["frames"] == 17`; None: all.
 
         Raises:
-            ConfigError: there is no such data set, it is not finished, what describes it is
+            UserError: there is no such data set, it is not finished, what describes it is
                 damaged, or none of it is kept.
         """
         # Shards stay open, whatever folder one works in.
@@ -88,7 +88,7 @@ class LatentsDataset:
             `Codec.decode` asks for.
 
         Raises:
-            ConfigError: the shard is missing or damaged.
+            UserError: the shard is missing or damaged.
             IndexError: there is no such record.
         """
         if not 0 <= index < len(self):
@@ -100,10 +100,10 @@ class LatentsDataset:
             what = f"{path}, at record {index} of the set,"
             check_record(data, None if crc32 == _NO_CHECKSUM else crc32, what)
             return read_members(data) if self._is_tar else unpack(data)
-        except ConfigError:
+        except UserError:
             raise
         except Exception as error:  # damaged data makes libraries raise whatever there is
-            raise ConfigError(f"{path} is damaged at record {index} of the set: {error}") from error
+            raise UserError(f"{path} is damaged at record {index} of the set: {error}") from error
 
     def __repr__(self) -> str:
         return f"LatentsDataset({self._folder!r}, {len(self)} records)"
@@ -114,13 +114,13 @@ class LatentsDataset:
         else:
             reader = _reader(path)
             if (found := reader.num_records()) != count:
-                raise ConfigError(
+                raise UserError(
                     f"{path} is not the shard of its {INDEX}: it has {found} records, and should "
                     f"have {count}."
                 )
             data = reader.read([place])[0]
         if len(data) != size:
-            raise ConfigError(f"{path} is damaged: a record has {len(data)} bytes, not {size}.")
+            raise UserError(f"{path} is damaged: a record has {len(data)} bytes, not {size}.")
         return data
 
     def _read_index(self, keep: Callable[[dict[str, Any]], bool] | None, count: Any) -> np.ndarray:
@@ -137,12 +137,12 @@ class LatentsDataset:
                 if keep is None or keep(row):
                     places.append((shard, said.place, said.bytes, said.crc32))
         if sum(self._counts) != count:
-            raise ConfigError(
+            raise UserError(
                 f"{self._folder}: {INDEX} has {sum(self._counts)} records, and {COMPLETE} says "
                 f"{count}."
             )
         if not places:
-            raise ConfigError(f"{self._folder}: no record of it is kept.")
+            raise UserError(f"{self._folder}: no record of it is kept.")
         self._shards = list(numbers)
         return np.array(places, np.int64)
 
@@ -151,13 +151,13 @@ class LatentsDataset:
         values = [typed(tuple[float, ...], found.get(n), f"{what}: {n}") for n in ("mean", "std")]
         mean, std = map(np.array, values)
         if mean.shape != std.shape or not np.isfinite([mean, std]).all():
-            raise ConfigError(f"{what}: mean and std must be finite numbers, one a channel.")
+            raise UserError(f"{what}: mean and std must be finite numbers, one a channel.")
         return Statistics(mean, std)
 
     def _json(self, name: str, missing: str) -> dict[str, Any]:
         path = os.path.join(self._folder, name)
         if not os.path.isfile(path):
-            raise ConfigError(f"{self._folder} {missing}.")
+            raise UserError(f"{self._folder} {missing}.")
         with self._opened(name) as file:
             return typed(dict[str, Any], parse(file.read(), path), path)
 
@@ -168,7 +168,7 @@ class LatentsDataset:
             with open(path, "rb") as file:
                 yield file
         except OSError as error:
-            raise ConfigError(f"{path} cannot be read: {error.strerror}.") from error
+            raise UserError(f"{path} cannot be read: {error.strerror}.") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -185,20 +185,20 @@ def _indexed(line: bytes, what: str) -> tuple[dict[str, Any], _Indexed]:
     """A line as it is, and what it says of the place.
 
     Raises:
-        ConfigError: it is none of those that `latents` writes.
+        UserError: it is none of those that `latents` writes.
     """
     row = typed(dict[str, Any], parse(line, what), what)
     try:
         known = {name: row[name] for name in _PLACE & row.keys()}
         said = build(_Indexed, known)
-    except ConfigError as error:
-        raise ConfigError(f"{what} is damaged: {error}") from error
+    except UserError as error:
+        raise UserError(f"{what} is damaged: {error}") from error
     # A name with a folder in it could lead anywhere.
     within = SHARD.fullmatch(said.shard)
     if not within or not 0 <= said.place < _LARGEST or not 0 < said.bytes < _LARGEST:
-        raise ConfigError(f"{what} names a place where no record can be.")
+        raise UserError(f"{what} names a place where no record can be.")
     if not _NO_CHECKSUM <= said.crc32 < 2**32:
-        raise ConfigError(f"{what} has a checksum that is none.")
+        raise UserError(f"{what} has a checksum that is none.")
     return row, said
 
 

@@ -9,7 +9,7 @@ from typing import Any
 from cvvae_jax.codec.values import PixelType
 from cvvae_jax.config.latent_scale import LATENT_SCALE
 from cvvae_jax.config.reading import parse, typed
-from cvvae_jax.config.visible import visible
+from cvvae_jax.errors import visible
 from cvvae_jax.video_io.display import Display
 from cvvae_jax.video_io.times import Times, as_fraction
 

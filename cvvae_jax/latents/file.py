@@ -19,8 +19,8 @@ import numpy as np
 from jaxtyping import Float
 
 from cvvae_jax.codec.values import Latents
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.places import at_home
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents.facts import LAYOUT, Facts, from_words, to_words
 from cvvae_jax.latents.formats import CHECKSUM, Checksum, Header, read_header, read_parts
 from cvvae_jax.resumable.files import written_aside
@@ -43,7 +43,7 @@ class LatentsWriter:
             path: file to write; its suffix, .safetensors or .npz, says in which format.
 
         Raises:
-            ConfigError: the suffix is another one.
+            UserError: the suffix is another one.
         """
         self._path = Path(at_home(path))
         require_suffix(self._path)
@@ -67,7 +67,7 @@ class LatentsWriter:
         """Append latent frames, all of one shape.
 
         Raises:
-            ConfigError: the file cannot be written (a full disk).
+            UserError: the file cannot be written (a full disk).
         """
         self._shape = part.shape[1:]
         self._frames += len(part)
@@ -79,10 +79,10 @@ class LatentsWriter:
         """Give the file its name.
 
         Raises:
-            ConfigError: the file cannot be written, or there are no latents.
+            UserError: the file cannot be written, or there are no latents.
         """
         if not self._frames:
-            raise ConfigError(f"{self._path} was not written: there are no latents.")
+            raise UserError(f"{self._path} was not written: there are no latents.")
         shape = (self._frames, *self._shape)
         words, write = to_words(facts), _write_npz
         if self._path.suffix.lower() != ".npz":
@@ -97,7 +97,7 @@ class LatentsWriter:
         try:
             yield
         except OSError as error:
-            raise ConfigError(f"{self._path} cannot be written: {error.strerror}.") from error
+            raise UserError(f"{self._path} cannot be written: {error.strerror}.") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,7 +116,7 @@ class LatentsFile:
         """The latents in order, so many frames at a time.
 
         Raises:
-            ConfigError: the file is damaged; nothing of the last part has been given then.
+            UserError: the file is damaged; nothing of the last part has been given then.
         """
         return read_parts(self.path, self._header, frames)
 
@@ -125,18 +125,18 @@ def open_latents(path: str | Path) -> LatentsFile:
     """A file with latents: of `LatentsWriter`, or any with an array `latents` (n, y, x, z).
 
     Raises:
-        ConfigError: there is no such file, it holds no such array, or is damaged as far as that
+        UserError: there is no such file, it holds no such array, or is damaged as far as that
             shows without reading the numbers.
     """
     path = Path(at_home(path))
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file.")
+        raise UserError(f"{path}: no such file.")
     require_suffix(path)
     header = read_header(path)
     try:
         facts = from_words(header.words) if header.words.get("layout") == LAYOUT else None
     except (ValueError, TypeError) as error:
-        raise ConfigError(f"{path}: its metadata is damaged: {error}.") from error
+        raise UserError(f"{path}: its metadata is damaged: {error}.") from error
     return LatentsFile(path, header.shape, facts, header)
 
 
@@ -149,10 +149,10 @@ def save_latents(path: str | Path, latents: Latents, **facts: str | int | float 
         facts: more fields of `Facts`, such as fps="25".
 
     Raises:
-        ConfigError: the file cannot be written, or there are several videos.
+        UserError: the file cannot be written, or there are several videos.
     """
     if len(latents.values) != 1:
-        raise ConfigError(f"{path} holds the latents of one video, not of {len(latents.values)}.")
+        raise UserError(f"{path} holds the latents of one video, not of {len(latents.values)}.")
     own = {field.name: getattr(latents, field.name) for field in dataclasses.fields(latents)}
     del own["values"]
     with LatentsWriter(path) as writer:
@@ -164,11 +164,11 @@ def load_latents(path: str | Path) -> Latents:
     """The latents of a file, (1, n, y, x, z), as `Codec.decode` takes them.
 
     Raises:
-        ConfigError: it is none, or was not written by this package.
+        UserError: it is none, or was not written by this package.
     """
     file = open_latents(path)
     if file.facts is None:
-        raise ConfigError(
+        raise UserError(
             f"{path} doesn't say how long and large its video is: it is no file of cvvae_jax's."
         )
     facts = file.facts
@@ -181,9 +181,9 @@ def load_latents(path: str | Path) -> Latents:
 
 
 def require_suffix(path: Path) -> None:
-    """Raise ConfigError unless a file with latents may have such a name."""
+    """Raise UserError unless a file with latents may have such a name."""
     if path.suffix.lower() not in SUFFIXES:
-        raise ConfigError(f"{path}: a file with latents ends in {' or '.join(SUFFIXES)}.")
+        raise UserError(f"{path}: a file with latents ends in {' or '.join(SUFFIXES)}.")
 
 
 def _write_safetensors(path: Path, numbers, shape: tuple[int, ...], words: dict[str, str]) -> None:

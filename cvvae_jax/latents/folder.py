@@ -11,10 +11,10 @@ from typing import Any
 
 import numpy as np
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.reading import build
 from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import write_exclusions
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents.records import Format, shard_name
 from cvvae_jax.resumable.checksums import SUMS, sums
 from cvvae_jax.resumable.target import Target
@@ -119,13 +119,13 @@ class Folder:
         """Whether all is there.
 
         Raises:
-            ConfigError: it holds other files, or was begun with other settings.
+            UserError: it holds other files, or was begun with other settings.
         """
         names = self.target.names() - {_WORK}
         if BEGUN in names:
             self._compare(settings)
         elif names:
-            raise ConfigError(
+            raise UserError(
                 f"{self.target.place} holds other files, such as {min(names)}; name a new or empty "
                 "folder."
             )
@@ -139,7 +139,7 @@ class Folder:
         """Compare the settings with those of processes before this one, or write them.
 
         Raises:
-            ConfigError: they differ.
+            UserError: they differ.
         """
         self.target.remove(f"{_WORK}/{self.target.scratch_name}")
         if BEGUN not in self.target.names():
@@ -194,7 +194,7 @@ class Folder:
         Several processes may do so at once.
 
         Raises:
-            ConfigError: there is no record in any shard, or a shard has other settings.
+            UserError: there is no record in any shard, or a shard has other settings.
         """
         try:
             if COMPLETE not in self.target.names():
@@ -227,7 +227,7 @@ class Folder:
         if not rows:
             # It may be for a reason that passes.
             self.target.remove(_PARTS)
-            raise ConfigError(
+            raise UserError(
                 f"None of the {self._settings['items']} files can be encoded; the first: "
                 f"{next(iter(bad.values()))}"
             )
@@ -262,7 +262,7 @@ class Folder:
     def _part(self, name: str) -> Part:
         part = build(Part, self.target.read_object(f"{_PARTS}/{name}.json"))
         if part.settings != _digest(self._settings):
-            raise ConfigError(
+            raise UserError(
                 f"{self.target.place}: {name} was written with other settings than those of "
                 f"{BEGUN}, by a process that was begun at the same time; remove it to have it "
                 "written again."
@@ -274,14 +274,14 @@ class Folder:
         place = self.target.place
         fixed = {"names", "items"} & settings.keys()
         if any(begun.get(name) != settings[name] for name in fixed):
-            raise ConfigError(
+            raise UserError(
                 f"The files of {settings['source']} are not those that {place} was begun with: "
                 "some were added, removed or renamed. Name another folder."
             )
         # Machines may have the same files in different places.
         for name in sorted((begun.keys() | settings.keys()) - {"source", "items", "names"}):
             if begun.get(name) != settings.get(name):
-                raise ConfigError(
+                raise UserError(
                     f"{place} was begun with {name.replace('_', '-')} {begun.get(name)}, not "
                     f"{settings.get(name)}. Give the same settings to go on, or name another "
                     "folder."

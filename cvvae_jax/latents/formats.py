@@ -18,8 +18,8 @@ import numpy as np
 from jaxtyping import Float
 from safetensors import safe_open
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.reading import parse
+from cvvae_jax.errors import UserError
 
 # Types of numbers that are read, as safetensors and NumPy call them.
 _KINDS = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
@@ -49,7 +49,7 @@ def read_header(path: Path) -> Header:
     """The header of a file whose name ends in .npz or .safetensors.
 
     Raises:
-        ConfigError: there are no latents in it, or not as they may be.
+        UserError: there are no latents in it, or not as they may be.
     """
     with _whole(path):
         return _npz_header(path) if _is_npz(path) else _safetensors_header(path)
@@ -59,12 +59,12 @@ def read_parts(path: Path, header: Header, frames: int) -> Iterator[Float[np.nda
     """The latents in order as float32, so many frames at a time.
 
     Raises:
-        ConfigError: the file is damaged, or was changed since its header was read. Nothing of the
+        UserError: the file is damaged, or was changed since its header was read. Nothing of the
             last part has been given then.
     """
     with _whole(path):
         if read_header(path) != header:
-            raise ConfigError(f"{path} changed while it was being read.")
+            raise UserError(f"{path} changed while it was being read.")
         yield from (_npz_parts if _is_npz(path) else _safetensors_parts)(path, header, frames)
 
 
@@ -87,13 +87,13 @@ class Checksum:
 
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[None]:
-    """Turns whatever the readers of a damaged file raise into a ConfigError."""
+    """Turns whatever the readers of a damaged file raise into a UserError."""
     try:
         yield
-    except ConfigError:
+    except UserError:
         raise
     except Exception as error:  # also RecursionError and MemoryError, of headers like ((((
-        raise ConfigError(
+        raise UserError(
             f"{path} holds no latents that can be read: an array `latents` (n, y, x, z) is wanted "
             f"({type(error).__name__}: {error})."
         ) from error
@@ -105,16 +105,16 @@ def _is_npz(path: Path) -> bool:
 
 def _check(path: Path, shape: tuple[int, ...], kind: str) -> None:
     if len(shape) != 4 or min(shape) < 1:
-        raise ConfigError(f"{path}: latents are (n, y, x, z), not {shape}.")
+        raise UserError(f"{path}: latents are (n, y, x, z), not {shape}.")
     if kind not in _KINDS.values():
-        raise ConfigError(f"{path}: latents are {', '.join(_KINDS.values())}, not {kind}.")
+        raise UserError(f"{path}: latents are {', '.join(_KINDS.values())}, not {kind}.")
 
 
 def _safetensors_header(path: Path) -> Header:
     with path.open("rb") as file:
         length = int.from_bytes(file.read(8), "little")
     if length > _MOST_WORDS:
-        raise ConfigError(
+        raise UserError(
             f"{path} holds no latents that can be read: its header would have {length:,} bytes; "
             f"{_MOST_WORDS:,} are read at most."
         )
@@ -142,7 +142,7 @@ def _safetensors_parts(path: Path, header: Header, frames: int) -> Iterator[np.n
 def _compare(path: Path, header: Header, checksum: Checksum) -> None:
     said = header.words.get(CHECKSUM)
     if said is not None and said != checksum.of(header.shape, header.words):
-        raise ConfigError(
+        raise UserError(
             f"{path} is damaged: it is not what was written, by its `{CHECKSUM}`. A program that "
             "changes it must leave out that word of the metadata."
         )
@@ -162,7 +162,7 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
     opening compares it with the name before the array."""
     members = archive.infolist()
     if len(members) > _MOST_MEMBERS:
-        raise ConfigError(f"{path} holds {len(members):,} arrays; no file with latents does.")
+        raise UserError(f"{path} holds {len(members):,} arrays; no file with latents does.")
     for member in members:
         archive.open(member).close()
 
@@ -170,7 +170,7 @@ def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
 def _npz_words(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     size = archive.getinfo("metadata.npy").file_size
     if size > _MOST_WORDS:
-        raise ConfigError(
+        raise UserError(
             f"{path}: its metadata would have {size:,} bytes; {_MOST_WORDS:,} are read at most."
         )
     content = archive.read("metadata.npy")  # whole, so that its checksum is compared
@@ -219,14 +219,14 @@ class _Array:
         """Of a name in the archive.
 
         Raises:
-            ConfigError: it is not what NumPy writes, or of a size that it can't have.
+            UserError: it is not what NumPy writes, or of a size that it can't have.
         """
         member = archive.getinfo(name)
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ConfigError(f"{path}: {name} is packed in a way that NumPy doesn't use.")
+            raise UserError(f"{path}: {name} is packed in a way that NumPy doesn't use.")
         packed = min(member.compress_size, os.path.getsize(path))
         if member.file_size > max(_ALWAYS_UNPACKED, _MOST_RATIO * packed):
-            raise ConfigError(
+            raise UserError(
                 f"{path}: {name} would be {member.file_size:,} bytes, unpacked from {packed:,}; no "
                 "latents are packed so well."
             )
@@ -239,7 +239,7 @@ class _Array:
         shape, fortran, kind = read(head)
         size = head.tell() + math.prod(shape) * kind.itemsize
         if kind.hasobject or min(shape, default=1) < 0 or size != member.file_size:
-            raise ConfigError(
+            raise UserError(
                 f"{path}: {name} is {kind} {shape} by its header, {size:,} bytes with it, and has "
                 f"{member.file_size:,}."
             )

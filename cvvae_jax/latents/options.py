@@ -5,8 +5,8 @@ from typing import Literal
 
 import tyro
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.checks import at_least
+from cvvae_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -41,32 +41,8 @@ class LatentsConfig:
             if getattr(self, name) is not None:
                 at_least(self, 1, name)
         if self.record_mb <= 0:
-            raise ConfigError(f"record_mb must be positive, not {self.record_mb:g}.")
+            raise UserError(f"record_mb must be positive, not {self.record_mb:g}.")
         if self.batch > 1 and None in (self.clip_frames, self.size):
-            raise ConfigError(
+            raise UserError(
                 f"a batch of {self.batch} needs clips of one shape: set clip-frames and size too."
             )
-
-
-@dataclasses.dataclass(frozen=True)
-class Share:
-    """The shards that one of several processes makes; they need not know of each other."""
-
-    process_index: int = 0
-    """Which one this is, from 0 on."""
-    process_count: int = 1
-    """Processes that run this command on the same target, anywhere."""
-
-    def __post_init__(self):
-        if not 0 <= self.process_index < self.process_count:
-            raise ConfigError(
-                "process-index must be from 0 to below process-count, not "
-                f"{self.process_index} of {self.process_count}."
-            )
-
-    def has(self, shard: int) -> bool:
-        """Whether a shard is one of this process's."""
-        return shard % self.process_count == self.process_index
-
-    def __str__(self) -> str:
-        return f"process {self.process_index} of {self.process_count}"

@@ -8,9 +8,9 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.latent_scale import LATENT_SCALE
 from cvvae_jax.data.sources import Source
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents.clips import Clip, Limits, read_clips
 from cvvae_jax.latents.folder import Sums
 from cvvae_jax.latents.options import LatentsConfig
@@ -141,12 +141,12 @@ class ShardWork:
             What is known of it: fields of its `Part`.
 
         Raises:
-            ConfigError: so many files are bad that something else must be wrong.
+            UserError: so many files are bad that something else must be wrong.
         """
         bad = {item.full_name: self._bad[item.number] for item in items if item.number in self._bad}
         if len(bad) == len(items) >= _TOO_MANY_BAD:
             name, reason = next(iter(bad.items()))
-            raise ConfigError(
+            raise UserError(
                 f"None of {len(bad)} files in a row can be encoded; {name}: {reason} If they are "
                 "bad indeed, leave them out with --exclude."
             )

@@ -10,18 +10,19 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.latent_scale import latent_scale
-from cvvae_jax.data.files import is_remote
+from cvvae_jax.config.places import is_remote
 from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import open_sources
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents.clips import Clip
 from cvvae_jax.latents.folder import Folder
-from cvvae_jax.latents.options import LatentsConfig, Share
+from cvvae_jax.latents.options import LatentsConfig
 from cvvae_jax.latents.records import Entry
 from cvvae_jax.latents.work import Encoder, Item, ShardWork, read_item
 from cvvae_jax.resumable.ahead import in_order
 from cvvae_jax.resumable.lock import locked
+from cvvae_jax.resumable.share import Share
 from cvvae_jax.resumable.target import GOES_ON, Track, absolute, interruptible, named_errors
 
 
@@ -61,7 +62,7 @@ class Items:
         """Find it.
 
         Raises:
-            ConfigError: there is no such place, or nothing in it.
+            UserError: there is no such place, or nothing in it.
         """
         self._place = place
         self._sources = list(open_sources(place, exclude=exclude).items())
@@ -112,7 +113,7 @@ def write_latents(
         track: shows progress; None for none.
 
     Raises:
-        ConfigError: source or target cannot be used, the target was begun with something else, no
+        UserError: source or target cannot be used, the target was begun with something else, no
             file can be encoded, or a disk is full.
         KeyboardInterrupt: Ctrl-C or SIGTERM; its message says how to go on.
     """
@@ -148,7 +149,7 @@ def _exhaust(done: Iterable[Item], config: LatentsConfig, readers: int) -> None:
         for _ in done:
             pass
     except MemoryError:
-        raise ConfigError(
+        raise UserError(
             f"There is not enough memory for frames of {readers} --readers with up to twice "
             f"{config.record_mb:g} MiB each (--record-mb). {GOES_ON}"
         ) from None

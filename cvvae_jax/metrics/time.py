@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.metrics.image import error
 
 _LEVELS = 127.5
@@ -169,7 +169,7 @@ def warping_error(
     that a blurred reconstruction may be below that.
 
     Raises:
-        ConfigError: OpenCV isn't installed.
+        UserError: OpenCV isn't installed.
         ValueError: frames have less than 16 pixels in height or width.
     """
     if min(video.shape[1:3]) < FLOW_PIXELS:
@@ -192,7 +192,7 @@ def _opencv():
     try:
         import cv2
     except ModuleNotFoundError as error:
-        raise ConfigError(
+        raise UserError(
             "The warping error needs OpenCV: pip install opencv-python-headless."
         ) from error
     return cv2

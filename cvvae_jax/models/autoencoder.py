@@ -176,7 +176,7 @@ class VAE(nnx.Module):
             remat: see the class.
 
         Raises:
-            ConfigError: it is no video, or of other types, or the frame count or the size is not
+            UserError: it is no video, or of other types, or the frame count or the size is not
                 one that the strides divide.
         """
         return DiagonalGaussian.from_moments(self.moments(video, remat=remat))
@@ -189,7 +189,7 @@ class VAE(nnx.Module):
             remat: see the class.
 
         Raises:
-            ConfigError: as of `encode`.
+            UserError: as of `encode`.
         """
         video = video_array(video)
         space, time = self.config.spatial_compression, self.temporal_compression
@@ -205,7 +205,7 @@ class VAE(nnx.Module):
             remat: see the class.
 
         Raises:
-            ConfigError: they are no latents of this model, or of other types.
+            UserError: they are no latents of this model, or of other types.
         """
         hidden = self.decode_hidden(latents, remat=remat)
         return run_block(self.decoder.conv_out, hidden, remat=remat)
@@ -220,7 +220,7 @@ class VAE(nnx.Module):
             remat: see the class.
 
         Raises:
-            ConfigError: as of `decode`.
+            UserError: as of `decode`.
         """
         return self._hidden(on_device(self._latents(latents)), remat=remat)
 
@@ -228,7 +228,7 @@ class VAE(nnx.Module):
         """Latents as a diffusion model sees them, as a NumPy array unless they are one of JAX.
 
         Raises:
-            ConfigError: they are no latents of this model, or of other types.
+            UserError: they are no latents of this model, or of other types.
         """
         latents = self._latents(latents)
         factor = self.config.scaling_factor
@@ -241,7 +241,7 @@ class VAE(nnx.Module):
         """The inverse of `scale`: what `decode` takes.
 
         Raises:
-            ConfigError: they are no latents of this model, or of other types.
+            UserError: they are no latents of this model, or of other types.
         """
         latents = self._latents(latents)
         factor = self.config.scaling_factor

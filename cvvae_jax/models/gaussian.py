@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from cvvae_jax import rows
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import KeyLike, random_keys
 
 
@@ -39,13 +39,13 @@ class DiagonalGaussian:
                 own key alone, whatever the batch.
 
         Raises:
-            ConfigError: it is no key, or there are more or fewer than examples.
+            UserError: it is no key, or there are more or fewer than examples.
         """
         key = random_keys(key)
         if not key.ndim:
             return self.with_noise(jax.random.normal(key, self.mean.shape, self.mean.dtype))
         if key.shape != self.mean.shape[:1]:
-            raise ConfigError(
+            raise UserError(
                 f"key must be one key, or one for each of {len(self.mean)} examples, "
                 f"not {key.shape} of them."
             )
@@ -57,10 +57,10 @@ class DiagonalGaussian:
         """The latents that standard normal noise stands for.
 
         Raises:
-            ConfigError: the noise has another shape than the mean.
+            UserError: the noise has another shape than the mean.
         """
         if noise.shape != self.mean.shape:
-            raise ConfigError(f"noise must have the shape {self.mean.shape}, not {noise.shape}.")
+            raise UserError(f"noise must have the shape {self.mean.shape}, not {noise.shape}.")
         return self.mean + jnp.exp(0.5 * self.logvar) * noise
 
     def kl(self, other: "DiagonalGaussian | None" = None) -> Float[Array, " b"]:
@@ -68,14 +68,14 @@ class DiagonalGaussian:
         latent axes.
 
         Raises:
-            ConfigError: the other one's latents have another shape.
+            UserError: the other one's latents have another shape.
         """
         return rows.total(self.kl_of_each(other).sum(axis=(1, 2, 3, 4)))
 
     def kl_of_each(self, other: "DiagonalGaussian | None" = None) -> Float[Array, "b n y x z"]:
         """The KL divergence in nats of every entry, whose sum is `kl`; raises what `kl` does."""
         if other is not None and other.mean.shape != self.mean.shape:
-            raise ConfigError(
+            raise UserError(
                 f"latents of one shape have a divergence, not {self.mean.shape} and "
                 f"{other.mean.shape}."
             )

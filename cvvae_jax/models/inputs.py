@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Key, UInt8
 from PIL import Image
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 VideoLike = Any
 """A video: an array (b, t, h, w, 3), uint8 in [0, 255] or floats of any width in [-1, 1], of NumPy,
@@ -49,7 +49,7 @@ def video_array(given: VideoLike) -> Array | Host:
     """A video (b, t, h, w, 3): JAX's arrays as they are, others on the host, uint8 or float32.
 
     Raises:
-        ConfigError: it is no video, or of another type.
+        UserError: it is no video, or of another type.
     """
     array = _batched(given, "video")
     _require_shape(array.shape, channels=3, name="video", wanted=f"a video is {_VIDEO}")
@@ -65,13 +65,13 @@ def latents_array(given: LatentsLike, *, channels: int) -> Array | Host:
         channels: of the model's latents.
 
     Raises:
-        ConfigError: they are none of this model's, or of another type.
+        UserError: they are none of this model's, or of another type.
     """
     array = _batched(given, "latents")
     wanted = f"latents are {_LATENTS.format(channels=channels)}"
     _require_shape(array.shape, channels=channels, name="latents", wanted=wanted)
     if not jnp.issubdtype(array.dtype, jnp.floating):
-        raise ConfigError(f"latents must be floats, not {array.dtype}.")
+        raise UserError(f"latents must be floats, not {array.dtype}.")
     return _on_host_as_float32(array)
 
 
@@ -83,11 +83,11 @@ def frame_array(given: Any, *, number: int) -> Array | Host:
         number: how a message calls it.
 
     Raises:
-        ConfigError: it is no frame, or of another type.
+        UserError: it is no frame, or of another type.
     """
     array = _as_array(given, f"frame {number}")
     if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
-        raise ConfigError(f"frame {number} is {array.shape}; frames are (height, width, 3).")
+        raise UserError(f"frame {number} is {array.shape}; frames are (height, width, 3).")
     _require_pixel_type(array.dtype)
     return _on_host_as_float32(array)
 
@@ -100,12 +100,12 @@ def latents_part(given: Any, *, shape: tuple[int, int, int]) -> Array | Host:
         shape: (y, x, z) of each.
 
     Raises:
-        ConfigError: they are none, or of another shape or type.
+        UserError: they are none, or of another shape or type.
     """
     array = _as_array(given, "latents")
     if array.ndim != 4 or array.shape[1:] != shape:
         y, x, z = shape
-        raise ConfigError(f"parts of these latents are (n, {y}, {x}, {z}), not {array.shape}.")
+        raise UserError(f"parts of these latents are (n, {y}, {x}, {z}), not {array.shape}.")
     return latents_array(array[None], channels=shape[-1])[0]
 
 
@@ -113,10 +113,10 @@ def items(given: Any, *, name: str) -> Iterable:
     """What is given one by one, as it is.
 
     Raises:
-        ConfigError: it has no items, or is something else that has: a path, or words.
+        UserError: it has no items, or is something else that has: a path, or words.
     """
     if isinstance(given, str | bytes | os.PathLike | dict) or not hasattr(given, "__iter__"):
-        raise ConfigError(
+        raise UserError(
             f"{name} must be a list or another iterable, not {_kind(given)}{_advice(given, name)}."
         )
     return given
@@ -131,18 +131,18 @@ def require_strides(shape: tuple[int, ...], *, space: int, time: int) -> None:
         time: its temporal compression.
 
     Raises:
-        ConfigError: its message has the nearest counts and sizes that they do.
+        UserError: its message has the nearest counts and sizes that they do.
     """
     frames, *size = shape[1:4]
     if any(pixels % space for pixels in size):
         above = [math.ceil(pixels / space) * space for pixels in size]
-        raise ConfigError(
+        raise UserError(
             f"height and width must be multiples of {space}, not {size[0]} x {size[1]}; "
             f"the nearest above are {above[0]} x {above[1]}."
         )
     if (frames - 1) % time:
         below = (frames - 1) // time * time + 1
-        raise ConfigError(
+        raise UserError(
             f"a video must have 1 + {time}k frames, not {frames}: {below} or {below + time}."
         )
 
@@ -156,7 +156,7 @@ def random_keys(key: KeyLike) -> Key[Array, "*batch"]:
     """Keys of random numbers; old ones, of `jax.random.PRNGKey`, as new ones.
 
     Raises:
-        ConfigError: it is something else, such as a seed.
+        UserError: it is something else, such as a seed.
     """
     kind = getattr(key, "dtype", None)
     if isinstance(key, jax.Array) and jnp.issubdtype(kind, jax.dtypes.prng_key):
@@ -165,19 +165,19 @@ def random_keys(key: KeyLike) -> Key[Array, "*batch"]:
         try:
             return jax.random.wrap_key_data(key)
         except (TypeError, ValueError) as error:
-            raise ConfigError(f"key is no key of jax.random: {_reason(error)}") from error
-    raise ConfigError(f"key must be one such as jax.random.key(seed), not {_kind(key)}.")
+            raise UserError(f"key is no key of jax.random: {_reason(error)}") from error
+    raise UserError(f"key must be one such as jax.random.key(seed), not {_kind(key)}.")
 
 
 def one_key(key: KeyLike | None) -> Key[Array, ""] | None:
     """A single key, or None as it is.
 
     Raises:
-        ConfigError: it is none, or there are several.
+        UserError: it is none, or there are several.
     """
     keys = None if key is None else random_keys(key)
     if keys is not None and keys.ndim:
-        raise ConfigError(f"key must be one key, not {keys.shape[0]} of them.")
+        raise UserError(f"key must be one key, not {keys.shape[0]} of them.")
     return keys
 
 
@@ -198,18 +198,18 @@ def _as_array(given: Any, name: str) -> Array | np.ndarray:
     if isinstance(given, list | tuple):
         return _stacked(given, name)
     if not hasattr(given, "__array__"):
-        raise ConfigError(f"{name} must be an array, not {_kind(given)}{_advice(given, name)}.")
+        raise UserError(f"{name} must be an array, not {_kind(given)}{_advice(given, name)}.")
     try:
         return np.asarray(given)
     except Exception as error:  # such as that of a tensor on a GPU: libraries raise what they like
-        raise ConfigError(
+        raise UserError(
             f"{name} is a {_kind(given)} that NumPy cannot read: {_reason(error)}"
         ) from error
 
 
 def _of_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
     if image.mode.startswith(("I", "F")):
-        raise ConfigError(
+        raise UserError(
             f"{name} is a Pillow image of mode {image.mode}; modes of 8 bits a channel are taken."
         )
     return np.asarray(image.convert("RGB"))
@@ -218,13 +218,13 @@ def _of_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
 def _stacked(listed: list | tuple, name: str) -> Array | np.ndarray:
     """A list of arrays as one array, or numbers in lists as NumPy reads them."""
     if not listed:
-        raise ConfigError(f"{name} is an empty {type(listed).__name__}.")
+        raise UserError(f"{name} is an empty {type(listed).__name__}.")
     if all(isinstance(item, Number) for item in listed):
         return np.asarray(listed)
     arrays = [_as_array(item, f"{name}[{number}]") for number, item in enumerate(listed)]
     for number, array in enumerate(arrays):
         if (array.shape, array.dtype) != (arrays[0].shape, arrays[0].dtype):
-            raise ConfigError(
+            raise UserError(
                 f"{name} is a list, whose arrays must have one shape and type: number 0 is "
                 f"{described(arrays[0])}, number {number} is {described(array)}."
             )
@@ -235,9 +235,9 @@ def _stacked(listed: list | tuple, name: str) -> Array | np.ndarray:
 def _require_shape(shape: tuple[int, ...], *, channels: int, name: str, wanted: str) -> None:
     if len(shape) != 5 or shape[-1] != channels:
         hint = _layout_hint(shape, channels=channels, name=name)
-        raise ConfigError(f"{wanted}, not {shape}{hint}.")
+        raise UserError(f"{wanted}, not {shape}{hint}.")
     if 0 in shape:
-        raise ConfigError(f"{wanted}, not {shape}, which is empty.")
+        raise UserError(f"{wanted}, not {shape}, which is empty.")
 
 
 def _layout_hint(shape: tuple[int, ...], *, channels: int, name: str) -> str:
@@ -255,7 +255,7 @@ def _layout_hint(shape: tuple[int, ...], *, channels: int, name: str) -> str:
 
 def _require_pixel_type(kind: Any) -> None:
     if kind != np.uint8 and not jnp.issubdtype(kind, jnp.floating):
-        raise ConfigError(f"pixels must be uint8 in [0, 255] or floats in [-1, 1], not {kind}.")
+        raise UserError(f"pixels must be uint8 in [0, 255] or floats in [-1, 1], not {kind}.")
 
 
 def _on_host_as_float32(array: Array | np.ndarray) -> Array | Host:

@@ -8,7 +8,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax import paths
-from cvvae_jax.config import ConfigError, ImageVAEConfig, VideoVAEConfig
+from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, decoder_dtypes, style_dtypes
 from cvvae_jax.models.blocks import SpatialAttention, SpatialTemporalAttention, Style
 from cvvae_jax.models.conv import ConvKind
@@ -126,7 +127,7 @@ def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> V
     padded with zeros); with the official paddings and epsilon it comes near.
 
     Raises:
-        ConfigError: the two models differ in widths, depth, groups of norms or latent channels; all
+        UserError: the two models differ in widths, depth, groups of norms or latent channels; all
             differences are listed.
     """
     video_vae = VideoVAE(config, rngs=rngs)
@@ -135,7 +136,7 @@ def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> V
         path: _inflated(path, source.get(path), leaf, config) for path, leaf in target.items()
     }
     if problems := _differences(image_vae, source, config, target, leaves):
-        raise ConfigError(
+        raise UserError(
             f"the image VAE can't be inflated to this video VAE; {'; '.join(problems)}."
         )
     return paths.unflatten(video_vae, leaves)

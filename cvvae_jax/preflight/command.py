@@ -10,7 +10,8 @@ from rich.console import Console
 from rich.filesize import decimal
 
 from cvvae_jax import paths, sharding
-from cvvae_jax.config import Bucket, ConfigError, MeshConfig, TrainConfig
+from cvvae_jax.config import Bucket, MeshConfig, TrainConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import FLOAT32, GIB
 from cvvae_jax.preflight.advice import Problem, advice, largest_batch
 from cvvae_jax.preflight.compiler import Step, compile_step
@@ -40,11 +41,11 @@ def preflight(
         only_shardings: print which parameter lies how, and compile nothing.
 
     Raises:
-        ConfigError: the configuration can't be run there, or there is no such topology.
+        UserError: the configuration can't be run there, or there is no such topology.
     """
     target = Topology.parse(topology)
     if target.kind == "gpu" and config.mesh.space > 1:
-        raise ConfigError("estimates for GPUs are of whole frames: --mesh.space must be 1.")
+        raise UserError("estimates for GPUs are of whole frames: --mesh.space must be 1.")
     devices = target.devices()
     with jax.default_matmul_precision(config.matmul_precision):
         plan = plan_run(config, allow_missing=True, devices=devices)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import jax
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import CHIPS, GPUS, TPUS, Chip
 
 _ACCEPTED = (
@@ -49,7 +49,7 @@ class Topology:
         """Of a name such as `v5e:4x8`.
 
         Raises:
-            ConfigError: there is no such thing.
+            UserError: there is no such thing.
         """
         if match := re.fullmatch(rf"({'|'.join(TPUS)}):(\d+(?:x\d+){{1,2}})", name):
             count = math.prod(map(int, match[2].split("x")))
@@ -58,7 +58,7 @@ class Topology:
             return cls(name, "gpu", int(match[1]), CHIPS[match[2]])
         if match := re.fullmatch(r"cpu:([1-9]\d*)", name):
             return cls(name, "cpu", int(match[1]), None)
-        raise ConfigError(f"{name} is no topology that is known; {_ACCEPTED} are.")
+        raise UserError(f"{name} is no topology that is known; {_ACCEPTED} are.")
 
     def devices(self) -> list[Any]:
         """Devices to compile for: described ones for TPUs, virtual CPUs for all else.
@@ -66,7 +66,7 @@ class Topology:
         Must be asked for before jax is used, which decides on CPUs once.
 
         Raises:
-            ConfigError: libtpu is missing or knows no such slice, or jax has fewer CPUs already.
+            UserError: libtpu is missing or knows no such slice, or jax has fewer CPUs already.
         """
         jax.config.update("jax_platforms", "cpu")  # nothing may look for accelerators
         if self.kind == "tpu":
@@ -74,7 +74,7 @@ class Topology:
         with contextlib.suppress(RuntimeError):  # jax runs already, maybe with enough of them
             jax.config.update("jax_num_cpu_devices", self.count)
         if len(jax.devices()) < self.count:
-            raise ConfigError(
+            raise UserError(
                 f"{self.name} needs {self.count} virtual CPUs, and jax began with "
                 f"{len(jax.devices())}; unset XLA_FLAGS."
             )
@@ -89,7 +89,7 @@ class Topology:
 
     def _described(self) -> list[Any]:
         if importlib.util.find_spec("libtpu") is None:
-            raise ConfigError(
+            raise UserError(
                 f"{self.name}: compiling for TPUs needs their compiler, also on a machine without "
                 "any: pip install libtpu."
             )
@@ -101,5 +101,5 @@ class Topology:
             described = topologies.get_topology_desc(platform="tpu", topology_name=self.name)
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
-            raise ConfigError(f"{self.name} is no slice that libtpu knows: {reason}.") from error
+            raise UserError(f"{self.name} is no slice that libtpu knows: {reason}.") from error
         return list(described.devices)

@@ -8,14 +8,14 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 
 def found_by_first(find: Callable[[], Any]) -> Any:
     """What process 0 finds, on every process; a value for JSON.
 
     Raises:
-        ConfigError: process 0 met it; on every process.
+        UserError: process 0 met it; on every process.
         OSError: the same.
     """
     if jax.process_count() == 1:
@@ -24,14 +24,14 @@ def found_by_first(find: Callable[[], Any]) -> Any:
     if jax.process_index() == 0:
         try:
             mine["found"] = find()
-        except ConfigError as error:  # raised below, where the others do
+        except UserError as error:  # raised below, where the others do
             mine["refused"] = str(error)
         except OSError as error:
             name = None if error.filename is None else str(error.filename)
             mine["error"] = [error.errno, error.strerror or str(error), name]
     answer = json.loads(_from_first(json.dumps(mine).encode()))
     if "refused" in answer:
-        raise ConfigError(answer["refused"])
+        raise UserError(answer["refused"])
     if "error" in answer:
         raise OSError(*answer["error"])
     return answer["found"]

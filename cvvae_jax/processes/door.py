@@ -15,7 +15,7 @@ import socket
 import time
 from collections.abc import Mapping
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 COORDINATOR, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 """Environment variables that name a process where no cluster is detected."""
@@ -63,24 +63,24 @@ def by_hand(environment: Mapping[str, str]) -> Guest | None:
     """This process, from the variables; None where jax is to detect it.
 
     Raises:
-        ConfigError: a variable is missing or wrong.
+        UserError: a variable is missing or wrong.
     """
     if COUNT not in environment and INDEX not in environment:
         return None
     missing = [name for name in (COORDINATOR, COUNT, INDEX) if not environment.get(name)]
     if missing:
-        raise ConfigError(
+        raise UserError(
             f"--distributed needs {COORDINATOR}, {COUNT} and {INDEX} together; "
             f"{' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not set."
         )
     address, count, index = (environment[name] for name in (COORDINATOR, COUNT, INDEX))
     if not (count.isdecimal() and index.isdecimal() and int(index) < int(count)):
-        raise ConfigError(
+        raise UserError(
             f"{INDEX} must be a number from 0 to below {COUNT}, not {index} of {count}."
         )
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
-        raise ConfigError(f"{COORDINATOR} must be HOST:PORT, not {address}.")
+        raise UserError(f"{COORDINATOR} must be HOST:PORT, not {address}.")
     return Guest(host, int(port), int(count), int(index), environment.get(TOKEN, ""))
 
 
@@ -88,7 +88,7 @@ def meet(guest: Guest, *, seconds: float) -> None:
     """Waits until all processes of the run are there.
 
     Raises:
-        ConfigError: the port is taken, or what listens there is no process 0 of this run.
+        UserError: the port is taken, or what listens there is no process 0 of this run.
         Late: not all have come in time.
     """
     end = time.monotonic() + seconds
@@ -130,7 +130,7 @@ def _listen(guest: Guest) -> socket.socket:
             )
         except OSError as error:
             if time.monotonic() > end:
-                raise ConfigError(
+                raise UserError(
                     f"process 0 can't listen at {guest.address} ({error.strerror}): if another run "
                     f"does, name another port by {COORDINATOR}."
                 ) from error
@@ -170,7 +170,7 @@ def _knock_until_open(guest: Guest, end: float) -> None:
         except (ConnectionError, TimeoutError, socket.gaierror, OSError):
             strange_since = None  # nobody is there yet
         if strange_since is not None and time.monotonic() - strange_since > _STRANGE:
-            raise ConfigError(
+            raise UserError(
                 f"what listens at {guest.address} is no process 0 that waits for this one: if it "
                 f"is another run, name another port by {COORDINATOR}."
             )
@@ -182,7 +182,7 @@ def _knock(door: socket.socket, guest: Guest, end: float) -> bool:
     """Whether all are there; False where nobody of this kind has answered.
 
     Raises:
-        ConfigError: process 0 says that this one is none of its own.
+        UserError: process 0 says that this one is none of its own.
         OSError: it has gone.
     """
     greeting = _line(door)
@@ -196,7 +196,7 @@ def _knock(door: socket.socket, guest: Guest, end: float) -> bool:
     if not answer:
         raise ConnectionError("process 0 has left")
     if answer != b"welcome":
-        raise ConfigError(
+        raise UserError(
             f"process 0 at {guest.address} doesn't let this process in ({answer.decode()}): all "
             f"processes of a run, and no others, need the same {COORDINATOR}, {COUNT} and {TOKEN}."
         )

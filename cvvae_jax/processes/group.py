@@ -27,7 +27,7 @@ from collections.abc import Callable
 import jax
 from jax._src import distributed as jax_distributed  # its public part has no key-value store
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.processes import door, liveness
 
 DIED = 75
@@ -64,7 +64,7 @@ def join() -> "Processes":
     Where the others don't come, the process ends with a message and the code `DIED`.
 
     Raises:
-        ConfigError: nothing is detected, a variable is wrong, or another run is at the address.
+        UserError: nothing is detected, a variable is wrong, or another run is at the address.
     """
     guest = door.by_hand(os.environ)
     by_hand = {}
@@ -92,7 +92,7 @@ def join() -> "Processes":
             shutdown_timeout_seconds=int(_CLOSING),
         )
     except ValueError as error:
-        raise ConfigError(
+        raise UserError(
             "--distributed finds no TPU pod, Slurm, Open MPI or Kubernetes job around this "
             f"process ({error}); set {door.COORDINATOR}=HOST:PORT of process 0, "
             f"{door.COUNT} and {door.INDEX} (from 0), or leave --distributed out."
@@ -170,14 +170,14 @@ class Processes:
         """Compares the settings of this process, as text, with those of process 0.
 
         Raises:
-            ConfigError: they differ, so that the processes would wait for each other for ever.
+            UserError: they differ, so that the processes would wait for each other for ever.
         """
         self._put("settings", settings)
         theirs = self._client.blocking_key_value_get(f"{_BOARD}/settings/0", 1000 * _ARRIVAL)
         if theirs != settings:
             ours = set(settings.splitlines())
             lines = [line.strip(" ,") for line in theirs.splitlines() if line not in ours]
-            raise ConfigError(
+            raise UserError(
                 "all processes must be started with the same settings; process 0 has "
                 f"{'; '.join(lines[:3]) or 'fewer of them'}, and this one has not."
             )

@@ -8,7 +8,7 @@ import re
 import zlib
 from collections.abc import Mapping
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 SUMS = "SHA256SUMS"
 """The file with a line for each file that describes a set."""
@@ -31,10 +31,10 @@ def check_record(data: bytes, crc32: int | None, what: str) -> None:
         what: the record's name for messages.
 
     Raises:
-        ConfigError: it is another one.
+        UserError: it is another one.
     """
     if crc32 is not None and zlib.crc32(data) != crc32:
-        raise ConfigError(f"{what} is damaged: its checksum is not the one in the set's index.")
+        raise UserError(f"{what} is damaged: its checksum is not the one in the set's index.")
 
 
 def sums(texts: Mapping[str, str]) -> str:
@@ -55,7 +55,7 @@ def check_files(folder: str, *names: str) -> None:
     have none, a line of the log says so.
 
     Raises:
-        ConfigError: one is missing, or is not what was written.
+        UserError: one is missing, or is not what was written.
     """
     path = os.path.join(folder, SUMS)
     if not os.path.isfile(path):
@@ -64,11 +64,11 @@ def check_files(folder: str, *names: str) -> None:
     with open(path, "rb") as file:
         matches = list(map(_LINE.fullmatch, file.read().splitlines()))
     if None in matches or not matches:
-        raise ConfigError(f"{path} is damaged: it is no list of SHA-256 and names.")
+        raise UserError(f"{path} is damaged: it is no list of SHA-256 and names.")
     expected = {match[2].decode(errors="replace"): match[1].decode() for match in matches}
     for name in names:
         if _digest(os.path.join(folder, name)) != expected.get(name):
-            raise ConfigError(
+            raise UserError(
                 f"{os.path.join(folder, name)} is not what was written, by {SUMS} beside it: it is "
                 "damaged or was changed."
             )

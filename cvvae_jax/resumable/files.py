@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 _NAME_LENGTH = 40  # of a name that goes into that of its file aside, which has 255 bytes at most
 
@@ -42,20 +42,20 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def require_vacant(path: Path, *, overwrite: bool) -> None:
-    """Raise ConfigError where a file to write is there already, and is not to be replaced.
+    """Raise UserError where a file to write is there already, and is not to be replaced.
 
     A link counts as a file, wherever it leads.
     """
     if not overwrite and os.path.lexists(path):
-        raise ConfigError(f"{path} exists; --overwrite replaces it.")
+        raise UserError(f"{path} exists; --overwrite replaces it.")
 
 
 def require_writable(path: Path) -> None:
-    """Raise ConfigError where no file can be written."""
+    """Raise UserError where no file can be written."""
     try:
         new_beside(path).unlink()
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {error.strerror}.") from error
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
 
 def write_whole(path: Path, content: str | bytes) -> None:

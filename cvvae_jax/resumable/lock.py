@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 _UNSUPPORTED = (errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP)
 
@@ -33,14 +33,14 @@ def locked(file: Path | str, busy: str) -> Iterator[None]:
         busy: the sentence that says where another process is in, without its full stop.
 
     Raises:
-        ConfigError: another process is in; the message ends with which one.
+        UserError: another process is in; the message ends with which one.
         OSError: the file can't be made.
     """
     with open(file, "a+", encoding="utf-8", errors="replace") as opened:
         try:
             fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise ConfigError(f"{busy}{_holder(opened)}") from None
+            raise UserError(f"{busy}{_holder(opened)}") from None
         except OSError as error:
             if error.errno not in _UNSUPPORTED:
                 raise

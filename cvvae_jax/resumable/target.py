@@ -14,10 +14,9 @@ from typing import Any
 
 import fsspec
 
-from cvvae_jax.config import ConfigError
-from cvvae_jax.config.places import at_home
+from cvvae_jax.config.places import at_home, is_remote
 from cvvae_jax.config.reading import parse, typed
-from cvvae_jax.data.files import is_remote
+from cvvae_jax.errors import UserError
 
 WORK = ".prepare"
 """The folder in it that is removed when all is done."""
@@ -39,13 +38,13 @@ class Target:
         """Names of the files and folders in it, or in a folder of it; none where there is none.
 
         Raises:
-            ConfigError: it is a file.
+            UserError: it is a file.
         """
         system, root = self._system()
         path = f"{root}/{folder}".rstrip("/")
         system.invalidate_cache()
         if system.isfile(path):
-            raise ConfigError(f"{self.place} is a file; name a folder.")
+            raise UserError(f"{self.place} is a file; name a folder.")
         if not system.isdir(path):
             return set()
         found = {name.rstrip("/").rpartition("/")[2] for name in system.ls(path, detail=False)}
@@ -60,7 +59,7 @@ class Target:
         """The object in a JSON file of it.
 
         Raises:
-            ConfigError: there is something else in the file.
+            UserError: there is something else in the file.
         """
         what = f"{self.place}/{name}"
         return typed(dict[str, Any], parse(self.read(name), what), what)
@@ -139,16 +138,16 @@ def absolute(place: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(place: str) -> Iterator[None]:
-    """Turns what file systems raise while a folder is written into a ConfigError that names it."""
+    """Turns what file systems raise while a folder is written into a UserError that names it."""
     try:
         yield
-    except ConfigError:
+    except UserError:
         raise
     except Exception as error:
         # Remote file systems have errors of their own.
         if isinstance(error, OSError) or is_remote(place):
             reason = getattr(error, "strerror", None) or f"{type(error).__name__}: {error}"
-            raise ConfigError(f"{place} cannot be finished: {reason}. {GOES_ON}") from error
+            raise UserError(f"{place} cannot be finished: {reason}. {GOES_ON}") from error
         raise
 
 

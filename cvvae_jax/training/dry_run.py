@@ -25,7 +25,7 @@ def dry_run(config: TrainConfig) -> None:
     """Prints the plan of a run.
 
     Raises:
-        ConfigError: the configuration can't be run; weights and data that are not there yet are
+        UserError: the configuration can't be run; weights and data that are not there yet are
             listed instead.
     """
     with jax.default_matmul_precision(config.matmul_precision):

@@ -14,7 +14,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from cvvae_jax import paths, rows, sharding
 from cvvae_jax.config import (
     Bucket,
-    ConfigError,
     DiscriminatorConfig,
     ImageVAEConfig,
     LossConfig,
@@ -25,6 +24,7 @@ from cvvae_jax.config import (
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.data.pipeline import batches, eval_clips
 from cvvae_jax.data.sources import Known
+from cvvae_jax.errors import UserError
 from cvvae_jax.metrics.image import SSIM_WINDOW
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
@@ -118,7 +118,7 @@ def plan_run(
         devices: what it is planned for, in place of jax's own; they needn't be there.
 
     Raises:
-        ConfigError: models, batches, devices, data and objective don't fit each other.
+        UserError: models, batches, devices, data and objective don't fit each other.
     """
     require_wandb(config.wandb)
     missing = [] if allow_missing else None
@@ -205,7 +205,7 @@ def _in_the_space_of(image: ImageVAEConfig, video: VideoVAEConfig) -> VideoVAECo
     for name in ("latent_channels", "spatial_compression"):
         ours, theirs = getattr(video, name), getattr(image, name)
         if ours != theirs:
-            raise ConfigError(
+            raise UserError(
                 f"the video VAE's {name} is {ours}, the image VAE's {theirs}; "
                 "compatible latents need the same."
             )
@@ -234,7 +234,7 @@ def _job(
             known=known,
         )
         clips = eval_clips(stage, config.data, known) if missing is None else None
-    except ConfigError as error:
+    except UserError as error:
         if missing is None:
             raise
         missing.append(f"data of the {title}: {error}")
@@ -250,7 +250,7 @@ def _check_job(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
     """Raises what no step could be made of."""
     for setting in ("dtype", "decoder_dtype", "param_dtype"):
         if getattr(model, setting) == "float16":
-            raise ConfigError(
+            raise UserError(
                 f"the {job.title}'s {setting} is float16, which overflows in training; float32 and "
                 "bfloat16 don't."
             )
@@ -266,9 +266,9 @@ def _check_score(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
         return
     metric, _, rival = name.partition("_")
     if rival != "recon" and not isinstance(model, VideoVAEConfig):
-        raise ConfigError(f"keep_best is {name}, but of the {job.title} only recon is measured.")
+        raise UserError(f"keep_best is {name}, but of the {job.title} only recon is measured.")
     if metric == "ssim" and job.clips is not None and min(job.clips.shape[2:4]) < SSIM_WINDOW:
-        raise ConfigError(
+        raise UserError(
             f"keep_best is {name}, but SSIM takes frames of {SSIM_WINDOW} x {SSIM_WINDOW} pixels "
             "and more; psnr takes any."
         )
@@ -278,25 +278,25 @@ def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConf
     space, time = model.spatial_compression, model.temporal_compression
     name = f"a bucket of {bucket.frames} frames of {bucket.height} x {bucket.width}"
     if bucket.height % space or bucket.width % space or (bucket.frames - 1) % time:
-        raise ConfigError(
+        raise UserError(
             f"{name} doesn't fit the {job.title}: 1 + {time}k frames and multiples of {space} "
             "pixels do."
         )
     if job.loss.needs_lpips and min(bucket.height, bucket.width) < SPATIAL_COMPRESSION:
         size = f"{SPATIAL_COMPRESSION} x {SPATIAL_COMPRESSION}"
-        raise ConfigError(f"{name} is too small for LPIPS, which takes {size} pixels and more.")
+        raise UserError(f"{name} is too small for LPIPS, which takes {size} pixels and more.")
     if job.discriminator is not None:
         video = jax.ShapeDtypeStruct((1, *video_shape(bucket)[1:]), jnp.float32)
         network = abstract_network(Discriminator, job.discriminator)
         if 0 in jax.eval_shape(lambda network, video: network(video), network, video).shape:
-            raise ConfigError(
+            raise UserError(
                 f"{name} is too small for a discriminator of {job.discriminator.layers} layers "
                 "(discriminator.layers)."
             )
     devices = job.mesh.shape[rows.AXIS]
     multiple = devices * _rows_of_a_position(job, model)
     if devices > 1 and bucket.height % multiple:
-        raise ConfigError(
+        raise UserError(
             f"{name} can't be split over {devices} devices (mesh.space): every device needs as "
             f"many rows at the coarsest grid of every network, so that heights are multiples of "
             f"{multiple}."

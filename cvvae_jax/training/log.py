@@ -17,7 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.processes.stop import Stopped
 from cvvae_jax.resumable.files import parse_json, write_whole
 from cvvae_jax.training.pictures import gif
@@ -94,7 +94,7 @@ class StageLog:
             settings: the whole run's, shown there.
 
         Raises:
-            ConfigError: Weights & Biases is not installed or does not accept the run.
+            UserError: Weights & Biases is not installed or does not accept the run.
         """
         self._active = jax.process_index() == 0
         self._folder, self._title, self._steps = folder, title, steps
@@ -232,7 +232,7 @@ def process_log(folder: Path) -> Iterator[None]:
     `logs/process_000.log` of a run folder (of process 0), of which the newest 40 MB are kept.
 
     Raises:
-        ConfigError: it can't be written.
+        UserError: it can't be written.
     """
     path = folder / "logs" / f"process_{jax.process_index():03d}.log"
     try:
@@ -241,14 +241,14 @@ def process_log(folder: Path) -> Iterator[None]:
             path, maxBytes=10 * 2**20, backupCount=3, encoding="utf-8", errors="backslashreplace"
         )
     except OSError as error:
-        raise ConfigError(f"{path} can't be written: {error}.") from error
+        raise UserError(f"{path} can't be written: {error}.") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
     logger = logging.getLogger("cvvae_jax")
     logger.addHandler(handler)
     _tell(handler, logging.INFO, _start())
     try:
         yield
-    except (Stopped, ConfigError) as end:
+    except (Stopped, UserError) as end:
         _tell(handler, logging.INFO if isinstance(end, Stopped) else logging.ERROR, str(end))
         raise
     except BaseException as error:

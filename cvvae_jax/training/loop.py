@@ -35,7 +35,7 @@ def train(config: TrainConfig, stop: StopSignals | None = None) -> Scores:
         run folder.
 
     Raises:
-        ConfigError: the configuration can't be run, the run folder belongs to another model,
+        UserError: the configuration can't be run, the run folder belongs to another model,
             another run is at work in it, or training diverged twice.
         OSError: the last checkpoint could not be written, or an earlier one not be read.
         Stopped: SIGINT or SIGTERM asked for the end; there is a checkpoint of the last step.
@@ -78,7 +78,7 @@ def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE
     goes back to the newest checkpoint once, and on with other data.
 
     Raises:
-        ConfigError: it can't go on from what is in its folder, or had to go back twice.
+        UserError: it can't go on from what is in its folder, or had to go back twice.
         Stopped: a signal asked for the end.
     """
     job.folder.mkdir(parents=True, exist_ok=True)

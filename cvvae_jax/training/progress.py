@@ -16,8 +16,9 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches
+from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import peak_flops
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.image_vae import ImageVAE
@@ -108,12 +109,12 @@ def after_rollback(state: TrainState, divergence: Diverged, job: Job) -> TrainSt
     """An earlier state that goes on behind the batches that were seen when the run diverged.
 
     Raises:
-        ConfigError: it has been rolled back before.
+        UserError: it has been rolled back before.
     """
     guard, count = divergence.guard, job.stage.max_skipped
     advice = "lower the learning rate, start the GAN later, or compute in float32"
     if guard["rollbacks"]:
-        raise ConfigError(
+        raise UserError(
             f"the {job.title} diverged again at step {divergence.step}: {count} updates in a row "
             f"had a loss or gradient that is not finite, though the run had gone back and on with "
             f"other data before. Its checkpoints are kept in {job.folder}; {advice}."

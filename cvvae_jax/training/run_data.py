@@ -12,8 +12,9 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cvvae_jax.config import ConfigError, DataConfig
+from cvvae_jax.config import DataConfig
 from cvvae_jax.data.sources import Known, Sides, file_sizes, held_out, key_of, open_source
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import read_json, write_whole
 from cvvae_jax.training.log import say
 from cvvae_jax.video_io.media import Kind
@@ -30,7 +31,7 @@ def known_sides(folder: Path) -> Known:
     run.
 
     Raises:
-        ConfigError: the record of it is damaged.
+        UserError: the record of it is damaged.
     """
     return {kind: _sides(record) for kind, record in _read(folder).items()}
 
@@ -39,7 +40,7 @@ def listed_files(data: DataConfig) -> Listed:
     """The files that are there now, held out or not; nothing of moving photographs.
 
     Raises:
-        ConfigError: there are none at a place.
+        UserError: there are none at a place.
     """
     places: dict[Kind, str | None] = {"video": data.videos, "image": data.images}
     return {kind: _listed(place, kind) for kind, place in places.items() if place is not None}
@@ -55,7 +56,7 @@ def check_same_files(listed: Listed) -> None:
     """Compares the files that this process sees with those of the others.
 
     Raises:
-        ConfigError: they differ, so that the processes would train on different data.
+        UserError: they differ, so that the processes would train on different data.
     """
     if jax.process_count() == 1:
         return
@@ -65,7 +66,7 @@ def check_same_files(listed: Listed) -> None:
     others = [i for i, digest in enumerate(digests) if not np.array_equal(digest, digests[0])]
     if others:
         counts = ", ".join(f"{len(files)} {kind} files" for kind, files in listed.items())
-        raise ConfigError(
+        raise UserError(
             f"process {others[0]} doesn't see the files, or their sizes, that process 0 sees at "
             f"the places data.videos and data.images (this process: {counts}); all need the same."
         )
@@ -75,7 +76,7 @@ def keep_files(folder: Path, data: DataConfig, listed: Listed) -> None:
     """Says which files have changed since an earlier start, and keeps what there is now.
 
     Raises:
-        ConfigError: what was kept is damaged.
+        UserError: what was kept is damaged.
         OSError: it can't be written.
     """
     record = _read(folder)
@@ -129,7 +130,7 @@ def _read(folder: Path) -> dict[Kind, dict[str, dict]]:
         for files in record.values():
             _sides(files)
     except (AttributeError, TypeError, KeyError) as error:
-        raise ConfigError(
+        raise UserError(
             f"{path} is damaged, which says what the run held out to measure on; restore it, or "
             "remove it, and files are held out by their names anew."
         ) from error

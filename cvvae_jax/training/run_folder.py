@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from cvvae_jax.checkpoint import check_fits, newest_config
-from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.config import TrainConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.processes.broadcast import found_by_first
 from cvvae_jax.recipe import to_json
 from cvvae_jax.resumable.files import parse_json, read_json, write_whole
@@ -27,7 +28,7 @@ def run_folder(plan: Plan, config: TrainConfig) -> Iterator[None]:
     the first one does all of it, and the others wait for its word.
 
     Raises:
-        ConfigError: another run is at work in the folder, it holds a run that this one can't go on
+        UserError: another run is at work in the folder, it holds a run that this one can't go on
             with, or it can't be written; or processes see different data.
     """
     listed = listed_files(config.data)
@@ -47,7 +48,7 @@ def _enter(plan: Plan, config: TrainConfig, listed: Listed, held: contextlib.Exi
         write_config(folder, config)
         keep_files(folder, config.data, listed)
     except OSError as error:
-        raise ConfigError(f"the run folder {folder} can't be written: {error}.") from error
+        raise UserError(f"the run folder {folder} can't be written: {error}.") from error
 
 
 def _check_checkpoints(plan: Plan, config: TrainConfig) -> None:
@@ -59,7 +60,7 @@ def _check_checkpoints(plan: Plan, config: TrainConfig) -> None:
         folder, steps = stage.job.folder, stage.job.stage.steps
         start = check_fits(folder / "checkpoints", stage.state)
         if start is not None and start > steps:
-            raise ConfigError(f"{folder} has done {start} steps, more than the {steps} asked for.")
+            raise UserError(f"{folder} has done {start} steps, more than the {steps} asked for.")
 
 
 def write_config(folder: Path, config: TrainConfig) -> None:

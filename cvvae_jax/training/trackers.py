@@ -15,7 +15,7 @@ from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import write_whole
 
 
@@ -77,7 +77,7 @@ def require_wandb(project: str | None) -> ModuleType | None:
     """The module that logs to Weights & Biases; None without a project, which needs none.
 
     Raises:
-        ConfigError: it is asked for and not installed.
+        UserError: it is asked for and not installed.
     """
     if project is None:
         return None
@@ -86,7 +86,7 @@ def require_wandb(project: str | None) -> ModuleType | None:
         if not hasattr(module, "init"):
             raise ImportError("there is just a folder of that name")  # as it leaves them behind
     except ImportError as error:
-        raise ConfigError(
+        raise UserError(
             f"--wandb {project} needs Weights & Biases: pip install wandb ({error})."
         ) from error
     return module
@@ -105,7 +105,7 @@ class WandbRun:
             settings: the whole run's, to be shown beside it.
 
         Raises:
-            ConfigError: Weights & Biases is not installed or does not accept the run.
+            UserError: Weights & Biases is not installed or does not accept the run.
         """
         self._wandb = require_wandb(project)
         id_file = folder / "wandb_id"
@@ -121,7 +121,7 @@ class WandbRun:
                 config=settings,
             )
         except self._wandb.Error as error:
-            raise ConfigError(f"Weights & Biases does not accept the run: {error}") from error
+            raise UserError(f"Weights & Biases does not accept the run: {error}") from error
         write_whole(id_file, self._run.id)
         # Its steps can't be taken back. Those that are done again after a kill are equal, but where
         # they are not, after going back from a divergence, the first ones stay there.

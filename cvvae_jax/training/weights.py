@@ -9,14 +9,9 @@ from flax import nnx
 from jax.sharding import Mesh
 
 from cvvae_jax import sharding
-from cvvae_jax.config import (
-    ConfigError,
-    ImageVAEConfig,
-    LPIPSConfig,
-    TrainConfig,
-    VideoVAEConfig,
-)
+from cvvae_jax.config import ImageVAEConfig, LPIPSConfig, TrainConfig, VideoVAEConfig
 from cvvae_jax.config.latent_scale import LATENT_SCALE
+from cvvae_jax.errors import UserError
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
@@ -44,13 +39,13 @@ class Weights:
         """The model, on the devices.
 
         Raises:
-            ConfigError: it can't be read, or holds NaN or Inf.
+            UserError: it can't be read, or holds NaN or Inf.
         """
         not_finite = {}
         model = self.opened.load(sharding.shardings(self.abstract, mesh), not_finite=not_finite)
         if not_finite:
             names = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
-            raise ConfigError(f"{self.path} holds weights that are no numbers: {names}.")
+            raise UserError(f"{self.path} holds weights that are no numbers: {names}.")
         return model
 
 
@@ -61,12 +56,12 @@ def _open(
     if not Path(path).exists():
         reason = f"{setting} {path}: no such file or folder ({_PAGE} says where to get it)"
         if missing is None:
-            raise ConfigError(f"{reason}.")
+            raise UserError(f"{reason}.")
         missing.append(reason)
         return None
     opened = open_model(path, dtype=config.frozen_dtype)
     if not isinstance(opened.abstract, kind):
-        raise ConfigError(
+        raise UserError(
             f"{setting} {path} holds a {type(opened.abstract).__name__}; {kind.__name__} is wanted."
         )
     return opened
@@ -87,7 +82,7 @@ def open_lpips(config: TrainConfig, missing: list[str] | None) -> Weights | None
     """The network of LPIPS; None where the objective has none of it."""
     if config.lpips is None:
         if config.loss.needs_lpips:
-            raise ConfigError(
+            raise UserError(
                 "the objective has LPIPS in it, but no weights are named: give them with --lpips "
                 f"PATH ({_PAGE} says where they are), or leave it out with "
                 "--loss.lpips-weight 0 and --loss.compat-lpips-weight 0."
@@ -116,7 +111,7 @@ def open_start(
         if name not in _NOT_ARCHITECTURE and theirs[name] != value
     ]
     if different:
-        raise ConfigError(
+        raise UserError(
             f"--init-weights {config.init_weights} is of another architecture: "
             f"{'; '.join(different)}."
         )

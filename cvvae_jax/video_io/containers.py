@@ -10,8 +10,8 @@ from typing import Any
 import av
 from av.video.reformatter import Interpolation
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.places import at_home
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.media import Blob, Frames, MediaFile
 
 VIDEO_SUFFIXES = (
@@ -59,7 +59,7 @@ def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
     """A media file, open for reading.
 
     Raises:
-        ConfigError: there is no such file, or it is no media file.
+        UserError: there is no such file, or it is no media file.
     """
     file = require_file(file)
     # The prefix keeps FFmpeg from reading a protocol or a pattern into a name.
@@ -67,7 +67,7 @@ def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
     try:
         container = av.open(source, options=_ONLY_LISTED, **_READING)
     except (av.error.FFmpegError, OSError) as error:
-        raise ConfigError(
+        raise UserError(
             f"{file} cannot be read as a video ({reason(error)}); accepted are MP4, QuickTime, "
             "Matroska, WebM, AVI, MPEG, WMV, FLV, Ogg and GIF."
         ) from error
@@ -85,19 +85,19 @@ def exact(rational: Any) -> Fraction | None:
 
 
 def require_file(file: MediaFile) -> Blob | Path:
-    """A file by the path that it has on the disk; ConfigError unless it is there."""
+    """A file by the path that it has on the disk; UserError unless it is there."""
     if isinstance(file, Blob):
         return file
     path = Path(at_home(file))
     if not path.is_file():
-        raise ConfigError(f"{path}: no such file.")
+        raise UserError(f"{path}: no such file.")
     return path
 
 
 def require_pixels(file: MediaFile | Frames, height: int, width: int) -> None:
-    """Raise ConfigError where a frame would be larger than LARGEST_FRAME."""
+    """Raise UserError where a frame would be larger than LARGEST_FRAME."""
     if height * width > LARGEST_FRAME:
-        raise ConfigError(
+        raise UserError(
             f"{file} has frames of {width}x{height}, more than the {LARGEST_FRAME:,} pixels that "
             "are decoded."
         )
@@ -106,19 +106,19 @@ def require_pixels(file: MediaFile | Frames, height: int, width: int) -> None:
 def require_shape(
     path: MediaFile | Frames, shape: tuple[int, ...], wanted: tuple[int, ...]
 ) -> None:
-    """Raise ConfigError unless a frame has the height and width of those before it; shapes may go
+    """Raise UserError unless a frame has the height and width of those before it; shapes may go
     on with channels."""
     if shape != wanted:
         size, other = (f"{width}x{height}" for height, width, *_ in (wanted, shape))
-        raise ConfigError(
+        raise UserError(
             f"{path}: all frames of a video must have one size, here {size}; one has {other}."
         )
 
 
 def require_suffix(path: Path, accepted: tuple[str, ...]) -> None:
-    """Raise ConfigError unless a file to write has one of the accepted suffixes."""
+    """Raise UserError unless a file to write has one of the accepted suffixes."""
     if path.suffix.lower() not in accepted:
-        raise ConfigError(
+        raise UserError(
             f"{path} cannot be written: its suffix must be one of {', '.join(accepted)}."
         )
 
@@ -149,7 +149,7 @@ def resized(
 
 def one_line(error: Exception) -> str:
     """Why a file is bad: what an error says, with its kind where it is none of ours."""
-    text = str(error) if isinstance(error, ConfigError) else f"{type(error).__name__}: {error}"
+    text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
 
 

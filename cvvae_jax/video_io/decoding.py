@@ -12,7 +12,7 @@ import av
 import numpy as np
 from av.stream import Disposition
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import cut_off
 from cvvae_jax.video_io.containers import (
     SCALER,
@@ -88,7 +88,7 @@ class OpenVideo:
         """The packets with frames, as `_with_frames` chooses them.
 
         Raises:
-            ConfigError: after the last one, if the file was cut off. A demuxer takes the end of
+            UserError: after the last one, if the file was cut off. A demuxer takes the end of
                 such a file for the end of the video.
         """
         count = 0
@@ -102,7 +102,7 @@ class OpenVideo:
 
         yield from self._with_frames(counted())
         if count < len(self.stream.index_entries) or self._is_cut_off(count):
-            raise ConfigError(f"{self.file} ends early: it was cut off.")
+            raise UserError(f"{self.file} ends early: it was cut off.")
 
     def _with_frames(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
         """The packets from the first keyframe on, without which those before can't be decoded; all
@@ -144,7 +144,7 @@ class OpenVideo:
             threads: of the decoder: "AUTO", or "NONE" where other files are decoded beside it.
 
         Raises:
-            ConfigError: the file is damaged or was cut off; the frames before have been yielded.
+            UserError: the file is damaged or was cut off; the frames before have been yielded.
         """
         self.stream.thread_type = self._threads = threads
         missing = 0
@@ -161,28 +161,26 @@ class OpenVideo:
                 self.require_usable(frame)
                 yield frame
         if self.has_frames_for_packets and missing > 0:
-            raise ConfigError(f"{self.file} is damaged: {missing} of its frames can't be decoded.")
+            raise UserError(f"{self.file} is damaged: {missing} of its frames can't be decoded.")
 
     def frames_from(self, keyframe: int) -> Iterator[av.VideoFrame]:
         """Frames in presentation order from a keyframe on, by its presentation time in units of
         the stream's time base; those that are not whole are among them.
 
         Raises:
-            ConfigError: a packet can't be decoded.
+            UserError: a packet can't be decoded.
         """
         self.stream.thread_type = "NONE"  # clips are decoded side by side
         self.container.seek(keyframe, stream=self.stream)
         yield from self._decode(self._with_frames(self.container.demux(self.stream)))
 
     def require_usable(self, frame: av.VideoFrame) -> None:
-        """Raise ConfigError where a part of a frame was damaged, its size is another than that of
+        """Raise UserError where a part of a frame was damaged, its size is another than that of
         the frames before, or its colors are of a kind that isn't converted."""
         if frame.is_corrupt:
-            raise ConfigError(
-                f"{self.file} is damaged: a frame of it could be decoded only in part."
-            )
+            raise UserError(f"{self.file} is damaged: a frame of it could be decoded only in part.")
         if frame.colorspace not in _CONVERTED:
-            raise ConfigError(
+            raise UserError(
                 f"{self.file} has colors with the matrix {int(frame.colorspace)} of ITU-T H.273, "
                 "which cannot be converted to RGB."
             )
@@ -208,9 +206,9 @@ class OpenVideo:
             for packet in packets:
                 yield from self.stream.decode(packet)
         except av.error.FFmpegError as error:
-            fault = ConfigError(f"{self.file} is damaged: {reason(error)}.")
+            fault = UserError(f"{self.file} is damaged: {reason(error)}.")
             fault.__cause__ = error
-        except ConfigError as error:
+        except UserError as error:
             fault = error
         with contextlib.suppress(*([av.error.FFmpegError] if fault else [])):
             yield from self.stream.decode(None)
@@ -251,7 +249,7 @@ def open_video(file: MediaFile) -> Iterator[OpenVideo]:
     """A video file, open for reading.
 
     Raises:
-        ConfigError: it holds no video, its frames are too large to decode, or FFmpeg fails on it.
+        UserError: it holds no video, its frames are too large to decode, or FFmpeg fails on it.
     """
     file = require_file(file)
     with open_container(file) as container:
@@ -261,7 +259,7 @@ def open_video(file: MediaFile) -> Iterator[OpenVideo]:
         try:
             yield video
         except av.error.FFmpegError as error:
-            raise ConfigError(f"{file} is damaged: {reason(error)}.") from error
+            raise UserError(f"{file} is damaged: {reason(error)}.") from error
         finally:
             video.await_threads()
 
@@ -270,7 +268,7 @@ def _video_stream(container, file: MediaFile):
     """The video of a file, which is said where there is a choice."""
     chosen = shown_video(container)
     if chosen is None:
-        raise ConfigError(f"{file} holds {_instead_of_video(container)}.")
+        raise UserError(f"{file} holds {_instead_of_video(container)}.")
     others = len(_videos(container)) - 1
     if others:
         _say_choice(str(file), others + 1, chosen.index, f"{chosen.width}x{chosen.height}")

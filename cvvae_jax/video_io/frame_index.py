@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import exact, require_file
 from cvvae_jax.video_io.decoding import OpenVideo, open_video, played_sound
 from cvvae_jax.video_io.images import is_image
@@ -49,7 +49,7 @@ def count_frames(media: str | Media) -> int:
     The answer is kept for the files that a process asked for last.
 
     Raises:
-        ConfigError: there is no such file, it is not a video, or it was cut off.
+        UserError: there is no such file, it is not a video, or it was cut off.
     """
     if isinstance(media, Frames):
         return len(media.array)
@@ -60,7 +60,7 @@ def frame_times(media: str | Media) -> np.ndarray:
     """When each frame is shown, in seconds from the first one on: float64 (frames,).
 
     Raises:
-        ConfigError: as `count_frames`.
+        UserError: as `count_frames`.
     """
     if isinstance(media, Frames):
         return np.arange(len(media.array)) / media.fps
@@ -76,7 +76,7 @@ def read_times(file: MediaFile) -> Times:
     """When the frames of a video are shown; of one that was cut off, those that are there.
 
     Raises:
-        ConfigError: there is no such file, or it is not a video.
+        UserError: there is no such file, or it is not a video.
     """
     return Times(Fraction(1)) if is_image(file) else frame_index(file).times
 
@@ -85,11 +85,11 @@ def whole_index(file: MediaFile) -> FrameIndex:
     """The frames of a file.
 
     Raises:
-        ConfigError: there is no such file, it is not a video, or it was cut off.
+        UserError: there is no such file, it is not a video, or it was cut off.
     """
     index = frame_index(file)
     if index.fault:
-        raise ConfigError(index.fault)
+        raise UserError(index.fault)
     return index
 
 
@@ -100,7 +100,7 @@ def frame_index(file: MediaFile) -> FrameIndex:
     """The frames of a file, which may have been cut off.
 
     Raises:
-        ConfigError: there is no such file, or it is not a video.
+        UserError: there is no such file, or it is not a video.
     """
     if isinstance(file, Blob):
         if file not in _indexes:
@@ -134,7 +134,7 @@ class _Row:
                 self.times.append((ticks, duration or 0))
                 if is_key and ticks is not None and video.has_presentation_times:
                     self.keyframes.append(ticks)
-        except ConfigError as error:
+        except UserError as error:
             self.fault = str(error)
         is_reordered = bool(video.stream.codec_context.has_b_frames) and not decode
         known = [ticks for ticks, _ in self.times if ticks is not None]
@@ -173,7 +173,7 @@ def _scan(file: MediaFile) -> FrameIndex:
     if is_timed and row.has_gaps:
         row.fill(round(1 / (rate * unit)))
     if not row.times:
-        raise ConfigError(row.fault or f"{file} holds no frame that can be decoded.")
+        raise UserError(row.fault or f"{file} holds no frame that can be decoded.")
     known = sorted(item for item in row.times if item[0] is not None)
     count, ticks = len(row.times), np.array([time for time, _ in known], np.int64)
     first = int(ticks[0]) * unit if known else Fraction(0)

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.places import at_home
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import written_aside
 from cvvae_jax.video_io.containers import (
     IMAGE_SUFFIXES,
@@ -53,7 +53,7 @@ def read_image(
         cover: (height, width) that the resize reaches at least.
 
     Raises:
-        ConfigError: there is no such file, it is no image of these formats, is damaged, has more
+        UserError: there is no such file, it is no image of these formats, is damaged, has more
             than 2^26 pixels, or samples of which nothing says how bright they are.
     """
     file = require_file(file)
@@ -64,15 +64,15 @@ def read_image(
             _require_read_right(file, opened)
             image = ImageOps.exif_transpose(opened)
             image = _in_8_bits(file, image, getattr(opened, "tag_v2", {})).convert("RGB")
-    except ConfigError:
+    except UserError:
         raise
     except UnidentifiedImageError as error:
-        raise ConfigError(
+        raise UserError(
             f"{file} cannot be read as an image (PNG, JPEG, WebP, BMP, TIFF and AVIF are read): it "
             "is damaged, or of no known format."
         ) from error
     except Exception as error:  # decoders raise whatever they stumble over in damaged data
-        raise ConfigError(f"{file} cannot be read as an image: {error}.") from error
+        raise UserError(f"{file} cannot be read as an image: {error}.") from error
     height, width = resized(image.height, image.width, short_side=short_side, cover=cover)
     require_pixels(file, height, width)
     return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))
@@ -89,9 +89,7 @@ def _require_read_right(file: MediaFile, image: Image.Image) -> None:
     elif image.mode == "F" and tags.prefix == b"MM" and compressed:
         kind = "compressed big-endian floating-point samples"
     if kind:
-        raise ConfigError(
-            f"{file} is a TIFF of {kind}, which are not read; save it in another way."
-        )
+        raise UserError(f"{file} is a TIFF of {kind}, which are not read; save it in another way.")
 
 
 def _in_8_bits(file: MediaFile, image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
@@ -101,7 +99,7 @@ def _in_8_bits(file: MediaFile, image: Image.Image, tags: Mapping[int, Any]) -> 
     """
     (sample_format, *_) = tags.get(_SAMPLE_FORMAT, (1,))
     if image.mode == "I" or sample_format == _SIGNED:
-        raise ConfigError(
+        raise UserError(
             f"{file} has samples that are signed or of 32 bits, and nothing says which of them are "
             "black and white; accepted are unsigned ones of up to 16 bits, and floating-point ones."
         )
@@ -126,7 +124,7 @@ def _between_0_and_1(file: MediaFile, samples: np.ndarray) -> np.ndarray:
         return samples
     if lowest >= 0 and highest <= 255 and (samples == samples.round()).all():
         return samples / 255
-    raise ConfigError(
+    raise UserError(
         f"{file} has floating-point samples from {lowest:g} to {highest:g}; accepted are those "
         "from 0 to 1, and whole numbers from 0 to 255."
     )
@@ -136,7 +134,7 @@ def write_image(path: str | Path, frame: np.ndarray) -> None:
     """Write a uint8 frame (height, width, 3) as PNG, JPEG or WebP, by the suffix of the path.
 
     Raises:
-        ConfigError: the suffix is none of WRITABLE_IMAGE_SUFFIXES, or the file cannot be written.
+        UserError: the suffix is none of WRITABLE_IMAGE_SUFFIXES, or the file cannot be written.
     """
     path = Path(at_home(path))
     require_suffix(path, WRITABLE_IMAGE_SUFFIXES)
@@ -144,4 +142,4 @@ def write_image(path: str | Path, frame: np.ndarray) -> None:
         with written_aside(path) as aside:
             Image.fromarray(frame).save(aside, quality=95)
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {reason(error)}.") from error
+        raise UserError(f"{path} cannot be written: {reason(error)}.") from error

@@ -6,7 +6,7 @@ from typing import Literal
 
 import numpy as np
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -37,7 +37,7 @@ class Frames:
         return self.name
 
 
-class NothingFound(ConfigError):
+class NothingFound(UserError):
     """A place holds no media of the kind that is wanted, though it could be read."""
 
 

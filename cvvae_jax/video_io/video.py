@@ -16,7 +16,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import (
     IMAGE_SUFFIXES,
     VIDEO_SUFFIXES,
@@ -81,7 +81,7 @@ def probe(file: MediaFile) -> VideoInfo:
     """Size, rate and streams of a video or image file.
 
     Raises:
-        ConfigError: there is no such file, or it is neither a video nor an image.
+        UserError: there is no such file, or it is neither a video nor an image.
     """
     file = Path(file) if isinstance(file, str) else file
     if is_image(file):
@@ -90,10 +90,10 @@ def probe(file: MediaFile) -> VideoInfo:
     with open_video(file) as video:
         first = next(video.frames(threads="NONE"), None)
         if first is None:
-            raise ConfigError(f"{file} holds no frame that can be decoded.")
+            raise UserError(f"{file} holds no frame that can be decoded.")
         height, width = upright_size(first)
         if not video.rate:
-            raise ConfigError(f"{file} does not state its frames per second.")
+            raise UserError(f"{file} does not state its frames per second.")
         return VideoInfo(
             file,
             video.stream.frames or None,
@@ -113,7 +113,7 @@ def read_frames(file: MediaFile, *, start: int = 0) -> Iterator[np.ndarray]:
         uint8 arrays (height, width, 3), all of one size.
 
     Raises:
-        ConfigError: the file cannot be read, changes its frame size, or ends early; the frames that
+        UserError: the file cannot be read, changes its frame size, or ends early; the frames that
             could be decoded have been yielded before.
     """
     if is_image(file):
@@ -144,12 +144,12 @@ def read_clip(
         uint8 array (len(numbers), height, width, 3).
 
     Raises:
-        ConfigError: the file cannot be read, or has no such frames.
+        UserError: the file cannot be read, or has no such frames.
     """
     wanted, repeats = np.unique(numbers, return_inverse=True)
     count = count_frames(media)
     if wanted[0] < 0 or wanted[-1] >= count:
-        raise ConfigError(
+        raise UserError(
             f"{media} has {count} frames; frames {wanted[0]} to {wanted[-1]} were asked for."
         )
     frames: list[np.ndarray] = []
@@ -160,7 +160,7 @@ def read_clip(
         frames = [read_image(media, short_side=short_side, cover=cover)]
     else:
         # Where a decoder that begins in the middle fails, reading from the beginning tells why.
-        with contextlib.suppress(ConfigError):
+        with contextlib.suppress(UserError):
             frames = _clip_by_seeking(media, wanted, short_side=short_side, cover=cover)
         frames = frames or _clip_in_sequence(media, wanted, short_side=short_side, cover=cover)
     return np.stack(frames)[repeats]
@@ -196,7 +196,7 @@ def _clip_in_sequence(file: MediaFile, wanted: np.ndarray, **size) -> list[np.nd
                 clip.append(_sized_rgb(frame, file, **size))
             if len(clip) == len(chosen):
                 return clip
-    raise ConfigError(f"{file} is damaged: it has fewer frames than packets.")
+    raise UserError(f"{file} is damaged: it has fewer frames than packets.")
 
 
 def _sized_rgb(frame: av.VideoFrame, file: MediaFile, **size) -> np.ndarray:

@@ -11,8 +11,8 @@ import av
 import numpy as np
 from av.video.reformatter import ColorRange, Colorspace
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.places import at_home
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import new_beside, written_aside
 from cvvae_jax.video_io.audio_copy import AudioCopy
 from cvvae_jax.video_io.containers import (
@@ -138,10 +138,10 @@ class VideoWriter:
                 a file must not be there before.
 
         Raises:
-            ConfigError: the suffix is not accepted, or not one of `fps` and `times` is given.
+            UserError: the suffix is not accepted, or not one of `fps` and `times` is given.
         """
         if (fps is None) == (times is None):
-            raise ConfigError("VideoWriter takes either fps or times.")
+            raise UserError("VideoWriter takes either fps or times.")
         self._path = Path(at_home(path))
         require_suffix(self._path, WRITABLE_VIDEO_SUFFIXES)
         self._keep_begun = keep_begun
@@ -205,13 +205,13 @@ class VideoWriter:
         try:
             yield
         except _ERRORS as error:
-            raise ConfigError(f"{self._path} cannot be written: {reason(error)}.") from error
+            raise UserError(f"{self._path} cannot be written: {reason(error)}.") from error
 
     def write(self, frame: np.ndarray) -> None:
         """Append a uint8 frame (height, width, 3) of the size given to the constructor.
 
         Raises:
-            ConfigError: the frame has another size, or the file cannot be written (a full disk).
+            UserError: the frame has another size, or the file cannot be written (a full disk).
         """
         require_shape(self._path, frame.shape, self._shape)
         if self._count == 0:
@@ -261,7 +261,7 @@ class VideoWriter:
 
     def _finish(self) -> None:
         if self._count == 0:
-            raise ConfigError(f"{self._path} was not written: there was no frame to write.")
+            raise UserError(f"{self._path} was not written: there was no frame to write.")
         with self._named_errors():
             self._mux(self._stream.encode(), are_last=True)
             if self._audio and self._times.count == self._count:

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import written_aside
 from cvvae_jax.video_io.containers import reason, require_shape, require_suffix
 from cvvae_jax.video_io.display import STANDARD
@@ -30,7 +30,7 @@ def write_webm(path: str | Path, frames: Iterable[np.ndarray], *, fps: Rational 
         fps: frames per second.
 
     Raises:
-        ConfigError: the suffix is another, there is no frame, frames differ in size, or the file
+        UserError: the suffix is another, there is no frame, frames differ in size, or the file
             cannot be written.
     """
     path = Path(path)
@@ -38,7 +38,7 @@ def write_webm(path: str | Path, frames: Iterable[np.ndarray], *, fps: Rational 
     frames = iter(frames)
     first = next(frames, None)
     if first is None:
-        raise ConfigError(f"{path} was not written: there was no frame to write.")
+        raise UserError(f"{path} was not written: there was no frame to write.")
     try:
         with (
             written_aside(path) as aside,
@@ -46,7 +46,7 @@ def write_webm(path: str | Path, frames: Iterable[np.ndarray], *, fps: Rational 
         ):
             _write(container, first, frames, fps=Fraction(fps).limit_denominator(1000), path=path)
     except (av.error.FFmpegError, OSError) as error:
-        raise ConfigError(f"{path} cannot be written: {reason(error)}.") from error
+        raise UserError(f"{path} cannot be written: {reason(error)}.") from error
 
 
 def _write(container, first: np.ndarray, others: Iterable, *, fps: Fraction, path: Path) -> None:

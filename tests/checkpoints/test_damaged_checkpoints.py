@@ -15,7 +15,8 @@ from tiny_checkpoints import files_of, names_in, restored_kernel, save, saved_ru
 
 from cvvae_jax import sharding
 from cvvae_jax.checkpoint import Checkpoints, items
-from cvvae_jax.config import ConfigError, MeshConfig
+from cvvae_jax.config import MeshConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable import manifest
 
 
@@ -101,7 +102,7 @@ def test_without_any_whole_checkpoint_nothing_is_started_anew(tmp_path):
     for step in (1, 2):
         (tmp_path / f"{step}/model/metadata").write_text("{}")
     for _ in range(2):
-        with pytest.raises(ConfigError) as error:
+        with pytest.raises(UserError) as error:
             checkpoints.latest_whole_step()
         for step in (1, 2):
             assert f"{tmp_path / str(step)} is damaged: model/metadata has 2 by" in str(error.value)
@@ -157,7 +158,7 @@ def test_newest_step_without_a_manifest_is_damaged_and_the_one_before_is_used(
     checkpoints = saved_run(tmp_path / "checkpoints", (1, 2))
     damage(tmp_path / "checkpoints/2")
     newest = items.find_model(tmp_path)
-    with pytest.raises(ConfigError, match=r"2 is damaged: manifest.* is missing\. .*/1 is whole"):
+    with pytest.raises(UserError, match=r"2 is damaged: manifest.* is missing\. .*/1 is whole"):
         items.read_description(newest)
     assert checkpoints.latest_whole_step() == 1
     said = f"{newest} is damaged: manifest.json is missing; it is kept as 2.damaged, and the one"
@@ -212,7 +213,7 @@ def test_damaged_weights_are_refused_and_the_whole_checkpoint_before_is_named(
     newest = items.find_model(tmp_path)
     assert set(items.read_shapes(newest)) == {"kernel"}  # which reads no numbers
     target = jax.eval_shape(lambda: tiny_state(3)["model"])
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         items.restore_model(newest, target)
     damaged = largest.relative_to(newest)
     assert str(error.value) == (
@@ -227,7 +228,7 @@ def test_checkpoint_without_its_weights_is_not_passed_over(tmp_path):
     saved_run(tmp_path, (1, 2))
     shutil.rmtree(tmp_path / "2/weights")
     assert items.find_model(tmp_path) == tmp_path / "2"
-    with pytest.raises(ConfigError, match=r"2 is damaged: weights/_METADATA is missing"):
+    with pytest.raises(UserError, match=r"2 is damaged: weights/_METADATA is missing"):
         items.read_shapes(tmp_path / "2")
 
 
@@ -279,6 +280,6 @@ def test_state_of_other_networks_names_three_of_its_problems(tmp_path, count, en
     checkpoints = saved_run(tmp_path, (1,))
     more = {f"x{number}": jnp.zeros(()) for number in range(count)}
     target = jax.eval_shape(lambda: tiny_state(1) | more)
-    with pytest.raises(ConfigError, match="doesn't fit this run") as error:
+    with pytest.raises(UserError, match="doesn't fit this run") as error:
         checkpoints.restore(1, target, sharding.one_device(target))
     assert str(error.value).endswith(f": x0 is missing; x1 is missing; {end}")

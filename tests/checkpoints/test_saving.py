@@ -21,7 +21,8 @@ import cvvae_jax
 from cvvae_jax import checkpoint, sharding
 from cvvae_jax.checkpoint import Checkpoints, items, together
 from cvvae_jax.checkpoint import steps as step_folders
-from cvvae_jax.config import Bucket, ConfigError, MeshConfig, StageConfig
+from cvvae_jax.config import Bucket, MeshConfig, StageConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable import manifest
 
 
@@ -78,7 +79,7 @@ def test_checkpoints_that_are_kept(tmp_path, options, kept):
 
 
 def test_kept_for_ever_needs_to_be_saved_first():
-    with pytest.raises(ConfigError, match=r"multiple of checkpoint_every \(1000\), not 1500"):
+    with pytest.raises(UserError, match=r"multiple of checkpoint_every \(1000\), not 1500"):
         StageConfig(9, (Bucket(1, 8, 8),), keep_every=1500)
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from cvvae_jax.checkpoint import Checkpoints, runs
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.processes import broadcast
 
 SCRIPT = """
@@ -138,9 +138,9 @@ def test_what_the_system_refuses_the_first_process_is_raised_by_all(name):
 @pytest.mark.usefixtures("first_of_two")
 def test_what_the_first_process_refuses_is_refused_by_all():
     def refused():
-        raise ConfigError("no good: Zürich.")
+        raise UserError("no good: Zürich.")
 
-    with pytest.raises(ConfigError, match="no good: Zürich"):
+    with pytest.raises(UserError, match="no good: Zürich"):
         broadcast.found_by_first(refused)
 
 

@@ -16,9 +16,9 @@ from converting import ROOT, assert_refused, run, snapshot, write
 
 import cvvae_jax
 from cvvae_jax import paths
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert import export
 from cvvae_jax.convert.export import WEIGHTS
+from cvvae_jax.errors import UserError
 
 
 def test_nothing_is_overwritten_unasked(tmp_path, source, capsys):
@@ -73,7 +73,7 @@ def test_two_conversions_to_one_folder_do_not_meet(tmp_path, source, capsys):
 
 def test_what_came_meanwhile_is_not_replaced(tmp_path):
     with (
-        pytest.raises(ConfigError, match=r"precious\.txt"),
+        pytest.raises(UserError, match=r"precious\.txt"),
         export.new_folder(tmp_path / "ours", size=1, overwrite=False) as folder,
     ):
         folder.mkdir()

@@ -21,7 +21,8 @@ from cvvae_jax.cli.main import main
 from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.values import Latents
-from cvvae_jax.config import ConfigError, ImageVAEConfig
+from cvvae_jax.config import ImageVAEConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents.file import Facts, LatentsWriter, load_latents, open_latents, save_latents
 from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
@@ -202,7 +203,7 @@ def test_written_files_are_those_of_the_formats(tmp_path):
 )
 def test_files_without_latents_are_named(tmp_path, name, content, said):
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         open_latents(tmp_path / name)
 
 
@@ -216,13 +217,13 @@ def test_what_is_compiled_is_said_once(tmp_path, monkeypatch, weights, source):
 
 def test_arrays_that_are_no_latents_are_named(tmp_path):
     np.savez(tmp_path / "z.npz", latents=np.zeros((1, 2, 3, 4), int))
-    with pytest.raises(ConfigError, match="not int64"):
+    with pytest.raises(UserError, match="not int64"):
         open_latents(tmp_path / "z.npz")
     save_file({"latents": np.zeros((1, 2, 3, 4), np.uint8)}, tmp_path / "z.safetensors")
-    with pytest.raises(ConfigError, match="not U8"):
+    with pytest.raises(UserError, match="not U8"):
         open_latents(tmp_path / "z.safetensors")
     save_file({"latents": np.zeros((1, 4, 2, 3, 3), np.float32)}, tmp_path / "z.safetensors")
-    with pytest.raises(ConfigError, match=r"\(n, y, x, z\), not \(1, 4, 2, 3, 3\)"):
+    with pytest.raises(UserError, match=r"\(n, y, x, z\), not \(1, 4, 2, 3, 3\)"):
         open_latents(tmp_path / "z.safetensors")
 
 
@@ -234,7 +235,7 @@ def test_damaged_metadata_is_named(tmp_path, name, word):
     said = {"layout": "n y x z", "frames": "1", "height": "8", "width": "8", name: word}
     latents = {"latents": np.zeros((1, 1, 1, 4), np.float32)}
     save_file(latents, tmp_path / "z.safetensors", metadata=said)
-    with pytest.raises(ConfigError, match="its metadata is damaged"):
+    with pytest.raises(UserError, match="its metadata is damaged"):
         open_latents(tmp_path / "z.safetensors")
 
 
@@ -319,7 +320,7 @@ def test_processes_share_a_video_and_the_first_one_writes(tmp_path, weights, sou
 def test_latents_of_a_file_that_ends_early_are_kept(tmp_path, monkeypatch, weights, source, capsys):
     def damaged(path):
         yield from itertools.islice(read_frames(path), 7)
-        raise ConfigError("in.mp4 ends early.")
+        raise UserError("in.mp4 ends early.")
 
     monkeypatch.setattr(encode, "read_frames", damaged)
     assert run("encode", source, tmp_path / "z.npz", weights) == 2

@@ -17,7 +17,7 @@ from tiny_videos import RATE, make_video
 from cvvae_jax.cli.main import main
 from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.loading import load
 from cvvae_jax.video_io.video import VideoWriter, probe, read_frames, write_image
 
@@ -218,7 +218,7 @@ def test_a_writer_opens_no_file_that_is_there(tmp_path):
     other.write_text("mine")
     (tmp_path / "out.partial.mp4").symlink_to(other)
     with (
-        pytest.raises(ConfigError, match=r"out\.mp4 cannot be written: File exists"),
+        pytest.raises(UserError, match=r"out\.mp4 cannot be written: File exists"),
         VideoWriter(tmp_path / "out.mp4", fps=25, height=16, width=16, keep_begun=True),
     ):
         pass

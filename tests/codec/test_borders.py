@@ -15,7 +15,7 @@ from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.sampling import latents_of
 from cvvae_jax.codec.stream import decode_frames, encode_frames, reconstruct_frames
 from cvvae_jax.codec.values import Latents, checked
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.gaussian import DiagonalGaussian
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (1, 5, 8, 16, 3), np.uint8)
@@ -65,7 +65,7 @@ VALUES_REFUSED = {
 def test_values_that_are_no_pixels_are_named(codec, method, given, said):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        with pytest.raises(ConfigError, match=said):
+        with pytest.raises(UserError, match=said):
             getattr(codec, method)(given)
 
 
@@ -131,7 +131,7 @@ LATENTS_REFUSED = {
 
 @rows(LATENTS_REFUSED)
 def test_what_are_no_latents_is_named(codec, given, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         codec.decode(given)
 
 
@@ -139,14 +139,14 @@ def test_what_are_no_latents_is_named(codec, given, said):
 @pytest.mark.parametrize("scaled", [False, True])
 def test_nan_in_latents_is_named_by_all_that_takes_them(codec, method, scaled):
     latents = Latents(with_value(LATENTS, np.nan, 0, 1), **OF_THEM, scaled=scaled)
-    with pytest.raises(ConfigError, match="latent frame 1 holds NaN"):
+    with pytest.raises(UserError, match="latent frame 1 holds NaN"):
         getattr(codec, method)(latents)
 
 
 @pytest.mark.parametrize("method", ["scale", "unscale"])
 @pytest.mark.parametrize("given", [LATENTS, POSTERIOR, None], ids=["array", "posterior", "nothing"])
 def test_only_latents_know_whether_they_are_scaled(codec, method, given):
-    with pytest.raises(ConfigError, match=r"must be cvvae_jax.Latents, .* take arrays"):
+    with pytest.raises(UserError, match=r"must be cvvae_jax.Latents, .* take arrays"):
         getattr(codec, method)(given)
 
 
@@ -155,7 +155,7 @@ def test_a_model_that_gives_nan_is_told_apart_from_its_input():
     moments = np.zeros((1, 2, 1, 2, 8), np.float32)
     moments[0, 1, 0, 0, 0] = np.nan
     for key in (None, jax.random.key(0)):
-        with pytest.raises(ConfigError, match=r"the model's latent frame 5 holds NaN .* float16"):
+        with pytest.raises(UserError, match=r"the model's latent frame 5 holds NaN .* float16"):
             latents_of(moments, key, start=4)
 
 
@@ -170,14 +170,14 @@ KEYS_REFUSED = {
 
 @pytest.mark.parametrize(("call", "said"), KEYS_REFUSED.values(), ids=KEYS_REFUSED)
 def test_what_draws_no_sample_is_named(codec, call, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         call(codec)
 
 
 def test_a_codec_in_a_traced_program_is_named(codec):
-    with pytest.raises(ConfigError, match="can't be called inside"):
+    with pytest.raises(UserError, match="can't be called inside"):
         jax.eval_shape(codec.encode, PIXELS)
-    with pytest.raises(ConfigError, match="can't be called inside"):
+    with pytest.raises(UserError, match="can't be called inside"):
         jax.eval_shape(codec.decode, LATENTS)
 
 
@@ -208,7 +208,7 @@ FRAMES_REFUSED = {
 @pytest.mark.parametrize(("given", "right", "said"), FRAMES_REFUSED.values(), ids=FRAMES_REFUSED)
 def test_frames_come_out_until_one_is_none(codec, given, right, said):
     came = []
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         for frame in reconstruct_frames(codec, given):
             came.append(frame)
     assert len(came) == right
@@ -238,7 +238,7 @@ PARTS_REFUSED = {
 
 @rows(PARTS_REFUSED)
 def test_parts_that_are_no_latents_are_named(codec, given, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         list(decode_frames(codec, given, height=8, width=16))
 
 

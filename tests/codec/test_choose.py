@@ -12,7 +12,7 @@ from cvvae_jax.codec import choose
 from cvvae_jax.codec.choose import Video, Wishes, _batch, _candidates
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.programs import Share
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 SIZE = {"frames": 1, "height": 168, "width": 150}
 
@@ -44,7 +44,7 @@ def test_frames_stay_whole_where_they_fit_and_are_cut_last(vae, devices, needed)
 
 def test_what_fits_in_no_way_is_refused_with_the_least_that_would(vae):
     codec = Codec(vae, memory=1000, devices=jax.devices()[:1])
-    with pytest.raises(ConfigError, match=r"too little to decode .* least that any way takes is"):
+    with pytest.raises(UserError, match=r"too little to decode .* least that any way takes is"):
         codec.plan("decode", **SIZE)
     whole = Codec(vae, memory=1000, tile="whole", devices=jax.devices()[:1])
     assert whole.plan("decode", **SIZE).tiles == 1, "the only way that the user leaves is tried"
@@ -78,7 +78,7 @@ def test_what_a_program_needs_is_asked_of_the_compiler_once(vae, caplog, monkeyp
     [({"split_rows": 3}, "split-rows"), ({"batch": 0}, "batch"), ({"memory": 0}, "memory")],
 )
 def test_wishes_that_cant_be_met_are_named(vae, arguments, named):
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(UserError, match=named):
         Codec(vae, **arguments)
 
 
@@ -124,7 +124,7 @@ def test_a_program_that_the_compiler_cant_make_is_one_that_does_not_fit(vae, mon
     assert codec.plan("decode", **SIZE).tiles == 4
     given_needs(monkeypatch, lambda height: None)
     codec = Codec(vae, memory=10**8, devices=jax.devices()[:1])
-    with pytest.raises(ConfigError, match=r"no program to decode 1 frames of 152 x 168 could be"):
+    with pytest.raises(UserError, match=r"no program to decode 1 frames of 152 x 168 could be"):
         codec.plan("decode", **SIZE)
 
 

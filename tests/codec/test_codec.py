@@ -12,7 +12,7 @@ from cvvae_jax.codec import chunks
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.plan import Cut, make_cuts
 from cvvae_jax.codec.values import Latents, checked
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import to_uint8
 
 # The same programs on the same numbers, compiled once inside larger ones and once alone: the order
@@ -168,17 +168,17 @@ def test_sample_depends_on_the_key_alone(vae, clip):
     [({"chunk_frames": 6}, "chunk-frames"), ({"tile": 60}, "tile"), ({"overlap": 0.9}, "overlap")],
 )
 def test_unsuitable_numbers_are_named(vae, arguments, named):
-    with pytest.raises(ConfigError, match=named):
+    with pytest.raises(UserError, match=named):
         one_device(vae, **arguments)
 
 
 def test_too_small_videos_and_foreign_latents_are_refused(vae, clip):
     codec = one_device(vae)
-    with pytest.raises(ConfigError, match="8 x 8 pixels"):
+    with pytest.raises(UserError, match="8 x 8 pixels"):
         codec.encode(clip(1, 7, 16))
-    with pytest.raises(ConfigError, match=r"not \(1, 0, 16, 16, 3\)"):
+    with pytest.raises(UserError, match=r"not \(1, 0, 16, 16, 3\)"):
         codec.encode(clip(0, 16, 16))
-    with pytest.raises(ConfigError, match=r"\(3, 2, 2, 4\)"):
+    with pytest.raises(UserError, match=r"\(3, 2, 2, 4\)"):
         codec.decode(Latents(np.zeros((1, 2, 2, 2, 4), np.float32), 9, 16, 16))
 
 
@@ -210,7 +210,7 @@ def test_inside_of_a_tile_is_that_tile_alone(vae, clip):
 def test_latents_of_a_video_are_images_to_an_image_vae(vae, image_vae, clip):
     latents = one_device(vae).encode(clip(6, 13, 16))
     codec = one_device(image_vae)
-    with pytest.raises(ConfigError, match=r"\(6, 2, 2, 4\)"):
+    with pytest.raises(UserError, match=r"\(6, 2, 2, 4\)"):
         codec.decode(latents)
     images = codec.decode(latents, mode="image")
     assert images.shape == (1, 3, 13, 16, 3)
@@ -230,7 +230,7 @@ def test_latents_of_a_video_are_images_to_an_image_vae(vae, image_vae, clip):
     ids=["no batch", "alpha", "empty", "integers", "range"],
 )
 def test_what_is_no_video_is_named(video, said):
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         checked(video)
 
 

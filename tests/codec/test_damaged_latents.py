@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents.file import Facts, LatentsWriter, load_latents, open_latents
 
 VALUES = np.random.default_rng(0).standard_normal((3, 2, 3, 4)).astype(np.float32)
@@ -64,7 +64,7 @@ HOSTILE = {
 @pytest.mark.parametrize("how", HOSTILE)
 def test_what_a_header_states_is_checked_before_it_is_read(tmp_path, how):
     path = HOSTILE[how](tmp_path / "z.npz")
-    with pytest.raises(ConfigError, match=r"z\.npz"):
+    with pytest.raises(UserError, match=r"z\.npz"):
         load_latents(path)
 
 
@@ -74,7 +74,7 @@ def test_files_that_are_cut_off_are_damaged(tmp_path, suffix, share):
     path = written(tmp_path / f"z.{suffix}")
     content = path.read_bytes()
     path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(ConfigError, match=rf"z\.{suffix}"):
+    with pytest.raises(UserError, match=rf"z\.{suffix}"):
         load_latents(path)
 
 
@@ -85,7 +85,7 @@ def test_an_unknown_way_of_packing_is_refused(tmp_path):
         at = content.find(signature) + offset
         content[at : at + 2] = (97).to_bytes(2, "little")
     path.write_bytes(content)
-    with pytest.raises(ConfigError, match="latents"):
+    with pytest.raises(UserError, match="latents"):
         load_latents(path)
 
 
@@ -100,7 +100,7 @@ def test_no_flipped_bit_gives_other_latents(tmp_path, suffix):
         path.write_bytes(content)
         try:
             found = load_latents(path)
-        except ConfigError:
+        except UserError:
             refused += 1
         else:  # in what readers pass over, such as the time in a zip file
             np.testing.assert_array_equal(found.values, right.values)
@@ -116,7 +116,7 @@ def test_only_the_last_part_waits_for_the_checksum(tmp_path):
     parts = open_latents(path).parts(frames=1)
     np.testing.assert_array_equal(next(parts), VALUES[:1])
     next(parts)
-    with pytest.raises(ConfigError, match="is not what was written"):
+    with pytest.raises(UserError, match="is not what was written"):
         next(parts)
 
 
@@ -152,7 +152,7 @@ def test_arrays_of_other_programs_are_read(tmp_path, order, save, kind):
 )
 def test_impossible_words_are_refused_at_once(tmp_path, word):
     save_file({"latents": VALUES}, tmp_path / "z.safetensors", metadata=SAID | word)
-    with pytest.raises(ConfigError, match=r"z\.safetensors: its metadata is damaged"):
+    with pytest.raises(UserError, match=r"z\.safetensors: its metadata is damaged"):
         open_latents(tmp_path / "z.safetensors")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cvvae_jax.codec import choose
 from cvvae_jax.codec.programs import Programs, Share
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 
 def accelerator(process: int = 0, **stats: int) -> Mock:
@@ -28,7 +28,7 @@ def test_the_device_with_the_least_left_decides(vae):
 
 
 def test_a_device_that_says_nothing_of_its_memory_is_named(vae):
-    with pytest.raises(ConfigError, match=r"NVIDIA X doesn't say .*name what may be used"):
+    with pytest.raises(UserError, match=r"NVIDIA X doesn't say .*name what may be used"):
         choose.available([accelerator()], vae)
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.stream import reconstruct_frames
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 one_device = functools.partial(Codec, devices=jax.devices()[:1])
 
@@ -64,10 +64,10 @@ def test_frames_before_an_error_of_the_file_come_out(vae, clip, frames):
 
     def damaged():
         yield from video
-        raise ConfigError("the file ends early")
+        raise UserError("the file ends early")
 
     came = []
-    with pytest.raises(ConfigError, match="ends early"):
+    with pytest.raises(UserError, match="ends early"):
         for frame in reconstruct_frames(codec, damaged()):
             came.append(frame)
     assert len(came) == frames

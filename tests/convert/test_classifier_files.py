@@ -11,11 +11,12 @@ from safetensors.numpy import load_file, save_file
 import cvvae_jax
 from cvvae_jax import paths
 from cvvae_jax.cli.main import main
-from cvvae_jax.config import ConfigError, I3DConfig, InceptionConfig
+from cvvae_jax.config import I3DConfig, InceptionConfig
 from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.convert.export import WEIGHTS
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.names import i3d_rows, inception_rows
+from cvvae_jax.errors import UserError
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.feature_networks import i3d, inception
 from cvvae_jax.models.feature_networks.i3d import I3D, Widths
@@ -139,7 +140,7 @@ def test_other_networks_are_refused_by_the_tensors_that_differ(tmp_path):
         r".*unexpected \(2\): Mixed_3b\.b1a\.conv3d\.bias, Mixed_5d\.b0\.conv3d\.weight\n"
         r".*misshapen \(1\): logits\.conv3d\.bias is \(157,\), must be \(400,\)"
     )
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         cvvae_jax.load(tmp_path / "x.safetensors")
 
 
@@ -153,7 +154,7 @@ def test_torchvisions_own_inception_is_refused(tmp_path):
         r"is no whole InceptionV3 of FID(.|\n)*unexpected \(1\): AuxLogits\.conv0\.conv\.weight\n"
         r".*misshapen \(1\): fc\.bias is \(1000,\), must be \(1008,\)"
     )
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         cvvae_jax.load(tmp_path / "x.safetensors")
 
 

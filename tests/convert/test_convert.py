@@ -5,10 +5,11 @@ import pytest
 from flax import nnx
 
 from cvvae_jax import paths
-from cvvae_jax.config import ConfigError, ImageVAEConfig
+from cvvae_jax.config import ImageVAEConfig
 from cvvae_jax.convert import convert
 from cvvae_jax.convert.convert import from_official
 from cvvae_jax.convert.names import diffusers_rows, official_name
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.image_vae import ImageVAE
 
 
@@ -37,7 +38,7 @@ def test_official_tensors_fill_an_abstract_model_exactly(vae, official):
 def test_all_misfits_are_listed_at_once(vae, official):
     official["decoder.surprise.weight"] = official.pop("decoder.conv_in.bias")
     official["decoder.conv_out.bias"] = np.zeros(5, np.float32)
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         from_official(vae, official, diffusers_rows())
     for words in (
         "missing (1): decoder.conv_in.bias",

@@ -6,15 +6,10 @@ import jax
 import pytest
 from flax import nnx
 
-from cvvae_jax.config import (
-    ConfigError,
-    DiscriminatorConfig,
-    ImageVAEConfig,
-    SVDVAEConfig,
-    VideoVAEConfig,
-)
+from cvvae_jax.config import DiscriminatorConfig, ImageVAEConfig, SVDVAEConfig, VideoVAEConfig
 from cvvae_jax.convert import families, official_config
 from cvvae_jax.convert.convert import official_shapes
+from cvvae_jax.errors import UserError
 from cvvae_jax.models import image_vae, video_vae
 from cvvae_jax.models.video_vae import VideoVAE
 
@@ -95,12 +90,12 @@ def test_mixed_families_are_refused(layouts):
     decoder = {name: shape for name, shape in video.items() if name.startswith("decoder")}
     for other in (image, v1):
         encoder = {name: shape for name, shape in other.items() if name.startswith("encoder")}
-        with pytest.raises(ConfigError, match="mixes two families"):
+        with pytest.raises(UserError, match="mixes two families"):
             recognize({**encoder, **decoder})
 
 
 def test_unknown_tensors_are_refused_by_their_names():
-    with pytest.raises(ConfigError, match=r"no known model.*layers\.0\.weight"):
+    with pytest.raises(UserError, match=r"no known model.*layers\.0\.weight"):
         recognize({"layers.0.weight": [3, 3]})
 
 
@@ -115,7 +110,7 @@ def test_unknown_tensors_are_refused_by_their_names():
     ],
 )
 def test_models_that_no_official_class_computes_are_not_exported(changes, words):
-    with pytest.raises(ConfigError) as error:
+    with pytest.raises(UserError) as error:
         official_config.exportable(small(**changes))
     assert "CVVAEModel" in str(error.value)
     assert words in str(error.value)
@@ -160,7 +155,7 @@ def test_config_json_adds_what_tensors_do_not_show(layouts):
 )
 def test_config_json_that_contradicts_the_tensors_is_refused(layouts, field, value):
     given = {**layouts["autoencoderkl_sd"]["config"], field: value}
-    with pytest.raises(ConfigError, match=f"x.json contradicts the tensors: {field} is"):
+    with pytest.raises(UserError, match=f"x.json contradicts the tensors: {field} is"):
         official_config.with_official_config(
             families.IMAGE, EXPECTED["autoencoderkl_sd"][1], given, source="x.json"
         )
@@ -194,7 +189,7 @@ def test_another_name_for_the_same_attention_is_no_contradiction(layouts):
 def test_half_an_autoencoder_is_refused(layouts):
     tensors = layouts["cvvae_sd3"]["tensors"]
     decoder = {name: shape for name, shape in tensors.items() if name.startswith("decoder")}
-    with pytest.raises(ConfigError, match="no whole autoencoder"):
+    with pytest.raises(UserError, match="no whole autoencoder"):
         recognize(decoder)
 
 

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.files import TensorInfo, open_weights, safe_files, source
 from cvvae_jax.convert.files import weights as weights_module
+from cvvae_jax.errors import UserError
 
 LFS = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n"
 
@@ -34,7 +34,7 @@ def weights(path: Path, *names: str) -> Path:
 
 
 def refused(path: Path | str, says: str) -> str:
-    with pytest.raises(ConfigError, match=says) as error:
+    with pytest.raises(UserError, match=says) as error:
         list((found := open_weights(path)).read(found.tensors))
     message = str(error.value)
     assert Path(path).name in message
@@ -73,7 +73,7 @@ def test_types_have_the_names_that_safetensors_gives_them(tmp_path):
 def test_only_the_named_tensors_are_read_in_the_order_of_the_file(tmp_path):
     found = open_weights(weights(tmp_path / "x.safetensors", "c", "a", "b"))
     assert [name for name, _ in found.read(["b", "c", "b"])] == ["c", "b"]
-    with pytest.raises(ConfigError, match="no tensor d"):
+    with pytest.raises(UserError, match="no tensor d"):
         list(found.read(["a", "d"]))
 
 
@@ -153,7 +153,7 @@ def test_tensors_that_are_not_wanted_stop_nothing(tmp_path, other, metadata):
     assert found.metadata == ({"d": "e"} if isinstance(metadata, dict) else {})
     ((name, array),) = found.read(["a"])
     assert name == "a" and array.tolist() == [0, 1, 2, 3]
-    with pytest.raises(ConfigError, match=r"x\.safetensors .*other.*\.$"):
+    with pytest.raises(UserError, match=r"x\.safetensors .*other.*\.$"):
         list(found.read(["a", "other"]))
 
 
@@ -183,7 +183,7 @@ def test_files_that_change_between_opening_and_reading_are_refused(tmp_path, cha
     path = weights(tmp_path / "x.safetensors")
     found = open_weights(path)
     change(path)
-    with pytest.raises(ConfigError, match=r"x\.safetensors (changed|cannot be read)"):
+    with pytest.raises(UserError, match=r"x\.safetensors (changed|cannot be read)"):
         list(found.read("a"))
 
 
@@ -192,7 +192,7 @@ def test_a_read_that_ends_early_is_refused(tmp_path, monkeypatch):
     found = open_weights(path)
     path.write_bytes(path.read_bytes()[:-1])
     monkeypatch.setattr(source.Stamp, "check", lambda *_: None)
-    with pytest.raises(ConfigError, match=r"x\.safetensors ended in the middle"):
+    with pytest.raises(UserError, match=r"x\.safetensors ended in the middle"):
         list(found.read("a"))
 
 
@@ -313,7 +313,7 @@ def test_folders_without_a_choice_are_refused_with_the_candidates(tmp_path):
 def test_a_bad_config_is_refused(tmp_path, text, says):
     weights(tmp_path / "x.safetensors")
     (tmp_path / "config.json").write_bytes(text)
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(UserError, match=says):
         open_weights(tmp_path)
 
 
@@ -386,7 +386,7 @@ def test_a_tensor_in_two_shards_is_refused(tmp_path):
 def test_a_damaged_shard_is_refused_by_its_own_name(tmp_path):
     index = sharded(tmp_path, {"a": S1}, s1="a")
     (tmp_path / S1).write_bytes(LFS)
-    with pytest.raises(ConfigError, match=r"s1\.safetensors is a Git LFS pointer"):
+    with pytest.raises(UserError, match=r"s1\.safetensors is a Git LFS pointer"):
         open_weights(index)
 
 
@@ -405,5 +405,5 @@ def test_a_flood_of_tensors_is_refused_before_they_are_gone_through(tmp_path):
     header = json.dumps({f"encoder.down.{i}.weight": entry for i in range(100_001)}).encode()
     path = tmp_path / "x.safetensors"
     path.write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(ConfigError, match="holds 100,001 tensors"):
+    with pytest.raises(UserError, match="holds 100,001 tensors"):
         open_weights(path)

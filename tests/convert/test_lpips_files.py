@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 import cvvae_jax
 from cvvae_jax import paths
 from cvvae_jax.cli.main import main
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.export import WEIGHTS
 from cvvae_jax.convert.official_model import open_official
+from cvvae_jax.errors import UserError
 from cvvae_jax.loading import open_model
 from cvvae_jax.losses import lpips
 from cvvae_jax.models.feature_networks.vgg import LPIPS
@@ -213,19 +213,19 @@ def test_the_heads_alone_are_described_with_their_remedy(heads, capsys):
 
 
 def test_half_a_model_is_not_loaded(network, heads):
-    with pytest.raises(ConfigError, match=r"vgg16\.safetensors is VGG16.*add --lpips-heads FILE"):
+    with pytest.raises(UserError, match=r"vgg16\.safetensors is VGG16.*add --lpips-heads FILE"):
         cvvae_jax.load(network)
     for added in (None, network):
-        with pytest.raises(ConfigError, match=r"vgg\.safetensors holds only the heads.*--lpips-h"):
+        with pytest.raises(UserError, match=r"vgg\.safetensors holds only the heads.*--lpips-h"):
             cvvae_jax.load(heads, lpips_heads=added)
 
 
 def test_half_a_model_is_not_even_opened_unless_asked_for(network):
     """Who opens a model before a long run finds out then, not when it is loaded."""
-    with pytest.raises(ConfigError, match="without its heads"):
+    with pytest.raises(UserError, match="without its heads"):
         open_model(network)
     opened = open_model(network, whole=False)
-    with pytest.raises(ConfigError, match="without its heads"):
+    with pytest.raises(UserError, match="without its heads"):
         opened.load(None)
 
 
@@ -265,7 +265,7 @@ def test_half_a_model_is_not_converted(network, tmp_path, capsys):
 )
 def test_other_files_are_no_heads(network, tmp_path, tensors, words):
     save_file(tensors(), tmp_path / "x")
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         cvvae_jax.load(network, lpips_heads=tmp_path / "x")
 
 
@@ -286,21 +286,21 @@ def test_other_networks_are_refused_by_their_own_names(tmp_path, heads, change, 
     shapes = {name: x.shape for name, x in NETWORK.items()} | change
     network = {name: np.zeros(shape, np.float16) for name, shape in shapes.items() if shape}
     save_file(network, tmp_path / "x.safetensors")
-    with pytest.raises(ConfigError, match=r"x\.safetensors.* is no whole LPIPS(.|\n)*" + words):
+    with pytest.raises(UserError, match=r"x\.safetensors.* is no whole LPIPS(.|\n)*" + words):
         cvvae_jax.load(tmp_path / "x.safetensors", lpips_heads=heads if with_heads else None)
 
 
 def test_heads_go_with_nothing_else(tmp_path, tiny_layouts, make_tensors, heads):
     save_file(make_tensors(tiny_layouts["disc3d_tiny"]["tensors"], np.float16), tmp_path / "x")
-    with pytest.raises(ConfigError, match=r"cannot be added: .*x holds another model.*\(3-D discr"):
+    with pytest.raises(UserError, match=r"cannot be added: .*x holds another model.*\(3-D discr"):
         cvvae_jax.load(tmp_path / "x", lpips_heads=heads)
     save_file(half(official_names()), tmp_path / "x")
-    with pytest.raises(ConfigError, match=r"cannot be added: .*x holds another model.*\(LPIPS\)"):
+    with pytest.raises(UserError, match=r"cannot be added: .*x holds another model.*\(LPIPS\)"):
         cvvae_jax.load(tmp_path / "x", lpips_heads=heads)
 
 
 def test_heads_are_not_added_to_a_checkpoint_of_ours(converted, heads):
-    with pytest.raises(ConfigError, match=r"is a checkpoint of ours; LPIPS' heads, "):
+    with pytest.raises(UserError, match=r"is a checkpoint of ours; LPIPS' heads, "):
         cvvae_jax.load(converted, lpips_heads=heads)
 
 

@@ -2,8 +2,8 @@
 
 import pytest
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.parts import list_parts, select
+from cvvae_jax.errors import UserError
 
 VAE = ["encoder.conv_in.weight", "decoder.up.0.block.0.conv1.weight", "quant_conv.weight"]
 LOSS = [
@@ -60,9 +60,7 @@ def test_wrapped_and_plain_modules_may_stand_beside_each_other():
 
 def test_two_tensors_that_become_the_same_are_refused():
     names = [*VAE, "encoder._orig_mod.conv_in.weight"]
-    with pytest.raises(
-        ConfigError, match=r"x holds both encoder\.conv_in\.weight and encoder\._or"
-    ):
+    with pytest.raises(UserError, match=r"x holds both encoder\.conv_in\.weight and encoder\._or"):
         select(names, prefix=None, source="x")
 
 
@@ -109,24 +107,24 @@ def test_old_attention_names_are_read_as_todays():
 
 def test_the_same_tensor_under_an_old_and_a_new_name_is_refused():
     names = [f"encoder.mid_block.attentions.0.{part}.weight" for part in ("query", "to_q")]
-    with pytest.raises(ConfigError, match=r"query\.weight and .*to_q\.weight, which are the same"):
+    with pytest.raises(UserError, match=r"query\.weight and .*to_q\.weight, which are the same"):
         select([*VAE, *names], prefix=None, source="x")
 
 
 def test_several_models_ask_for_a_choice():
     names = [*prefixed("a."), *prefixed("b.")]
-    with pytest.raises(ConfigError, match=r"x holds several models; .*'a\.'.*'b\.'"):
+    with pytest.raises(UserError, match=r"x holds several models; .*'a\.'.*'b\.'"):
         select(names, prefix=None, source="x")
     assert select(names, prefix="b.", source="x").left_alone == tuple(prefixed("a."))
 
 
 def test_an_unknown_prefix_lists_those_there_are():
-    with pytest.raises(ConfigError, match=r"no model with the prefix 'c\.'; it has: 'a\.' \(auto"):
+    with pytest.raises(UserError, match=r"no model with the prefix 'c\.'; it has: 'a\.' \(auto"):
         select(prefixed("a."), prefix="c.", source="x")
 
 
 def test_a_prefix_of_a_file_without_models_is_refused():
-    with pytest.raises(ConfigError, match="it has: none that is known"):
+    with pytest.raises(UserError, match="it has: none that is known"):
         select(["layers.0.weight"], prefix="a.", source="x")
 
 
@@ -140,5 +138,5 @@ def test_parts_are_counted():
 
 def test_no_model_has_so_many_tensors():
     names = ["encoder.conv_in.weight", *(f"encoder.down.0.x{i}.weight" for i in range(10_000))]
-    with pytest.raises(ConfigError, match="10,001 tensors are called as if they were of one"):
+    with pytest.raises(UserError, match="10,001 tensors are called as if they were of one"):
         select(names, prefix=None, source="x")

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.files import TensorInfo, open_weights, pickles
+from cvvae_jax.errors import UserError
 
 ZIP, OLD = True, False
 NOT_IN_OLD = ("uint64", "uint32", "uint16")  # torch saves them, but cannot load them again
@@ -28,7 +28,7 @@ def save(torch, path: Path, state, zipped: bool = ZIP) -> Path:
 
 
 def refused(path: Path, says: str) -> None:
-    with pytest.raises(ConfigError, match=says) as error:
+    with pytest.raises(UserError, match=says) as error:
         list((found := open_weights(path)).read(found.tensors))
     message = str(error.value)
     assert path.name in message and message.endswith(".") and "\n" not in message
@@ -118,7 +118,7 @@ def test_strange_tensors_that_are_not_wanted_stop_nothing(tmp_path, torch):
     found = open_weights(save(torch, tmp_path / "x.pt", state))
     assert next(iter(found.read(["w"])))[1].tolist() == [1, 1]
     for name in state.keys() - {"w"}:
-        with pytest.raises(ConfigError, match=rf"x\.pt holds {name} as "):
+        with pytest.raises(UserError, match=rf"x\.pt holds {name} as "):
             list(found.read([name]))
 
 
@@ -270,10 +270,10 @@ def test_files_that_change_between_opening_and_reading_are_refused(tmp_path, tor
     path = save(torch, tmp_path / "x.pt", {"w": torch.ones(2)}, zipped)
     found = open_weights(path)
     os.utime(path, ns=(1, 1))
-    with pytest.raises(ConfigError, match=r"x\.pt changed"):
+    with pytest.raises(UserError, match=r"x\.pt changed"):
         list(found.read("w"))
     path.unlink()
-    with pytest.raises(ConfigError, match=r"x\.pt cannot be read"):
+    with pytest.raises(UserError, match=r"x\.pt cannot be read"):
         list(found.read("w"))
 
 

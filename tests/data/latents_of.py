@@ -6,8 +6,9 @@ from prepare_media import pictures, write_video
 
 import cvvae_jax
 from cvvae_jax.latents.clips import Limits
-from cvvae_jax.latents.options import LatentsConfig, Share
+from cvvae_jax.latents.options import LatentsConfig
 from cvvae_jax.latents.write import Model, write_latents
+from cvvae_jax.resumable.share import Share
 
 
 class PlainEncoder:

@@ -6,9 +6,9 @@ import sys
 import pytest
 from prepare_media import contents, write_corpus
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
 from cvvae_jax.data.prepare.run import prepare
+from cvvae_jax.errors import UserError
 
 SMALL = PrepareConfig(short_side=32)
 
@@ -16,7 +16,7 @@ SMALL = PrepareConfig(short_side=32)
 def test_without_beam_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
     monkeypatch.delitem(sys.modules, "cvvae_jax.data.prepare.beam_pipeline", raising=False)
-    with pytest.raises(ConfigError, match="--runner needs apache-beam: pip install apache-beam"):
+    with pytest.raises(UserError, match="--runner needs apache-beam: pip install apache-beam"):
         prepare(PrepareOptions("in", str(tmp_path / "out"), SMALL, runner="DirectRunner"))
     assert not (tmp_path / "out").exists()
 
@@ -73,24 +73,24 @@ def test_a_pipeline_writes_to_an_address(corpus, expected):
 
 def test_a_job_that_fails_is_told_in_one_sentence(corpus, tmp_path, monkeypatch):
     def fail(self):
-        raise ConfigError("No space left.")
+        raise UserError("No space left.")
 
     monkeypatch.setattr("cvvae_jax.data.prepare.shards.ShardJob.run", fail)
-    with pytest.raises(ConfigError, match=r"^DirectRunner failed: .*No space left") as caught:
+    with pytest.raises(UserError, match=r"^DirectRunner failed: .*No space left") as caught:
         with_beam(corpus, tmp_path / "small/1.0.0")
     assert "\n" not in str(caught.value)
 
 
 def test_runners_that_beam_lacks_are_refused(corpus, tmp_path):
     options = PrepareOptions(str(corpus), str(tmp_path / "out"), SMALL, runner="NoRunner")
-    with pytest.raises(ConfigError, match="NoRunner failed: "):
+    with pytest.raises(UserError, match="NoRunner failed: "):
         prepare(options)
 
 
 def test_options_that_do_not_go_together_are_refused():
-    with pytest.raises(ConfigError, match="--beam-options are for a Beam pipeline"):
+    with pytest.raises(UserError, match="--beam-options are for a Beam pipeline"):
         PrepareOptions("a", "b", beam_options="--x=1")
-    with pytest.raises(ConfigError, match="--workers has no effect with --runner"):
+    with pytest.raises(UserError, match="--workers has no effect with --runner"):
         PrepareOptions("a", "b", runner="DirectRunner", workers=2)
-    with pytest.raises(ConfigError, match="must be the name of a Beam runner"):
+    with pytest.raises(UserError, match="must be the name of a Beam runner"):
         PrepareOptions("a", "b", runner="--x")

@@ -10,8 +10,8 @@ from array_record.python.array_record_module import ArrayRecordWriter
 from PIL import Image
 
 from cvvae_jax.cli.main import main
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.check import check
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.media import Frames
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs/quickstart.py")
@@ -30,7 +30,7 @@ class Deadly:
         if index in self._deadly:
             os._exit(139)
         if index == 1:
-            raise ConfigError("one\nis broken")
+            raise UserError("one\nis broken")
         return Frames(str(index), np.zeros((1, 8, 8, 3), np.uint8))
 
     def name(self, index):

@@ -8,9 +8,9 @@ import PIL
 import pytest
 from PIL import Image
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.check import fault
 from cvvae_jax.data.sources import open_source
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import images, video
 
 pytestmark = pytest.mark.stack
@@ -43,9 +43,7 @@ def test_other_formats_are_not_opened_whatever_they_are_called(tmp_path, kind, s
     path = tmp_path / f"photo{suffix}"
     path.write_bytes(OTHERS[kind]())
     accepted = "PNG, JPEG, WebP, BMP, TIFF and AVIF"
-    with pytest.raises(
-        ConfigError, match=rf"photo\{suffix} cannot be read as an image.*{accepted}"
-    ):
+    with pytest.raises(UserError, match=rf"photo\{suffix} cannot be read as an image.*{accepted}"):
         list(video.read_frames(path))
     assert accepted in fault(open_source(str(tmp_path), "image"), 0)
 
@@ -122,14 +120,14 @@ def test_black_and_white_as_numbers_are_black_and_white(tmp_path):
 @pytest.mark.parametrize("samples", [[0, 1.5], [-0.1, 1], [0, 65535], [0, np.nan], [0, np.inf]])
 def test_floating_point_samples_of_another_range_are_refused(tmp_path, samples):
     Image.fromarray(np.array([samples], np.float32)).save(tmp_path / "float.tif")
-    with pytest.raises(ConfigError, match=r"float\.tif has floating-point samples from .*0 to 255"):
+    with pytest.raises(UserError, match=r"float\.tif has floating-point samples from .*0 to 255"):
         images.read_image(tmp_path / "float.tif")
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.int16, np.int32, np.uint32])
 def test_integers_without_a_known_range_are_refused(tmp_path, dtype):
     tiff(tmp_path / "deep.tif", (GREYS // 2).astype(dtype), signed=np.dtype(dtype).kind == "i")
-    with pytest.raises(ConfigError, match=r"deep\.tif has samples that are signed or of 32 bits"):
+    with pytest.raises(UserError, match=r"deep\.tif has samples that are signed or of 32 bits"):
         images.read_image(tmp_path / "deep.tif")
 
 
@@ -187,5 +185,5 @@ def test_tiffs_whose_bytes_pillow_mixes_up_are_refused(tmp_path):
     options = {"photometric": "minisblack", "byteorder": ">", "compression": "zlib"}
     write(tmp_path / "packed.tif", np.ones((8, 8), np.float32), **options)
     for name in ("planes.tif", "packed.tif"):
-        with pytest.raises(ConfigError, match=rf"{name} is a TIFF of .* save it in another way"):
+        with pytest.raises(UserError, match=rf"{name} is a TIFF of .* save it in another way"):
             images.read_image(tmp_path / name)

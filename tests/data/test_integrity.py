@@ -11,11 +11,11 @@ from latents_of import PlainEncoder, records, write, write_sources
 from prepare_media import pictures, write_video
 
 import cvvae_jax
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
 from cvvae_jax.data.prepare.run import prepare
 from cvvae_jax.data.record_shards import RecordShards
 from cvvae_jax.data.record_shards import _reader as open_shard
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents.dataset import _reader as open_latents_shard
 
 FORMATS = ("array_record", "webdataset")
@@ -69,7 +69,7 @@ def test_no_flipped_bit_of_a_shard_gives_other_latents(latents, tmp_path, seed):
         open_latents_shard.cache_clear()
         try:
             found = records(folder)
-        except ConfigError as error:
+        except UserError as error:
             assert shard.name in str(error)
             refused += 1
         else:
@@ -83,11 +83,11 @@ def test_what_describes_latents_is_what_was_written(latents, tmp_path, name):
     size = (folder / name).stat().st_size
     for at in (size // 3, size // 2):
         flip(folder / name, at)
-        with pytest.raises(ConfigError, match=str(folder)):
+        with pytest.raises(UserError, match=str(folder)):
             cvvae_jax.LatentsDataset(folder)
         flip(folder / name, at)
     (folder / name).write_bytes(b"")
-    with pytest.raises(ConfigError, match=str(folder)):
+    with pytest.raises(UserError, match=str(folder)):
         cvvae_jax.LatentsDataset(folder)
 
 
@@ -146,7 +146,7 @@ def test_an_odd_line_of_the_index_is_named(latents, tmp_path, row):
     (folder / "SHA256SUMS").unlink()
     with (folder / "index.jsonl").open("ab") as file:
         file.write(row.encode("utf-8", "surrogateescape") + b"\n")
-    with pytest.raises(ConfigError, match=r"index\.jsonl"):
+    with pytest.raises(UserError, match=r"index\.jsonl"):
         cvvae_jax.LatentsDataset(folder)
 
 
@@ -158,7 +158,7 @@ def test_odd_descriptions_are_named(latents, tmp_path, name, text):
     folder = copied(latents, tmp_path)
     (folder / "SHA256SUMS").unlink()
     (folder / name).write_text(text, encoding="latin1")
-    with pytest.raises(ConfigError, match=name):
+    with pytest.raises(UserError, match=name):
         cvvae_jax.LatentsDataset(folder)
 
 
@@ -167,13 +167,13 @@ def test_the_number_of_records_is_that_of_the_index(latents, tmp_path):
     (folder / "SHA256SUMS").unlink()
     lines = (folder / "index.jsonl").read_text().splitlines(keepends=True)
     (folder / "index.jsonl").write_text("".join(lines[:-1]))
-    with pytest.raises(ConfigError, match=f"{len(lines) - 1} records, and statistics.json says"):
+    with pytest.raises(UserError, match=f"{len(lines) - 1} records, and statistics.json says"):
         cvvae_jax.LatentsDataset(folder)
     if next(folder.glob("*.array_record"), None):
         said = json.loads((folder / "statistics.json").read_text())
         said["records"] -= 1
         (folder / "statistics.json").write_text(json.dumps(said))
-        with pytest.raises(ConfigError, match="is not the shard of its index"):
+        with pytest.raises(UserError, match="is not the shard of its index"):
             records(folder)
 
 
@@ -188,7 +188,7 @@ def test_no_flipped_bit_gives_other_media(prepared, tmp_path):
         open_shard.cache_clear()
         try:
             assert read_media(folder) == right
-        except ConfigError:
+        except UserError:
             refused += 1
     assert refused
 
@@ -197,11 +197,11 @@ def test_the_index_of_a_prepared_set_is_what_was_written(prepared, tmp_path):
     folder = copied(prepared, tmp_path)
     text = (folder / "index.jsonl").read_text()
     (folder / "index.jsonl").write_text(text.replace('"kind": "video"', '"kind": "image"', 1))
-    with pytest.raises(ConfigError, match="is not what was written, by SHA256SUMS"):
+    with pytest.raises(UserError, match="is not what was written, by SHA256SUMS"):
         read_media(folder)
     (folder / "SHA256SUMS").unlink()
     shard = text[: text.index('"position')]
     for bad in ("", f'{shard}"position": NaN}}', f'{shard}"position": 1e999}}', "[" * 9999, "\xff"):
         (folder / "index.jsonl").write_text(text + bad + "\n", encoding="latin1")
-        with pytest.raises(ConfigError, match=r"index\.jsonl"):
+        with pytest.raises(UserError, match=r"index\.jsonl"):
             read_media(folder)

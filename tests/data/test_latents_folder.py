@@ -11,10 +11,11 @@ from latents_of import PlainEncoder, assert_same_records, model, records, write,
 from PIL import Image
 from prepare_media import contents, pictures, write_video
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents import folder as folders
-from cvvae_jax.latents.options import LatentsConfig, Share
+from cvvae_jax.latents.options import LatentsConfig
 from cvvae_jax.latents.write import write_latents
+from cvvae_jax.resumable.share import Share
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +124,7 @@ def test_another_model_or_setting_is_named(corpus, tmp_path, changed, said, fini
         with pytest.raises(KeyboardInterrupt):
             run(PlainEncoder(fails_at=1))
     before = contents_of_all(tmp_path / "out")
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         run(**changed)
     assert contents_of_all(tmp_path / "out") == before
 
@@ -139,7 +140,7 @@ def test_a_changed_source_is_refused_and_a_moved_one_is_not(tmp_path):
         write(tmp_path / "a", tmp_path / "out", PlainEncoder(fails_at=3))
     (tmp_path / "a").rename(tmp_path / "b")
     write_video(tmp_path / "b/3.mp4", pictures(5, seed=3))
-    with pytest.raises(ConfigError, match="some were added, removed or renamed"):
+    with pytest.raises(UserError, match="some were added, removed or renamed"):
         write(tmp_path / "b", tmp_path / "out")
     (tmp_path / "b/3.mp4").unlink()
     write(tmp_path / "b", tmp_path / "out")
@@ -148,7 +149,7 @@ def test_a_changed_source_is_refused_and_a_moved_one_is_not(tmp_path):
 
 def test_a_set_of_nothing_but_bad_files_is_an_error_and_can_be_repaired(tmp_path):
     write_video(tmp_path / "in/a.mp4", pictures(5, 6, 64))
-    with pytest.raises(ConfigError, match=r"None of the 1 files .*64x6 pixels.*8x8"):
+    with pytest.raises(UserError, match=r"None of the 1 files .*64x6 pixels.*8x8"):
         write(tmp_path / "in", tmp_path / "out")
     write_video(tmp_path / "in/a.mp4", pictures(5))
     assert write(tmp_path / "in", tmp_path / "out").statistics["records"] == 1
@@ -160,7 +161,7 @@ def test_a_shard_of_many_bad_files_is_an_error(tmp_path):
     for number in range(20):
         (tmp_path / f"in/{number}.png").write_bytes(b"no image")
     Image.fromarray(pictures(1)[0]).save(tmp_path / "in/zz.png")
-    with pytest.raises(ConfigError, match="None of 20 files in a row"):
+    with pytest.raises(UserError, match="None of 20 files in a row"):
         write(tmp_path / "in", tmp_path / "out", items_per_shard=20)
     write(tmp_path / "in", tmp_path / "other", items_per_shard=21)
 
@@ -170,10 +171,10 @@ def test_two_processes_of_one_number_are_an_error(corpus, tmp_path):
         write(corpus, tmp_path / "out", PlainEncoder(fails_at=1))
     with open(tmp_path / "out/.latents/lock-0-of-1", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="process 0 of 1 is at work"):
+        with pytest.raises(UserError, match="process 0 of 1 is at work"):
             write(corpus, tmp_path / "out")
     for index, count in ((-1, 1), (2, 2)):
-        with pytest.raises(ConfigError, match="process-index must be"):
+        with pytest.raises(UserError, match="process-index must be"):
             Share(index, count)
 
 
@@ -199,21 +200,21 @@ def test_shards_of_other_settings_are_found_at_the_end(corpus, tmp_path):
     write(corpus, target, share=(0, 2))
     begun = json.loads((target / "latents.json").read_text())
     (target / "latents.json").write_text(json.dumps(begun | {"seed": 3}))
-    with pytest.raises(ConfigError, match=r"000000-of-000005\S* was written with other"):
+    with pytest.raises(UserError, match=r"000000-of-000005\S* was written with other"):
         write(corpus, target, share=(1, 2), seed=3)
 
 
 def test_other_files_are_not_written_beside(corpus, tmp_path):
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(ConfigError, match=r"holds other files, such as mine\.txt"):
+    with pytest.raises(UserError, match=r"holds other files, such as mine\.txt"):
         write(corpus, tmp_path)
 
 
 def test_a_model_that_cannot_be_loaded_leaves_nothing(corpus, tmp_path):
     def fail():
-        raise ConfigError("no model")
+        raise UserError("no model")
 
-    with pytest.raises(ConfigError, match="no model"):
+    with pytest.raises(UserError, match="no model"):
         write_latents(
             str(corpus),
             str(tmp_path / "out"),

@@ -25,8 +25,8 @@ from latents_of import (
 from packets import MEDIA
 
 import cvvae_jax
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.record_shards import open_shard
+from cvvae_jax.errors import UserError
 from cvvae_jax.latents import dataset
 from cvvae_jax.latents.clips import read_clips
 from cvvae_jax.latents.dataset import _reader as open_reader
@@ -102,7 +102,7 @@ def test_the_mean_and_deviation_of_channels_are_said(corpus, tmp_path, format):
         for name, values in scale.items():
             np.testing.assert_array_equal(record[name], np.array(values), strict=True)
     assert write(corpus / "i", tmp_path / "out", by=normed, format=format).was_complete
-    with pytest.raises(ConfigError, match=r"begun with latents-mean \[1\.5, 2\.5\], not None"):
+    with pytest.raises(UserError, match=r"begun with latents-mean \[1\.5, 2\.5\], not None"):
         write(corpus / "i", tmp_path / "out", format=format)
 
 
@@ -188,7 +188,7 @@ def test_the_crop_is_the_square_in_the_middle(height, width):
     assert (clip.box.top, clip.box.left) == ((height - 48) // 2, (width - 48) // 2)
     (clip,) = read_clips(media, "video", LatentsConfig(size=24), PlainEncoder.limits)
     assert clip.box.resized == (height // 2, width // 2) and clip.video.shape == (1, 24, 24, 3)
-    with pytest.raises(ConfigError, match="fewer than the size 49; nothing is enlarged"):
+    with pytest.raises(UserError, match="fewer than the size 49; nothing is enlarged"):
         list(read_clips(media, "video", LatentsConfig(size=49), PlainEncoder.limits))
 
 
@@ -217,7 +217,7 @@ def test_a_batch_changes_no_record(corpus, tmp_path):
     write(corpus, tmp_path / "three", Noting(), batch=3, **settings)
     assert_same_records(records(tmp_path / "three"), records(tmp_path / "one"))
     assert set(shapes) == {(3, 5, 40, 40, 3), (3, 1, 40, 40, 3)}
-    with pytest.raises(ConfigError, match="set clip-frames and size"):
+    with pytest.raises(UserError, match="set clip-frames and size"):
         LatentsConfig(batch=2, size=40)
 
 
@@ -261,13 +261,13 @@ def test_the_set_is_a_source_for_grain(corpus, whole, tmp_path, format):
 
 
 def test_sets_that_cannot_be_read_are_refused_in_a_sentence(corpus, whole, tmp_path):
-    with pytest.raises(ConfigError, match=r"no folder that `latents` wrote"):
+    with pytest.raises(UserError, match=r"no folder that `latents` wrote"):
         cvvae_jax.LatentsDataset(corpus)
     with pytest.raises(KeyboardInterrupt):
         write(corpus, tmp_path / "out", PlainEncoder(fails_at=4))
-    with pytest.raises(ConfigError, match="is not finished: `latents` goes on"):
+    with pytest.raises(UserError, match="is not finished: `latents` goes on"):
         cvvae_jax.LatentsDataset(tmp_path / "out")
-    with pytest.raises(ConfigError, match="no record of it is kept"):
+    with pytest.raises(UserError, match="no record of it is kept"):
         cvvae_jax.LatentsDataset(whole, keep=lambda record: False)
 
 
@@ -282,7 +282,7 @@ def test_damage_is_named_with_its_shard(corpus, tmp_path, format):
     for damaged in (data, b""):
         shard.write_bytes(damaged)
         open_reader.cache_clear()
-        with pytest.raises(ConfigError, match=rf"{shard.name}.* is .*damaged"):
+        with pytest.raises(UserError, match=rf"{shard.name}.* is .*damaged"):
             cvvae_jax.LatentsDataset(tmp_path / "out")[0]
 
 

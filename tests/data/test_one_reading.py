@@ -13,11 +13,11 @@ from av.stream import Disposition
 from odd_media import encode
 from packets import MEDIA
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.check import fault
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.prepare.transcode import BadMedium, transcode
 from cvvae_jax.data.sources import open_source
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import cut_off, video
 from cvvae_jax.video_io.media import Blob
 
@@ -151,7 +151,7 @@ def test_a_video_in_an_unknown_format_is_no_video(tmp_path):
     path = tmp_path / "unknown.mp4"
     stored(path)
     path.write_bytes(path.read_bytes().replace(b"avc1", b"xxxx"))
-    with pytest.raises(ConfigError, match=r"unknown\.mp4 holds a video in a format that FFmpeg"):
+    with pytest.raises(UserError, match=r"unknown\.mp4 holds a video in a format that FFmpeg"):
         video.probe(path)
     assert all("FFmpeg doesn't know" in said for said in verdicts(path, tmp_path).values())
 
@@ -208,10 +208,10 @@ def test_matroska_without_its_end_was_cut_off(tmp_path, name, share):
     data = (MEDIA / name).read_bytes()
     path = tmp_path / "cut.mkv"
     path.write_bytes(data[: int(share * len(data))])
-    with pytest.raises(ConfigError, match="ends early"):
+    with pytest.raises(UserError, match="ends early"):
         video.count_frames(path)
     assert all("ends early" in verdict for verdict in verdicts(path, tmp_path).values())
-    with pytest.raises(ConfigError, match="ends early"):
+    with pytest.raises(UserError, match="ends early"):
         video.count_frames(Blob("cut.mkv", path.read_bytes()))
 
 
@@ -291,7 +291,7 @@ def test_a_changing_frame_size_is_bad_to_all(tmp_path):
     path.write_bytes(b"".join(part.read_bytes() for part in parts))
     said = verdicts(path, tmp_path, PrepareConfig(short_side=32))
     assert all("one has 48x32" in verdict for verdict in said.values()), said
-    with pytest.raises(ConfigError, match="one has 48x32"):
+    with pytest.raises(UserError, match="one has 48x32"):
         video.read_clip(path, [3, 4], cover=(32, 48))
 
 
@@ -321,7 +321,7 @@ def verdicts(path: Path, folder: Path, config: PrepareConfig = WHOLE) -> dict[st
     said = {"read": None, "check": fault(source, 0), "prepare": None}
     try:
         list(video.read_frames(path))
-    except ConfigError as error:
+    except UserError as error:
         said["read"] = str(error)
     try:
         transcode(path, "video", path.name, "", config, folder)
@@ -335,7 +335,7 @@ def test_a_damaged_file_is_damaged_to_all(tmp_path):
     path.write_bytes((MEDIA / path.name).read_bytes())
     said = verdicts(path, tmp_path)
     assert all("is damaged" in verdict for verdict in said.values()), said
-    with pytest.raises(ConfigError, match="is damaged"):
+    with pytest.raises(UserError, match="is damaged"):
         video.read_clip(path, range(100))
 
 
@@ -356,6 +356,6 @@ def test_only_listed_containers_are_opened(tmp_path):
         (tmp_path / name).write_text(text)
         for file in (tmp_path / name, Blob(name, text.encode())):
             with pytest.raises(
-                ConfigError, match=rf"{name} cannot be read as a video .* accepted are"
+                UserError, match=rf"{name} cannot be read as a video .* accepted are"
             ):
                 video.probe(file)

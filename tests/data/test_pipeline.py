@@ -7,8 +7,9 @@ import sys
 import numpy as np
 import pytest
 
-from cvvae_jax.config import Bucket, ConfigError, DataConfig, StageConfig
+from cvvae_jax.config import Bucket, DataConfig, StageConfig
 from cvvae_jax.data.pipeline import batches, eval_clips
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import video
 
 MIXED = StageConfig(
@@ -160,13 +161,13 @@ def test_images_fill_image_buckets(folders):
 def test_images_alone_cannot_fill_video_buckets(folders):
     data = DataConfig(images=folders["images"])
     for use in (lambda: take(1, MIXED, data), lambda: eval_clips(MIXED, data)):
-        with pytest.raises(ConfigError, match=r"3 frames .*--data\.videos"):
+        with pytest.raises(UserError, match=r"3 frames .*--data\.videos"):
             use()
     assert take(1, IMAGES, data)[0]["video"].shape == (4, 1, 16, 16, 3)
 
 
 def test_indivisible_batch_names_the_nearest():
-    with pytest.raises(ConfigError, match=r"batch of 4 .* 3 processes.* 3 and 6"):
+    with pytest.raises(UserError, match=r"batch of 4 .* 3 processes.* 3 and 6"):
         take(1, VIDEOS, DataConfig(), process_count=3)
 
 

@@ -16,7 +16,6 @@ import pytest
 from prepare_media import contents, pictures, write_corpus, write_video
 from tensorflow_datasets.proto import tf_example_pb2
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.prepare import plan, run
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
 from cvvae_jax.data.prepare.plan import File, cut
@@ -24,6 +23,7 @@ from cvvae_jax.data.prepare.run import prepare
 from cvvae_jax.data.prepare.shards import name_and_version
 from cvvae_jax.data.record_shards import open_shard
 from cvvae_jax.data.sources import open_source, open_sources
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.target import Target
 from cvvae_jax.video_io.video import frame_times, read_clip
 
@@ -32,13 +32,13 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = """
 import sys
 sys.path.insert(0, {repository!r})
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
 from cvvae_jax.data.prepare.run import prepare
 if __name__ == "__main__":
     try:
         print(prepare(PrepareOptions({source!r}, {target!r}, PrepareConfig(short_side={side}))))
-    except (ConfigError, KeyboardInterrupt) as error:
+    except (UserError, KeyboardInterrupt) as error:
         print(error)
         sys.exit(2)
 """
@@ -259,9 +259,9 @@ def test_what_is_complete_is_left_alone(corpus, prepared):
 
 
 def test_other_settings_are_refused(corpus, prepared, tmp_path):
-    with pytest.raises(ConfigError, match=r"was begun with gop 16, not 8\. Give the same settings"):
+    with pytest.raises(UserError, match=r"was begun with gop 16, not 8\. Give the same settings"):
         prepare(PrepareOptions(str(corpus), str(prepared), dataclasses.replace(SMALL, gop=8)))
-    with pytest.raises(ConfigError, match=r"was begun with source .*corpus, not"):
+    with pytest.raises(UserError, match=r"was begun with source .*corpus, not"):
         prepare(PrepareOptions(str(tmp_path), str(prepared), SMALL))
 
 
@@ -278,10 +278,10 @@ def test_a_source_that_changed_is_refused(tmp_path, monkeypatch):
     part.unlink()
     changed = source / f"{int(part.name.split('-')[2])}.mp4"
     write_video(changed, pictures(5, seed=9))
-    with pytest.raises(ConfigError, match=f"{changed.name} changed since .*out was begun"):
+    with pytest.raises(UserError, match=f"{changed.name} changed since .*out was begun"):
         prepare(options)
     write_video(source / "new.mp4", pictures(5, seed=9))
-    with pytest.raises(ConfigError, match="some were added, removed or renamed"):
+    with pytest.raises(UserError, match="some were added, removed or renamed"):
         prepare(options)
 
 
@@ -298,7 +298,7 @@ def test_a_source_that_changes_while_it_is_listed_is_refused(tmp_path, monkeypat
         return hash_jobs(*arguments)
 
     monkeypatch.setattr(run.plan, "hash_jobs", changing)
-    with pytest.raises(ConfigError, match="source changed while they were read; begin again"):
+    with pytest.raises(UserError, match="source changed while they were read; begin again"):
         prepare(options)
     monkeypatch.undo()
     assert prepare(options).records == 4
@@ -308,28 +308,26 @@ def test_two_processes_at_once_are_refused(corpus, tmp_path):
     (tmp_path / "out/.prepare").mkdir(parents=True)
     with open(tmp_path / "out/.prepare/lock", "w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
-        with pytest.raises(ConfigError, match="is being prepared by another process"):
+        with pytest.raises(UserError, match="is being prepared by another process"):
             prepare(PrepareOptions(str(corpus), str(tmp_path / "out"), SMALL))
 
 
 def test_a_folder_with_other_files_is_refused(corpus, tmp_path):
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(ConfigError, match=r"holds other files, such as mine\.txt; name a new"):
+    with pytest.raises(UserError, match=r"holds other files, such as mine\.txt; name a new"):
         prepare(PrepareOptions(str(corpus), str(tmp_path), SMALL))
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
-    with pytest.raises(ConfigError, match="is a file; name a folder"):
+    with pytest.raises(UserError, match="is a file; name a folder"):
         prepare(PrepareOptions(str(corpus), str(tmp_path / "mine.txt"), SMALL))
 
 
 def test_a_place_without_media_is_refused_and_leaves_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(ConfigError, match="holds no video file"):
+    with pytest.raises(UserError, match="holds no video file"):
         prepare(PrepareOptions(str(tmp_path / "empty"), str(tmp_path / "out"), SMALL))
     assert not (tmp_path / "out").exists()
     (tmp_path / "empty/a.mp4").write_bytes(b"x")
-    with pytest.raises(
-        ConfigError, match=r"None of the 1 files can be stored; the first: .*a\.mp4"
-    ):
+    with pytest.raises(UserError, match=r"None of the 1 files can be stored; the first: .*a\.mp4"):
         prepare(PrepareOptions(str(tmp_path / "empty"), str(tmp_path / "out"), SMALL))
 
 
@@ -427,5 +425,5 @@ def test_names_of_data_sets(place, expected):
     "changes", [{"short_side": 8}, {"max_fps": 0.0}, {"crf": 52}, {"gop": 0}, {"max_seconds": 0.5}]
 )
 def test_settings_out_of_range_are_refused(changes):
-    with pytest.raises(ConfigError, match=f"--{next(iter(changes)).replace('_', '-')} must be"):
+    with pytest.raises(UserError, match=f"--{next(iter(changes)).replace('_', '-')} must be"):
         PrepareConfig(**changes)

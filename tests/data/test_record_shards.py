@@ -11,11 +11,11 @@ from array_record.python import array_record_module
 from PIL import Image
 from tensorflow_datasets.proto import tf_example_pb2
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data import record_shards
 from cvvae_jax.data.record_format import Entry, encode
 from cvvae_jax.data.record_shards import RecordShards, are_shards
 from cvvae_jax.data.sources import open_source
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.video import read_image
 
 pytestmark = pytest.mark.stack
@@ -53,9 +53,9 @@ def test_places(tmp_path):
     assert not are_shards(str(tmp_path / "*.mp4"))
     assert not are_shards(str(tmp_path / "missing"))
     assert are_shards(f"file://{tmp_path}")
-    with pytest.raises(ConfigError, match="read from local disks only; copy"):
+    with pytest.raises(UserError, match="read from local disks only; copy"):
         open_source(f"file://{tmp_path}", "video")
-    with pytest.raises(ConfigError, match="there is no such ArrayRecord file"):
+    with pytest.raises(UserError, match="there is no such ArrayRecord file"):
         RecordShards(str(tmp_path / "y.array_record*"), "video")
 
 
@@ -100,7 +100,7 @@ def test_more_shards_than_stay_open_are_read_again(tmp_path, monkeypatch):
 def test_records_of_no_use_are_refused(tmp_path, record, says):
     write_shard(tmp_path / "a.array_record", [record])
     source = RecordShards(str(tmp_path), "video")
-    with pytest.raises(ConfigError, match=says):
+    with pytest.raises(UserError, match=says):
         source[0]
 
 
@@ -118,19 +118,19 @@ def test_an_index_says_which_records_are_of_a_kind(tmp_path):
     assert [videos[i].data for i in range(len(videos))] == [MP4, MP4 + b"1"]
     assert [images[i].data for i in range(len(images))] == [PNG, PNG + b"1"]
     assert len(RecordShards(str(tmp_path / "a.array_record"), "image")) == 1
-    with pytest.raises(ConfigError, match="holds no video: none of its records is one"):
+    with pytest.raises(UserError, match="holds no video: none of its records is one"):
         RecordShards(str(tmp_path / "b.array_record"), "video")
     (tmp_path / "b.array_record").unlink()
-    with pytest.raises(ConfigError, match=r"names b\.array_record, which does not lie beside it"):
+    with pytest.raises(UserError, match=r"names b\.array_record, which does not lie beside it"):
         RecordShards(str(tmp_path), "video")
     write_index(tmp_path, [*rows, ("a.array_record", 3, "video")])
-    with pytest.raises(ConfigError, match=r"not the shard of its index.jsonl: it has 3 .* have 4"):
+    with pytest.raises(UserError, match=r"not the shard of its index.jsonl: it has 3 .* have 4"):
         RecordShards(str(tmp_path), "video")[0]
     write_index(tmp_path, [("a.array_record", 3, "video")])
-    with pytest.raises(ConfigError, match=r"the records of a\.array_record once each"):
+    with pytest.raises(UserError, match=r"the records of a\.array_record once each"):
         RecordShards(str(tmp_path), "video")
     (tmp_path / "index.jsonl").write_text("{}\n")
-    with pytest.raises(ConfigError, match="line 1 is none of those that `data prepare` writes"):
+    with pytest.raises(UserError, match="line 1 is none of those that `data prepare` writes"):
         RecordShards(str(tmp_path), "video")
 
 
@@ -138,7 +138,7 @@ def test_shards_of_an_unfinished_run_are_refused(tmp_path):
     """They may be some of many, and nothing says yet of which kind their records are."""
     write_shard(tmp_path / "a.array_record", [b""])
     (tmp_path / "prepare.json").write_text("{}")
-    with pytest.raises(ConfigError, match="is not finished: `data prepare` goes on"):
+    with pytest.raises(UserError, match="is not finished: `data prepare` goes on"):
         RecordShards(str(tmp_path), "video")
     (tmp_path / "dataset_info.json").write_text("{}")
     assert len(RecordShards(str(tmp_path), "video")) == 1
@@ -174,7 +174,7 @@ def test_damage_is_an_error_and_never_wrong_data(tmp_path):
         for index, record in enumerate(records):
             try:
                 assert RecordShards(str(path), "video")[index].data == record
-            except ConfigError as error:
+            except UserError as error:
                 failures += 1
                 assert "a.array_record" in str(error) and "damaged" in str(error)
     assert failures > 30
@@ -189,13 +189,13 @@ def test_shards_that_were_cut_off_are_refused(tmp_path, options, size):
     sound = path.read_bytes()
     for length in [0, 10, *range(65536, len(sound), 65536), len(sound) // 2, len(sound) - 1]:
         path.write_bytes(sound[:length])
-        with pytest.raises(ConfigError, match=r"a\.array_record is damaged, cut off, or no Array"):
+        with pytest.raises(UserError, match=r"a\.array_record is damaged, cut off, or no Array"):
             RecordShards(str(path), "video")
 
 
 def test_what_is_no_shard_is_refused(tmp_path):
     (tmp_path / "a.array_record").write_bytes(b"hello world\n" * 20000)
-    with pytest.raises(ConfigError, match="damaged, cut off, or no ArrayRecord file"):
+    with pytest.raises(UserError, match="damaged, cut off, or no ArrayRecord file"):
         RecordShards(str(tmp_path), "video")
 
 

@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 from test_clips import numbered_video, numbers
 
-from cvvae_jax.config import Bucket, ConfigError, DataConfig, StageConfig
+from cvvae_jax.config import Bucket, DataConfig, StageConfig
 from cvvae_jax.data import records
 from cvvae_jax.data.pipeline import batches
 from cvvae_jax.data.records import BadRecords, RandomRecord
 from cvvae_jax.data.sources import open_source
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import video
 
 BUCKET = Bucket(frames=5, size=24, batch=1)
@@ -49,14 +50,14 @@ def test_replacements_of_different_files_lie_all_over_the_source(tmp_path):
     for i in range(20):
         try:
             shown.add(numbers(record(source, i, 0)["video"])[0])
-        except ConfigError:  # 20 bad ones in a row are possible here
+        except UserError:  # 20 bad ones in a row are possible here
             continue
     assert len(shown) >= 3
 
 
 def test_whatever_a_library_raises_a_file_is_only_bad(source, monkeypatch):
     monkeypatch.setattr(records, "random_clip", raising(RuntimeError("oh\nno")))
-    with pytest.raises(ConfigError, match=r"20 files in a row .*mp4: RuntimeError: oh no"):
+    with pytest.raises(UserError, match=r"20 files in a row .*mp4: RuntimeError: oh no"):
         record(source, 0, 0)
     monkeypatch.setattr(records, "random_clip", raising(MemoryError()))
     with pytest.raises(MemoryError):
@@ -80,7 +81,7 @@ def test_a_bad_image_in_a_shard_is_one_bad_file(tmp_path):
             tar.add(tmp_path / name, name)
     stage = StageConfig(1, (Bucket(1, 8, 4),))
     place = str(tmp_path / "shard.tar")
-    with pytest.raises(ConfigError, match=r"b\.png .*: it is damaged, or of no known format\.$"):
+    with pytest.raises(UserError, match=r"b\.png .*: it is damaged, or of no known format\.$"):
         video.read_image(open_source(place, "image")[1])
     data = DataConfig(images=place, eval_videos=place, max_bad=1.0)
     stream = batches(stage, data, seed=0, start_step=0)
@@ -91,7 +92,7 @@ def test_a_bad_image_in_a_shard_is_one_bad_file(tmp_path):
 
 def test_many_bad_files_in_a_row_are_an_error(tmp_path):
     (tmp_path / "broken.mp4").write_bytes(b"no video")
-    with pytest.raises(ConfigError, match=r"20 files in a row .*broken\.mp4"):
+    with pytest.raises(UserError, match=r"20 files in a row .*broken\.mp4"):
         record(open_source(str(tmp_path), "video"), 0, 0)
 
 
@@ -112,7 +113,7 @@ def test_each_bad_file_is_told_once_and_counted(caplog):
 @pytest.mark.parametrize(("files", "more"), [(10, ""), (12, "\n  and 2 more")])
 def test_a_stopped_run_lists_ten_bad_files(files, more):
     told = [f"{number:02}\tbroken" for number in range(files)] + [""] * (200 - files)
-    with pytest.raises(ConfigError, match=f"^{files} of 200 records") as error:
+    with pytest.raises(UserError, match=f"^{files} of 200 records") as error:
         BadRecords(0.0).take(batch(*told))
     assert str(error.value).endswith(f"\n  08: broken\n  09: broken{more}")
 
@@ -120,7 +121,7 @@ def test_a_stopped_run_lists_ten_bad_files(files, more):
 @pytest.mark.parametrize(("length", "kept"), [(480, 480), (900, 500 - len("ValueError: "))])
 def test_long_reasons_are_cut(source, monkeypatch, length, kept):
     monkeypatch.setattr(records, "random_clip", raising(ValueError("x" * length)))
-    with pytest.raises(ConfigError, match=rf"mp4: ValueError: x{{{kept}}}$"):
+    with pytest.raises(UserError, match=rf"mp4: ValueError: x{{{kept}}}$"):
         record(source, 0, 0)
 
 
@@ -128,7 +129,7 @@ def test_a_run_stops_when_more_than_the_share_is_bad():
     bad = BadRecords(0.25)
     for _ in range(49):  # 196 records are too few to judge by
         bad.take(batch("a\tbroken", "b\tbroken", "", ""))
-    with pytest.raises(ConfigError, match=r"100 of 200 records .*\n  a: broken\n  b: broken"):
+    with pytest.raises(UserError, match=r"100 of 200 records .*\n  a: broken\n  b: broken"):
         bad.take(batch("a\tbroken", "b\tbroken", "", ""))
     enough = BadRecords(0.25)
     for _ in range(100):

@@ -6,9 +6,9 @@ import os
 import fsspec
 import pytest
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.files import Manifest
 from cvvae_jax.data.sources import held_out, open_source, open_sources, write_exclusions
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.media import Blob
 
 
@@ -49,7 +49,7 @@ def test_patterns_choose_files(tmp_path):
     assert found(tmp_path, "video", tmp_path / "a/**/*.mp4") == ["a/b/y.mp4", "a/x.mp4"]
     assert found(tmp_path, "video", tmp_path / "*/?.mp4") == ["a/x.mp4", "c/w.mp4"]
     assert found(tmp_path, "video", tmp_path / "c/w.mp4") == ["c/w.mp4"]
-    with pytest.raises(ConfigError, match=r"no image file: none ends in \.png, \.jpg"):
+    with pytest.raises(UserError, match=r"no image file: none ends in \.png, \.jpg"):
         open_source(str(tmp_path / "*.jpg"), "image")
 
 
@@ -78,15 +78,15 @@ def test_lists_without_paths_are_refused(tmp_path, text, says):
     if says is None:
         assert len(open_source(str(tmp_path / "list.csv"), "video")) == 1
     else:
-        with pytest.raises(ConfigError, match=says):
+        with pytest.raises(UserError, match=says):
             open_source(str(tmp_path / "list.csv"), "video")
 
 
 def test_damaged_lists_are_refused_by_name(tmp_path):
     (tmp_path / "list.jsonl").write_text('{"path": "x.mp4"}\n{"pa')
-    with pytest.raises(ConfigError, match=r"list\.jsonl cannot be read: JSONDecodeError"):
+    with pytest.raises(UserError, match=r"list\.jsonl cannot be read: JSONDecodeError"):
         open_source(str(tmp_path / "list.jsonl"), "video")
-    with pytest.raises(ConfigError, match=r"missing\.csv cannot be read: FileNotFoundError"):
+    with pytest.raises(UserError, match=r"missing\.csv cannot be read: FileNotFoundError"):
         open_source(str(tmp_path / "missing.csv"), "video")
 
 
@@ -104,7 +104,7 @@ def test_buckets_are_read_like_folders():
     listed = open_source("memory://bucket/a/list.csv", "video")
     assert names(listed) == ["memory://bucket/a/b/y.mp4"] and listed[0].data == blob.data
     system.rm("/bucket/a/b/y.mp4")
-    with pytest.raises(ConfigError, match=r"y\.mp4 cannot be read: FileNotFoundError"):
+    with pytest.raises(UserError, match=r"y\.mp4 cannot be read: FileNotFoundError"):
         source[0]
     system.rm("/bucket", recursive=True)
 
@@ -161,15 +161,15 @@ def test_known_sides_stay_and_one_is_left_for_either(count):
 def test_single_file_is_trained_on_and_leaves_nothing_unseen(tmp_path):
     fill(tmp_path, ["only.mp4"])
     assert found(tmp_path, "video", split="train") == ["only.mp4"]
-    with pytest.raises(ConfigError, match=r"only\.mp4.*--data\.eval-videos"):
+    with pytest.raises(UserError, match=r"only\.mp4.*--data\.eval-videos"):
         open_source(str(tmp_path), "video", split="eval")
 
 
 def test_folder_without_files_is_an_error(tmp_path):
     fill(tmp_path, ["notes.txt"])
-    with pytest.raises(ConfigError, match=r"no video file: none ends in \.mp4, \.mkv"):
+    with pytest.raises(UserError, match=r"no video file: none ends in \.mp4, \.mkv"):
         open_source(str(tmp_path), "video")
-    with pytest.raises(ConfigError, match="nowhere: no such file or folder"):
+    with pytest.raises(UserError, match="nowhere: no such file or folder"):
         open_source(str(tmp_path / "nowhere"), "image")
 
 
@@ -211,7 +211,7 @@ def test_only_a_place_without_a_kind_counts_as_one(tmp_path, monkeypatch):
     assert set(open_sources(str(tmp_path))) == {"video", "image"}
     os.remove(tmp_path / "x.mp4")
     assert set(open_sources(str(tmp_path))) == {"image"}
-    failures = [ConfigError("timeout")]
+    failures = [UserError("timeout")]
 
     def out_of_reach_at_first(place):
         if failures:
@@ -219,7 +219,7 @@ def test_only_a_place_without_a_kind_counts_as_one(tmp_path, monkeypatch):
         return [str(tmp_path / "y.png")]
 
     monkeypatch.setattr("cvvae_jax.data.files.find", out_of_reach_at_first)
-    with pytest.raises(ConfigError, match="timeout"):
+    with pytest.raises(UserError, match="timeout"):
         open_sources(str(tmp_path))
 
 
@@ -239,7 +239,7 @@ def test_a_remote_file_is_asked_for_again(monkeypatch):
     monkeypatch.setattr("cvvae_jax.data.files._WAITS", (0, 0))
     assert source[0].data == b"content" and not failures
     failures += [OSError("reset")] * 3
-    with pytest.raises(ConfigError, match=r"x\.mp4 cannot be read: OSError: reset"):
+    with pytest.raises(UserError, match=r"x\.mp4 cannot be read: OSError: reset"):
         source[0]
     system.rm("/again", recursive=True)
 
@@ -252,9 +252,9 @@ def test_excluded_files_are_left_out_however_their_folder_is_called(tmp_path, mo
     assert found(tmp_path, "video", exclude=str(excluded)) == ["data/x.mp4", "data/z.mp4"]
     assert names(open_source("data", "video", exclude="bad.txt")) == ["data/x.mp4", "data/z.mp4"]
     write_exclusions(excluded, {f"data/{n}.mp4": "" for n in ("x", "y\u00e9", "z")})
-    with pytest.raises(ConfigError, match="all 3 video files of it are excluded"):
+    with pytest.raises(UserError, match="all 3 video files of it are excluded"):
         open_source("data", "video", exclude=str(excluded))
-    with pytest.raises(ConfigError, match=r"none\.txt, the list of exclusions, cannot be read"):
+    with pytest.raises(UserError, match=r"none\.txt, the list of exclusions, cannot be read"):
         open_source("data", "video", exclude="none.txt")
 
 
@@ -275,7 +275,7 @@ def test_excluded_files_are_left_out_however_their_folder_is_called(tmp_path, mo
 def test_lists_name_no_other_addresses_than_buckets(tmp_path, path):
     place = tmp_path / "list.jsonl"
     place.write_text(json.dumps({"path": "a.mp4"}) + "\n" + json.dumps({"path": path}) + "\n")
-    with pytest.raises(ConfigError, match=r"list\.jsonl: row 2 names "):
+    with pytest.raises(UserError, match=r"list\.jsonl: row 2 names "):
         open_source(str(place), "video")
 
 

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 from test_clips import numbered_video
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data import tar_shards
 from cvvae_jax.data.tar_shards import TarShards, are_shards
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import video
 
 
@@ -254,7 +254,7 @@ def test_of_a_cut_off_shard_all_but_the_last_member_is_read(tmp_path, caplog):
         caplog.clear()
     assert names(source) == list(members)
     assert [source[i].data for i in (0, 1)] == [members["0.mp4"], members["1.mp4"]]
-    with pytest.raises(ConfigError, match=r"x\.tar/2\.mp4 cannot be read: its shard ends"):
+    with pytest.raises(UserError, match=r"x\.tar/2\.mp4 cannot be read: its shard ends"):
         source[2]
 
 
@@ -269,7 +269,7 @@ def test_a_header_that_states_an_absurd_size_is_one_bad_record(tmp_path, size):
     (tmp_path / "x.tar").write_bytes(shard)
     source = TarShards(str(tmp_path), "video")
     assert source[0].data == b"1"
-    with pytest.raises(ConfigError, match=r"b\.mp4 cannot be read: its shard ends before it"):
+    with pytest.raises(UserError, match=r"b\.mp4 cannot be read: its shard ends before it"):
         source[1]
 
 
@@ -307,7 +307,7 @@ def test_a_shard_that_shrank_since_is_a_bad_record(tmp_path, bucket, remote):
             file.write(tar({"a.mp4": bytes(1000)})[:length])
         if length is None:
             source = TarShards(place, "video")
-    with pytest.raises(ConfigError, match=r"x\.tar/a\.mp4 cannot be read: its shard ends before"):
+    with pytest.raises(UserError, match=r"x\.tar/a\.mp4 cannot be read: its shard ends before"):
         source[0]
 
 
@@ -315,14 +315,14 @@ def test_a_shard_that_vanished_is_a_bad_record(tmp_path):
     (tmp_path / "x.tar").write_bytes(tar({"a.mp4": b"1"}))
     source = TarShards(str(tmp_path), "video")
     (tmp_path / "x.tar").unlink()
-    with pytest.raises(ConfigError, match=r"x\.tar cannot be read: FileNotFoundError"):
+    with pytest.raises(UserError, match=r"x\.tar cannot be read: FileNotFoundError"):
         source[0]
 
 
 @pytest.mark.parametrize("name", ["x.tar.gz", "x.tgz", "x.tar.zst", "x-{0..9}.tar.xz", "x.tar"])
 def test_compressed_shards_are_refused(tmp_path, name):
     (tmp_path / "x.tar").write_bytes(gzip.compress(tar({"a.mp4": b"1"})))
-    with pytest.raises(ConfigError, match=r"compressed, which allows no random access: unpack it"):
+    with pytest.raises(UserError, match=r"compressed, which allows no random access: unpack it"):
         TarShards(str(tmp_path / name), "video")
 
 
@@ -339,5 +339,5 @@ def test_compressed_shards_are_refused(tmp_path, name):
 def test_what_is_not_there_is_an_error(tmp_path, place, message):
     (tmp_path / "empty").mkdir()
     (tmp_path / "x.tar").write_bytes(tar({"a.mp4": b"1"}))
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         TarShards(str(tmp_path / place), "image")

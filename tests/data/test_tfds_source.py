@@ -15,9 +15,9 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from test_clips import numbered_video, numbers
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data import tfds_source
 from cvvae_jax.data.tfds_source import TFDSSource, is_catalog
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import video
 
 pytestmark = pytest.mark.stack
@@ -132,7 +132,7 @@ def test_a_feature_is_told_by_the_first_examples(data_dir, monkeypatch, most, lo
 def test_an_example_without_a_video_is_a_bad_record(data_dir):
     source = TFDSSource(f"tfds:clips?data_dir={data_dir}", "video")
     bad = by_label(data_dir / "clips/1.0.0")[4]
-    with pytest.raises(ConfigError, match=r"split=train\[\d\] holds no video in its feature clip"):
+    with pytest.raises(UserError, match=r"split=train\[\d\] holds no video in its feature clip"):
         source[bad]
 
 
@@ -235,7 +235,7 @@ assert "jax" not in sys.modules
 )
 def test_what_is_not_there_is_an_error(data_dir, place, kind, message):
     separator = "&" if "?" in place else "?"
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(UserError, match=message):
         TFDSSource(f"{place}{separator}data_dir={data_dir}", kind)
 
 
@@ -259,7 +259,7 @@ def test_what_is_prepared_in_another_format_is_refused(altered, file_format):
     folder, alter = altered
     alter("dataset_info.json", lambda info: info.update(fileFormat=file_format))
     with pytest.raises(
-        ConfigError,
+        UserError,
         match=rf"not prepared as ArrayRecord but as {file_format}, .*"
         r"builder\.download_and_prepare\(file_format=\"array_record\"\)",
     ):
@@ -273,7 +273,7 @@ def test_what_needs_tensorflow_is_refused(altered):
         "video": {"shape": {"dimensions": ["-1", "8", "8", "3"]}, "dtype": "uint8"},
     }
     alter("features.json", lambda f: f["featuresDict"]["features"].update(film=video))
-    with pytest.raises(ConfigError, match=r"needs tensorflow, as a Video .*: store videos as the"):
+    with pytest.raises(UserError, match=r"needs tensorflow, as a Video .*: store videos as the"):
         TFDSSource(f"tfds:{folder}", "video")
 
 
@@ -282,7 +282,7 @@ def test_a_damaged_shard_is_a_bad_record(altered):
     (shard,) = folder.glob("*train*")
     shard.write_bytes(shard.read_bytes()[:-100])
     source = TFDSSource(f"tfds:{folder}?feature=clip", "video")
-    with pytest.raises(ConfigError, match=r"split=train\[2\] cannot be read: .*orrupted"):
+    with pytest.raises(UserError, match=r"split=train\[2\] cannot be read: .*orrupted"):
         source[2]
 
 
@@ -290,11 +290,11 @@ def test_a_data_set_that_vanished_is_a_bad_record(altered):
     folder, _ = altered
     source = TFDSSource(f"tfds:{folder}", "video")
     shutil.rmtree(folder)
-    with pytest.raises(ConfigError, match=r"\[0\] cannot be read: Could not read dataset info"):
+    with pytest.raises(UserError, match=r"\[0\] cannot be read: Could not read dataset info"):
         source[0]
 
 
 def test_without_tfds_its_package_is_named(data_dir, monkeypatch):
     monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
-    with pytest.raises(ConfigError, match="not installed: pip install tensorflow-datasets"):
+    with pytest.raises(UserError, match="not installed: pip install tensorflow-datasets"):
         TFDSSource(f"tfds:clips?data_dir={data_dir}", "video")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from packets import MEDIA, shown
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import video
 from cvvae_jax.video_io.times import Times
 
@@ -178,9 +178,9 @@ def test_other_texts_are_no_times(text):
 
 
 def test_a_writer_takes_a_rate_or_times(tmp_path):
-    with pytest.raises(ConfigError, match="either fps or times"):
+    with pytest.raises(UserError, match="either fps or times"):
         video.VideoWriter(tmp_path / "out.mp4", height=8, width=8)
-    with pytest.raises(ConfigError, match="either fps or times"):
+    with pytest.raises(UserError, match="either fps or times"):
         video.VideoWriter(
             tmp_path / "out.mp4", fps=25, times=Times(Fraction(25)), height=8, width=8
         )

@@ -9,9 +9,9 @@ import pytest
 from PIL import Image
 from prepare_media import pictures, write_video
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.prepare.transcode import BadMedium, sampling, transcode
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.media import Blob, Frames
 from cvvae_jax.video_io.video import read_clip, read_image
 
@@ -46,7 +46,7 @@ def test_frames_are_chosen_by_their_times(times, max_fps, fps, numbers):
 
 
 def test_times_that_leap_are_refused():
-    with pytest.raises(ConfigError, match="their times leap"):
+    with pytest.raises(UserError, match="their times leap"):
         sampling(np.array([0, 1, 2, 3, 100000]) / 24, 30.0)
 
 
@@ -178,7 +178,7 @@ def test_a_disk_that_is_full_is_not_the_fault_of_the_medium(tmp_path, monkeypatc
     (tmp_path / "out").chmod(0o500)
     monkeypatch.setattr(
         "cvvae_jax.data.prepare.transcode.VideoWriter.write",
-        lambda *_: (_ for _ in ()).throw(ConfigError("cannot be written: no space")),
+        lambda *_: (_ for _ in ()).throw(UserError("cannot be written: no space")),
     )
-    with pytest.raises(ConfigError, match="no space"):
+    with pytest.raises(UserError, match="no space"):
         stored(tmp_path / "a.mp4", tmp_path / "out")

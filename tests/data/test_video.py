@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import containers, video
 from cvvae_jax.video_io.media import Frames
 
@@ -216,13 +216,13 @@ def test_frames_up_to_the_largest_are_resized_and_no_larger_ones(tmp_path, monke
         video.write_image(media, clip(1)[0])
     monkeypatch.setattr(containers, "LARGEST_FRAME", 64 * 96)
     assert video.read_clip(media, [0], cover=(64, 64)).shape == (1, 64, 96, 3)
-    with pytest.raises(ConfigError, match="has frames of 98x65, more than the 6,144 pixels"):
+    with pytest.raises(UserError, match="has frames of 98x65, more than the 6,144 pixels"):
         video.read_clip(media, [0], cover=(65, 65))
 
 
 def test_frames_beyond_the_end_are_refused(tmp_path):
     path = write(tmp_path / "clip.mp4", clip(4))
-    with pytest.raises(ConfigError, match="has 4 frames; frames 2 to 4"):
+    with pytest.raises(UserError, match="has 4 frames; frames 2 to 4"):
         video.read_clip(path, range(2, 5))
 
 
@@ -287,7 +287,7 @@ def test_full_disk_is_an_error_that_names_the_file(tmp_path, suffix, frames):
     noise = np.random.default_rng(0).integers(0, 256, (frames, 64, 64, 3), np.uint8)
     with (
         file_size_limit(5000),
-        pytest.raises(ConfigError, match=rf"clip\{suffix} cannot be written: File too large\.$"),
+        pytest.raises(UserError, match=rf"clip\{suffix} cannot be written: File too large\.$"),
     ):
         write(tmp_path / f"clip{suffix}", noise)
     assert list(tmp_path.iterdir()) == []
@@ -306,7 +306,7 @@ def test_full_disk_does_not_hide_another_error(tmp_path):
 
 def test_target_that_cannot_be_replaced_is_named(tmp_path):
     (tmp_path / "clip.mp4").mkdir()
-    with pytest.raises(ConfigError, match=r"clip\.mp4 cannot be written: Is a directory"):
+    with pytest.raises(UserError, match=r"clip\.mp4 cannot be written: Is a directory"):
         write(tmp_path / "clip.mp4", clip(2))
     assert [path.name for path in tmp_path.iterdir()] == ["clip.mp4"]
 
@@ -323,13 +323,13 @@ def file_size_limit(size):
 
 
 def test_writer_refuses_what_it_cannot_write(tmp_path):
-    with pytest.raises(ConfigError, match=r"clip\.gif .*\.mp4, \.mkv, \.mov"):
+    with pytest.raises(UserError, match=r"clip\.gif .*\.mp4, \.mkv, \.mov"):
         video.VideoWriter(tmp_path / "clip.gif", fps=25, height=32, width=48)
-    with pytest.raises(ConfigError, match=r"clip\.mp4 cannot be written: No such file"):
+    with pytest.raises(UserError, match=r"clip\.mp4 cannot be written: No such file"):
         write(tmp_path / "missing" / "clip.mp4", clip(2))
-    with pytest.raises(ConfigError, match="one size, here 48x32; one has 20x20"):
+    with pytest.raises(UserError, match="one size, here 48x32; one has 20x20"):
         write_two_sizes(tmp_path / "two.mp4")
-    with pytest.raises(ConfigError, match="no frame"):
+    with pytest.raises(UserError, match="no frame"):
         write(tmp_path / "none.mp4", clip(0))
     assert list(tmp_path.iterdir()) == []
 
@@ -346,7 +346,7 @@ def test_unreadable_files_are_named(tmp_path, name):
     if not name.startswith("missing"):
         path.write_text("words " * 100 if name.startswith("text") else "")
     for read in (video.probe, lambda p: list(video.read_frames(p))):
-        with pytest.raises(ConfigError, match=name):
+        with pytest.raises(UserError, match=name):
             read(path)
 
 
@@ -357,7 +357,7 @@ def test_file_without_video_is_named(tmp_path):
         sound.setsampwidth(2)
         sound.setframerate(8000)
         sound.writeframes(bytes(16000))
-    with pytest.raises(ConfigError, match=r"sound\.wav holds no video"):
+    with pytest.raises(UserError, match=r"sound\.wav holds no video"):
         video.probe(path)
 
 
@@ -368,7 +368,7 @@ def test_cut_off_file_gives_its_frames_then_an_error(tmp_path, suffix):
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(path.read_bytes()[: path.stat().st_size * 2 // 5])
     frames = []
-    with pytest.raises(ConfigError, match=f"cut{suffix}"):
+    with pytest.raises(UserError, match=f"cut{suffix}"):
         frames.extend(frame for frame in video.read_frames(cut))
     assert 10 < len(frames) < 60
     np.testing.assert_array_equal(frames[:10], whole[:10])
@@ -393,7 +393,7 @@ def test_changing_frame_size_is_refused(tmp_path):
     two = encode(tmp_path / "two.h264", clip(3, 48, 32))
     both = Path(tmp_path / "both.h264")
     both.write_bytes(one.read_bytes() + two.read_bytes())
-    with pytest.raises(ConfigError, match=r"both\.h264: .* 48x32; one has 32x48"):
+    with pytest.raises(UserError, match=r"both\.h264: .* 48x32; one has 32x48"):
         list(video.read_frames(both))
 
 
@@ -426,5 +426,5 @@ def test_sixteen_bit_image_keeps_its_range(tmp_path):
 
 
 def test_image_suffix_must_be_known(tmp_path):
-    with pytest.raises(ConfigError, match=r"photo\.xyz .*\.png, \.jpg, \.jpeg, \.webp"):
+    with pytest.raises(UserError, match=r"photo\.xyz .*\.png, \.jpg, \.jpeg, \.webp"):
         video.write_image(tmp_path / "photo.xyz", clip(1)[0])

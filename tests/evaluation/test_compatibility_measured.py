@@ -9,7 +9,8 @@ import pytest
 from tiny_models import random_model
 
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.config import ConfigError, ImageVAEConfig, VideoVAEConfig
+from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.compatibility import measure as measure_module
 from cvvae_jax.evaluation.compatibility import measure_compatibility, summarize_compatibility
 from cvvae_jax.evaluation.compatibility import summary as summary_module
@@ -211,9 +212,9 @@ def test_positions_that_no_clip_has_are_null(measured):
 def test_models_that_do_not_belong_together_are_named(codecs, video):
     codec, _ = codecs
     other = Codec(random_model(ImageVAE, ImageVAEConfig(**SMALL, latent_channels=8)))
-    with pytest.raises(ConfigError, match="8 channels for 2 x 2 pixels, the model's 4"):
+    with pytest.raises(UserError, match="8 channels for 2 x 2 pixels, the model's 4"):
         measure_compatibility(codec, other, video, image_metrics=metrics, seeds=[0, 1])
-    with pytest.raises(ConfigError, match="not with a VideoVAE"):
+    with pytest.raises(UserError, match="not with a VideoVAE"):
         measure_compatibility(codec, codec, video, image_metrics=metrics, seeds=[0, 1])
 
 

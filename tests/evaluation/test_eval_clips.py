@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation import clips
 from cvvae_jax.evaluation.clips import Clips
 from cvvae_jax.evaluation.protocol import Protocol
@@ -84,7 +84,7 @@ def test_frames_are_resized_by_the_filter_and_cropped_in_the_middle(folder, size
 )
 def test_file_that_gives_no_clip_says_why(folder, number, protocol, said):
     found = Clips(str(folder), protocol)
-    with pytest.raises(ConfigError, match=re.escape(said)):
+    with pytest.raises(UserError, match=re.escape(said)):
         found[number]
 
 
@@ -92,7 +92,7 @@ def test_clips_up_to_the_largest_are_read_and_longer_ones_refused(folder, monkey
     size = 5 * 24 * 36 * 3
     monkeypatch.setattr(clips, "_LARGEST_CLIP", size)
     assert Clips(str(folder), Protocol(frames=5))[0].video.nbytes == size
-    with pytest.raises(ConfigError, match=r"a\.mp4 has .* GiB of frames; a clip may have"):
+    with pytest.raises(UserError, match=r"a\.mp4 has .* GiB of frames; a clip may have"):
         Clips(str(folder), Protocol(frames=6))[0]
 
 
@@ -116,7 +116,7 @@ def test_hash_is_that_of_names_wherever_they_lie(folder, tmp_path):
 
 def test_folder_without_clips_is_refused(tmp_path):
     (tmp_path / "notes.txt").write_text("no video")
-    with pytest.raises(ConfigError, match=r"holds no video file: none ends in \.mp4"):
+    with pytest.raises(UserError, match=r"holds no video file: none ends in \.mp4"):
         Clips(str(tmp_path), Protocol())
 
 

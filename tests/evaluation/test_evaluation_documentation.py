@@ -11,7 +11,7 @@ from cvvae_jax.cli.evaluate import Evaluate
 from cvvae_jax.evaluation import flat_fields
 from cvvae_jax.evaluation.figures import FIGURES
 from cvvae_jax.evaluation.protocol import Metric, Protocol
-from cvvae_jax.latents.options import Share
+from cvvae_jax.resumable.share import Share
 
 TESTS = Path(__file__).parents[1]
 TEXT = (TESTS.parent / "docs" / "evaluation.md").read_text()

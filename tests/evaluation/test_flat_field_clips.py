@@ -5,7 +5,8 @@ import pytest
 from tiny_models import random_model
 from tiny_runs import WIDTHS
 
-from cvvae_jax.config import ConfigError, VideoVAEConfig
+from cvvae_jax.config import VideoVAEConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.contenders import Baseline, Contender, Model
 from cvvae_jax.evaluation.flat_fields import (
     COLORS,
@@ -134,7 +135,7 @@ def test_clips_are_two_chunks_or_as_long_as_the_protocols(protocol, frames):
 
 def test_pixels_that_are_no_numbers_are_refused():
     opened = Baseline(lambda x: x * np.nan)
-    with pytest.raises(ConfigError, match="planted gives pixels that are no numbers of a flat"):
+    with pytest.raises(UserError, match="planted gives pixels that are no numbers of a flat"):
         measure_flat_fields(opened, contender(opened), PROTOCOL)
 
 

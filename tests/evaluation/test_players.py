@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from report_results import clip_and_recon
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.report import write_example
 from cvvae_jax.evaluation.report.players import error_colors
 from cvvae_jax.video_io.video import frame_times, probe, read_frames
@@ -80,6 +80,6 @@ def test_bytes_are_the_same_every_time(tmp_path):
 )
 def test_what_cannot_be_written_leaves_nothing(name, frames, said, tmp_path):
     video, _ = clip_and_recon(frames=2)
-    with pytest.raises(ConfigError, match=said):
+    with pytest.raises(UserError, match=said):
         write_example(tmp_path / name, video[:frames], video[:frames], fps=8)
     assert not list(tmp_path.iterdir())

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation import protocol
 from cvvae_jax.evaluation.protocol import Protocol, load_protocol
 from cvvae_jax.resources import configs_folder
@@ -97,11 +97,11 @@ def test_hash_depends_on_what_metrics_are_defined_as(monkeypatch):
     ],
 )
 def test_what_is_wrong_with_a_file_is_said(tmp_path, text, said):
-    with pytest.raises(ConfigError, match=re.escape(said)) as raised:
+    with pytest.raises(UserError, match=re.escape(said)) as raised:
         load(tmp_path, text)
     assert "mine.toml" in str(raised.value)
 
 
 def test_unknown_name_lists_those_there_are():
-    with pytest.raises(ConfigError, match=r"no protocol papers; there are cvvae-paper, .*wfvae"):
+    with pytest.raises(UserError, match=r"no protocol papers; there are cvvae-paper, .*wfvae"):
         load_protocol("papers", folder=PROTOCOLS)

@@ -11,7 +11,7 @@ import report_results
 from markupsafe import Markup
 from PIL import Image
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.report import numbers, plots, sections, write_report
 from cvvae_jax.evaluation.report.answer import answer, standings, verdict
 from cvvae_jax.evaluation.report.plots import Curve, limits
@@ -388,14 +388,14 @@ def test_a_report_that_fails_leaves_the_older_one(media, results, tmp_path, undr
     before = path.read_text()
     (tmp_path / "report.html").write_text("not of this report")
     example = {"contender": "quickstart", "clip": "a.mp4", "why": "worst", "psnr": 1.0}
-    with pytest.raises(ConfigError, match=media.rsplit("/")[-1]):
+    with pytest.raises(UserError, match=media.rsplit("/")[-1]):
         write_report({**results, "examples": [{**example, "media": media}]}, folder)
     assert path.read_text() == before
     assert [file.name for file in folder.iterdir()] == ["report.html"]
 
 
 def test_a_folder_that_is_none_is_named(results, tmp_path, undrawn):
-    with pytest.raises(ConfigError, match="missing"):
+    with pytest.raises(UserError, match="missing"):
         write_report(results, tmp_path / "missing")
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.contenders import baseline_contender, model_contender, named_path
 from cvvae_jax.evaluation.store import Store
-from cvvae_jax.latents.options import Share
+from cvvae_jax.resumable.share import Share
 
 SETTINGS = {"protocol": {"metrics": ("psnr",)}, "data": 1}
 
@@ -20,7 +20,7 @@ def begin(folder) -> str:
     try:
         folder.mkdir(exist_ok=True)
         Store(folder).begin(SETTINGS)
-    except ConfigError as error:
+    except UserError as error:
         return str(error)
     return ""
 
@@ -31,7 +31,7 @@ def test_share_that_is_at_work_keeps_a_second_one_out_and_is_named(tmp_path):
     with Store(tmp_path).kept_by(share):
         before = sorted(tmp_path.iterdir())
         busy = rf"process 0 of 2 is at work on .* already \(process {os.getpid()} on .*, since "
-        with pytest.raises(ConfigError, match=busy), Store(tmp_path).kept_by(share):
+        with pytest.raises(UserError, match=busy), Store(tmp_path).kept_by(share):
             pass
         assert sorted(tmp_path.iterdir()) == before
         with Store(tmp_path).kept_by(other):
@@ -58,7 +58,7 @@ def test_damaged_scores_are_named(tmp_path):
     np.testing.assert_array_equal(store.read("a", 3)["mse"], np.ones(4))
     path = tmp_path / "scores" / "a" / "000003.npz"
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(ConfigError, match=r"000003\.npz is damaged: remove it"):
+    with pytest.raises(UserError, match=r"000003\.npz is damaged: remove it"):
         store.read("a", 3)
 
 
@@ -71,7 +71,7 @@ def model(tmp_path_factory):
 
 @pytest.mark.parametrize("name", ["..", ".hidden", "a/b", "_input", ""])
 def test_names_that_are_no_folders_are_refused(tmp_path, model, name):
-    with pytest.raises(ConfigError, match="can't name a contender"):
+    with pytest.raises(UserError, match="can't name a contender"):
         Store(tmp_path).enter(dataclasses.replace(model, name=name))
 
 
@@ -80,7 +80,7 @@ def test_baseline_of_another_compression_is_another_contender(tmp_path, model):
     store.enter(baseline_contender("linear", model))
     store.write("linear", 0, {})
     store.enter(baseline_contender("linear", model))
-    with pytest.raises(ConfigError, match="linear had other temporal_compression when"):
+    with pytest.raises(UserError, match="linear had other temporal_compression when"):
         store.enter(baseline_contender("linear", other))
 
 
@@ -99,7 +99,7 @@ def test_recipe_stands_for_its_run_folder(tmp_path):
         "import dataclasses\nfrom cvvae_jax.recipe import load_recipe\ndef get_config():\n"
         f"    return dataclasses.replace(load_recipe({quickstart!r}), workdir={str(run)!r})\n"
     )
-    with pytest.raises(ConfigError, match=r"mine\.py has not been run: there is no folder"):
+    with pytest.raises(UserError, match=r"mine\.py has not been run: there is no folder"):
         named_path(str(recipe))
     run.mkdir(parents=True)
     assert named_path(str(recipe)) == ("first", run)

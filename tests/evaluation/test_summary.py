@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.evaluation.store import INPUT
 from cvvae_jax.evaluation.summary import summarize
@@ -71,7 +71,7 @@ def test_distances_are_those_of_all_features():
 
 
 def test_a_figure_that_is_no_number_is_named():
-    with pytest.raises(ConfigError, match=r"PSNR of mean error of a is nan on a clip"):
+    with pytest.raises(UserError, match=r"PSNR of mean error of a is nan on a clip"):
         summarize(reader(a=[{"mse": np.array([np.nan])}]), ["a"], PROTOCOL, group=4)
 
 

@@ -15,10 +15,11 @@ from tiny_training import short_run
 import cvvae_jax
 from cvvae_jax import paths
 from cvvae_jax.cli.main import main
-from cvvae_jax.config import ConfigError, LossConfig, LPIPSConfig
+from cvvae_jax.config import LossConfig, LPIPSConfig
 from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.convert.families import PERCEPTUAL_ALEX, PERCEPTUAL_ALEXNET
 from cvvae_jax.convert.names import alex_lpips_rows
+from cvvae_jax.errors import UserError
 from cvvae_jax.loading import open_model
 from cvvae_jax.losses import lpips
 from cvvae_jax.models.feature_networks import alexnet
@@ -133,7 +134,7 @@ def test_heads_of_the_other_network_are_refused(files, tmp_path):
     tensors = {name: np.zeros((1, c, 1, 1), np.float16) for name, c in others.items()}
     save_file(tensors, tmp_path / "vgg.safetensors")
     words = r"misshapen \(4\): lin1\.model\.1\.weight is \(1, 128, 1, 1\), must be \(1, 192, 1, 1\)"
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         cvvae_jax.load(files[0], lpips_heads=tmp_path / "vgg.safetensors")
 
 
@@ -150,7 +151,7 @@ def test_networks_that_are_not_quite_alexnet_are_refused(files, tmp_path, change
     shapes = {name: x.shape for name, x in network_tensors().items()} | change
     tensors = {name: np.zeros(s, np.float16) for name, s in shapes.items() if s}
     save_file(tensors, tmp_path / "x.safetensors")
-    with pytest.raises(ConfigError, match=r"no whole LPIPS with AlexNet(.|\n)*" + words):
+    with pytest.raises(UserError, match=r"no whole LPIPS with AlexNet(.|\n)*" + words):
         cvvae_jax.load(tmp_path / "x.safetensors", lpips_heads=files[1])
 
 
@@ -167,7 +168,7 @@ def test_training_takes_the_papers_network_alone(files, tmp_path, capsys):
     folder = str(tmp_path / "ours")
     assert main(["convert", str(files[0]), folder, "--lpips-heads", str(files[1])]) == 0
     config = dataclasses.replace(short_run(tmp_path, ""), lpips=folder, loss=LossConfig())
-    with pytest.raises(ConfigError, match="holds a AlexLPIPS; LPIPS is wanted"):
+    with pytest.raises(UserError, match="holds a AlexLPIPS; LPIPS is wanted"):
         open_lpips(config, None)
 
 

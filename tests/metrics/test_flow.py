@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy.ndimage import gaussian_filter
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.metrics.time import warping_error
 
 
@@ -78,5 +78,5 @@ def test_frames_too_small_for_flow_are_refused():
 def test_missing_library_is_named_with_the_command_that_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "cv2", None)
     frames = np.zeros((2, 16, 16, 3), np.uint8)
-    with pytest.raises(ConfigError, match="pip install opencv-python-headless"):
+    with pytest.raises(UserError, match="pip install opencv-python-headless"):
         warping_error(frames, frames)

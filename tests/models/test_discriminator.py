@@ -5,7 +5,8 @@ import pytest
 from flax import nnx
 
 from cvvae_jax import paths
-from cvvae_jax.config import ConfigError, DiscriminatorConfig
+from cvvae_jax.config import DiscriminatorConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.discriminator import Discriminator, DiscriminatorBlock
 
 TINY = {"base_channels": 4, "norm_groups": 4}
@@ -69,5 +70,5 @@ def test_convolutions_see_both_ways_in_time(network):
 
 
 def test_widths_that_groups_dont_divide_are_refused():
-    with pytest.raises(ConfigError, match="multiple of norm_groups 32"):
+    with pytest.raises(UserError, match="multiple of norm_groups 32"):
         DiscriminatorConfig(base_channels=48)

@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 from tiny_models import TINY
 
-from cvvae_jax.config import ConfigError, VideoVAEConfig
+from cvvae_jax.config import VideoVAEConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
 
@@ -167,7 +168,7 @@ def test_what_is_certainly_a_video_becomes_one(given, wanted):
 
 @rows(REFUSED)
 def test_what_is_no_video_is_named(given, wanted):
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(UserError, match=wanted):
         Seen().encode(given)
 
 
@@ -186,7 +187,7 @@ def test_what_are_certainly_latents_become_some(given):
 @pytest.mark.parametrize("function", ["decode", "decode_hidden", "scale", "unscale"])
 @rows(LATENTS_REFUSED)
 def test_what_are_no_latents_is_named(function, given, wanted):
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(UserError, match=wanted):
         getattr(Seen(), function)(given)
 
 
@@ -198,9 +199,9 @@ def test_types_and_shapes_are_looked_at_while_a_program_is_traced_and_change_not
         given = video if function == vae.moments else jax.ShapeDtypeStruct(LATENTS.shape, kind)
         program = jax.make_jaxpr(function)(given).jaxpr
         assert not program.eqns
-    with pytest.raises(ConfigError, match="moveaxis"):
+    with pytest.raises(UserError, match="moveaxis"):
         jax.eval_shape(vae.encode, jax.ShapeDtypeStruct((1, 3, 5, 8, 16), kind))
-    with pytest.raises(ConfigError, match="not int32"):
+    with pytest.raises(UserError, match="not int32"):
         jax.jit(vae.decode).lower(jax.ShapeDtypeStruct(LATENTS.shape, jnp.int32))
 
 
@@ -215,7 +216,7 @@ KEYS_REFUSED = {
 
 @rows(KEYS_REFUSED)
 def test_what_draws_no_sample_is_named(given, wanted):
-    with pytest.raises(ConfigError, match=wanted):
+    with pytest.raises(UserError, match=wanted):
         POSTERIOR.sample(given)
 
 
@@ -225,7 +226,7 @@ def test_old_keys_draw_what_new_ones_do():
 
 
 def test_other_shapes_are_not_broadcast_over_a_posterior():
-    with pytest.raises(ConfigError, match="noise must have the shape"):
+    with pytest.raises(UserError, match="noise must have the shape"):
         POSTERIOR.with_noise(jnp.zeros((1, 1, 1, 2, 4)))
-    with pytest.raises(ConfigError, match="latents of one shape"):
+    with pytest.raises(UserError, match="latents of one shape"):
         POSTERIOR.kl(jax.tree.map(lambda x: x[:, :1], POSTERIOR))

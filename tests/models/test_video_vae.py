@@ -7,7 +7,8 @@ import pytest
 from flax import nnx
 
 from cvvae_jax import paths
-from cvvae_jax.config import ConfigError, ImageVAEConfig, VideoVAEConfig
+from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.models import blocks, image_vae, video_vae
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE, function_preserving, inflate
@@ -42,7 +43,7 @@ def test_latents_are_four_times_fewer_frames_and_decode_to_all_of_them(frames, c
     ],
 )
 def test_wrong_shapes_are_refused_with_the_nearest_right_ones(shape, words):
-    with pytest.raises(ConfigError, match=words):
+    with pytest.raises(UserError, match=words):
         tiny().encode(jnp.zeros((*shape, 3)))
 
 
@@ -156,5 +157,5 @@ def test_any_preset_can_be_inflated(preset):
 def test_models_of_other_widths_are_not_inflated():
     image = ImageVAE(ImageVAEConfig(**TINY), rngs=nnx.Rngs(0))
     config = dataclasses.replace(VideoVAEConfig(**TINY), block_channels=(8, 16, 16, 16))
-    with pytest.raises(ConfigError, match="down_blocks/01/resnets/00/conv2/kernel"):
+    with pytest.raises(UserError, match="down_blocks/01/resnets/00/conv2/kernel"):
         inflate(image, config, rngs=nnx.Rngs(0))

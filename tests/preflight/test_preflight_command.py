@@ -11,7 +11,8 @@ from tiny_training import DISCRIMINATOR, short_run
 
 from cvvae_jax import hardware, paths
 from cvvae_jax.cli.main import main
-from cvvae_jax.config import Bucket, ConfigError, LossConfig, MeshConfig, TrainConfig
+from cvvae_jax.config import Bucket, LossConfig, MeshConfig, TrainConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.preflight.command import preflight
 from cvvae_jax.preflight.compiler import Step, compile_step
 from cvvae_jax.preflight.cost import parts
@@ -78,7 +79,7 @@ def test_program_has_the_name_that_the_compilers_files_are_found_by(folder, spac
 
 
 def test_estimates_for_gpus_are_not_of_split_frames(folder):
-    with pytest.raises(ConfigError, match=r"mesh\.space must be 1"):
+    with pytest.raises(UserError, match=r"mesh\.space must be 1"):
         config = tiny(folder, mesh=MeshConfig(space=2))
         preflight(config, "gpu:8xA100", batches="given", only_shardings=False)
 

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import CHIPS, GPUS, PEAK_FLOPS, TPUS
 from cvvae_jax.preflight.advice import largest_batch
 from cvvae_jax.preflight.cost import Memory, of_buffer_assignment, sum_over_slices
@@ -30,13 +30,13 @@ def test_topologies_are_understood(name, kind, count):
 
 @pytest.mark.parametrize("name", ["v9:2x2", "v5e", "v5e:8", "gpu:8xGTX", "gpu:0xH100", "cpu:0"])
 def test_unknown_topology_is_refused_with_those_that_are_known(name):
-    with pytest.raises(ConfigError, match=f"{name} is no topology.*v5e:4x8.*gpu:8xH100"):
+    with pytest.raises(UserError, match=f"{name} is no topology.*v5e:4x8.*gpu:8xH100"):
         Topology.parse(name)
 
 
 def test_missing_compiler_is_said_with_its_command(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="pip install libtpu"):
+    with pytest.raises(UserError, match="pip install libtpu"):
         Topology.parse("v5e:2x4").devices()
 
 
@@ -128,5 +128,5 @@ def test_sum_over_slices_takes_the_network_for_its_part_alone():
 
 def test_more_virtual_devices_than_jax_began_with_are_refused():
     assert len(Topology.parse("cpu:8").devices()) == 8
-    with pytest.raises(ConfigError, match="cpu:9 needs 9 virtual CPUs, and jax began with 8"):
+    with pytest.raises(UserError, match="cpu:9 needs 9 virtual CPUs, and jax began with 8"):
         Topology.parse("cpu:9").devices()

@@ -11,7 +11,8 @@ import pytest
 
 from cvvae_jax import paths
 from cvvae_jax.checkpoint import Checkpoints
-from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.config import TrainConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.loading import load
 from cvvae_jax.training import loop
 from cvvae_jax.training.jobs import plan_run
@@ -77,11 +78,11 @@ def test_run_goes_on_after_a_failed_save_and_from_before_a_damaged_checkpoint(co
 
 def test_best_checkpoint_needs_a_score_that_there_is(config):
     stage = dataclasses.replace(config.train, keep_best="ssim_recon")
-    with pytest.raises(ConfigError, match="keep_best is ssim_recon, but SSIM takes frames of 11"):
+    with pytest.raises(UserError, match="keep_best is ssim_recon, but SSIM takes frames of 11"):
         plan_run(dataclasses.replace(config, train=stage))
     stage = dataclasses.replace(config.train, keep_best="psnr_compat")
     config = dataclasses.replace(config, image_vae=None, image_train=stage)
-    with pytest.raises(ConfigError, match="but of the image VAE only recon is measured"):
+    with pytest.raises(UserError, match="but of the image VAE only recon is measured"):
         plan_run(config)
 
 
@@ -114,5 +115,5 @@ def test_run_without_any_whole_checkpoint_is_not_started_anew(config):
     folder = Path(config.workdir) / "checkpoints"
     for step in folder.iterdir():
         flip_a_bit(step)
-    with pytest.raises(ConfigError, match=r"no checkpoint is whole\. .*/9 is damaged: state/"):
+    with pytest.raises(UserError, match=r"no checkpoint is whole\. .*/9 is damaged: state/"):
         loop.train(config)

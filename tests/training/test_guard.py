@@ -14,8 +14,9 @@ import pytest
 from tiny_training import logged_lines, short_run
 
 from cvvae_jax import sharding
-from cvvae_jax.config import ConfigError, TrainConfig
+from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import batches
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.processes.stop import Stopped
 from cvvae_jax.training import loop
@@ -106,7 +107,7 @@ def test_checkpoint_that_is_still_being_written_is_waited_for(config, monkeypatc
 @pytest.mark.slow
 def test_second_divergence_ends_the_run_with_advice(config, monkeypatch):
     Feed(config, monkeypatch, bad={1, 2, 9, 10})
-    with pytest.raises(ConfigError, match="video VAE diverged again at step 7: 2 updates in a row"):
+    with pytest.raises(UserError, match="video VAE diverged again at step 7: 2 updates in a row"):
         loop.train(config)
     assert (Path(config.workdir) / "checkpoints/3/weights").exists()
 

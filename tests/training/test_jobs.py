@@ -7,13 +7,13 @@ import pytest
 from cvvae_jax import sharding
 from cvvae_jax.config import (
     Bucket,
-    ConfigError,
     DiscriminatorConfig,
     LossConfig,
     MeshConfig,
     StageConfig,
     VideoVAEConfig,
 )
+from cvvae_jax.errors import UserError
 from cvvae_jax.training.jobs import Job, _check_job
 
 MODEL = VideoVAEConfig(
@@ -45,7 +45,7 @@ def check(size, *, loss=PLAIN, discriminator=None, space=1) -> None:
 def test_frames_have_the_pixels_that_every_network_takes(smallest, networks, said):
     check((smallest, 64), **networks)
     for size in ((smallest - 2, 64), (64, smallest - 2)):
-        with pytest.raises(ConfigError, match=f"frames of {size[0]} x {size[1]} {said}"):
+        with pytest.raises(UserError, match=f"frames of {size[0]} x {size[1]} {said}"):
             check(size, **networks)
         check(size)
 
@@ -58,7 +58,7 @@ def test_frames_have_the_pixels_that_every_network_takes(smallest, networks, sai
 def test_devices_that_share_frames_have_a_row_of_every_network(rows, networks):
     check((4 * rows, 32), **networks, space=4)
     check((5 * rows, 32), **networks)
-    with pytest.raises(ConfigError, match=f"over 4 devices .* heights are multiples of {4 * rows}"):
+    with pytest.raises(UserError, match=f"over 4 devices .* heights are multiples of {4 * rows}"):
         check((5 * rows, 32), **networks, space=4)
 
 

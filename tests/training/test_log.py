@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 from tensorboardX.proto.event_pb2 import Event
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.training import log as log_module
 from cvvae_jax.training.log import StageLog
 from cvvae_jax.training.trackers import require_wandb
@@ -185,7 +185,7 @@ def test_a_long_log_of_messages_is_put_aside(tmp_path, monkeypatch):
 @pytest.mark.parametrize("there", [None, types.ModuleType("wandb")], ids=["nothing", "folder"])
 def test_missing_weights_and_biases_names_the_command(monkeypatch, there):
     monkeypatch.setitem(sys.modules, "wandb", there)
-    with pytest.raises(ConfigError, match=r"--wandb videos needs .*: pip install wandb"):
+    with pytest.raises(UserError, match=r"--wandb videos needs .*: pip install wandb"):
         require_wandb("videos")
 
 
@@ -194,5 +194,5 @@ def test_refusal_of_weights_and_biases_is_told(tmp_path, wandb, monkeypatch):
         raise wandb.Error("api_key not configured")
 
     monkeypatch.setattr(wandb, "init", refuse)
-    with pytest.raises(ConfigError, match="does not accept the run: api_key not configured"):
+    with pytest.raises(UserError, match="does not accept the run: api_key not configured"):
         stage_log(tmp_path, wandb="videos")

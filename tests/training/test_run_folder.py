@@ -20,8 +20,9 @@ import pytest
 from many_processes import ROOT, environment, write_recipe
 from tiny_training import logged_lines, short_run
 
-from cvvae_jax.config import Bucket, ConfigError, DataConfig, TrainConfig
+from cvvae_jax.config import Bucket, DataConfig, TrainConfig
 from cvvae_jax.data.sources import open_source
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import write_whole
 from cvvae_jax.training import loop, run_data
 from cvvae_jax.training.log import StageLog
@@ -67,7 +68,7 @@ def test_second_run_in_a_folder_is_refused_and_changes_nothing_until_the_first_h
     folder = Path(trifling_run.workdir)
     with held(folder / "lock") as holder:
         before = content(folder)
-        with pytest.raises(ConfigError) as refused:
+        with pytest.raises(UserError) as refused:
             loop.train(longer(trifling_run))
         assert content(folder) == before
         holder.kill()
@@ -85,14 +86,14 @@ def test_run_of_another_architecture_is_refused_and_nothing_is_changed(trifling_
     (folder / "checkpoints/12.partial").mkdir()
     before = content(folder)
     model = dataclasses.replace(trifling_run.model, blocks_per_level=2)
-    with pytest.raises(ConfigError, match="9 doesn't fit this run: it is of other networks"):
+    with pytest.raises(UserError, match="9 doesn't fit this run: it is of other networks"):
         loop.train(dataclasses.replace(trifling_run, model=model, init="random"))
     stage = dataclasses.replace(trifling_run.train, steps=6)
-    with pytest.raises(ConfigError, match="has done 9 steps, more than the 6 asked for"):
+    with pytest.raises(UserError, match="has done 9 steps, more than the 6 asked for"):
         loop.train(dataclasses.replace(trifling_run, train=stage, seed=5))
     for step in (3, 6, 9):
         (folder / f"checkpoints/{step}/manifest.json").rename(folder / f"{step}")
-    with pytest.raises(ConfigError, match="no checkpoint is whole"):
+    with pytest.raises(UserError, match="no checkpoint is whole"):
         loop.train(dataclasses.replace(trifling_run, seed=5))
     for step in (3, 6, 9):
         (folder / f"{step}").rename(folder / f"checkpoints/{step}/manifest.json")
@@ -189,11 +190,11 @@ def test_data_whose_held_out_files_are_gone_or_unknown_are_refused(trifling_run,
     loop.train(config)
     [held], _ = sides_of(config)
     (media / held).rename(tmp_path / held)
-    with pytest.raises(ConfigError, match="this run was trained on all image files that are there"):
+    with pytest.raises(UserError, match="this run was trained on all image files that are there"):
         loop.train(longer(config))
     (tmp_path / held).rename(media / held)
     (tmp_path / "run/data.json").write_text('{"image": {"held')
-    with pytest.raises(ConfigError, match=r"data\.json is damaged, which says what the run held"):
+    with pytest.raises(UserError, match=r"data\.json is damaged, which says what the run held"):
         loop.train(longer(config))
 
 
@@ -203,7 +204,7 @@ def test_processes_that_see_different_files_are_told(monkeypatch):
     monkeypatch.setattr(gather, "process_allgather", lambda own: np.stack([own, own]))
     run_data.check_same_files({"video": {"a.mp4": 1}})
     monkeypatch.setattr(gather, "process_allgather", lambda own: np.stack([own, other]))
-    with pytest.raises(ConfigError, match="process 1 doesn't see the files, or their sizes"):
+    with pytest.raises(UserError, match="process 1 doesn't see the files, or their sizes"):
         run_data.check_same_files({"video": {"a.mp4": 1}})
 
 

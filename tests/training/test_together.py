@@ -14,7 +14,8 @@ from tiny_training import logged_lines, short_run
 
 from cvvae_jax import paths, sharding
 from cvvae_jax.checkpoint import save_model
-from cvvae_jax.config import ConfigError, ImageVAEConfig, TrainConfig, VideoVAEConfig
+from cvvae_jax.config import ImageVAEConfig, TrainConfig, VideoVAEConfig
+from cvvae_jax.errors import UserError
 from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training import loop
@@ -98,5 +99,5 @@ def test_devices_are_left_out_of_every_process_alike():
 
 @pytest.mark.parametrize(("counts", "wanted"), [((4, 4), 3), ((1, 4), 4)])
 def test_devices_that_processes_do_not_share_equally_are_refused(counts, wanted):
-    with pytest.raises(ConfigError, match="equally from 2 processes; batches, and a mesh, of mult"):
+    with pytest.raises(UserError, match="equally from 2 processes; batches, and a mesh, of mult"):
         sharding.of_every_process(devices_of(*counts), wanted)

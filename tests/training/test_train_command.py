@@ -3,7 +3,7 @@
 import pytest
 
 from cvvae_jax.cli.main import main
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.processes.stop import Stopped
 from cvvae_jax.training import loop
 
@@ -12,7 +12,7 @@ from cvvae_jax.training import loop
     ("end", "code", "said"),
     [
         (None, 0, ""),
-        (ConfigError("no good."), 2, "error: no good.\n"),
+        (UserError("no good."), 2, "error: no good.\n"),
         (Stopped("SIGINT", 3, kept=3), 130, "stopped by SIGINT after step 3;"),
         (
             Stopped("SIGTERM", 3, kept=2),

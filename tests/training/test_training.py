@@ -13,7 +13,6 @@ from flax import nnx
 from cvvae_jax import paths
 from cvvae_jax.config import (
     Bucket,
-    ConfigError,
     DataConfig,
     DiscriminatorConfig,
     ImageVAEConfig,
@@ -25,6 +24,7 @@ from cvvae_jax.config import (
     VideoVAEConfig,
 )
 from cvvae_jax.config.latent_scale import latent_scale
+from cvvae_jax.errors import UserError
 from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training import loop
@@ -157,7 +157,7 @@ def test_changed_settings_are_said(finished, capsys):
 
 
 def test_fewer_steps_than_done_are_refused(finished):
-    with pytest.raises(ConfigError, match="has done 6 steps, more than the 3"):
+    with pytest.raises(UserError, match="has done 6 steps, more than the 3"):
         loop.train(tiny_run(finished, steps=3))
 
 
@@ -184,7 +184,7 @@ def test_random_start_and_loaded_image_vae(finished, tmp_path):
 
 def test_video_vae_is_no_image_vae(finished, tmp_path):
     config = dataclasses.replace(tiny_run(tmp_path), image_vae=str(finished))
-    with pytest.raises(ConfigError, match="holds a VideoVAE; ImageVAE is wanted"):
+    with pytest.raises(UserError, match="holds a VideoVAE; ImageVAE is wanted"):
         loop.train(config)
 
 
@@ -192,7 +192,7 @@ def test_latents_of_other_shapes_cannot_be_compatible(finished, tmp_path):
     config = tiny_run(tmp_path)
     model = dataclasses.replace(config.model, latent_channels=8)
     config = dataclasses.replace(config, model=model, image_vae=str(finished / "image_vae"))
-    with pytest.raises(ConfigError, match="latent_channels is 8, the image VAE's 4"):
+    with pytest.raises(UserError, match="latent_channels is 8, the image VAE's 4"):
         loop.train(config)
 
 
@@ -201,7 +201,7 @@ def test_misfits_are_found_before_anything_is_written(tmp_path, bucket):
     folder = tmp_path / "run"
     config = tiny_run(folder)
     stage = dataclasses.replace(config.train, buckets=(bucket,))
-    with pytest.raises(ConfigError, match=r"1 \+ 2k frames and multiples of 2 pixels"):
+    with pytest.raises(UserError, match=r"1 \+ 2k frames and multiples of 2 pixels"):
         loop.train(dataclasses.replace(config, train=stage))
     assert not folder.exists()
 
@@ -209,7 +209,7 @@ def test_misfits_are_found_before_anything_is_written(tmp_path, bucket):
 def test_frames_that_devices_cannot_share_are_found_too(tmp_path):
     config = dataclasses.replace(tiny_run(tmp_path), mesh=MeshConfig(space=8))
     stage = dataclasses.replace(config.train, buckets=(Bucket(5, 24, 8),))
-    with pytest.raises(ConfigError, match=r"over 8 devices .* heights are multiples of 16"):
+    with pytest.raises(UserError, match=r"over 8 devices .* heights are multiples of 16"):
         loop.train(dataclasses.replace(config, train=stage))
 
 

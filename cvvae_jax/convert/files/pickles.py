@@ -12,8 +12,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.files.source import Source, Stamp, TensorInfo, check_count, readable
+from cvvae_jax.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
 # `weights_only` could be made to run code before 2.6 (CVE-2025-32434) and to corrupt memory before
@@ -42,7 +42,7 @@ def open_pickle(path: Path) -> Source:
     can't be read, sparse or of another type, have a `fault`; they are no reason to refuse others.
 
     Raises:
-        ConfigError: torch is missing or too old; the file is damaged, compressed, or refers to
+        UserError: torch is missing or too old; the file is damaged, compressed, or refers to
             code.
     """
     with readable(path), path.open("rb") as file:
@@ -63,23 +63,23 @@ def _check_zip(path: Path, *, size: int) -> None:
         with zipfile.ZipFile(path) as archive:
             entries = archive.infolist()
     except Exception as error:  # zipfile raises half a dozen types for damaged files
-        raise ConfigError(
+        raise UserError(
             f"{path} is a damaged or cut short zip archive ({error}); download it again."
         ) from error
     names = [entry.filename.rpartition("/")[2] for entry in entries]
     if names.count("data.pkl") != 1:
-        raise ConfigError(
+        raise UserError(
             f"{path} is a zip archive but not PyTorch's (it holds no data.pkl); unpack it and name "
             "the weights in it."
         )
     if "constants.pkl" in names:
-        raise ConfigError(f"{path} is a TorchScript program; only files of weights are read.")
+        raise UserError(f"{path} is a TorchScript program; only files of weights are read.")
     stored = all(
         entry.compress_type == zipfile.ZIP_STORED and entry.compress_size == entry.file_size
         for entry in entries
     )
     if not stored or sum(entry.file_size for entry in entries) > size:
-        raise ConfigError(
+        raise UserError(
             f"{path} holds compressed or oversized entries, which torch.save never writes; it was "
             "not unpacked."
         )
@@ -93,7 +93,7 @@ def _load(path: Path, *, mapped: bool) -> dict[str, Any]:
             state = torch.load(str(path), map_location="cpu", weights_only=True, mmap=mapped)
     except Exception as error:  # a damaged pickle can raise nearly any type
         # Torch's own message advises to load the file without this protection.
-        raise ConfigError(_explain(path, error)) from None
+        raise UserError(_explain(path, error)) from None
     return _tensors_of(path, state)
 
 
@@ -101,11 +101,11 @@ def _import_torch(path: Path) -> ModuleType:
     try:
         import torch
     except ImportError as error:
-        raise ConfigError(
+        raise UserError(
             f"reading {path} takes PyTorch: run `pip install torch`, or name a .safetensors file."
         ) from error
     if tuple(int(part) for part in re.findall(r"\d+", torch.__version__)[:2]) < _SAFE_TORCH:
-        raise ConfigError(
+        raise UserError(
             f"PyTorch {torch.__version__} cannot read {path} safely: run `pip install "
             f"'torch>={'.'.join(map(str, _SAFE_TORCH))}'`, or name a .safetensors file."
         )
@@ -131,13 +131,13 @@ def _tensors_of(path: Path, state: Any) -> dict[str, Any]:
     are passed over. Of several sets of tensors each has its key before its names.
     """
     if not isinstance(state, dict):
-        raise ConfigError(f"{path} holds a {type(state).__name__}, not a dict of tensors.")
+        raise UserError(f"{path} holds a {type(state).__name__}, not a dict of tensors.")
     found = _find(state, _DEPTH)
     if not found:
-        raise ConfigError(f"{path} holds no dict of tensors; it has {_listed(state)}.")
+        raise UserError(f"{path} holds no dict of tensors; it has {_listed(state)}.")
     tensors = {name: tensor for name, tensor in found.items() if isinstance(name, str)}
     if not tensors:
-        raise ConfigError(f"{path} names a tensor {next(iter(found))!r}; names must be text.")
+        raise UserError(f"{path} names a tensor {next(iter(found))!r}; names must be text.")
     return tensors
 
 

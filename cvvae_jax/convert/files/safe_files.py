@@ -10,7 +10,6 @@ from typing import Any, BinaryIO
 import ml_dtypes
 import numpy as np
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.convert.files.source import (
     JSON_LIMIT,
     Source,
@@ -20,6 +19,7 @@ from cvvae_jax.convert.files.source import (
     parse_object,
     readable,
 )
+from cvvae_jax.errors import UserError
 
 DTYPES = {
     "F64": np.dtype(np.float64),
@@ -55,7 +55,7 @@ def open_safetensors(path: Path) -> Source:
     reason to refuse others.
 
     Raises:
-        ConfigError: the file is damaged.
+        UserError: the file is damaged.
     """
     with readable(path), path.open("rb") as file:
         stamp = Stamp.of(file.fileno())
@@ -83,7 +83,7 @@ def _header(path: Path, file: BinaryIO, *, size: int) -> tuple[dict[str, Any], i
     """
     length = int.from_bytes(file.read(8), "little")
     if size < 8 or length > min(size - 8, JSON_LIMIT):
-        raise ConfigError(
+        raise UserError(
             f"{path} is no safetensors file, or cut short: by its own account its header has "
             f"{length:,} bytes ({JSON_LIMIT:,} at most are read), and the whole file has {size:,}."
         )
@@ -104,7 +104,7 @@ def _faults(
     """Why single tensors can't be read, by their names.
 
     Raises:
-        ConfigError: the file is cut short, or has bytes that belong to no tensor.
+        UserError: the file is cut short, or has bytes that belong to no tensor.
     """
     placed = sorted(
         ((place, name) for name, place in places.items() if place),
@@ -112,7 +112,7 @@ def _faults(
     )
     expected = max((place.end for place, _ in placed), default=0)
     if expected > data_size:
-        raise ConfigError(
+        raise UserError(
             f"{path} is cut short: it has {data_size:,} of {expected:,} bytes of tensors; "
             "download it again."
         )
@@ -123,11 +123,11 @@ def _faults(
             for one in (name, last):
                 faults[one] = _unsound(path, f"{name} and {last} have offsets that overlap")
         elif place.start > end and len(placed) == len(places):
-            raise ConfigError(_unsound(path, f"no tensor's offsets cover the bytes before {name}"))
+            raise UserError(_unsound(path, f"no tensor's offsets cover the bytes before {name}"))
         if place.end > end:
             end, last = place.end, name
     if end < data_size and len(placed) == len(places):
-        raise ConfigError(_unsound(path, f"{data_size - end:,} bytes belong to no tensor"))
+        raise UserError(_unsound(path, f"{data_size - end:,} bytes belong to no tensor"))
     return faults
 
 
@@ -190,5 +190,5 @@ def _read_tensor(
     count = file.readinto(array.reshape(-1).view(np.uint8))
     stamp.check(path, file.fileno())
     if count != array.nbytes:
-        raise ConfigError(f"{path} ended in the middle of a tensor.")
+        raise UserError(f"{path} ended in the middle of a tensor.")
     return array

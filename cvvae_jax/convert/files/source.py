@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 JSON_LIMIT = 100_000_000
 """Bytes of JSON that are parsed at most; what safetensors allows its headers."""
@@ -58,32 +58,32 @@ class Stamp:
         return cls(status.st_size, status.st_mtime_ns)
 
     def check(self, path: Path, file: int | Path) -> None:
-        """Raises ConfigError where `file`, opened from `path`, has another stamp."""
+        """Raises UserError where `file`, opened from `path`, has another stamp."""
         if Stamp.of(file) != self:
-            raise ConfigError(f"{path} changed while its tensors were being read.")
+            raise UserError(f"{path} changed while its tensors were being read.")
 
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[None]:
-    """Failures of the disk and missing permissions become a ConfigError that names `path`."""
+    """Failures of the disk and missing permissions become a UserError that names `path`."""
     try:
         yield
     except OSError as error:
-        raise ConfigError(f"{path} cannot be read: {error.strerror or error}.") from error
+        raise UserError(f"{path} cannot be read: {error.strerror or error}.") from error
 
 
 def check_not_lfs(path: Path, head: bytes) -> None:
-    """Raises ConfigError where a file that begins with `head` only stands for the real one."""
+    """Raises UserError where a file that begins with `head` only stands for the real one."""
     if head.startswith(_LFS):
-        raise ConfigError(
+        raise UserError(
             f"{path} is a Git LFS pointer, not the file itself: run `git lfs pull` in its folder."
         )
 
 
 def check_count(path: Path, count: int) -> None:
-    """Raises ConfigError where a file has so many tensors that going through them takes long."""
+    """Raises UserError where a file has so many tensors that going through them takes long."""
     if count > _MOST_TENSORS:
-        raise ConfigError(
+        raise UserError(
             f"{path} holds {count:,} tensors; files with {_MOST_TENSORS:,} at most are read."
         )
 
@@ -92,13 +92,13 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ConfigError: the file cannot be read or holds anything but one object without duplicates.
+        UserError: the file cannot be read or holds anything but one object without duplicates.
     """
     with readable(path), path.open("rb") as file:
         text = file.read(JSON_LIMIT + 1)
     check_not_lfs(path, text)
     if len(text) > JSON_LIMIT:
-        raise ConfigError(f"{path} is larger than {JSON_LIMIT // 10**6} MB; no JSON file here is.")
+        raise UserError(f"{path} is larger than {JSON_LIMIT // 10**6} MB; no JSON file here is.")
     return parse_object(text, str(path))
 
 
@@ -106,14 +106,14 @@ def parse_object(text: bytes, what: str) -> dict[str, Any]:
     """The JSON object in `text`; `what` says in messages where it stands.
 
     Raises:
-        ConfigError: it isn't JSON, isn't an object, or names a thing twice.
+        UserError: it isn't JSON, isn't an object, or names a thing twice.
     """
     try:
         found = json.loads(text.decode("utf-8"), object_pairs_hook=_without_duplicates)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{what} is not valid JSON: {error}.") from error
+        raise UserError(f"{what} is not valid JSON: {error}.") from error
     if not isinstance(found, dict):
-        raise ConfigError(f"{what} must be a JSON object, not a {type(found).__name__}.")
+        raise UserError(f"{what} must be a JSON object, not a {type(found).__name__}.")
     return found
 
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.config.places import at_home
 from cvvae_jax.convert.files.pickles import ZIP_MAGIC, open_pickle
 from cvvae_jax.convert.files.safe_files import open_safetensors
@@ -20,6 +19,7 @@ from cvvae_jax.convert.files.source import (
     read_json,
     readable,
 )
+from cvvae_jax.errors import UserError
 
 _ACCEPTED = (
     "accepted are a .safetensors file, the index of a sharded one (.safetensors.index.json), a "
@@ -52,12 +52,12 @@ class WeightFiles:
         Only one tensor is in memory at a time; the caller may keep the arrays.
 
         Raises:
-            ConfigError: there is no such tensor, it can't be read, or the files changed or cannot
+            UserError: there is no such tensor, it can't be read, or the files changed or cannot
                 be read anymore.
         """
         wanted = dict.fromkeys(names)
         if missing := [name for name in wanted if name not in self.tensors]:
-            raise ConfigError(f"{self.path} holds no tensor {', '.join(missing)}.")
+            raise UserError(f"{self.path} holds no tensor {', '.join(missing)}.")
         self.require_readable(wanted)
         for source in self._sources:
             here = [name for name in wanted if name in source.tensors]
@@ -65,10 +65,10 @@ class WeightFiles:
                 yield from source.read(here)
 
     def require_readable(self, names: Iterable[str]) -> None:
-        """Raise ConfigError where one of these tensors has a fault; others may have any."""
+        """Raise UserError where one of these tensors has a fault; others may have any."""
         for name in names:
             if fault := self.tensors[name].fault:
-                raise ConfigError(fault)
+                raise UserError(fault)
 
 
 def open_weights(path: Path | str) -> WeightFiles:
@@ -79,7 +79,7 @@ def open_weights(path: Path | str) -> WeightFiles:
     `vae` is taken, or the only folder with weights. A file's content counts, not its name.
 
     Raises:
-        ConfigError: there are no weights at `path`, several, or none that can be trusted.
+        UserError: there are no weights at `path`, several, or none that can be trusted.
     """
     path = Path(at_home(path))
     with readable(path):
@@ -88,16 +88,16 @@ def open_weights(path: Path | str) -> WeightFiles:
         elif path.is_file():
             file = path
         elif path.exists():
-            raise ConfigError(f"{path} is neither a file nor a folder; {_ACCEPTED}.")
+            raise UserError(f"{path} is neither a file nor a folder; {_ACCEPTED}.")
         else:
-            raise ConfigError(f"{path} does not exist; {_ACCEPTED}.")
+            raise UserError(f"{path} does not exist; {_ACCEPTED}.")
         is_index = _INDEX.search(file.name)
         sources = _open_shards(file) if is_index else (_open_file(file),)
         beside = file.parent / "config.json"
         config = read_json(beside) if beside.exists() else None
     tensors = {name: info for source in sources for name, info in source.tensors.items()}
     if not tensors:
-        raise ConfigError(f"{file} holds no tensors.")
+        raise UserError(f"{file} holds no tensors.")
     metadata = {key: value for source in sources for key, value in source.metadata.items()}
     files = tuple(source.path for source in sources)
     return WeightFiles(path, files, tensors, config, metadata, sources)
@@ -113,9 +113,9 @@ def _find(folder: Path) -> tuple[Path, Path]:
         if child.is_dir() and not child.name.startswith(".") and (found := _best_files(child))
     }
     if not inner:
-        raise ConfigError(f"{folder} holds no weights, or shards without index; {_ACCEPTED}.")
+        raise UserError(f"{folder} holds no weights, or shards without index; {_ACCEPTED}.")
     if "vae" not in inner and len(inner) > 1:
-        raise ConfigError(
+        raise UserError(
             f"{folder} holds several folders with weights; name one of "
             f"{', '.join(str(folder / name) for name in inner)}."
         )
@@ -126,7 +126,7 @@ def _find(folder: Path) -> tuple[Path, Path]:
 def _only_file(folder: Path, found: list[Path]) -> Path:
     if len(found) > 1:
         vae = [folder / "vae"] if (folder / "vae").is_dir() else []
-        raise ConfigError(
+        raise UserError(
             f"{folder} holds several weight files; name one of {', '.join(map(str, found + vae))}."
         )
     return found[0]
@@ -160,22 +160,22 @@ def _open_file(path: Path) -> Source:
     with readable(path), path.open("rb") as file:
         head = file.read(512)
     if not head:
-        raise ConfigError(f"{path} is empty; {_ACCEPTED}.")
+        raise UserError(f"{path} is empty; {_ACCEPTED}.")
     check_not_lfs(path, head)
     if _is_text(head):
-        raise ConfigError(f"{path} is text (a web page?), not weights; {_ACCEPTED}.")
+        raise UserError(f"{path} is text (a web page?), not weights; {_ACCEPTED}.")
     # The first 8 bytes of a safetensors file are a length, which could look like a pickle's.
     if head[8:9] == b"{":
         return open_safetensors(path)
     if head.startswith(ZIP_MAGIC) or re.match(rb"\x80[\x02-\x05]", head):
         if path.suffix == ".safetensors":  # torch goes by this name, not by the content
-            raise ConfigError(
+            raise UserError(
                 f"{path} is a PyTorch pickle, not safetensors: rename it to {path.stem}.pt."
             )
         return open_pickle(path)
     if path.suffix == ".safetensors":
         return open_safetensors(path)  # damaged; its error says how
-    raise ConfigError(f"{path} holds neither safetensors nor a file of PyTorch; {_ACCEPTED}.")
+    raise UserError(f"{path} holds neither safetensors nor a file of PyTorch; {_ACCEPTED}.")
 
 
 def _is_text(head: bytes) -> bool:
@@ -191,7 +191,7 @@ def _open_shards(index: Path) -> tuple[Source, ...]:
     places = _weight_map(index)
     names = sorted(set(places.values()))
     if absent := [name for name in names if not (index.parent / name).is_file()]:
-        raise ConfigError(f"{index} names files that are not beside it: {', '.join(absent)}.")
+        raise UserError(f"{index} names files that are not beside it: {', '.join(absent)}.")
     sources = tuple(_open_file(index.parent / name) for name in names)
     problems, seen = [], {}
     for name, source in zip(names, sources, strict=True):
@@ -204,7 +204,7 @@ def _open_shards(index: Path) -> tuple[Source, ...]:
     problems += [f"{tensor} is not in {places[tensor]}" for tensor in places if tensor not in seen]
     if problems:
         rest = ["..."] if len(problems) > 5 else []
-        raise ConfigError(f"{index} and its files disagree: {'; '.join(problems[:5] + rest)}.")
+        raise UserError(f"{index} and its files disagree: {'; '.join(problems[:5] + rest)}.")
     return sources
 
 
@@ -212,12 +212,12 @@ def _weight_map(index: Path) -> dict[str, str]:
     """File names by tensor name."""
     places = read_json(index).get("weight_map")
     if not isinstance(places, dict) or not places:
-        raise ConfigError(f"{index} must have a weight_map from tensor names to file names.")
+        raise UserError(f"{index} must have a weight_map from tensor names to file names.")
     for tensor, name in places.items():
         # Names only, so that an index cannot reach other folders. A file beside it may be a link:
         # the cache of the Hugging Face Hub consists of links.
         if not isinstance(name, str) or not re.fullmatch(r"[^/\\:\x00]+", name) or name == "..":
-            raise ConfigError(
+            raise UserError(
                 f"{index} places {tensor} in {name!r}; accepted are plain names of files beside it."
             )
     return places

@@ -6,15 +6,15 @@ import pickle
 import shlex
 from collections.abc import Iterator, Sequence
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.prepare.local_runner import Job
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.target import WORK, Target
 
 try:
     import apache_beam as beam
     from apache_beam.options.pipeline_options import PipelineOptions
 except ImportError as error:
-    raise ConfigError("--runner needs apache-beam: pip install apache-beam.") from error
+    raise UserError("--runner needs apache-beam: pip install apache-beam.") from error
 
 _JOBS = f"{WORK}/jobs"
 
@@ -35,7 +35,7 @@ class BeamRunner:
         """Run jobs; they are yielded when all are done.
 
         Raises:
-            ConfigError: there is no such runner, or a job failed.
+            UserError: there is no such runner, or a job failed.
         """
         if not jobs:
             return
@@ -47,7 +47,7 @@ class BeamRunner:
                 elements = pipeline | beam.Create(ranges) | beam.Reshuffle()
                 elements | beam.Map(_run_job, jobs[0].target)
         except Exception as error:  # each runner wraps errors into its own
-            raise ConfigError(f"{self.runner} failed: {_last_line(error)}") from error
+            raise UserError(f"{self.runner} failed: {_last_line(error)}") from error
         yield from jobs
 
 
@@ -72,5 +72,5 @@ def _run_job(where: tuple[int, int], target: Target) -> None:
 def _last_line(error: Exception) -> str:
     """A wrapped error's message ends with what was raised at first, or with the step's name."""
     lines = [line for line in str(error).splitlines() if line.strip()]
-    own = [line for line in lines if "ConfigError" in line]
+    own = [line for line in lines if "UserError" in line]
     return (own or lines or [type(error).__name__])[-1].strip()

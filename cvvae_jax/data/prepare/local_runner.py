@@ -12,7 +12,7 @@ from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait as wait_for
 from typing import Protocol, runtime_checkable
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.target import Target
 
 
@@ -52,7 +52,7 @@ class LocalRunner:
         """Run jobs; each is yielded when it is done.
 
         Raises:
-            ConfigError: a job failed, or its process was killed.
+            UserError: a job failed, or its process was killed.
         """
         workers = min(self.workers or len(os.sched_getaffinity(0)), len(jobs))
         if not workers:
@@ -98,11 +98,11 @@ def _call(job: Job) -> None:
     try:
         job.run()
     except MemoryError:
-        raise ConfigError(f"There is not enough memory for {job.what}.") from None
+        raise UserError(f"There is not enough memory for {job.what}.") from None
 
 
-def _killed(jobs) -> ConfigError:
-    return ConfigError(
+def _killed(jobs) -> UserError:
+    return UserError(
         "A worker process was killed, maybe for want of memory, while it was at "
         f"{' or '.join(job.what for job in jobs)}. What is finished stays, and the same command "
         "goes on; --workers 1 needs the least memory, --exclude leaves a file out."

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import tyro
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,13 +66,13 @@ class PrepareOptions:
         if self.workers is not None:
             _within("workers", self.workers, 1, 4096)
         if self.runner is not None and not re.fullmatch(r"[A-Za-z_.]+", self.runner):
-            raise ConfigError(f"--runner must be the name of a Beam runner, not {self.runner!r}.")
+            raise UserError(f"--runner must be the name of a Beam runner, not {self.runner!r}.")
         if self.beam_options and self.runner is None:
-            raise ConfigError("--beam-options are for a Beam pipeline: give --runner as well.")
+            raise UserError("--beam-options are for a Beam pipeline: give --runner as well.")
         if self.workers is not None and self.runner is not None:
-            raise ConfigError("--workers has no effect with --runner; leave one of them out.")
+            raise UserError("--workers has no effect with --runner; leave one of them out.")
 
 
 def _within(name: str, value: int | float, least: int | float, most: int | float) -> None:
     if not least <= value <= most:
-        raise ConfigError(f"--{name} must be from {least:g} to {most:g}, not {value:g}.")
+        raise UserError(f"--{name} must be from {least:g} to {most:g}, not {value:g}.")

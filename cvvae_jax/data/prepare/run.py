@@ -7,14 +7,14 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from cvvae_jax.config import ConfigError
-from cvvae_jax.data.files import is_remote
+from cvvae_jax.config.places import is_remote
 from cvvae_jax.data.prepare import plan, shards
 from cvvae_jax.data.prepare.local_runner import Job, LocalRunner
 from cvvae_jax.data.prepare.options import PrepareOptions
 from cvvae_jax.data.prepare.shards import PARTS, ShardJob, shard_name
 from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX
 from cvvae_jax.data.sources import open_sources, write_exclusions
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.checksums import SUMS, sums
 from cvvae_jax.resumable.lock import locked
 from cvvae_jax.resumable.target import (
@@ -57,7 +57,7 @@ def prepare(options: PrepareOptions, track: Track | None = None) -> Summary:
         track: shows progress; None for none.
 
     Raises:
-        ConfigError: the source or the target cannot be used, or a disk is full.
+        UserError: the source or the target cannot be used, or a disk is full.
         KeyboardInterrupt: Ctrl-C or SIGTERM; its message says how to go on.
     """
     target = Target(absolute(options.target).rstrip("/"))
@@ -94,10 +94,10 @@ def _prepare(
     if plan.hashed_digest(hash_jobs) != plan.digest(sources):
         target.remove(WORK)
         target.remove(BEGUN)
-        raise ConfigError(f"The files of {place} changed while they were read; begin again.")
+        raise UserError(f"The files of {place} changed while they were read; begin again.")
     files, bad = plan.collect(hash_jobs)
     if not files:
-        raise ConfigError(f"{place}: none of its {len(bad)} files can be read.")
+        raise UserError(f"{place}: none of its {len(bad)} files can be read.")
 
     name, version = shards.name_and_version(target.place)
     groups = plan.cut(files, config.shard_mb)
@@ -139,7 +139,7 @@ def _complete(
     for part in parts:
         bad = {**bad, **part["bad"]}
     if not rows:
-        raise ConfigError(
+        raise UserError(
             f"None of the {len(bad)} files can be stored; the first: {next(iter(bad.values()))}"
         )
     with target.scratch() as folder:
@@ -193,12 +193,12 @@ def _runner(options: PrepareOptions) -> Any:
 
 
 def _check(target: Target, settings: dict[str, Any]) -> bool:
-    """Whether a target is complete; ConfigError unless it is empty, or has the same settings."""
+    """Whether a target is complete; UserError unless it is empty, or has the same settings."""
     names = target.names() - {WORK}
     if BEGUN in names:
         _compare(target, settings)
     elif names:
-        raise ConfigError(
+        raise UserError(
             f"{target.place} holds other files, such as {min(names)}; name a new or empty folder."
         )
     return COMPLETE in names
@@ -207,13 +207,13 @@ def _check(target: Target, settings: dict[str, Any]) -> bool:
 def _compare(target: Target, settings: dict[str, Any]) -> None:
     begun = target.read_object(BEGUN)
     if "names" in settings and begun.get("names") != settings["names"]:
-        raise ConfigError(
+        raise UserError(
             f"The files of {settings['source']} are not those that {target.place} was begun with: "
             "some were added, removed or renamed. Name another folder."
         )
     for name, value in settings.items():
         if begun.get(name) != value:
-            raise ConfigError(
+            raise UserError(
                 f"{target.place} was begun with {name.replace('_', '-')} {begun.get(name)}, not "
                 f"{value}. Give the same settings to go on, or name another folder."
             )

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 from array_record.python import array_record_module
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.prepare.plan import File, content_hash, open_kind
 from cvvae_jax.data.prepare.transcode import BadMedium, transcode
 from cvvae_jax.data.record_format import encode
+from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.checksums import of_record
 from cvvae_jax.resumable.target import WORK, Target
 from cvvae_jax.video_io.media import Media
@@ -89,13 +89,13 @@ def lengths_and_size(info: dict[str, Any], place: str) -> tuple[list[int], int]:
     """The number of records of each shard, and the bytes of all, from dataset_info.json.
 
     Raises:
-        ConfigError: it doesn't say them.
+        UserError: it doesn't say them.
     """
     try:
         split = info["splits"][0]
         return [int(length) for length in split["shardLengths"]], int(split["numBytes"])
     except (KeyError, IndexError, TypeError, ValueError) as error:
-        raise ConfigError(f"{place}/dataset_info.json is damaged: {error!r}.") from error
+        raise UserError(f"{place}/dataset_info.json is damaged: {error!r}.") from error
 
 
 def _message_as_dict(message) -> dict:
@@ -144,14 +144,14 @@ class ShardJob:
         """Make the shard, then the part that says that it is whole.
 
         Raises:
-            ConfigError: the source changed, or the shard cannot be written.
+            UserError: the source changed, or the shard cannot be written.
         """
         with self.target.scratch() as folder:
             try:
                 part = self._write(folder)
                 self.target.put(folder / self.shard, self.shard)
             except (OSError, RuntimeError) as error:
-                raise ConfigError(
+                raise UserError(
                     f"{self.shard} cannot be written: {str(error).split(';')[0]}. What is finished "
                     "stays, and the same command goes on."
                 ) from error
@@ -206,12 +206,12 @@ class ShardJob:
                 media = source[file.number]
                 if content_hash(media)[0] == file.sha256:
                     return media
-        except (ConfigError, OSError) as error:
-            raise ConfigError(
+        except (UserError, OSError) as error:
+            raise UserError(
                 f"{file.name} can't be read any more: {error}; when it can, the same command goes "
                 "on."
             ) from error
-        raise ConfigError(
+        raise UserError(
             f"{file.name} changed since {self.target.place} was begun; remove that folder to "
             "prepare the source anew."
         )

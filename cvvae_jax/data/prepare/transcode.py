@@ -12,9 +12,9 @@ import av
 import numpy as np
 from PIL import Image
 
-from cvvae_jax.config import ConfigError
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.record_format import Entry
+from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import resized
 from cvvae_jax.video_io.decoding import open_video, to_rgb
 from cvvae_jax.video_io.display import STANDARD, Display
@@ -54,7 +54,7 @@ def transcode(
 
     Raises:
         BadMedium: it is damaged, or of no use.
-        ConfigError: a file cannot be written.
+        UserError: a file cannot be written.
     """
     if kind == "image":
         with _reading():
@@ -72,7 +72,7 @@ class _reading:
         pass
 
     def __exit__(self, kind, error, traceback) -> None:
-        if isinstance(error, ConfigError):
+        if isinstance(error, UserError):
             raise BadMedium(str(error)) from error
         # Decoders raise whatever they stumble over in damaged data.
         if isinstance(error, Exception) and not isinstance(error, (BadMedium, MemoryError)):
@@ -144,7 +144,7 @@ def sampling(times: np.ndarray, max_fps: float) -> tuple[Fraction, np.ndarray]:
         The frames per second, and the numbers of the frames, which may repeat.
 
     Raises:
-        ConfigError: the times leap.
+        UserError: the times leap.
     """
     count = len(times)
     gaps = np.diff(times)
@@ -159,7 +159,7 @@ def sampling(times: np.ndarray, max_fps: float) -> tuple[Fraction, np.ndarray]:
     tolerance = _TIME_TOLERANCE * float(np.median(gaps))
     wanted = math.ceil((times[-1] + np.median(gaps) - tolerance) / step)
     if wanted > _MOST_REPEATED * count:
-        raise ConfigError(
+        raise UserError(
             f"its {count} frames last {times[-1]:.0f} s, though most of them follow each other "
             f"after {np.median(gaps):.3f} s: their times leap."
         )
@@ -181,7 +181,7 @@ def _pictures(media: Media, numbers: np.ndarray, short_side: int) -> Iterator[np
             if position < number:
                 frame = next(itertools.islice(frames, number - position - 1, None), None)
                 if frame is None:
-                    raise ConfigError(f"{media} is damaged: it has fewer frames than packets.")
+                    raise UserError(f"{media} is damaged: it has fewer frames than packets.")
                 position, picture = number, _picture(frame, short_side)
             yield picture
         deque(frames, maxlen=0)  # raises where those that are left out are damaged
@@ -234,7 +234,7 @@ def _write(
 def _require_sides(height: int, width: int) -> None:
     least, most = _SIDES
     if min(height, width) < least or max(height, width) > most:
-        raise ConfigError(
+        raise UserError(
             f"it has {width}x{height} pixels; its sides must be from {least} to {most}."
         )
 

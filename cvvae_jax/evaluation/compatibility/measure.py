@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int
 
 from cvvae_jax.codec.codec import Codec, Mode
 from cvvae_jax.codec.values import Latents, Pixels, checked
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.compatibility.stretch import stretch
 from cvvae_jax.metrics.latents import group_means, in_step, key_frames, patches
 from cvvae_jax.models.autoencoder import VAE
@@ -40,9 +40,9 @@ hundred passes, and each keeps all activations."""
 
 
 def check_pair(vae: VAE, image_vae: VAE) -> None:
-    """Raise ConfigError unless one model's latents have the shape of the other's."""
+    """Raise UserError unless one model's latents have the shape of the other's."""
     if not isinstance(image_vae, ImageVAE):
-        raise ConfigError(
+        raise UserError(
             f"compatibility is measured with an image VAE, not with a {type(image_vae).__name__}."
         )
     own, others = (
@@ -50,7 +50,7 @@ def check_pair(vae: VAE, image_vae: VAE) -> None:
         for model in (vae, image_vae)
     )
     if own != others:
-        raise ConfigError(
+        raise UserError(
             f"the image VAE's latents have {others[0]} channels for {others[1]} x {others[1]} "
             f"pixels, the model's {own[0]} for {own[1]} x {own[1]}: it is not the image VAE that "
             "the model was trained with."
@@ -109,7 +109,7 @@ def measure_compatibility(
         recon: the video decoded from the mode of E_v's posterior, where it is known.
 
     Raises:
-        ConfigError: the models don't belong together, or the video is none or too small.
+        UserError: the models don't belong together, or the video is none or too small.
     """
     check_pair(codec.vae, image_codec.vae)
     video = checked(video)

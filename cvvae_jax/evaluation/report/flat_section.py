@@ -39,7 +39,7 @@ def section(results: Results, folder: Path) -> Section | None:
     """What results["flat_fields"] holds; None where it holds nothing.
 
     Raises:
-        ConfigError: a picture's file is missing, or lies outside the folder.
+        UserError: a picture's file is missing, or lies outside the folder.
     """
     found = {name: entry for name, entry in (results.get("flat_fields") or {}).items() if entry}
     if not found:

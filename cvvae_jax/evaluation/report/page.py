@@ -5,7 +5,7 @@ from pathlib import Path
 
 import jinja2
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.report import numbers, scores_table
 from cvvae_jax.evaluation.report.answer import (
     INTERVAL,
@@ -37,7 +37,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
         Path of the page.
 
     Raises:
-        ConfigError: an example's file cannot be read, or the page cannot be written.
+        UserError: an example's file cannot be read, or the page cannot be written.
     """
     path = Path(folder) / REPORT_NAME
     page = render(results, Path(folder))
@@ -45,7 +45,7 @@ def write_report(results: Results, folder: str | Path) -> Path:
         with written_aside(path) as aside:
             aside.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"{path} cannot be written: {reason(error)}.") from error
+        raise UserError(f"{path} cannot be written: {reason(error)}.") from error
     return path
 
 

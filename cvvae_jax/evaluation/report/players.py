@@ -42,7 +42,7 @@ def write_example(
         fps: frames per second to be played at.
 
     Raises:
-        ConfigError: the suffix is another, there is no frame, or the file cannot be written.
+        UserError: the suffix is another, there is no frame, or the file cannot be written.
     """
     write_webm(path, _side_by_side(video, recon), fps=Fraction(fps))
 

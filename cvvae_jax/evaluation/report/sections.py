@@ -4,7 +4,7 @@ import base64
 import dataclasses
 from pathlib import Path
 
-from cvvae_jax.config import ConfigError
+from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.report import numbers
 from cvvae_jax.evaluation.report.answer import Results, first_metric, is_baseline, score
 from cvvae_jax.evaluation.report.plots import Curve, Plot, lines, off_scale, position_names
@@ -164,7 +164,7 @@ def players(results: Results, folder: Path) -> list[tuple[str, int, list[Player]
     """Names of contenders, their numbers, and their examples, as data inside the page.
 
     Raises:
-        ConfigError: an example's file is missing, or lies outside the folder.
+        UserError: an example's file is missing, or lies outside the folder.
     """
     groups, whole = [], {clip["name"]: clip["frames"] for clip in results["data"]["clips"]}
     for color, contender in enumerate(results["contenders"]):
@@ -190,13 +190,13 @@ def data_uri(folder: Path, media: str, *, kind: str) -> str:
     """A file of a report's folder as an address that holds it.
 
     Raises:
-        ConfigError: the file is missing, or lies outside the folder.
+        UserError: the file is missing, or lies outside the folder.
     """
     path = (folder / media).resolve()
     if not path.is_relative_to(folder.resolve()):
-        raise ConfigError(f"{media}: examples of a report must lie in its folder, {folder}.")
+        raise UserError(f"{media}: examples of a report must lie in its folder, {folder}.")
     try:
         data = path.read_bytes()
     except OSError as error:
-        raise ConfigError(f"{path}, an example of the report, cannot be read.") from error
+        raise UserError(f"{path}, an example of the report, cannot be read.") from error
     return f"data:{kind};base64,{base64.b64encode(data).decode()}"

@@ -1,6 +1,16 @@
-"""Names of files as text that is safe to show: they may hold anything but `/` and a zero byte."""
+"""Errors that users cause and can mend, and text of unknown origin made safe to show."""
 
 import re
+
+
+class UserError(ValueError):
+    """A file, a value or a state of the machine that stops a command; its message is a sentence for
+    users, which names what was wrong and what is accepted."""
+
+
+class ConfigError(UserError):
+    """A setting that cannot be used; its message is a sentence that names it."""
+
 
 # Control characters, which a terminal may obey; bytes that are no UTF-8, as Python has them in
 # names; and what changes the direction of text.
