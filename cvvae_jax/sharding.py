@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cvvae_jax import paths, rows
+from cvvae_jax import parameter_paths, rows
 from cvvae_jax.config import MeshConfig
 from cvvae_jax.errors import UserError
 
@@ -130,7 +130,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     fsdp = mesh.shape["fsdp"]
 
     def of_leaf(path, leaf):
-        name = paths.path_name(path)
+        name = parameter_paths.path_name(path)
         rule = next(rule for pattern, rule in RULES if re.fullmatch(pattern, name))
         return NamedSharding(mesh, rule(leaf.shape, fsdp))
 
