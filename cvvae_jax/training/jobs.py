@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cvvae_jax import parameter_paths, rows, sharding
+from cvvae_jax import parameter_paths, sharding, split_frames
 from cvvae_jax.config import (
     Bucket,
     DiscriminatorConfig,
@@ -295,7 +295,7 @@ def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConf
                 f"{name} is too small for a discriminator of {job.discriminator.layers} layers "
                 "(discriminator.layers)."
             )
-    devices = job.mesh.shape[rows.AXIS]
+    devices = job.mesh.shape[split_frames.AXIS]
     multiple = devices * _rows_of_a_position(job, model)
     if devices > 1 and bucket.height % multiple:
         raise UserError(
