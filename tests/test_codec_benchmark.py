@@ -18,7 +18,7 @@ def test_videos_are_chunks_of_17_frames_that_share_one(text, chunks, chunk):
 
 def test_fewer_operations_are_executed_than_official_ones(monkeypatch):
     """After upsampling, 16 of 36 taps, on a row and a column more."""
-    monkeypatch.setattr(conv_forms, "_WIDE", 0)
+    monkeypatch.setattr(conv_forms, "_SUB_PIXEL_CHANNELS", 0)
     config = configuration("sd3", dtype="float32", tiny=True)
     array = random_input("decode", config, Size(5, 32, 32))
     official, executed = operations("decode", config, array)

@@ -12,7 +12,7 @@ from cvvae_jax import parameter_paths
 from cvvae_jax.config import DType, VideoVAEConfig
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.hardware import count_flops
-from cvvae_jax.models.conv_forms import as_defined
+from cvvae_jax.models.conv_forms import reference_convolutions
 from cvvae_jax.models.video_vae import PRESETS, PresetName, VideoVAE
 
 Part = Literal["encode", "decode"]
@@ -88,6 +88,6 @@ def operations(part: Part, config: VideoVAEConfig, array: np.ndarray) -> tuple[f
     def traced():
         return jax.make_jaxpr(lambda model, array: run(part, model, array))(model, shape)
 
-    with as_defined():
+    with reference_convolutions():
         official = count_flops(traced())
     return official, count_flops(traced(), platform=jax.default_backend())

@@ -15,7 +15,7 @@ from cvvae_jax import parameter_paths
 from cvvae_jax.config import Bucket, LPIPSConfig, Remat, TrainConfig
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.hardware import count_flops
-from cvvae_jax.models.conv_forms import as_defined
+from cvvae_jax.models.conv_forms import reference_convolutions
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks import vgg
 from cvvae_jax.models.image_vae import ImageVAE
@@ -163,7 +163,7 @@ def forward_flops(row: Row) -> float:
     model = abstract_model(VideoVAE, row.config.model)
     video = jax.ShapeDtypeStruct(video_shape(row.bucket), jnp.float32)
     run = jax.make_jaxpr(lambda model, video: model.decode(model.encode(video).mode()))
-    with as_defined():
+    with reference_convolutions():
         return count_flops(run(model, video))
 
 

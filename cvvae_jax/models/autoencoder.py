@@ -1,5 +1,5 @@
-"""Encoder and decoder, the same for videos and images: they differ only in their kind of
-convolution."""
+"""The encoder, the decoder and the base class of VAEs, for videos and images alike: those differ in
+their kinds of convolution."""
 
 import itertools
 from typing import Literal
@@ -9,7 +9,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cvvae_jax.config import ImageVAEConfig, Remat, VideoVAEConfig
+from cvvae_jax.config import Remat
 from cvvae_jax.models.blocks import (
     Downsample,
     GroupNorm,
@@ -33,13 +33,13 @@ from cvvae_jax.models.inputs import (
 )
 from cvvae_jax.models.remat import run, run_block, run_level
 
-Latents = Float[Array | np.ndarray, "b n y x z"]
+LatentsArray = Float[Array | np.ndarray, "b n y x z"]
 
 
 class Level(nnx.Module):
-    """Residual blocks of one resolution, then the change to the next one where there is a next one.
+    """The residual blocks of one resolution, then the resampling to the next one, if any.
 
-    Its parts are called `resnets` and `downsamplers` or `upsamplers`, as in diffusers.
+    Parameters are named as in diffusers: `resnets`, `downsamplers`, `upsamplers`.
     """
 
     def __init__(
@@ -69,8 +69,8 @@ class Level(nnx.Module):
 
 
 class Encoder(nnx.Module):
-    """From video to moments: (b, 1 + 4k, 8y, 8x, 3) -> (b, 1 + k, y, x, 2z) with the official
-    strides."""
+    """A video to its moments, means and log-variances: (b, 1 + 4k, 8y, 8x, 3) -> (b, 1 + k, y, x,
+    2z) with the official strides."""
 
     def __init__(
         self,
@@ -115,7 +115,7 @@ class Encoder(nnx.Module):
 
 
 class Decoder(nnx.Module):
-    """From latents to video: (b, 1 + k, y, x, z) -> (b, 1 + 4k, 8y, 8x, 3) with the official
+    """Latents to a video: (b, 1 + k, y, x, z) -> (b, 1 + 4k, 8y, 8x, 3) with the official
     strides."""
 
     def __init__(
@@ -147,7 +147,8 @@ class Decoder(nnx.Module):
     def hidden(
         self, latents: Float[Array, "b n y x z"], *, remat: Remat = "none"
     ) -> Float[Array, "b t h w c"]:
-        """What `conv_out` sees: losses look at the last layer's gradient and need its input."""
+        """The input of `conv_out`, separate since training needs the gradient at that last layer
+        alone."""
         hidden = run_block(self.conv_in, latents, remat=remat)
         for level in (self.mid_block, *self.up_blocks):
             hidden = run_level(level, hidden, remat=remat)
@@ -155,41 +156,42 @@ class Decoder(nnx.Module):
 
 
 class VAE(nnx.Module):
-    """What image and video VAEs share: encode, decode, and the scale that diffusion models see.
+    """The base class of image and video VAEs: encode, decode, and latents scaled for diffusion
+    models.
 
-    A subclass sets `encoder`, `decoder`, `config` and the conversions next to the latents. `remat`
-    is what is kept for a backward pass; results don't depend on it. Types and shapes of arguments
-    are looked at, also while a program is traced; their values are not: see `Codec` for that.
+    A subclass sets `encoder`, `decoder` and `config`, and may override what stands between them and
+    the latents. `remat` is what is kept for a backward pass (see `models.remat`); results don't
+    depend on it. Types and shapes of arguments are checked, also while a program is traced; values
+    aren't: `Codec` checks them.
     """
 
     @property
     def temporal_compression(self) -> int:
-        """Frames of one latent frame, the first one aside."""
+        """Frames that a latent frame after the first stands for: see `frame_groups`."""
         return self.config.temporal_compression
 
     def encode(self, video: VideoLike, *, remat: Remat = "none") -> DiagonalGaussian:
         """The posterior over the latents of a video; an image is a video of one frame.
 
         Args:
-            video: (b, t, h, w, 3), floats in [-1, 1] or uint8 in [0, 255], or what else is a
+            video: (b, t, h, w, 3), floats in [-1, 1] or uint8 in [0, 255], or another
                 `VideoLike`.
             remat: see the class.
 
         Raises:
-            UserError: it is no video, or of other types, or the frame count or the size is not
-                one that the strides divide.
+            UserError: it isn't a video, or its dtype, frame count or size isn't accepted.
         """
         return DiagonalGaussian.from_moments(self.moments(video, remat=remat))
 
     def moments(self, video: VideoLike, *, remat: Remat = "none") -> Float[Array, "b n y x zz"]:
-        """Encoder output: means, then log-variances before clamping.
+        """The encoder's output: means, then log-variances before they are clamped.
 
         Args:
-            video: as of `encode`.
+            video: as for `encode`.
             remat: see the class.
 
         Raises:
-            UserError: as of `encode`.
+            UserError: as for `encode`.
         """
         video = video_array(video)
         space, time = self.config.spatial_compression, self.temporal_compression
@@ -198,14 +200,14 @@ class VAE(nnx.Module):
         return self._moments(video, remat=remat)
 
     def decode(self, latents: LatentsLike, *, remat: Remat = "none") -> Float[Array, "b t h w 3"]:
-        """The video of unscaled latents, about [-1, 1], not clipped.
+        """The video of unscaled latents, about in [-1, 1], not clipped.
 
         Args:
-            latents: (b, n, y, x, z), floats of any width; see `LatentsLike`.
+            latents: (b, n, y, x, z), any floats, or another `LatentsLike`.
             remat: see the class.
 
         Raises:
-            UserError: they are no latents of this model, or of other types.
+            UserError: they aren't latents of this model, or their dtype isn't accepted.
         """
         hidden = self.decode_hidden(latents, remat=remat)
         return run_block(self.decoder.conv_out, hidden, remat=remat)
@@ -213,22 +215,22 @@ class VAE(nnx.Module):
     def decode_hidden(
         self, latents: LatentsLike, *, remat: Remat = "none"
     ) -> Float[Array, "b t h w c"]:
-        """What `decoder.conv_out` sees: as long and large as the video, after norm and SiLU.
+        """The input of `decoder.conv_out`, after norm and SiLU, with the size of the video.
 
         Args:
-            latents: as of `decode`.
+            latents: as for `decode`.
             remat: see the class.
 
         Raises:
-            UserError: as of `decode`.
+            UserError: as for `decode`.
         """
         return self._hidden(on_device(self._latents(latents)), remat=remat)
 
-    def scale(self, latents: LatentsLike) -> Latents:
-        """Latents as a diffusion model sees them, as a NumPy array unless they are one of JAX.
+    def scale(self, latents: LatentsLike) -> LatentsArray:
+        """Latents scaled for a diffusion model; a NumPy array, or a JAX array if given one.
 
         Raises:
-            UserError: they are no latents of this model, or of other types.
+            UserError: they aren't latents of this model, or their dtype isn't accepted.
         """
         latents = self._latents(latents)
         factor = self.config.scaling_factor
@@ -237,11 +239,11 @@ class VAE(nnx.Module):
         mean, std = self._mean_and_std(latents)
         return (latents - mean) * factor / std
 
-    def unscale(self, latents: LatentsLike) -> Latents:
+    def unscale(self, latents: LatentsLike) -> LatentsArray:
         """The inverse of `scale`: what `decode` takes.
 
         Raises:
-            UserError: they are no latents of this model, or of other types.
+            UserError: they aren't latents of this model, or their dtype isn't accepted.
         """
         latents = self._latents(latents)
         factor = self.config.scaling_factor
@@ -250,7 +252,7 @@ class VAE(nnx.Module):
         mean, std = self._mean_and_std(latents)
         return latents * std / factor + mean
 
-    def _mean_and_std(self, latents: Latents) -> tuple[np.ndarray, np.ndarray]:
+    def _mean_and_std(self, latents: LatentsArray) -> tuple[np.ndarray, np.ndarray]:
         given = self.config.latents_mean, self.config.latents_std
         channels = (1,) * (latents.ndim - 1) + (-1,)
         return tuple(np.asarray(values, latents.dtype).reshape(channels) for values in given)
@@ -261,15 +263,5 @@ class VAE(nnx.Module):
     def _hidden(self, latents: Float[Array, "b n y x z"], *, remat: Remat) -> Array:
         return self.decoder.hidden(latents, remat=remat)
 
-    def _latents(self, given: LatentsLike) -> Latents:
+    def _latents(self, given: LatentsLike) -> LatentsArray:
         return latents_array(given, channels=self.config.latent_channels)
-
-
-def style_dtypes(config) -> dict[str, jnp.dtype]:
-    """The number types of a model config as arguments of a `Style`; of a VAE, the encoder's."""
-    return {"dtype": jnp.dtype(config.dtype), "param_dtype": jnp.dtype(config.param_dtype)}
-
-
-def decoder_dtypes(config: ImageVAEConfig | VideoVAEConfig) -> dict[str, jnp.dtype]:
-    """`style_dtypes` of the decoder."""
-    return style_dtypes(config) | {"dtype": jnp.dtype(config.decoder_dtype or config.dtype)}

@@ -1,4 +1,4 @@
-"""What networks are built of: normalization, residual blocks, attention, down- and upsampling."""
+"""Building blocks of networks: normalization, residual blocks, attention, down- and upsampling."""
 
 import dataclasses
 import math
@@ -7,28 +7,25 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from einops import rearrange, reduce, repeat
 from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
 from cvvae_jax import split_frames
-from cvvae_jax.config import Remat
-from cvvae_jax.models.conv import Conv, ConvKind, UpsamplingConv, WindowPadding, window_pads
-from cvvae_jax.models.conv_forms import are_defined
+from cvvae_jax.config import ImageVAEConfig, Remat, VideoVAEConfig
+from cvvae_jax.models.conv import Conv, ConvKind, UpsamplingConv
 from cvvae_jax.models.remat import run_block
 
-# A score matrix of 4096 x 4096 float32 is 64 MB a frame; frames above that are attended to in
-# pieces, one at a time. Smaller ones go together, up to 1 GiB of scores.
 ATTENTION_PIECE = 4096
+"""Most queries of a frame that attention takes at once: 4096 x 4096 scores in float32 are 64 MB."""
 SCORE_BUDGET = 2**28
+"""Most scores of several frames that attention takes at once: 1 GiB in float32."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Style:
-    """What all layers of one network share: kinds of convolution, normalization and number
-    types."""
+    """Options that all layers of a network share."""
 
     conv: ConvKind
     upsampling: ConvKind
@@ -40,20 +37,30 @@ class Style:
 
     @property
     def second_conv(self) -> ConvKind:
-        """Kind of the second convolution of a residual block."""
+        """Kind of a residual block's second convolution: 2-D with `half_3d`."""
         return self.conv.per_frame() if self.half_3d else self.conv
 
     @property
     def dtypes(self) -> dict[str, jnp.dtype]:
-        """The number types as keyword arguments of a layer."""
+        """Both dtypes as keyword arguments of a layer."""
         return {"dtype": self.dtype, "param_dtype": self.param_dtype}
 
 
-class GroupNorm(nnx.Module):
-    """Normalization over time, height, width and the channels of a group; statistics in float32.
+def style_dtypes(config) -> dict[str, jnp.dtype]:
+    """The dtypes of a model's config as arguments of a `Style`; those of a VAE's encoder."""
+    return {"dtype": jnp.dtype(config.dtype), "param_dtype": jnp.dtype(config.param_dtype)}
 
-    The variance is the mean of squared differences: the difference of squares loses all digits
-    where the mean is large.
+
+def decoder_dtypes(config: ImageVAEConfig | VideoVAEConfig) -> dict[str, jnp.dtype]:
+    """The dtypes of a VAE's decoder as arguments of a `Style`."""
+    return style_dtypes(config) | {"dtype": jnp.dtype(config.decoder_dtype or config.dtype)}
+
+
+class GroupNorm(nnx.Module):
+    """Group norm over time, height, width and the channels of a group, computed in float32.
+
+    The variance is the mean of squared differences from the mean, since a difference of mean
+    squares loses all digits where the mean is large.
     """
 
     def __init__(self, channels: int, *, style: Style):
@@ -72,10 +79,10 @@ class GroupNorm(nnx.Module):
         return (normal * scale + bias).astype(self.dtype)
 
     def _group_mean(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b 1 1 1 c"]:
-        """Of every channel's group.
+        """The mean of every channel's group, one value for each channel.
 
-        Only means of single channels are put in groups: as a video of (group, channel of the group)
-        would be padded to many times its size on a TPU, whose last axis is 128 wide.
+        Means of single channels are averaged. Reshaping the video itself to (.., group, channel of
+        the group) would take many times its memory on a TPU, which pads the last axis to 128.
         """
         means = split_frames.mean_over_video(video)
         grouped = reduce(means, "b (g k) -> b g", "mean", g=self.groups)
@@ -83,8 +90,7 @@ class GroupNorm(nnx.Module):
 
 
 class ResBlock(nnx.Module):
-    """Norm, SiLU, conv, twice, beside a shortcut: `ResnetBlock` in the official code and
-    diffusers."""
+    """Twice norm, SiLU and convolution, plus a shortcut: `ResnetBlock` in the official code."""
 
     def __init__(self, inputs: int, outputs: int, *, style: Style, rngs: nnx.Rngs):
         self.norm1 = GroupNorm(inputs, style=style)
@@ -102,7 +108,7 @@ class ResBlock(nnx.Module):
 
 
 class SpatialAttention(nnx.Module):
-    """One head of attention over the positions of every frame, with a residual."""
+    """Single-head attention over the positions of every frame, plus its input."""
 
     def __init__(self, channels: int, *, style: Style, rngs: nnx.Rngs):
         self.group_norm = GroupNorm(channels, style=style)
@@ -114,7 +120,7 @@ class SpatialAttention(nnx.Module):
         return video + self.attend(video)
 
     def attend(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-        """The attention without its residual."""
+        """The attention without the input added."""
         b, _, h, w, _ = video.shape
         frames = self.group_norm(rearrange(video, "b t h w c -> (b t) 1 h w c"))
         tokens = rearrange(frames, "(b t) 1 h w c -> b t (h w) c", b=b)
@@ -126,10 +132,10 @@ class SpatialAttention(nnx.Module):
 
 
 class SpatialTemporalAttention(SpatialAttention):
-    """The SD2.1 decoder's attention: over every frame, then over time at every position.
+    """Attention over the positions of every frame, then over the frames at every position, plus
+    the input: that of the SD2.1 decoder.
 
-    The temporal part takes the spatial part's output without a residual in between, as the official
-    `spatial-temporal-xformer` does.
+    Between the two nothing is added, as in the official `spatial-temporal-xformer`.
     """
 
     def __init__(self, channels: int, *, style: Style, rngs: nnx.Rngs):
@@ -151,13 +157,13 @@ class SpatialTemporalAttention(SpatialAttention):
 def attention(
     query: Float[Array, "b n q c"], key: Float[Array, "b n k c"], value: Float[Array, "b n k c"]
 ) -> Float[Array, "b n q c"]:
-    """One head of softmax attention within each of n frames, scores and softmax in float32; long
-    queries are taken in pieces, many frames in groups.
+    """Single-head softmax attention within each of n frames, scores and softmax in float32.
 
-    Heads are as wide as the network (512 channels), which fused kernels don't take; this way
-    memory for scores stays at the larger of `ATTENTION_PIECE` x k and `SCORE_BUDGET` numbers for
-    every video of the batch, in the backward pass too. The batch itself is never taken in groups:
-    where devices share it, that would send it from one to the other.
+    The head is as wide as the network (512 channels), which fused kernels don't support. To bound
+    memory, frames are taken in groups, and frames with many queries in pieces: for every video of
+    the batch, scores take at most the larger of `ATTENTION_PIECE` x k and `SCORE_BUDGET` numbers,
+    in the backward pass too. The batch isn't taken in groups, since it may be split over devices,
+    which would have to send it to each other.
     """
     frames, length = query.shape[1:3]
     pieces = math.ceil(length / ATTENTION_PIECE)
@@ -184,7 +190,7 @@ def _attend(query, key, value):
 
 
 class MidBlock(nnx.Module):
-    """The middle of a network: residual block, attention, residual block."""
+    """The middle of a network: a residual block, attention if any, a residual block."""
 
     def __init__(
         self,
@@ -209,20 +215,24 @@ class MidBlock(nnx.Module):
 
 
 def norm_silu(norm: GroupNorm, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-    """What stands before the last convolution of a network."""
+    """Norm and SiLU, as before the last convolution of a network."""
     return jax.nn.silu(norm(video))
 
 
 def per_frame(network: Callable, video: Float[Array, "b t h w c"]) -> Float[Array, "b t h2 w2 d"]:
-    """A network or layer on every frame alone: frames become the batch, so that no norm sees two at
-    once."""
+    """A network or layer applied to every frame alone, by making frames the batch: norms, too, see
+    one frame at a time."""
     b, t = video.shape[:2]
     frames = network(video.reshape(b * t, 1, *video.shape[2:]))
     return frames.reshape(b, t, *frames.shape[2:])
 
 
 class Downsample(nnx.Module):
-    """Halves height and width, and time where `time_stride` is 2: 1 + 2k frames become 1 + k."""
+    """A convolution that halves height and width, and with `time_stride` 2 time: 1 + 2k frames
+    become 1 + k.
+
+    `padding` is one pixel after (`asymmetric`) or one on both sides (`symmetric`).
+    """
 
     def __init__(
         self,
@@ -248,11 +258,12 @@ class Downsample(nnx.Module):
 
 
 class Upsample(nnx.Module):
-    """Doubles height and width, and time where `time_stride` is 2: t frames become 2t - 1.
+    """Upsampling and a convolution, which double height and width, and with `time_stride` 2 time: t
+    frames become 2t - 1.
 
-    The convolution makes two frames of each, as the two halves of its channels; the first frame of
-    all is dropped, since the encoder's first frame stands alone. It sees the nearest frame beyond
-    both ends in time, also where the network's other convolutions see black.
+    With `time_stride` 2 the convolution has twice the channels, which are two frames. The first
+    frame of the video is dropped, since the first latent frame stands for one frame alone. Its
+    padding in time is `style.upsampling`'s, which may differ from the other convolutions'.
     """
 
     def __init__(self, channels: int, *, time_stride: int, style: Style, rngs: nnx.Rngs):
@@ -264,7 +275,7 @@ class Upsample(nnx.Module):
     def __call__(self, video: Float[Array, "b t h w c"]) -> Float[Array, "b t2 h2 w2 c"]:
         if self.time_stride == 1:
             return self.conv(video)
-        if video.shape[1] == 1 and not are_defined():
+        if video.shape[1] == 1 and not uses_reference_convolutions():
             return self.conv(video, outputs=slice(self.channels, None))
         video = self.conv(video)
         return rearrange(video, "b t h w (n c) -> b (t n) h w c", n=2)[:, 1:]
@@ -276,10 +287,11 @@ def pool(
     window: tuple[int, int, int],
     reduction: Literal["max", "mean"],
 ) -> Float[Array, "b t2 h2 w2 c"]:
-    """One value for every (time, height, width) window; what doesn't fill a window is left out.
+    """One value for every (time, height, width) window without overlap; a rest that doesn't fill a
+    window is left out.
 
-    A reduction over split axes: on a CPU its gradient takes a quarter of the time of that of XLA's
-    reduction over windows.
+    Computed as a reduction over axes: on a CPU its gradient takes a quarter of the time of that of
+    `lax.reduce_window`.
     """
     t, h, w = (size // n * n for size, n in zip(video.shape[1:4], window, strict=True))
     return reduce(
@@ -288,42 +300,3 @@ def pool(
         reduction,
         **dict(zip("ijk", window, strict=True)),
     )
-
-
-def max_of_windows(
-    video: Float[Array, "b t h w c"],
-    *,
-    window: tuple[int, int, int],
-    strides: tuple[int, int, int],
-    padding: WindowPadding,
-) -> Float[Array, "b t2 h2 w2 c"]:
-    """The largest value of every (time, height, width) window, which may overlap; what lies beyond
-    the border counts for nothing."""
-    pads = window_pads(video.shape[1:4], window=window, strides=strides, padding=padding)
-    return _reduce_windows(video, -jnp.inf, lax.max, window, strides, pads)
-
-
-def mean_of_windows(
-    video: Float[Array, "b t h w c"],
-    *,
-    window: tuple[int, int, int],
-    strides: tuple[int, int, int] = (1, 1, 1),
-    padding: WindowPadding,
-) -> Float[Array, "b t2 h2 w2 c"]:
-    """The mean of every (time, height, width) window, which may overlap, over what of it lies
-    inside of the video."""
-    pads = window_pads(video.shape[1:4], window=window, strides=strides, padding=padding)
-    ones = jnp.ones((1, *video.shape[1:4], 1), video.dtype)
-    sums, counts = (_reduce_windows(x, 0.0, lax.add, window, strides, pads) for x in (video, ones))
-    return sums / counts
-
-
-def _reduce_windows(video, start, function, window, strides, pads):
-    """Along one axis after the other, which takes a third of the steps of 3 x 3 x 3 windows."""
-    for axis, (taps, stride, pad) in enumerate(zip(window, strides, pads, strict=True), 1):
-        if taps > 1:
-            sizes, steps, borders = [1] * 5, [1] * 5, [(0, 0)] * 5
-            sizes[axis], steps[axis], borders[axis] = taps, stride, pad
-            start = np.asarray(start, video.dtype)  # a traced one would have no gradient
-            video = lax.reduce_window(video, start, function, sizes, steps, borders)
-    return video

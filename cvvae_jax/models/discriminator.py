@@ -1,31 +1,30 @@
-"""The 3-D discriminator that judges patches of videos: `NLayerDiscriminator3D` in the official
-code."""
+"""The 3-D discriminator of patches of videos: `NLayerDiscriminator3D` in the official code."""
 
 import jax
 from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax.config import DiscriminatorConfig, Remat
-from cvvae_jax.models.autoencoder import style_dtypes
-from cvvae_jax.models.blocks import GroupNorm, Style, pool
-from cvvae_jax.models.conv import Conv, ConvKind, pad_time
+from cvvae_jax.models.blocks import GroupNorm, Style, pool, style_dtypes
+from cvvae_jax.models.conv import Conv, ConvKind
+from cvvae_jax.models.padding import pad_time
 from cvvae_jax.models.remat import run, run_block, run_nested
 
-UNUSED_INPUTS = 512  # of `temb_proj`
+UNUSED_INPUTS = 512
+"""Input channels of `temb_proj`."""
 _initializer = nnx.initializers.normal(0.02)
 
 
 class DiscriminatorBlock(nnx.Module):
-    """Norm, SiLU, conv, twice, beside a shortcut; with `pooled` both paths are averaged over two
-    frames, rows and columns on their way."""
+    """Twice norm, SiLU and convolution, plus a shortcut; with `pooled`, both paths are averaged
+    over 2 x 2 x 2 windows."""
 
     def __init__(self, inputs: int, outputs: int, *, pooled: bool, style: Style, rngs: nnx.Rngs):
         init = {"kernel_init": _initializer, **style.dtypes, "rngs": rngs}
         self.norm1 = GroupNorm(inputs, style=style)
         self.conv1 = Conv(inputs, outputs, kind=style.conv, **init)
-        # The official block is one of a diffusion model's, made for an embedding of a time step
-        # that a discriminator doesn't have. Never used, but kept: official files hold its tensors,
-        # and a file read and written again must come out the same.
+        # Never used: the official block comes from a diffusion model and takes the embedding of a
+        # time step. Official files hold the tensors, and must be the same when read and written.
         self.temb_proj = nnx.Linear(UNUSED_INPUTS, outputs, **style.dtypes, rngs=rngs)
         self.norm2 = GroupNorm(outputs, style=style)
         self.conv2 = Conv(outputs, outputs, kind=style.second_conv, **init)
@@ -50,11 +49,11 @@ class DiscriminatorBlock(nnx.Module):
 
 
 class Discriminator(nnx.Module):
-    """One logit for every patch of a video in [-1, 1], high where it looks real: (b, t, h, w, 3)
-    -> (b, t / 8, h / 8, w / 8, 1) with the official layers, times rounded up.
+    """A logit for every patch of a video in [-1, 1], high where the patch looks real: (b, t, h, w,
+    3) -> (b, t / 8, h / 8, w / 8, 1) with the official layers, t / 8 rounded up.
 
-    `conv_in`, then `blocks`, every one followed by its entry of `norms`, then `conv_out`. Built
-    from a `DiscriminatorConfig`, with random weights.
+    `conv_in`, then every block with its norm, then `conv_out`. Built from a `DiscriminatorConfig`,
+    with random weights.
     """
 
     def __init__(self, config: DiscriminatorConfig, *, rngs: nnx.Rngs):
@@ -97,7 +96,7 @@ def _activated(layer, video):
 
 
 def _widths(config: DiscriminatorConfig) -> list[int]:
-    """Channels after the first convolution and after every block; they stop at 8 times the base."""
+    """Channels after the first convolution and after every block, at most 8 times the base."""
     pooled = [2**n for n in range(config.layers - 1)]
     factors = [*pooled, 2**config.layers, 2**config.layers]
     return [config.base_channels * min(factor, 8) for factor in factors]

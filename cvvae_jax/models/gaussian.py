@@ -1,4 +1,4 @@
-"""The posterior over latents."""
+"""The posterior distribution of latents, which an encoder outputs."""
 
 import dataclasses
 
@@ -14,15 +14,15 @@ from cvvae_jax.models.inputs import KeyLike, random_keys
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class DiagonalGaussian:
-    """A normal distribution with one mean and one log-variance for every entry of the latents."""
+    """Independent normal distributions, one for every entry of the latents."""
 
     mean: Float[Array, "b n y x z"]
     logvar: Float[Array, "b n y x z"]
 
     @classmethod
     def from_moments(cls, moments: Float[Array, "b n y x zz"]) -> "DiagonalGaussian":
-        """From an encoder's output: means, then log-variances, which are clamped to [-30, 20] as in
-        Stable Diffusion; both float32."""
+        """From an encoder's output, z means and then z log-variances; the latter are clamped to
+        [-30, 20] as in Stable Diffusion. Both become float32."""
         mean, logvar = jnp.split(moments.astype(jnp.float32), 2, axis=-1)
         return cls(mean, jnp.clip(logvar, -30.0, 20.0))
 
@@ -31,14 +31,14 @@ class DiagonalGaussian:
         return self.mean
 
     def sample(self, key: KeyLike) -> Float[Array, "b n y x z"]:
-        """Random latents.
+        """Random latents, the mean plus noise of the standard deviation.
 
         Args:
-            key: one of `jax.random.key`, or one for each example, (b,): each then depends on its
-                own key alone, whatever the batch.
+            key: one key of `jax.random.key`, or one for each example, (b,): an example's latents
+                then depend on its own key alone, not on the batch.
 
         Raises:
-            UserError: it is no key, or there are more or fewer than examples.
+            UserError: it isn't a key, or there are more or fewer keys than examples.
         """
         key = random_keys(key)
         if not key.ndim:
@@ -53,7 +53,7 @@ class DiagonalGaussian:
         return self.with_noise(noise)
 
     def with_noise(self, noise: Float[Array | np.ndarray, "..."]) -> Float[Array, "b n y x z"]:
-        """The latents that standard normal noise stands for.
+        """The latents for given standard normal noise.
 
         Raises:
             UserError: the noise has another shape than the mean.
@@ -64,7 +64,7 @@ class DiagonalGaussian:
 
     def kl(self, other: "DiagonalGaussian | None" = None) -> Float[Array, " b"]:
         """KL divergence in nats to another Gaussian, or to a standard normal, summed over all
-        latent axes.
+        latent axes: of split frames, over the device's own rows.
 
         Raises:
             UserError: the other one's latents have another shape.
@@ -72,7 +72,8 @@ class DiagonalGaussian:
         return self.kl_of_each(other).sum(axis=(1, 2, 3, 4))
 
     def kl_of_each(self, other: "DiagonalGaussian | None" = None) -> Float[Array, "b n y x z"]:
-        """The KL divergence in nats of every entry, whose sum is `kl`; raises what `kl` does."""
+        """The KL divergence in nats of every entry; `kl` is the sum, and has the same arguments and
+        errors."""
         if other is not None and other.mean.shape != self.mean.shape:
             raise UserError(
                 f"latents of one shape have a divergence, not {self.mean.shape} and "

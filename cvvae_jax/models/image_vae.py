@@ -7,8 +7,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax.config import ImageVAEConfig, Remat
-from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, decoder_dtypes, style_dtypes
-from cvvae_jax.models.blocks import SpatialAttention, Style, per_frame
+from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder
+from cvvae_jax.models.blocks import SpatialAttention, Style, decoder_dtypes, per_frame, style_dtypes
 from cvvae_jax.models.conv import ConvKind
 
 _SD = ImageVAEConfig()
@@ -22,14 +22,14 @@ PRESETS: dict[str, ImageVAEConfig] = {
         _SD, latent_channels=16, quant_conv=False, scaling_factor=0.3611, shift_factor=0.1159
     ),
 }
-"""SD 1.x and 2.x; SDXL; SD3; FLUX.1."""
+"""The VAEs of Stable Diffusion 1.x and 2.x, SDXL, Stable Diffusion 3 and FLUX.1."""
 
 
 class ImageVAE(VAE):
-    """Every frame of a video encoded and decoded alone: (b, t, 8y, 8x, 3) <-> (b, t, y, x, z).
+    """A VAE that encodes and decodes every frame alone: (b, t, 8y, 8x, 3) <-> (b, t, y, x, z).
 
     Built from an `ImageVAEConfig`, with random weights; `cvvae_jax.load` reads trained ones.
-    `decode` is image mode: one frame for every latent frame.
+    For a video VAE's latents, `decode` is image mode: one frame for every latent frame.
     """
 
     def __init__(self, config: ImageVAEConfig, *, rngs: nnx.Rngs):

@@ -1,6 +1,6 @@
 """Stable Video Diffusion's VAE: `AutoencoderKLTemporalDecoder` in diffusers.
 
-Its latents are an image VAE's, one for every frame; only its decoder sees time.
+The encoder is an image VAE's and sees one frame at a time; the decoder sees all frames.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax.config import Remat, SVDVAEConfig
-from cvvae_jax.models.autoencoder import VAE, Encoder, Level, style_dtypes
+from cvvae_jax.models.autoencoder import VAE, Encoder, Level
 from cvvae_jax.models.blocks import (
     GroupNorm,
     ResBlock,
@@ -20,17 +20,19 @@ from cvvae_jax.models.blocks import (
     Style,
     Upsample,
     per_frame,
+    style_dtypes,
 )
 from cvvae_jax.models.conv import Conv, ConvKind
 from cvvae_jax.models.inputs import LatentsLike
 from cvvae_jax.models.remat import run, run_block, run_level
 
 ALONG_TIME = ConvKind("centered", temporal_padding="zero", spatial_taps=1)
-TEMPORAL_EPS = 1e-5  # of the norms over time; the per-frame ones have the image VAE's 1e-6
+# The epsilon of norms over all frames; norms of single frames have 1e-6, as in the image VAE.
+TEMPORAL_EPS = 1e-5
 
 
 class TimeMixer(nnx.Module):
-    """A learned blend of two videos: `AlphaBlender` in diffusers, in the form its decoder uses."""
+    """A learned blend of two videos: `AlphaBlender` in diffusers, as its decoder uses it."""
 
     def __init__(self, *, style: Style):
         self.mix_factor = nnx.Param(jnp.zeros((1,), style.param_dtype))
@@ -39,14 +41,14 @@ class TimeMixer(nnx.Module):
     def __call__(
         self, spatial: Float[Array, "b t h w c"], temporal: Float[Array, "b t h w c"]
     ) -> Float[Array, "b t h w c"]:
-        # In this decoder, unlike in SVD's U-Net, the sigmoid is the share of the temporal part.
+        # The share of the temporal part; in SVD's U-Net it is the spatial part's.
         share = jax.nn.sigmoid(self.mix_factor[...].astype(jnp.float32))
         share = share.astype(self.dtype).reshape(1, 1, 1, 1, 1)
         return (1 - share) * spatial + share * temporal
 
 
 class SpatioTemporalResBlock(nnx.Module):
-    """A residual block per frame, then one along time, blended with the first one's output:
+    """A residual block on single frames, then one along time, blended with the input of the latter:
     `SpatioTemporalResBlock` in diffusers."""
 
     def __init__(self, inputs: int, outputs: int, *, style: Style, rngs: nnx.Rngs):
@@ -65,8 +67,8 @@ class SpatioTemporalResBlock(nnx.Module):
 class TemporalMidBlock(nnx.Module):
     """The middle of the decoder: `MidBlockTemporalDecoder` in diffusers.
 
-    It has as many residual blocks as a level of the encoder, two in the published model, and one
-    attention layer.
+    It has one attention layer, and as many residual blocks as a level of the encoder: two in the
+    published model.
     """
 
     def __init__(self, channels: int, *, blocks: int, style: Style, rngs: nnx.Rngs):
@@ -82,8 +84,8 @@ class TemporalMidBlock(nnx.Module):
         self, video: Float[Array, "b t h w c"], *, remat: Remat = "none"
     ) -> Float[Array, "b t h w c"]:
         video = run_block(self.resnets[0], video, remat=remat)
-        # One attention layer and one block after it, whatever the number of blocks: with a single
-        # block diffusers' attention is never reached, with three or more the others are not.
+        # As in diffusers: the attention layer is followed by one block. With a single block the
+        # attention isn't reached, and of three or more blocks only two are.
         for attention, block in zip(self.attentions, self.resnets[1:], strict=False):
             video = run_block(attention, video, remat=remat)
             video = run_block(block, video, remat=remat)
@@ -91,8 +93,7 @@ class TemporalMidBlock(nnx.Module):
 
 
 class TemporalDecoder(nnx.Module):
-    """From latents to video, (b, t, y, x, z) -> (b, t, 8y, 8x, 3): `TemporalDecoder` in
-    diffusers."""
+    """Latents to a video, (b, t, y, x, z) -> (b, t, 8y, 8x, 3): `TemporalDecoder` in diffusers."""
 
     def __init__(self, config: SVDVAEConfig, *, style: Style, rngs: nnx.Rngs):
         channels = config.block_channels[::-1]
@@ -117,7 +118,7 @@ class TemporalDecoder(nnx.Module):
     def hidden(
         self, latents: Float[Array, "b t y x z"], *, remat: Remat = "none"
     ) -> Float[Array, "b t h w c"]:
-        """What `conv_out` sees."""
+        """The input of `conv_out`."""
         hidden = run_block(self.conv_in, latents, remat=remat)
         for level in (self.mid_block, *self.up_blocks):
             hidden = run_level(level, hidden, remat=remat)
@@ -129,11 +130,11 @@ def _norm_silu_per_frame(norm, video):
 
 
 class SVDVAE(VAE):
-    """Every frame encoded alone, all of them decoded together: (b, t, 8y, 8x, 3) <-> (b, t, y, x,
-    z), for any t.
+    """A VAE that encodes every frame alone and decodes all frames of a video together: (b, t, 8y,
+    8x, 3) <-> (b, t, y, x, z), for any t.
 
-    Built from an `SVDVAEConfig`, with random weights. Latents are those of the Stable Diffusion
-    1.x/2.x image VAE; the frames of a batch entry are one video.
+    Built from an `SVDVAEConfig`, with random weights. Latents are those of the image VAE of Stable
+    Diffusion 1.x and 2.x.
     """
 
     def __init__(self, config: SVDVAEConfig, *, rngs: nnx.Rngs):
@@ -161,7 +162,7 @@ class SVDVAE(VAE):
         self.quant_conv = nnx.Linear(2 * z, 2 * z, **style.dtypes, rngs=rngs)
 
     def decode(self, latents: LatentsLike, *, remat: Remat = "none") -> Float[Array, "b t h w 3"]:
-        """As of `VAE`; the frames see each other once more after `decoder.conv_out`."""
+        """As `VAE.decode`, with one more convolution along time after `decoder.conv_out`."""
         frames = super().decode(latents, remat=remat)
         return run_block(self.decoder.time_conv_out, frames, remat=remat)
 

@@ -10,8 +10,14 @@ from jaxtyping import Array, Float
 from cvvae_jax import parameter_paths
 from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
 from cvvae_jax.errors import UserError
-from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, decoder_dtypes, style_dtypes
-from cvvae_jax.models.blocks import SpatialAttention, SpatialTemporalAttention, Style
+from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder
+from cvvae_jax.models.blocks import (
+    SpatialAttention,
+    SpatialTemporalAttention,
+    Style,
+    decoder_dtypes,
+    style_dtypes,
+)
 from cvvae_jax.models.conv import ConvKind
 from cvvae_jax.models.image_vae import ImageVAE
 
@@ -31,16 +37,17 @@ PRESETS: dict[str, VideoVAEConfig] = {
     "sd21_full3d": dataclasses.replace(_SD21, half_3d=False),
     "sd3": _SD3,
 }
-"""The official models: CV-VAE v1 and v1.1, the paper's "Ours (3D)", and CV-VAE-SD3."""
+"""`sd21` is CV-VAE v1 and v1.1, `sd21_full3d` the paper's "Ours (3D)", `sd3` CV-VAE-SD3."""
 
 PresetName = Literal["sd21", "sd21_full3d", "sd3"]
 
 
 def function_preserving(config: VideoVAEConfig, image: ImageVAEConfig) -> VideoVAEConfig:
-    """The same model with the paddings, norms and attention of a 2-D Stable Diffusion VAE, `image`.
+    """`config` with the padding, norms and attention of a 2-D Stable Diffusion VAE, `image`.
 
-    Inflated from that image VAE it starts as exactly its function on images and on static videos;
-    with the official paddings it only comes near. For new training runs, not for official weights.
+    When inflated from that image VAE, such a model computes the same as it on images and on static
+    videos; with the official padding, it only comes near. For new training runs, since official
+    weights need the official padding.
     """
     return dataclasses.replace(
         config,
@@ -56,10 +63,10 @@ def function_preserving(config: VideoVAEConfig, image: ImageVAEConfig) -> VideoV
 
 class VideoVAE(VAE):
     """A video VAE whose latents an image VAE can decode: (b, 1 + 4k, 8y, 8x, 3) <-> (b, 1 + k, y,
-    x, z).
+    x, z) with the official strides.
 
-    Built from a `VideoVAEConfig`, with random weights; `cvvae_jax.load` reads trained ones. Image
-    mode is `decode` of one latent frame at a time, video mode `decode` of all.
+    Built from a `VideoVAEConfig`, with random weights; `cvvae_jax.load` reads trained ones. In
+    image mode every latent frame is decoded alone, as an image; in video mode all together.
     """
 
     def __init__(self, config: VideoVAEConfig, *, rngs: nnx.Rngs):
@@ -115,16 +122,16 @@ Leaves = dict[str, Array]
 
 
 def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> VideoVAE:
-    """A video VAE of `config` with the weights of an image VAE.
+    """A video VAE of `config` that starts with the weights of an image VAE.
 
-    Every 2-D kernel becomes one tap in time of the 3-D kernel, the others are zero: the last tap of
-    a causal convolution, the middle one of a centered one; an upsampling that makes two frames
-    makes the same one twice. The 1x1 convolutions around the latents are folded into their
-    neighbors. Attention over time, which an image VAE lacks, starts as zero.
+    A 2-D kernel becomes one tap in time of the 3-D kernel, the last of a causal convolution or the
+    middle of a centered one; the other taps are zero. An upsampling that doubles time makes every
+    frame twice. The 1 x 1 convolutions next to the latents are folded into their neighbors.
+    Attention over time, which an image VAE lacks, starts as zero.
 
-    With a config of `video_vae.function_preserving` the result equals the image VAE on images and
-    static videos (up to the bias of `post_quant_conv`, which can't be folded where the border is
-    padded with zeros); with the official paddings and epsilon it comes near.
+    With a config from `function_preserving`, the result equals the image VAE on images and static
+    videos, except for the bias of `post_quant_conv`, which can't be folded where the border is
+    padded with zeros. With the official padding and epsilon it comes near.
 
     Raises:
         UserError: the two models differ in widths, depth, groups of norms or latent channels; all
@@ -146,7 +153,8 @@ def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> V
 
 
 def _inflated(path: str, source: Array | None, target: Array, config: VideoVAEConfig) -> Array:
-    """The video VAE's array at `path`, from the image VAE's; of another shape if that can't be."""
+    """The video VAE's array at `path`, from the image VAE's; if that can't be, with another shape
+    than `target`."""
     if source is None:
         return jnp.zeros_like(target) if "/proj_out_t/" in path else target
     if source.shape[-1] * 2 == target.shape[-1]:  # an upsampling that also doubles time
@@ -183,7 +191,8 @@ def _differences(
 
 
 def _fold_quant_convs(image_vae: ImageVAE) -> dict[str, nnx.Module]:
-    """Encoder and decoder of the same function without the 1x1 convolutions around the latents."""
+    """The image VAE's encoder and decoder, with the 1 x 1 convolutions next to the latents folded
+    into them."""
     networks = {"encoder": image_vae.encoder, "decoder": image_vae.decoder}
     if not image_vae.config.quant_conv:
         return networks

@@ -36,7 +36,7 @@ def lowered(traced) -> dict[str, str]:
 @pytest.mark.parametrize("size", SIZES, ids=str)
 @pytest.mark.parametrize("preset", PRESETS)
 def test_official_models_can_be_lowered_for_every_platform(preset, size, dtype, share):
-    """float32 on CPUs computes with few products, in a function of their own."""
+    """float32 on CPUs computes with Winograd's algorithm, in a function of their own."""
     config = dataclasses.replace(PRESETS[preset], dtype=dtype)
     devices = jax.devices()[: share.groups * share.split_rows]
     programs = Programs(abstract(VideoVAE, config), devices)
@@ -45,15 +45,15 @@ def test_official_models_can_be_lowered_for_every_platform(preset, size, dtype, 
     for direction, piece in (("encode", (*size, 3)), ("decode", latents)):
         shape = (share.groups, *piece)
         traced = programs.trace(direction, shape, share=share, pixels="uint8")
-        few_products = dtype == "float32" and share.split_rows == 1
+        winograd = dtype == "float32" and share.split_rows == 1
         for platform, text in lowered(traced).items():
             assert "stablehlo.convolution" in text
-            assert ("@convolve" in text) == (few_products and platform == "cpu")
+            assert ("@convolve" in text) == (winograd and platform == "cpu")
 
 
-@pytest.mark.parametrize("size", [256, 320], ids=["below", "few_products"])
+@pytest.mark.parametrize("size", [256, 320], ids=["below", "winograd"])
 def test_derivatives_of_the_official_image_decoder_can_be_lowered(size):
-    """On both sides of the size from which convolutions of an image are done with few products."""
+    """On both sides of the size from which convolutions of an image use Winograd."""
     n = size // 8
     latents = jax.ShapeDtypeStruct((n, n, 4), jnp.float32)
     frame = jax.ShapeDtypeStruct((size, size, 3), jnp.float32)

@@ -17,7 +17,7 @@ from cvvae_jax.convert.names import inception_rows
 from cvvae_jax.metrics.frechet import frame_features
 from cvvae_jax.models.feature_networks.i3d import I3D
 from cvvae_jax.models.feature_networks.inception import InceptionV3
-from cvvae_jax.models.feature_networks.normed_conv import FixedBatchNorm
+from cvvae_jax.models.feature_networks.layers import FixedBatchNorm
 from cvvae_jax.models.inputs import to_float
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "i3d.json"

@@ -35,12 +35,12 @@ def test_upsampling_equals_its_definition_with_fewer_operations(monkeypatch, mod
     """Per pixel of a 3-D convolution 3 x 36 products, or 3 x 16 and what overlaps at the border; of
     one frame a third of it, and half of that where the frame stays one. Sums of these in float32
     differ by rounding."""
-    monkeypatch.setattr(conv_forms, "_WIDE", 0)
+    monkeypatch.setattr(conv_forms, "_SUB_PIXEL_CHANNELS", 0)
     kind, float32 = ConvKind("centered", "edge", mode), jnp.dtype("float32")
     style = Style(kind, kind, True, 2, 1e-6, float32, float32)
     upsample = Upsample(4, time_stride=2, style=style, rngs=nnx.Rngs(0))
     video = jax.random.normal(jax.random.key(0), (2, frames, 15, 15, 4))
-    with conv_forms.as_defined():
+    with conv_forms.reference_convolutions():
         expected = jax.jit(lambda v: upsample(v))(video)
         operations = count_flops(jax.make_jaxpr(lambda v: upsample(v))(video))
     found = upsample(video)

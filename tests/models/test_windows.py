@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from cvvae_jax.models.blocks import max_of_windows, mean_of_windows
-from cvvae_jax.models.conv import WindowConv, window_pads
+from cvvae_jax.models.feature_networks.layers import WindowConv, max_of_windows, mean_of_windows
+from cvvae_jax.models.padding import window_pads
 
 FLOAT32 = {"dtype": jnp.dtype("float32"), "param_dtype": jnp.dtype("float32")}
 

@@ -9,7 +9,7 @@ import pytest
 from flax import nnx
 
 from cvvae_jax.hardware import count_flops, peak_flops
-from cvvae_jax.models.conv_forms import as_defined
+from cvvae_jax.models.conv_forms import reference_convolutions
 from cvvae_jax.models.video_vae import PRESETS, VideoVAE
 
 
@@ -133,7 +133,7 @@ def test_official_model_on_17_frames_of_256(part, official, executed, on_cpus):
         }[part]
         return jax.make_jaxpr(run)(model, x)
 
-    with as_defined():
+    with reference_convolutions():
         np.testing.assert_allclose(count_flops(traced()), official, rtol=0.01)
     jaxpr = traced()
     np.testing.assert_allclose(count_flops(jaxpr), executed, rtol=0.01)

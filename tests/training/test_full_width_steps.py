@@ -49,8 +49,8 @@ def test_steps_of_official_models_can_be_lowered_for_every_platform(
     stage = abstract_stages(plan_run(config, allow_missing=True), config)[-1]
     bucket = max(config.train.buckets, key=lambda bucket: bucket.frames)
     traced = stage.programs(config).trace("joint", video_shape(bucket))
-    few_products = dtype == "float32" and "space" not in mesh
+    winograd = dtype == "float32" and "space" not in mesh
     with jax.set_mesh(stage.job.mesh):
         for platform in ("cpu", "tpu", "cuda"):
             text = traced.lower(lowering_platforms=(platform,)).as_text()
-            assert ("@convolve" in text) == (few_products and platform == "cpu")
+            assert ("@convolve" in text) == (winograd and platform == "cpu")

@@ -6,9 +6,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax.config import LPIPSConfig, Remat
-from cvvae_jax.models.autoencoder import style_dtypes
-from cvvae_jax.models.blocks import max_of_windows
-from cvvae_jax.models.conv import WindowConv
+from cvvae_jax.models.blocks import style_dtypes
+from cvvae_jax.models.feature_networks.layers import WindowConv, max_of_windows
 from cvvae_jax.models.feature_networks.vgg import average_heads, scaled
 from cvvae_jax.models.remat import run
 

@@ -8,10 +8,13 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax.config import I3DConfig
-from cvvae_jax.models.autoencoder import style_dtypes
-from cvvae_jax.models.blocks import max_of_windows, mean_of_windows
-from cvvae_jax.models.conv import WindowConv
-from cvvae_jax.models.feature_networks.normed_conv import NormedConv
+from cvvae_jax.models.blocks import style_dtypes
+from cvvae_jax.models.feature_networks.layers import (
+    NormedConv,
+    WindowConv,
+    max_of_windows,
+    mean_of_windows,
+)
 
 CLASSES = 400
 SIZE = 224

@@ -9,9 +9,8 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax.config import InceptionConfig
-from cvvae_jax.models.autoencoder import style_dtypes
-from cvvae_jax.models.blocks import max_of_windows, mean_of_windows
-from cvvae_jax.models.feature_networks.normed_conv import NormedConv
+from cvvae_jax.models.blocks import style_dtypes
+from cvvae_jax.models.feature_networks.layers import NormedConv, max_of_windows, mean_of_windows
 
 CLASSES = 1008
 SIZE = 299

@@ -9,8 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax.config import LPIPSConfig, Remat
-from cvvae_jax.models.autoencoder import style_dtypes
-from cvvae_jax.models.blocks import pool
+from cvvae_jax.models.blocks import pool, style_dtypes
 from cvvae_jax.models.conv import Conv, ConvKind
 from cvvae_jax.models.remat import run
 
