@@ -1,8 +1,9 @@
-"""The terms of the objective as pure functions: reconstruction, LPIPS, compatibility, GAN.
+"""The terms of the training objective as pure functions: reconstruction, LPIPS, compatibility, GAN.
 
-This is the paper's latent regularization. Decoder-based: || psi(x) - D_i(E_v(x)) ||, the image
-decoder shows the frames. Encoder-based: || x - D_v(E_i(psi(x))) ||, the video decoder shows the
-video from image latents.
+`training.objective` and `training.gradients` put them together. Compatibility is the paper's latent
+regularization with a frozen image VAE, E_i and D_i. Decoder-based, || psi(x) - D_i(E_v(x)) ||: the
+image decoder has to show a frame of every group. Encoder-based, || x - D_v(E_i(psi(x))) ||: the
+video decoder has to show the video from the image encoder's latents.
 """
 
 from collections.abc import Callable
@@ -19,38 +20,40 @@ from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.remat import run
 from cvvae_jax.split_frames import mean_over_devices, sum_over_devices
 
-# Added to the GAN gradient's norm, and the largest ratio: the official code's.
+# Added to the norm of the GAN gradient, and the largest ratio, in the official code.
 _EPSILON, _LARGEST_RATIO = 1e-4, 1e4
-# How much of its past a running average of logits keeps per update: LeCAM's official code's.
+# The share of the old average that an update of a running average of logits keeps, in the official
+# code of LeCAM.
 _LECAM_DECAY = 0.999
 
-Kind = Literal["hinge", "vanilla"]
+GanLossKind = Literal["hinge", "vanilla"]
 
 
 def generator_loss(logits_fake: Float[Array, "..."]) -> Float[Array, ""]:
-    """Low where the discriminator takes reconstructions for real; the same for both kinds."""
+    """The GAN loss of the VAE, low where the discriminator takes reconstructions for real videos;
+    the same for both kinds."""
     return -mean_over_devices(logits_fake.mean())
 
 
-def real_loss(logits_real: Float[Array, "..."], *, kind: Kind) -> Float[Array, ""]:
-    """Low where the discriminator takes real videos for real: half of its loss."""
+def real_loss(logits_real: Float[Array, "..."], *, kind: GanLossKind) -> Float[Array, ""]:
+    """Half of the discriminator's loss, low where it takes real videos for real."""
     logits = -logits_real
     losses = jax.nn.relu(1 + logits) if kind == "hinge" else jax.nn.softplus(logits)
     return 0.5 * mean_over_devices(losses.mean())
 
 
-def fake_loss(logits_fake: Float[Array, "..."], *, kind: Kind) -> Float[Array, ""]:
-    """Low where the discriminator sees through reconstructions: the other half."""
+def fake_loss(logits_fake: Float[Array, "..."], *, kind: GanLossKind) -> Float[Array, ""]:
+    """The other half of the discriminator's loss, low where it recognizes reconstructions."""
     return real_loss(-logits_fake, kind=kind)
 
 
 def adaptive_weight(
     nll_gradient: Float[Array, "..."], gan_gradient: Float[Array, "..."]
 ) -> Float[Array, ""]:
-    """How many times longer the gradient of the other losses is than the GAN loss's, both at the
-    kernel of the decoder's last layer; in [0, 1e4].
+    """The weight of the GAN loss: the norm of the other losses' gradient over that of the GAN
+    loss's gradient, both with respect to the kernel of the decoder's last layer; in [0, 1e4].
 
-    VQGAN's weight (Esser et al. 2021, "Taming Transformers"), as the official code computes it.
+    From VQGAN (Esser et al. 2021, "Taming Transformers"), as the official code computes it.
     """
     nll, gan = (jnp.sqrt(jnp.square(g).sum()) for g in (nll_gradient, gan_gradient))
     return jnp.clip(nll / (gan + _EPSILON), 0.0, _LARGEST_RATIO)
@@ -59,8 +62,8 @@ def adaptive_weight(
 def r1_penalty(
     logits: Callable[[Array], Float[Array, "b ..."]], video: Float[Array, "b t h w c"]
 ) -> Float[Array, ""]:
-    """Half the squared length of the gradient of a real video's mean logit with respect to the
-    video, averaged over videos.
+    """The R1 penalty: half the squared norm of the gradient of a real video's mean logit with
+    respect to the video, averaged over videos.
 
     Mescheder et al. 2018, "Which training methods for GANs do actually converge?".
     """
@@ -74,7 +77,7 @@ def r1_penalty(
 
 
 def lecam_real(logits_real: Float[Array, "..."], average_fake: Float[Array, ""]):
-    """LeCAM's pull of real logits down to the running average of fake ones.
+    """LeCAM's penalty for real logits above the running average of fake ones.
 
     Tseng et al. 2021, "Regularizing generative adversarial networks under limited data".
     """
@@ -82,19 +85,20 @@ def lecam_real(logits_real: Float[Array, "..."], average_fake: Float[Array, ""])
 
 
 def lecam_fake(logits_fake: Float[Array, "..."], average_real: Float[Array, ""]):
-    """LeCAM's pull of fake logits up to the running average of real ones."""
+    """LeCAM's penalty for fake logits below the running average of real ones."""
     return mean_over_devices(jnp.square(jax.nn.relu(average_real - logits_fake)).mean())
 
 
 def lecam_average(average: Float[Array, ""], logits_mean: Float[Array, ""]) -> Float[Array, ""]:
-    """A running average of logits after one more update of the discriminator."""
+    """The running average of logits after an update of the discriminator with this mean."""
     return _LECAM_DECAY * average + (1 - _LECAM_DECAY) * logits_mean
 
 
 def draw_offsets(
     key: Key[Array, ""], *, groups: int, temporal_compression: int
 ) -> Int[Array, " groups"]:
-    """Which frame the `random` mapping takes of every group: one draw, shared by the batch."""
+    """The frame that the `random` mapping takes of every group, in [0, k); the same for all clips
+    of a batch."""
     return jax.random.randint(key, (groups,), 0, temporal_compression)
 
 
@@ -105,11 +109,12 @@ def compat_targets(
     temporal_compression: int,
     offsets: Int[Array, " groups"],
 ) -> Float[Array, "b n h w c"]:
-    """The paper's psi: one frame for every latent frame of a video of 1 + kn frames.
+    """The paper's psi: one frame for every latent frame (see `frame_groups`) of a video of 1 + (n -
+    1) k frames.
 
-    The first latent frame stands for the first frame. For every group of k frames after it: `slice`
-    takes its last frame, `mean` its average, `random` the one at its entry of `offsets`, in [0, k).
-    `first` is the first frame alone: compared with the first latent frame only.
+    The first latent frame always gets the first frame. Of every group of k frames after it, `slice`
+    takes the last frame, `mean` the average of all, and `random` the frame at the group's offset.
+    `first` takes the first frame of the video and nothing else, so that n is 1.
     """
     first, rest = video[:, :1], video[:, 1:]
     if mapping == "first" or video.shape[1] == 1:
@@ -134,13 +139,13 @@ def lpips(
     *,
     remat: Remat = "none",
 ) -> Float[Array, "b t"]:
-    """LPIPS of every frame of two videos in [-1, 1]; 0 for equal ones, without an upper limit.
+    """LPIPS of every frame of two videos in [-1, 1]; 0 for equal frames, without an upper limit.
 
-    Features of every layer are brought to length 1 over channels; their squared difference is
-    weighted by the layer's head, averaged over the frame and summed over layers (Zhang et al. 2018,
-    "The Unreasonable Effectiveness of Deep Features"). No dropout, in training neither. Values of
-    VGG16 (`LPIPS`) and of AlexNet (`AlexLPIPS`) can't be compared with each other.
-    Unless `remat` is `none`, only the features are kept for a backward pass.
+    The features of every layer are normalized to length 1 over channels. Their squared difference
+    is weighted by the layer's head, averaged over the frame and summed over layers (Zhang et al.
+    2018, "The Unreasonable Effectiveness of Deep Features"). There is no dropout, not even in
+    training. Values of VGG16 (`LPIPS`) and of AlexNet (`AlexLPIPS`) can't be compared with each
+    other. Unless `remat` is `none`, only the features are kept for a backward pass.
     """
     features = (network.features(x, remat=remat) for x in (video, other))
     levels = zip(network.heads, *features, strict=True)
@@ -152,9 +157,9 @@ def _distance(head, a, b):
 
 
 def _normalized(features: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
-    """Length 1 over channels, in float32.
+    """Features normalized to length 1 over channels, in float32.
 
-    Both epsilons are the official code's; the first keeps the gradient finite where all features
+    Both epsilons are from the official code; the first keeps the gradient finite where all features
     are zero.
     """
     features = features.astype(jnp.float32)
@@ -165,7 +170,8 @@ def _normalized(features: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"
 def pixel_error(
     recon: Float[Array, "b t h w c"], video: Float[Array, "b t h w c"], *, kind: Literal["l1", "l2"]
 ) -> Float[Array, "b t"]:
-    """Absolute or squared error, summed over a frame's pixels and channels, in float32."""
+    """Absolute (`l1`) or squared (`l2`) error, summed over the pixels and channels of every frame,
+    in float32."""
     error = recon.astype(jnp.float32) - video
     error = jnp.abs(error) if kind == "l1" else jnp.square(error)
     return sum_over_devices(error.sum(axis=(2, 3, 4)))
@@ -174,11 +180,16 @@ def pixel_error(
 def likelihood_loss(
     error: Float[Array, "b t"], log_scale: Float[Array, ""], *, values: int
 ) -> Float[Array, ""]:
-    """error / exp(log_scale) + log_scale, summed over the `values` of a frame, averaged over
-    frames.
+    """The negative log-likelihood with a learned scale: error / exp(log_scale) + log_scale, summed
+    over the values of a frame and averaged over frames.
 
-    `error` is a frame's sum. With the best log-scale this is the logarithm of the mean error, so
-    the scale weighs the term against all others as it gets small (`nll_loss` of the official
-    `LPIPSWithDiscriminator3D`).
+    At the best log-scale this is the logarithm of the mean error plus a constant, so that the loss
+    keeps its weight against the other terms as the error gets small. It is `nll_loss` of the
+    official `LPIPSWithDiscriminator3D`.
+
+    Args:
+        error: the sum over the values of every frame.
+        log_scale: learned.
+        values: numbers of a frame, height x width x 3.
     """
     return (error * jnp.exp(-log_scale) + log_scale * values).mean()

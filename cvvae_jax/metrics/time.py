@@ -1,7 +1,8 @@
-"""How errors behave over time: whether they stand still, drift, flicker or move.
+"""How the errors of a reconstruction behave over time: whether they stand still, drift, flicker or
+move.
 
-Everything here looks along the time axis of (batch, time, height, width, channel), and nowhere
-else.
+Everything here looks along the time axis of (batch, time, height, width, channel) alone, except for
+`warping_error`, which follows motion.
 """
 
 import jax
@@ -13,17 +14,18 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.metrics.image import error
 
 _LEVELS = 127.5
-"""8-bit levels in a unit of values in [-1, 1]."""
+"""8-bit levels per unit of values in [-1, 1]."""
 
 
 def difference_mse(
     recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]
 ) -> Float[Array, "b t-1"]:
-    """Mean squared error of every difference between a frame and the next one, float32.
+    """Mean squared error of the differences between every frame and the next, float32.
 
-    For values in [-1, 1], `recon` clipped to them. 0 where an error doesn't change from frame to
-    frame; twice the mean squared error where errors of neighbors are unrelated; four times where
-    they alternate. `metrics.image.psnr_of` makes decibels of it, of the peak 2 of frames.
+    For values in [-1, 1]; `recon` is clipped to that range. The result is 0 where the error doesn't
+    change from frame to frame, twice the mean squared error where errors of neighboring frames are
+    unrelated, and four times where they alternate. `metrics.image.psnr_of` converts it to decibels,
+    with the peak 2 of frames.
     """
     return jnp.square(jnp.diff(error(recon, video), axis=1)).mean(axis=(2, 3, 4))
 
@@ -31,19 +33,17 @@ def difference_mse(
 def error_spectrum(
     recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"], *, window: int = 16
 ) -> Float[Array, "b f"]:
-    """Power of the error's course over time by frequency, averaged over pixels and channels.
+    """Power spectrum of the error over time, averaged over pixels and channels.
 
-    For values in [-1, 1], `recon` clipped to them; float32 at the `window` / 2 + 1 `frequencies`.
-    Welch's method (1967): windows of `window` frames that overlap by half or more, evenly spaced,
-    so that they reach from the first to the last frame; a shorter clip is one shorter window, its
-    spectrum evaluated at the same frequencies. Windows are Hann's, between samples (none of them
-    is zero, so that every frame counts, though the ends of a clip count least). A pixel's mean
-    over a window is kept apart and is power at frequency 0: an error that stands still is there
-    alone.
+    For values in [-1, 1]; `recon` is clipped to that range. Float32 at the `window` / 2 + 1
+    `frequencies`. By Welch's method (1967): windows of `window` frames overlap by half or more,
+    evenly spaced from the first to the last frame. A shorter clip is one shorter window, evaluated
+    at the same frequencies. Windows are Hann's, sampled such that no weight is zero: every frame
+    counts, the ends of a clip least. The mean of a pixel over a window is power at frequency 0 and
+    subtracted first, so that an error that stands still has power nowhere else.
 
-    The sum over frequencies is the squared error's mean, frames weighted as the squares of the
-    windows weight them (Parseval): the mean squared error of the clip where it is equal in all
-    frames.
+    The sum over frequencies is the mean squared error, with frames weighted by the squares of the
+    windows (Parseval). Where the squared error is equal in all frames, it is that of the clip.
 
     Raises:
         ValueError: `window` is odd or less than 2.
@@ -66,17 +66,18 @@ def error_spectrum(
 
 
 def frequencies(window: int = 16) -> np.ndarray:
-    """Of a spectrum, in cycles per frame: float64 (`window` / 2 + 1,) from 0 to 0.5."""
+    """The frequencies of a spectrum in cycles per frame: float64 (`window` / 2 + 1,) from 0 to
+    0.5."""
     return np.linspace(0.0, 0.5, window // 2 + 1)
 
 
 def flicker(
     spectrum: Float[Array | np.ndarray, "*batch f"],
 ) -> Float[Array | np.ndarray | np.generic, "*batch"]:
-    """Error that comes and goes within four frames or fewer, in 8-bit levels.
+    """The error that comes and goes within four frames or fewer, in 8-bit levels.
 
-    The root of a spectrum's power at a quarter cycle per frame and above: a pattern that repeats
-    with every group of four frames counts, a slower one doesn't.
+    It is the root of a spectrum's power at a quarter cycle per frame and above: a pattern that
+    repeats with every group of four frames counts, a slower one doesn't.
     """
     fast = frequencies(2 * (spectrum.shape[-1] - 1)) >= 0.25
     return levels_of(spectrum[..., fast].sum(axis=-1))
@@ -85,12 +86,13 @@ def flicker(
 def drift_mse(
     recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]
 ) -> Float[Array, "b"]:
-    """Mean squared error that grows steadily from the first to the last frame, float32.
+    """The part of the mean squared error that grows steadily from the first to the last frame,
+    float32.
 
-    For values in [-1, 1], `recon` clipped to them. The course of a pixel's error is fitted by a
-    straight line (least squares); the line's mean square, about its mean, over frames, pixels and
-    channels: all of an error that is such a line, none of one that stands still, and 0 for a
-    single frame.
+    For values in [-1, 1]; `recon` is clipped to that range. A straight line is fitted to the error
+    of every pixel over time (least squares). The result is the variance of the line over time,
+    averaged over pixels and channels: the whole variance of an error that is such a line, 0 of an
+    error that stands still or of a single frame.
     """
     frames = video.shape[1]
     times = np.arange(frames) - (frames - 1) / 2
@@ -110,11 +112,11 @@ def levels_of(
 
 
 def by_position(values: np.ndarray, period: int) -> Float[np.ndarray, "positions"]:
-    """Means of (b, t) values over clips and groups, by position in the group: float64.
+    """Means of (b, t) values of frames over clips and groups, by position in the group: float64.
 
-    A causal model sees the first frame alone and then groups of `period` frames: entry 0 is the
-    mean of all first frames, entries 1 to `period` those of the groups' first to last frames; NaN
-    where clips have none.
+    Groups are those of `frame_groups` with k = `period`, or chunks of `period` frames after the
+    first frame. Entry 0 is the mean of all first frames, entries 1 to `period` those of the groups'
+    first to last frames; NaN where no clip has such a frame.
     """
     values = np.asarray(values, np.float64)
     times = np.arange(values.shape[1])
@@ -124,23 +126,25 @@ def by_position(values: np.ndarray, period: int) -> Float[np.ndarray, "positions
 
 
 def _windows(frames: int, window: int) -> tuple[np.ndarray, int]:
-    """First frames of the windows, int, and how many frames each has."""
+    """The number of the first frame of every window, int, and the length of the windows in
+    frames."""
     length = min(frames, window)
     count = 1 + -(-(frames - length) // (window // 2))
     return np.linspace(0, frames - length, count).round().astype(int), length
 
 
 def _transform(length: int, window: int) -> tuple[np.ndarray, np.ndarray]:
-    """Matrices of what a spectrum's power is squares of, float64.
+    """Two matrices, float64; the squares of their products with a segment are its power.
 
-    (2, `window` / 2 + 1, `length`): cosines and sines of a windowed segment without its mean; and
-    (`length`,): the mean, weighted by the window's squares, that makes Parseval's sum exact.
+    (2, `window` / 2 + 1, `length`) for the cosines and sines of the windowed segment without its
+    mean, and (`length`,) for that mean, weighted by the squares of the window, which makes
+    Parseval's sum exact.
     """
     hann = np.sin(np.pi * (np.arange(length) + 0.5) / length) ** 2
     mean = hann**2 / np.sum(hann**2)
     waves = np.exp(-2j * np.pi * np.outer(frequencies(window), np.arange(length))) * hann
     waves -= np.outer(waves.sum(axis=1), mean)
-    # Positive frequencies stand for negative ones too, but for the lowest and the highest.
+    # Positive frequencies stand for negative ones too, except for the lowest and the highest.
     sides = np.full(len(waves), 2.0)
     sides[[0, -1]] = 1.0
     waves *= np.sqrt(sides / (window * np.sum(hann**2)))[:, None]
@@ -148,25 +152,26 @@ def _transform(length: int, window: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 FLOW_PIXELS = 16
-"""Height and width in pixels of the smallest frames that flow is worked out on: below, the coarsest
-scale of OpenCV's DIS at its preset `medium` is finer than its finest, which crashes the process."""
+"""The smallest height and width in pixels that flow is computed for. On smaller frames OpenCV's DIS
+at its preset `medium` crashes the process, since its coarsest scale is finer than its finest."""
 
 
 def warping_error(
     recon: UInt8[np.ndarray, "t h w 3"], video: UInt8[np.ndarray, "t h w 3"]
 ) -> Float[np.ndarray, "t-1"]:
-    """How far every frame of a reconstruction is from its next one, moved back along the motion.
+    """The difference between every frame of a reconstruction and the next one, warped back along
+    the motion of the input.
 
-    After Lai et al. 2018 ("Learning Blind Video Temporal Consistency"): optical flow of the
-    *input* leads from every pixel of a frame to the next frame, where `recon` is sampled
-    bilinearly; root of the mean squared difference over channels and pixels, in 8-bit levels,
-    float64; NaN where no pixel is left, as between scenes. Pixels are left out whose way leads out
-    of the frame, or whose way there and back doesn't end where it began (occlusions, by the bound
-    of Sundaram, Brox & Keutzer 2010). Flow is OpenCV's DIS (Kroeger et al. 2016) at its preset
-    `medium`, on gray frames.
+    After Lai et al. 2018 ("Learning Blind Video Temporal Consistency"). The optical flow of the
+    *input* leads from every pixel of a frame to a point of the next frame, at which `recon` is
+    sampled bilinearly. The result is the root of the mean squared difference over channels and
+    pixels, in 8-bit levels, float64. Left out are pixels whose flow leads out of the frame, and
+    pixels whose flow there and back doesn't end where it began (occlusions, by the bound of
+    Sundaram, Brox & Keutzer 2010); NaN where no pixel is left, as between scenes. Flow is OpenCV's
+    DIS (Kroeger et al. 2016) at its preset `medium`, on gray frames.
 
-    Flow is never perfect: compare with `warping_error(video, video)`. What is smooth warps well, so
-    that a blurred reconstruction may be below that.
+    Flow is never perfect, so compare with `warping_error(video, video)`. Smooth frames warp well: a
+    blurred reconstruction may score lower than that.
 
     Raises:
         UserError: OpenCV isn't installed.
@@ -188,7 +193,7 @@ def warping_error(
 
 
 def _opencv():
-    """Imported late: it takes long, and only this file needs it."""
+    """OpenCV, imported late since it takes long and only this file needs it."""
     try:
         import cv2
     except ModuleNotFoundError as error:
@@ -199,9 +204,10 @@ def _opencv():
 
 
 def _flow(cv2, gray: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Where every pixel of a frame goes, float32 (h, w, 2): columns, then rows.
+    """The optical flow of every pixel from a frame to another, float32 (h, w, 2): columns, then
+    rows.
 
-    A new estimator each time: it keeps its last result as a start, which would make a clip's
+    The estimator is new each time, since it starts from its last result, which would make a clip's
     numbers depend on what was measured before.
     """
     estimator = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -209,7 +215,7 @@ def _flow(cv2, gray: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _visible(cv2, forward: np.ndarray, back: np.ndarray) -> np.ndarray:
-    """Pixels that are inside of the next frame, and lead back to where they came from: bool."""
+    """Pixels whose flow stays inside the frame and leads back to them: bool (h, w)."""
     height, width = forward.shape[:2]
     columns, rows = _targets(forward)
     inside = (columns >= 0) & (columns <= width - 1) & (rows >= 0) & (rows <= height - 1)
@@ -220,10 +226,11 @@ def _visible(cv2, forward: np.ndarray, back: np.ndarray) -> np.ndarray:
 
 
 def _sampled(cv2, picture: np.ndarray, flow: np.ndarray) -> np.ndarray:
-    """What a picture, float32, has where the flow leads."""
+    """The picture, float32, sampled where the flow leads."""
     return cv2.remap(picture, *_targets(flow), cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
 
 
 def _targets(flow: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The column and the row that the flow leads to from every pixel."""
     rows, columns = np.mgrid[: flow.shape[0], : flow.shape[1]].astype(np.float32)
     return columns + flow[..., 0], rows + flow[..., 1]

@@ -14,8 +14,9 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.compatibility import measure as measure_module
 from cvvae_jax.evaluation.compatibility import measure_compatibility, summarize_compatibility
 from cvvae_jax.evaluation.compatibility import summary as summary_module
+from cvvae_jax.frame_groups import group_means, key_frames
 from cvvae_jax.losses import compat_targets
-from cvvae_jax.metrics.latents import group_means, key_frames, mmd
+from cvvae_jax.metrics.latents import mmd
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from jaxtyping import Float
 
+from cvvae_jax.frame_groups import key_frames
 from cvvae_jax.metrics.frechet import Statistics, frechet_distance
-from cvvae_jax.metrics.latents import key_frames, linear_probe, mmd
+from cvvae_jax.metrics.latents import linear_probe, mmd
 from cvvae_jax.metrics.time import by_position
 
 Clip = dict[str, np.ndarray]
