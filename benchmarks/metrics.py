@@ -287,7 +287,7 @@ def _frechet(_: Videos, width: int) -> Sides:
     sets = [rng.normal(size=(2 * width, width)) * scale for scale in (1.0, 1.1)]
 
     def ours():
-        found = [frechet.Statistics() for _ in sets]
+        found = [frechet.FeatureStatistics() for _ in sets]
         for each, values in zip(found, sets, strict=True):
             each.add(values)
         return np.array(frechet.frechet_distance(*found))

@@ -12,7 +12,7 @@ from cvvae_jax.evaluation.figures import FIGURES
 from cvvae_jax.evaluation.measure import Arrays
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.evaluation.store import INPUT
-from cvvae_jax.metrics.frechet import Statistics, frechet_distance
+from cvvae_jax.metrics.frechet import FeatureStatistics, frechet_distance
 from cvvae_jax.metrics.image import psnr_of
 from cvvae_jax.metrics.time import by_position, frequencies
 
@@ -141,7 +141,7 @@ def _distances(read: Read, name: str) -> dict[str, Any]:
     """Between the clips' features and those of their reconstructions."""
     found = {}
     for key in _DISTRIBUTIONS:
-        ours, theirs = Statistics(), Statistics()
+        ours, theirs = FeatureStatistics(), FeatureStatistics()
         for statistics, whose in ((ours, name), (theirs, INPUT)):
             for arrays in read(whose):
                 if key in arrays:

@@ -15,7 +15,7 @@ from cvvae_jax.models.feature_networks.i3d import I3D
 from cvvae_jax.models.feature_networks.inception import InceptionV3
 
 
-class Statistics:
+class FeatureStatistics:
     """Mean and covariance of features that arrive in parts, float64 on the host.
 
     Every part is centered by itself and joined by the update of Chan, Golub & LeVeque (1983), so
@@ -42,7 +42,7 @@ class Statistics:
         features = np.asarray(features, np.float64)
         if not np.isfinite(features).all():
             raise ValueError("Features must be finite to have a mean and a covariance.")
-        part = Statistics()
+        part = FeatureStatistics()
         part.count = len(features)
         if part.count:
             part.mean = features.mean(axis=0)
@@ -50,7 +50,7 @@ class Statistics:
             part.scatter = deviations.T @ deviations
         self.merge(part)
 
-    def merge(self, other: "Statistics") -> None:
+    def merge(self, other: "FeatureStatistics") -> None:
         """Takes in all features that `other` has taken in.
 
         Raises:
@@ -84,7 +84,7 @@ class Statistics:
         return self.scatter / (self.count - 1)
 
 
-def frechet_distance(a: Statistics, b: Statistics) -> float:
+def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     """Squared Frechet distance between two Gaussians of these means and covariances (Dowson &
     Landau 1982), as FID and FVD are given: 0 for equal ones.
 

@@ -7,7 +7,7 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.evaluation.store import INPUT
 from cvvae_jax.evaluation.summary import summarize
-from cvvae_jax.metrics.frechet import Statistics, frechet_distance
+from cvvae_jax.metrics.frechet import FeatureStatistics, frechet_distance
 
 PROTOCOL = Protocol(chunk_frames=4)
 
@@ -63,7 +63,7 @@ def test_distances_are_those_of_all_features():
         "fid": [np.concatenate(fid[n]) for n in "xy"],
         "fvd": [fvd[n] for n in "xy"],
     }.items():
-        ours, theirs = Statistics(), Statistics()
+        ours, theirs = FeatureStatistics(), FeatureStatistics()
         ours.add(x)
         theirs.add(y)
         assert found[key]["value"] == pytest.approx(frechet_distance(ours, theirs), rel=1e-9)

@@ -4,11 +4,11 @@ import numpy as np
 import pytest
 import scipy.linalg
 
-from cvvae_jax.metrics.frechet import Statistics, frechet_distance
+from cvvae_jax.metrics.frechet import FeatureStatistics, frechet_distance
 
 
-def statistics(*parts: np.ndarray) -> Statistics:
-    found = Statistics()
+def statistics(*parts: np.ndarray) -> FeatureStatistics:
+    found = FeatureStatistics()
     for part in parts:
         found.add(part)
     return found
@@ -72,7 +72,7 @@ def test_statistics_of_parts_are_those_of_the_whole_beside_large_means():
     other = statistics(whole[150:])
     found = statistics(whole[:0], whole[:1], whole[1:120], whole[120:150])
     found.merge(other)
-    found.merge(Statistics())
+    found.merge(FeatureStatistics())
     assert found.count == 200
     # Features near 1e6 have ten digits left after it; the naive sum of squares would keep four.
     np.testing.assert_allclose(found.mean, whole.mean(0), rtol=1e-15)
@@ -82,7 +82,7 @@ def test_statistics_of_parts_are_those_of_the_whole_beside_large_means():
 
 
 def test_statistics_taken_over_are_left_as_they_were():
-    other, found = statistics(features(0, 5, 3)), Statistics()
+    other, found = statistics(features(0, 5, 3)), FeatureStatistics()
     before = other.covariance()
     found.merge(other)
     found.add(features(1, 4, 3))
@@ -95,7 +95,7 @@ def test_what_has_no_covariance_is_refused():
     with pytest.raises(ValueError, match="two features at least, not 1"):
         frechet_distance(one, one)
     with pytest.raises(ValueError, match="two features at least, not 0"):
-        Statistics().covariance()
+        FeatureStatistics().covariance()
 
 
 def test_features_of_other_lengths_are_refused():

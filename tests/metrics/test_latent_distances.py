@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from cvvae_jax.metrics import latents
-from cvvae_jax.metrics.frechet import Statistics, frechet_distance
+from cvvae_jax.metrics.frechet import FeatureStatistics, frechet_distance
 from cvvae_jax.metrics.latents import KERNEL_WIDTHS, linear_probe, mmd, patches
 
 RNG = np.random.default_rng(0)
@@ -78,7 +78,7 @@ def test_frechet_distance_of_gaussians_is_known():
     of deviations, of the sample's own covariance."""
     sample = RNG.normal(size=(500, 6))
     values = np.linalg.eigvalsh(np.cov(sample.T))
-    a, b = Statistics(), Statistics()
+    a, b = FeatureStatistics(), FeatureStatistics()
     a.add(sample)
     b.add(3 * sample + 1)
     moved = np.square(2 * sample.mean(axis=0) + 1).sum()

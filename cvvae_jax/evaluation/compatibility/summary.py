@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float
 
 from cvvae_jax.frame_groups import key_frames
-from cvvae_jax.metrics.frechet import Statistics, frechet_distance
+from cvvae_jax.metrics.frechet import FeatureStatistics, frechet_distance
 from cvvae_jax.metrics.latents import linear_probe, mmd
 from cvvae_jax.metrics.time import by_position
 
@@ -146,7 +146,7 @@ def _crossed(distance: Callable, a: list[np.ndarray], b: list[np.ndarray]) -> fl
 
 
 def _frechet(a: np.ndarray, b: np.ndarray) -> float:
-    statistics = Statistics(), Statistics()
+    statistics = FeatureStatistics(), FeatureStatistics()
     for into, rows in zip(statistics, (a, b), strict=True):
         into.add(rows)
     return frechet_distance(*statistics)
