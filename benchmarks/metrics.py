@@ -265,7 +265,7 @@ def seam_ratio(videos: Videos) -> Sides:
         return steps[:, border - 1] / np.delete(steps, border - 1, axis=1).mean(1)
 
     def ours(*pair):
-        return seams.seam_ratio(*pair, columns=(border,))
+        return seams.seam_ratio(*pair, column_borders=(border,))
 
     return {"cvvae_jax": _ours(ours, *videos.pair), "numpy": theirs}
 

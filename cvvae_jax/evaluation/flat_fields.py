@@ -143,8 +143,8 @@ def measure_flat_fields(
             lattice=contender.spatial_compression,
             group=contender.temporal_compression,
             chunk=protocol.chunk_frames,
-            rows=rows,
-            columns=columns,
+            row_borders=rows,
+            column_borders=columns,
         )
         for recon, color in zip(recons, colors[start : start + batch], strict=True):
             found.append(structure(recon, color, grid))

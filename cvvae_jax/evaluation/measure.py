@@ -207,7 +207,7 @@ def _time(recon, video, *, window):
 @functools.partial(jax.jit, static_argnames=("rows", "columns"))
 def _tile_seam(recon, video, *, rows, columns):
     recon, video = _as_values(recon), _as_values(video)
-    return {"tile_seam": seams.seam_ratio(recon, video, rows=rows, columns=columns)}
+    return {"tile_seam": seams.seam_ratio(recon, video, row_borders=rows, column_borders=columns)}
 
 
 @jax.jit

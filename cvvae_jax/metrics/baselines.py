@@ -1,5 +1,5 @@
-"""What a VAE must beat: plain resampling to its latent grid and back, in space, in time or
-in both."""
+"""Baselines that a VAE must beat: resampling to its latent grid and back, in space, in time or in
+both."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,8 @@ from jaxtyping import Array, Float
 def bicubic_in_space(
     video: Float[Array, "b t h w c"], *, spatial_compression: int
 ) -> Float[Array, "b t h w c"]:
-    """Every frame bicubically scaled down to the latents' height and width, and up again."""
+    """The video with every frame scaled down to the height and width of the latents and up again,
+    bicubically."""
     b, t, h, w, c = video.shape
     return _through(video, (b, t, h // spatial_compression, w // spatial_compression, c))
 
@@ -18,7 +19,8 @@ def bicubic_in_space(
 def bicubic_in_space_and_time(
     video: Float[Array, "b t h w c"], *, spatial_compression: int, temporal_compression: int
 ) -> Float[Array, "b t h w c"]:
-    """Bicubically scaled down to the whole latent grid, fewer frames too, and up again."""
+    """The video scaled down to the latents' frame count, height and width and up again,
+    bicubically."""
     b, t, h, w, c = video.shape
     n = 1 + (t - 1) // temporal_compression
     return _through(video, (b, n, h // spatial_compression, w // spatial_compression, c))
@@ -32,10 +34,9 @@ def _through(video: Array, shape: tuple[int, ...]) -> Array:
 def nearest_in_time(
     video: Float[Array, "b t h w c"], *, temporal_compression: int
 ) -> Float[Array, "b t h w c"]:
-    """Frames 0, k, 2k, .. (k is `temporal_compression`) as they are, every other one as the nearest
-    of them, the earlier of two."""
+    """The video with every frame replaced by the nearest of frames 0, k, 2k, .., with k the
+    temporal compression; the earlier one if two are equally near."""
     last = (video.shape[1] - 1) // temporal_compression
-    # A frame right between two kept ones belongs to the earlier.
     nearest = (np.arange(video.shape[1]) + (temporal_compression - 1) // 2) // temporal_compression
     return video[:, np.minimum(nearest, last) * temporal_compression]
 
@@ -43,8 +44,8 @@ def nearest_in_time(
 def linear_in_time(
     video: Float[Array, "b t h w c"], *, temporal_compression: int
 ) -> Float[Array, "b t h w c"]:
-    """Frames 0, k, 2k, .. (k is `temporal_compression`) as they are, those between two of them as
-    mixtures of both; those after the last one are equal to it."""
+    """The video with all frames but 0, k, 2k, .. interpolated linearly between these, with k the
+    temporal compression; frames after the last of these repeat it."""
     frames = np.arange(video.shape[1])
     last = frames[-1] // temporal_compression * temporal_compression
     before = np.minimum(frames // temporal_compression * temporal_compression, last)

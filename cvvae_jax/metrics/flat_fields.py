@@ -1,11 +1,12 @@
-"""What a model makes of clips of one color: any structure in what comes back is the model's own.
+"""Errors of a model on clips of one color, where any structure in the output is the model's own.
 
-NumPy in float64, on the host. Errors are those of values in [-1, 1]; `metrics.time.levels_of` makes
-8-bit levels of mean squares.
+NumPy in float64, on the host. Errors are of values in [-1, 1]; `metrics.time.levels_of` converts
+mean squares to 8-bit levels.
 
-A pattern that repeats is told from chance: it is what places of one phase share (a frame's position
-in its chunk, a pixel's in its latent), beyond what as many unrelated values would. Of noise it is
-about 0, and a change that doesn't repeat, such as a drift, has no part in it.
+Patterns that repeat are measured without bias: a figure says how much the values at one phase (the
+position of a frame in its chunk, or of a pixel in its latent) have in common, beyond what the same
+number of unrelated values would have by chance. Of noise it is about 0, and a change that doesn't
+repeat, such as a drift, doesn't count.
 """
 
 import dataclasses
@@ -20,61 +21,63 @@ _NOTHING = np.float64(np.nan)
 
 @dataclasses.dataclass(frozen=True)
 class Grid:
-    """Where a model's own structure may lie in a video."""
+    """Where a model's own structure may lie in a video: periods and borders."""
 
     lattice: int
-    """Height and width in pixels of what one latent stands for."""
+    """Height and width in pixels of the square that a latent stands for."""
     group: int
-    """Frames of a latent frame, but for the first one."""
+    """Frames that a latent frame after the first stands for: see `frame_groups`."""
     chunk: int
-    """Frames from a chunk to the next."""
-    rows: Sequence[int] = ()
-    """Where tiles begin or end: r stands for the border between pixels r - 1 and r."""
-    columns: Sequence[int] = ()
-    """As `rows`."""
+    """Frames from the beginning of a chunk to that of the next."""
+    row_borders: Sequence[int] = ()
+    """Rows at which tiles begin or end; r is the border between rows r - 1 and r."""
+    column_borders: Sequence[int] = ()
+    """Columns at which tiles begin or end."""
 
     @property
     def band(self) -> int:
-        """Pixels of two latents: how far in from its border a frame is measured apart."""
+        """Width in pixels of the band along a frame's border that is measured apart: two
+        latents."""
         return 2 * self.lattice
 
 
 def structure(
     recon: Float[np.ndarray, "t h w 3"], color: Float[np.ndarray, "3"], grid: Grid
 ) -> dict[str, np.ndarray]:
-    """The error of a clip of one color, taken apart.
+    """The error of a clip of one color, split into parts.
 
-    `color` (3,) is the mean error, red, green and blue. Everything else is of what is left without
-    it, as mean squares over channels and:
+    `color` (3,) is the mean error of red, green and blue. All other figures are of the rest, the
+    error without that mean, and are mean squares over channels and the pixels named:
 
-    - `structure` (): over the whole clip.
-    - `border` (): over the band along the frame's border, beside the mean of the frame's interior;
-      less what the interior has itself.
-    - `lattice` (): over the interior, what repeats with every latent, which includes 2 x 2
-      checkerboards where the side of a latent is even.
-    - `tile` (): the squared steps across borders of tiles, less those of the pixels
-      beside them, two latents to either side, in the interior.
-    - `time` (): over the clip, what changes from frame to frame, anywhere in the frame.
-    - `first_frame` (): over the frame, of the difference between the first frame, which is encoded
-      alone, and the mean of all others.
-    - `group_phase` (), `chunk_phase` (): over the frames after the first, what repeats with every
-      latent frame; and, beyond it, with every chunk.
-    - `by_frame` (t,): over each frame.
-    - `spectrum` (f,): of the interior by frequency, the larger one of that along rows and that
-      along columns, in k / side cycles per pixel with k = 0, 1, ..: the sum is the variance within
-      frames, and the first entry 0.
+    - `structure` (): the rest, over the whole clip.
+    - `border` (): the rest in the band along the frame's border, from the mean of the frame's
+      interior, minus the same of the interior.
+    - `lattice` (): the part that repeats with every latent, over the interior. 2 x 2 checkerboards
+      belong to it where the side of a latent is even.
+    - `tile` (): steps across borders of tiles, minus steps beside them, at most two latents away,
+    in
+      the interior.
+    - `time` (): changes from frame to frame, over the clip.
+    - `first_frame` (): the difference between the first frame, which is encoded alone, and the mean
+      of all others, over the frame.
+    - `group_phase` (), `chunk_phase` (): the part that repeats with every latent frame, and the
+      further part that repeats with every chunk, over the frames after the first.
+    - `by_frame` (t,): the rest, over each frame.
+    - `spectrum` (f,): the power of the interior by frequency, the larger of the frequencies along
+      rows and along columns, in k / side cycles per pixel with k = 0, 1, ... The sum is the
+      variance within frames, and the first entry is 0.
 
-    NaN where there is nothing to compare: no lattice of single pixels, no tiles, no phase that
+    NaN where there is nothing to compare: a lattice of single pixels, no tiles, or no phase that
     occurs twice.
 
     Args:
-        recon: in [-1, 1], clipped to it.
-        color: what the clip is of.
-        grid: of the model. The frame is a square of a multiple of the lattice and has five latents
-            at least on a side.
+        recon: values in [-1, 1], clipped to that range.
+        color: the clip's color.
+        grid: that of the model.
 
     Raises:
-        ValueError: the frame is another.
+        ValueError: the frame isn't a square whose side is a multiple of the lattice and at least
+            five latents.
     """
     _, height, width, _ = recon.shape
     if height != width or height % grid.lattice or height <= 2 * grid.band:
@@ -92,7 +95,8 @@ def structure(
 
 
 def frequencies(side: int) -> Float[np.ndarray, " f"]:
-    """Of the spectrum of an interior of so many pixels, in cycles per pixel."""
+    """The frequencies of the spectrum of an interior with so many pixels on a side, in cycles per
+    pixel."""
     return np.arange(side // 2 + 1) / side
 
 
@@ -136,21 +140,21 @@ def _in_space(rest: Float[np.ndarray, "t h w 3"], grid: Grid) -> dict[str, np.nd
 def _lattice(
     interior: Float[np.ndarray, "t n n 3"], cell: int
 ) -> tuple[np.float64, Float[np.ndarray, "t c c 3"]]:
-    """The power of what repeats with every cell, and what that is."""
+    """The power of the pattern that repeats with every cell, and the pattern itself."""
     half = cell // 2
-    # A mean over a whole cell holds nothing of the lattice, and all of what rises evenly.
+    # The mean over a whole cell has nothing of the pattern, and all of a gradient.
     weights = np.ones(cell) if cell % 2 else np.r_[0.5, np.ones(cell - 1), 0.5]
     smooth = interior
     for axis in (1, 2):
         smooth = scipy.ndimage.convolve1d(smooth, weights / cell, axis=axis)
     detail = (interior - smooth)[:, half : half - cell, half : half - cell]
-    # The cut begins in the middle of a cell.
+    # The cut-out begins in the middle of a cell.
     detail = np.roll(detail, (half, half), axis=(1, 2))
     count = detail.shape[1] // cell
     folded = detail.reshape(len(detail), count, cell, count, cell, 3)
     folded = folded.transpose(1, 3, 2, 4, 0, 5).reshape(count**2, cell**2, -1)
-    # The median of all cells has no part in what only some of them have, such as the border of a
-    # tile; of noise, its variance is that of the mean times pi / 2.
+    # The median over cells ignores what only some of them have, such as the border of a tile. Of
+    # noise, the variance of the median is that of the mean times pi / 2.
     pattern = np.median(folded, axis=0)
     pattern -= pattern.mean(axis=0)
     noise = np.square(folded - pattern).mean() * (np.pi / 2) / (count**2 - 1)
@@ -159,9 +163,9 @@ def _lattice(
 
 
 def _steps(interior: Float[np.ndarray, "t h w 3"], grid: Grid) -> np.float64:
-    """Mean squared steps across the borders of tiles, less those beside them."""
+    """The mean squared step across the borders of tiles, minus that beside them."""
     found = []
-    for axis, borders in ((1, grid.rows), (2, grid.columns)):
+    for axis, borders in ((1, grid.row_borders), (2, grid.column_borders)):
         steps = np.square(np.diff(interior, axis=axis)).mean(axis=(0, 3 - axis, 3))
         places = np.array([border - 1 - grid.band for border in borders], int)
         for place in places[(places >= 0) & (places < len(steps))]:
@@ -173,9 +177,11 @@ def _steps(interior: Float[np.ndarray, "t h w 3"], grid: Grid) -> np.float64:
 def _repeating(
     values: Float[np.ndarray, "n d"], phases: Int[np.ndarray, " n"]
 ) -> Float[np.ndarray, " d"]:
-    """The part of the variance of n values that is their phases', as in an analysis of variance:
-    without bias, so that it may come out below 0; NaN where no phase occurs twice, or there is only
-    one."""
+    """The part of the variance of n values that their phases explain, by an analysis of variance.
+
+    The estimate has no bias, so it may be below 0. NaN where no phase occurs twice, or there is
+    only one.
+    """
     count = len(values)
     _, index, sizes = np.unique(phases, return_inverse=True, return_counts=True)
     if len(sizes) in (1, count):
@@ -197,5 +203,5 @@ def _spectrum(interior: Float[np.ndarray, "t n n 3"]) -> Float[np.ndarray, " f"]
 
 
 def _positive(value: np.float64) -> np.float64:
-    """NaN stays."""
+    """The value, or 0 if it is negative; NaN stays NaN."""
     return np.float64(np.maximum(value, 0.0))

@@ -1,8 +1,8 @@
-"""Frechet distance between two sets of features: what FVD and FID are.
+"""The Frechet distance between two sets of features, of videos (FVD) or of frames (FID).
 
-Frames are resized bilinearly, without smoothing before they shrink (`align_corners=False` in
-PyTorch), and without regard to their aspect. That is what most implementations do; those that cut
-out the middle square instead agree on square videos.
+Before features are computed, frames are resized bilinearly to a square, without antialiasing
+(`align_corners=False` in PyTorch) and without keeping their aspect ratio, as most implementations
+do. Implementations that cut out the middle square instead agree on square videos.
 """
 
 import jax
@@ -16,13 +16,13 @@ from cvvae_jax.models.feature_networks.inception import InceptionV3
 
 
 class FeatureStatistics:
-    """Mean and covariance of features that arrive in parts, float64 on the host.
+    """Mean and covariance of features that are added in parts, in float64 on the host.
 
-    Every part is centered by itself and joined by the update of Chan, Golub & LeVeque (1983), so
-    that nothing is lost where means are large beside deviations.
+    Parts are merged by the update of Chan, Golub & LeVeque (1983), which keeps its precision where
+    means are large compared with deviations.
 
     Attributes:
-        count: how many features there were.
+        count: how many features were added.
         mean: (d,); None before the first.
         scatter: (d, d), the sum of outer products of deviations from the mean; None before the
             first.
@@ -34,10 +34,10 @@ class FeatureStatistics:
         self.scatter: np.ndarray | None = None
 
     def add(self, features: np.ndarray) -> None:
-        """Takes in features, any float (n, d).
+        """Adds n features, any floats (n, d).
 
         Raises:
-            ValueError: d isn't that of the features before, or a feature isn't finite.
+            ValueError: d differs from that of earlier features, or a feature isn't finite.
         """
         features = np.asarray(features, np.float64)
         if not np.isfinite(features).all():
@@ -51,10 +51,10 @@ class FeatureStatistics:
         self.merge(part)
 
     def merge(self, other: "FeatureStatistics") -> None:
-        """Takes in all features that `other` has taken in.
+        """Adds all features of `other`.
 
         Raises:
-            ValueError: they are of another length.
+            ValueError: their length differs.
         """
         if not other.count:
             return
@@ -74,7 +74,7 @@ class FeatureStatistics:
         self.count = count
 
     def covariance(self) -> np.ndarray:
-        """Without bias: float64 (d, d).
+        """The covariance without bias, float64 (d, d).
 
         Raises:
             ValueError: there are fewer than two features.
@@ -85,10 +85,10 @@ class FeatureStatistics:
 
 
 def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
-    """Squared Frechet distance between two Gaussians of these means and covariances (Dowson &
-    Landau 1982), as FID and FVD are given: 0 for equal ones.
+    """The squared Frechet distance between two Gaussians with these means and covariances (Dowson &
+    Landau 1982), which is what FID and FVD report; 0 for equal ones.
 
-    Works for covariances without full rank, as of fewer features than they have entries.
+    Covariances needn't have full rank, so there may be fewer features than a feature has entries.
 
     Raises:
         ValueError: one has fewer than two features, or lengths differ.
@@ -96,9 +96,9 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
     covariances = a.covariance(), b.covariance()
     if a.mean.shape != b.mean.shape:
         raise ValueError(f"Features have lengths {len(a.mean)} and {len(b.mean)}.")
-    # The trace of the root of a product of covariances is the sum of singular values of the
-    # product of their own roots: no root of a matrix that isn't symmetric, and no root of
-    # eigenvalues that are rounding errors.
+    # The trace of the root of a product of covariances is the sum of the singular values of the
+    # product of their roots. This avoids the root of a matrix that isn't symmetric, and roots of
+    # eigenvalues that are only rounding errors.
     root_a, root_b = (_root(covariance) for covariance in covariances)
     overlap = np.linalg.svd(root_a.T @ root_b, compute_uv=False).sum()
     spread = sum(np.trace(covariance) for covariance in covariances) - 2 * overlap
@@ -106,14 +106,15 @@ def frechet_distance(a: FeatureStatistics, b: FeatureStatistics) -> float:
 
 
 def _root(covariance: np.ndarray) -> np.ndarray:
-    """F with F F^T = covariance, a column for each eigenvalue above rounding errors, (d, r)."""
+    """A root F (d, r) of a covariance, F F^T, with a column for each eigenvalue above rounding
+    errors."""
     values, vectors = np.linalg.eigh(covariance)
     kept = values > len(values) * np.finfo(np.float64).eps * max(values[-1], 0.0)
     return vectors[:, kept] * np.sqrt(values[kept])
 
 
 def clip_features(network: I3D, video: Float[Array, "b t h w 3"]) -> Float[Array, "b k"]:
-    """The 400 logits of I3D for every video in [-1, 1], in float32; the video is clipped to them.
+    """The 400 logits of I3D for every video, in float32; the video is clipped to [-1, 1].
 
     Frames are resized to 224 x 224; logits are averaged over time, as in the Frechet video distance
     of Unterthiner et al. 2018 ("Towards Accurate Generative Models of Video"), who take 16 frames.
@@ -125,11 +126,11 @@ def clip_features(network: I3D, video: Float[Array, "b t h w 3"]) -> Float[Array
 
 
 def frame_features(network: InceptionV3, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t c"]:
-    """The 2048 features of InceptionV3 for every frame of a video in [-1, 1], in float32; the video
-    is clipped to them.
+    """The 2048 features of InceptionV3 for every frame of a video, in float32; the video is clipped
+    to [-1, 1].
 
-    Frames are resized to 299 x 299, as pytorch-fid does (Heusel et al. 2017). Its values are those
-    of 8-bit images, so round a reconstruction to them where its numbers are to be met.
+    Frames are resized to 299 x 299, as in pytorch-fid (Heusel et al. 2017). pytorch-fid takes 8-bit
+    images: to get its numbers, round a reconstruction to 8-bit levels first.
     """
     return network.features(_resized(video, size=inception.SIZE))
 

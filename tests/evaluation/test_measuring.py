@@ -45,7 +45,7 @@ def test_pieces_measure_what_the_whole_clip_does(monkeypatch, shape, pixels, val
         "drift_mse": time.drift_mse(x, y),
         "spectrum": time.error_spectrum(x, y),
         "tile_seam": [
-            seams.seam_ratio(x[:, [i]], y[:, [i]], rows=(5,), columns=(8, 9))[0]
+            seams.seam_ratio(x[:, [i]], y[:, [i]], row_borders=(5,), column_borders=(8, 9))[0]
             for i in range(shape[0])
         ],
     }

@@ -6,7 +6,7 @@ import pytest
 from cvvae_jax.metrics.flat_fields import Grid, frequencies, structure
 
 FRAMES, SIDE = 17, 64
-GRID = Grid(lattice=4, group=2, chunk=8, rows=(28,), columns=(28,))
+GRID = Grid(lattice=4, group=2, chunk=8, row_borders=(28,), column_borders=(28,))
 COLOR = np.array([-0.25, 0.125, 0.5])
 RMS = 0.01
 PARTS = ("border", "lattice", "tile", "group_phase", "chunk_phase")

@@ -13,7 +13,7 @@ from cvvae_jax.metrics.image import mse
 
 SHAPE = (2, 19, 16, 18, 3)
 RMS = 6 / 127.5
-TILES, CHUNKS = {"rows": (7,), "columns": (6, 12)}, (9,)
+TILES, CHUNKS = {"row_borders": (7,), "column_borders": (6, 12)}, (9,)
 
 
 def defects() -> dict[str, np.ndarray]:

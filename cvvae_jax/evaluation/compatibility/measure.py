@@ -3,7 +3,7 @@ and how far the two encoders' latents are apart.
 
 E_v and D_v are the video VAE's encoder and decoder, E_i and D_i the image VAE's, which see every
 frame alone. Latents are the posteriors' modes. A latent frame stands for a group of frames (see
-`metrics/compatibility.py`), whose last one is its key frame.
+`frame_groups`), whose last one is its key frame.
 """
 
 import dataclasses
