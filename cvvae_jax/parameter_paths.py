@@ -1,7 +1,7 @@
-"""Parameters by flat paths: `decoder/up_blocks/00/resnets/01/conv1/kernel`.
+"""Flat paths of parameters in models: `decoder/up_blocks/00/resnets/01/conv1/kernel`.
 
-Checkpoints, the converter, sharding rules and overviews all speak these paths. Positions in lists
-are zero-padded, so that sorting by name keeps the order.
+Checkpoints, the converter, sharding rules and overviews name parameters by these paths. Positions
+in lists have two digits, so that sorting by name keeps their order.
 """
 
 from typing import Any, TypeVar
@@ -12,8 +12,7 @@ Tree = TypeVar("Tree")
 
 
 def path_name(path: tuple) -> str:
-    """The flat path of one leaf, from its jax key path; an nnx variable's own `value` is left
-    out."""
+    """The flat path of a leaf, from its jax key path without the `value` of an nnx variable."""
     parts = [_part(key) for key in path]
     return "/".join(parts[:-1] if len(parts) > 1 and parts[-1] == "value" else parts)
 
@@ -27,7 +26,7 @@ def flatten(tree: Any) -> dict[str, Any]:
 
 
 def unflatten(target: Tree, leaves: dict[str, Any]) -> Tree:
-    """A tree of the structure of `target` with these leaves.
+    """A tree with the structure of `target` and these leaves.
 
     Raises:
         ValueError: leaves are missing or left over; all of them are named.

@@ -1,7 +1,7 @@
-"""Devices: the mesh, which parameter lies where, and batches on their way in.
+"""The mesh of devices, which parameters lie on which of them, and batches on their way there.
 
 Batches are split over the mesh axes `data` and `fsdp`, parameters over `fsdp`, and the rows of
-frames over `space`. That last one is never left to XLA's partitioner, which then returns wrong
+frames over `space`. Splitting rows isn't left to XLA's partitioner, which would return wrong
 gradients of convolution kernels: see `split_rows`.
 """
 
@@ -18,17 +18,17 @@ from cvvae_jax import parameter_paths, split_frames
 from cvvae_jax.config import MeshConfig
 from cvvae_jax.errors import UserError
 
-# An array of fewer numbers costs more to gather than to keep whole.
 SMALLEST_SHARDED = 2**14
+"""Arrays with fewer numbers stay whole, since gathering them would cost more than it saves."""
 
 
 def replicate(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    """The whole array on every device."""
+    """The rule that every device has the whole array."""
     return PartitionSpec()
 
 
 def split_largest_axis(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
-    """The largest axis that `fsdp` divides is split; small arrays stay whole."""
+    """The rule that the largest axis which `fsdp` divides is split; small arrays stay whole."""
     fitting = [axis for axis, size in enumerate(shape) if size % fsdp == 0]
     if fsdp == 1 or math.prod(shape) < SMALLEST_SHARDED or not fitting:
         return PartitionSpec()
@@ -37,8 +37,8 @@ def split_largest_axis(shape: tuple[int, ...], fsdp: int) -> PartitionSpec:
 
 
 RULES = ((r".*/kernel", split_largest_axis), (r".*", replicate))
-"""(pattern of flat paths, rule), the first match counts; moments and averages end in their
-parameter's path."""
+"""Pairs of a pattern of parameter paths and a rule; the first match counts. The paths of an
+optimizer's moments and of averages end in their parameter's path."""
 
 
 def make_mesh(
@@ -48,10 +48,15 @@ def make_mesh(
     accumulate: int = 1,
     devices: list | None = None,
 ) -> Mesh:
-    """The mesh of a run whose global batches have these sizes and are taken in so many parts: axes
-    `data`, `fsdp` and `space`.
+    """The mesh of a run, with axes `data`, `fsdp` and `space`.
 
-    With `data` -1, small batches leave devices unused rather than fail.
+    With `data` -1, as many devices are used as the smallest batch allows, rather than fail.
+
+    Args:
+        config: sizes of the axes.
+        batches: sizes of all global batches of the run.
+        accumulate: how many parts a batch is computed in, one after the other.
+        devices: all devices by default.
 
     Raises:
         UserError: the devices or a batch can't be split that way; the nearest batch sizes are
@@ -81,11 +86,11 @@ def make_mesh(
 
 
 def of_every_process(devices: list, count: int) -> list:
-    """The first devices, as many of one process as of another, since each brings an equal share of
-    a batch.
+    """The first `count` devices, with equally many of every process, since every process brings an
+    equal share of a batch.
 
     Raises:
-        UserError: there are not so many of every process.
+        UserError: processes don't have so many each.
     """
     if count == len(devices):
         return devices
@@ -115,7 +120,7 @@ def _check_batches(batches: tuple[int, ...], devices: int, accumulate: int) -> N
 
 
 def _check_processes(devices: np.ndarray) -> None:
-    """Every process reads whole clips, so that those who share one must be its own."""
+    """Devices that share a clip must belong to one process, since a process reads whole clips."""
     space = devices.shape[-1]
     for group in devices.reshape(-1, space):
         if len({device.process_index for device in group}) > 1:
@@ -126,7 +131,7 @@ def _check_processes(devices: np.ndarray) -> None:
 
 
 def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
-    """A tree of shardings for a module or train state, by `RULES`."""
+    """The shardings of a module or train state, by `RULES`, in a tree of its structure."""
     fsdp = mesh.shape["fsdp"]
 
     def of_leaf(path, leaf):
@@ -138,11 +143,11 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
 
 
 def gathered(tree: Any) -> Any:
-    """Parameters or their gradients as they are computed with: whole on every device of the mesh
-    that `jax.set_mesh` set, if it did.
+    """Parameters or gradients whole on every device of the mesh set by `jax.set_mesh`, as they are
+    computed with; unchanged if no mesh is set.
 
-    Left alone, the partitioner also splits activations where parameters are split, and sends them,
-    a hundred times larger, from device to device at every layer.
+    Without this the partitioner would split activations where parameters are split, and send those,
+    which are a hundred times larger, between devices at every layer.
     """
     if jax.sharding.get_abstract_mesh().empty:
         return tree
@@ -150,13 +155,15 @@ def gathered(tree: Any) -> Any:
 
 
 def one_device(tree: Any) -> Any:
-    """A tree of shardings that keeps everything on this process's first device."""
+    """Shardings that keep everything on this process's first device, in a tree of this
+    structure."""
     device = jax.sharding.SingleDeviceSharding(jax.local_devices()[0])
     return jax.tree.map(lambda _: device, tree)
 
 
 def batch_shardings(batch: dict[str, Any], mesh: Mesh) -> dict[str, NamedSharding]:
-    """Of a training batch: `video`, (b, t, h, w, 3), and what else there is of every record."""
+    """The shardings of a training batch: `video` (b, t, h, w, 3) and arrays with a value per
+    record."""
     records = ("data", "fsdp")
     return {
         name: NamedSharding(mesh, PartitionSpec(records, *_spec_of_rows(name))) for name in batch
@@ -164,12 +171,12 @@ def batch_shardings(batch: dict[str, Any], mesh: Mesh) -> dict[str, NamedShardin
 
 
 def _spec_of_rows(name: str) -> tuple:
-    """What follows the records in an array of a batch."""
+    """The partition of the axes after the first of an array in a batch."""
     return (None, split_frames.AXIS) if name == "video" else ()
 
 
 def whole_clips(mesh: Mesh) -> NamedSharding:
-    """The first axis split over all devices of the mesh."""
+    """The sharding whose first axis is split over all devices of the mesh."""
     return NamedSharding(mesh, PartitionSpec(mesh.axis_names))
 
 
@@ -183,12 +190,12 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 
 def split_rows(step: Callable, mesh: Mesh) -> Callable:
-    """A training step on a mesh that splits frames: `step(state, batch, frozen)`, where every
-    device computes with its own rows and the functions of `cvvae_jax.split_frames`.
+    """The training step `step(state, batch, frozen)` for a mesh that splits the rows of frames, in
+    a `jax.shard_map` over `space`: every device computes with its own rows (see `split_frames`).
 
-    The axes `data` and `fsdp` stay the partitioner's, which never sees a convolution over a split
-    frame. Gradients of parameters are summed over `space` where they arise, so that state and
-    metrics are whole and equal on all devices.
+    The axes `data` and `fsdp` are still left to the partitioner, which never sees a convolution
+    over a split frame. Gradients of parameters are summed over `space` where they arise, so that
+    state and metrics are whole and equal on all devices.
     """
     if mesh.shape[split_frames.AXIS] == 1:
         return step
@@ -208,7 +215,7 @@ def split_rows(step: Callable, mesh: Mesh) -> Callable:
 
 
 def describe(mesh: Mesh) -> str:
-    """One line for the start of a run: which devices, and how they are used."""
+    """One line for the start of a run: the devices, and how they are used."""
     device, unused = mesh.devices.flat[0], jax.device_count() - mesh.size
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     line = f"{mesh.size} x {device.device_kind} ({axes})"

@@ -14,25 +14,26 @@ import numpy as np
 from jaxtyping import Array, Float, Key
 
 KERNEL_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
-"""Widths of the kernels of `mmd`, as multiples of the median distance."""
+"""Widths of the kernels of `mmd`, as multiples of the median distance between members."""
 
 
 def patches(
     latents: Float[np.ndarray, "n y x z"], *, size: int, count: int, seed: int
 ) -> Float[np.ndarray, "p d"]:
-    """Square patches of single latent frames, d = size * size * z values each, at random places.
+    """Square patches at random positions of a clip's latent frames, d = size * size * z values
+    each.
 
     Args:
-        latents: of one clip.
+        latents: those of one clip.
         size: height and width of a patch.
-        count: how many; of a clip with fewer places every place is taken once.
-        seed: draws the places: for latents of one shape the same ones, so that two encoders'
-            patches belong together.
+        count: how many patches; a clip with fewer positions gives one patch for each.
+        seed: determines the positions. They are the same for all latents of one shape, so patches
+            of two encoders correspond.
     """
     n, y, x, z = latents.shape
     rows, columns = max(y - size + 1, 0), max(x - size + 1, 0)
-    places = n * rows * columns
-    drawn = np.random.default_rng(seed).choice(places, min(count, places), replace=False)
+    positions = n * rows * columns
+    drawn = np.random.default_rng(seed).choice(positions, min(count, positions), replace=False)
     frame, row, column = np.unravel_index(drawn, (n, max(rows, 1), max(columns, 1)))
     span = np.arange(size)
     rows, columns = row[:, None, None] + span[:, None], column[:, None, None] + span
@@ -40,32 +41,31 @@ def patches(
 
 
 def mmd(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "n d"]) -> float:
-    """Squared maximum mean discrepancy of two samples (Gretton et al. 2012), the unbiased estimate:
-    0 on average for samples of one distribution, so that it may come out below.
+    """The unbiased estimate of the squared maximum mean discrepancy of two samples (Gretton et al.
+    2012), at most 2; for samples of one distribution it is 0 on average, and so may be negative.
 
     The kernel is the mean of five Gaussians exp(-|x - y|^2 / (2 w^2)) whose widths w are
-    `KERNEL_WIDTHS` times the median distance between two members of both samples together. The
-    largest possible value is 2.
+    `KERNEL_WIDTHS` times the median distance between any two members of both samples.
 
     Raises:
-        ValueError: a sample has fewer than 2 members.
+        ValueError: a sample has fewer than two members.
     """
     m, n = len(a), len(b)
     if min(m, n) < 2:
         raise ValueError(f"MMD needs 2 members of each sample, not {m} and {n}.")
     squares = _square_distances(np.concatenate([a, b]).astype(np.float64))
     median = np.median(squares[np.triu_indices(m + n, 1)])
-    if median == 0:  # at most a few members differ, and any width tells them from the others
+    if median == 0:  # only a few members differ, and any width tells them from the others
         median = squares.max() or 1.0
     kernel = np.mean([np.exp(-squares / (2 * w**2 * median)) for w in KERNEL_WIDTHS], axis=0)
-    # A member is no pair with itself.
+    # Pairs of a member with itself don't count.
     within_a = (kernel[:m, :m].sum() - m) / (m * (m - 1))
     within_b = (kernel[m:, m:].sum() - n) / (n * (n - 1))
     return float(within_a + within_b - 2 * kernel[:m, m:].mean())
 
 
 def _square_distances(points: Float[np.ndarray, "n d"]) -> Float[np.ndarray, "n n"]:
-    points = points - points.mean(axis=0)  # products of large means would drown small distances
+    points = points - points.mean(axis=0)  # large means would cost small distances their digits
     lengths = np.square(points).sum(axis=1)
     squares = np.maximum(lengths[:, None] + lengths - 2 * points @ points.T, 0.0)
     np.fill_diagonal(squares, 0.0)
@@ -80,17 +80,17 @@ def linear_probe(
     *,
     ridge: float = 1e-3,
 ) -> float:
-    """R^2 on the test set of the best linear map (with a constant) from x to y on the training set.
+    """R^2 on the test set of a linear map with a constant from x to y, fitted to the training set.
 
-    1: y is a linear function of x; 0: no better than the test set's mean, below for a worse one.
-    Over all e values together: 1 - summed squared error / summed squared distance from the mean.
-    NaN for a test set that doesn't vary.
+    It is 1 if y is a linear function of x, 0 if the map is no better than the mean of the test set,
+    and negative if it is worse; NaN if the test set doesn't vary. Over all e values together: 1 -
+    summed squared error / summed squared distance from the mean.
 
     Args:
-        train_x: what is known.
-        train_y: what is to be told from it.
-        test_x: as `train_x`, of other clips.
-        test_y: as `train_y`.
+        train_x: the inputs.
+        train_y: the values to predict.
+        test_x: the inputs of other clips.
+        test_y: the values of those.
         ridge: the penalty on the squared map, as a multiple of m times the mean variance of x.
     """
     train_x, train_y, test_x, test_y = (
@@ -110,29 +110,30 @@ def linear_probe(
 Decode = Callable[[Array], Array]
 
 POINTS = 8
-"""Points of the Gauss-Legendre quadrature along a segment."""
+"""How many points of a segment Gauss-Legendre quadrature evaluates."""
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Stretches:
-    """Singular values of a Jacobian, as far as a few steps of Lanczos' method tell; of one or of
-    several points."""
+    """Estimates of the singular values of a Jacobian, from a few steps of Lanczos' method, at one
+    or at several points."""
 
     largest: Float[Array, "..."]
-    """No larger than the largest one, and soon near it."""
+    """A lower bound of the largest singular value, close to it after a few steps."""
     least: Float[Array, "..."]
-    """No smaller than the smallest one, and far above it for most matrices of many columns."""
+    """An upper bound of the smallest singular value, far above it for most large matrices."""
     typical: Float[Array, "..."]
-    """Along one random direction: squared, an unbiased estimate of the mean squared value."""
+    """The stretch along one random direction; its square is an unbiased estimate of the mean
+    squared singular value."""
 
 
 def path_length(decode: Decode, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
-    """Length of the curve that the output runs through while the input goes straight from a to b:
-    the integral of |J(a + s (b - a)) (b - a)| over s in [0, 1].
+    """The length of the curve along which the output moves while the input moves straight from a to
+    b: the integral of |J(a + s (b - a)) (b - a)| over s in [0, 1], J being the decoder's Jacobian.
 
-    No shorter than the distance of the outputs, no longer than the distance of the inputs times the
-    largest singular value of J, the decoder's Jacobian, on the way.
+    It is at least the distance between the two outputs, and at most the distance between the inputs
+    times the largest singular value of J on the way.
     """
     nodes, weights = np.polynomial.legendre.leggauss(POINTS)
 
@@ -140,7 +141,7 @@ def path_length(decode: Decode, a: Float[Array, "..."], b: Float[Array, "..."]) 
         _, velocity = jax.jvp(decode, (a + s * (b - a),), (b - a,))
         return _length(velocity)
 
-    # One point after the other: a decoder's activations take much memory.
+    # One point at a time, since a decoder's activations take much memory.
     speeds = jax.lax.map(speed, jnp.asarray((nodes + 1) / 2, a.dtype))
     return speeds @ jnp.asarray(weights / 2, speeds.dtype)
 
@@ -148,18 +149,18 @@ def path_length(decode: Decode, a: Float[Array, "..."], b: Float[Array, "..."]) 
 def stretches(
     decode: Decode, point: Float[Array, "..."], *, steps: int, key: Key[Array, ""]
 ) -> Stretches:
-    """The extreme singular values of a decoder's Jacobian at a point.
+    """The extreme singular values of a decoder's Jacobian J at a point.
 
-    Lanczos' method on J^T J, by products with J and its transpose, from a random direction and with
-    every direction made orthogonal to all before: after as many steps as there are inputs it is
-    exact, and at any time the largest value is no smaller than so many steps of power iteration
-    would give. In float32 values below a thousandth of the largest one are not resolved.
+    Lanczos' method on J^T J starts from a random direction, uses products with J and with its
+    transpose, and makes every direction orthogonal to all before. It is exact after as many steps
+    as the input has entries, and the largest value is never below that of as many steps of power
+    iteration. In float32, values below a thousandth of the largest aren't resolved.
 
     Args:
         decode: any differentiable function of an array.
-        point: where.
-        steps: at most; directions that are kept, each as large as the point.
-        key: draws the first direction.
+        point: the input at which J is taken.
+        steps: the largest number of steps; every step keeps a direction with the size of the point.
+        key: determines the first direction.
     """
     _, forward = jax.linearize(decode, point)
     backward = jax.linear_transpose(forward, point)
@@ -172,7 +173,7 @@ def stretches(
         diagonal = diagonal.at[i].set(directions[i] @ image)
         rest = _orthogonal(image, directions)
         length = jnp.linalg.norm(rest)
-        # Where all that J^T J makes of the start is known already, go on in another direction.
+        # If J^T J leads to no new direction, go on in a random one.
         closed = length <= 1e-5 * jnp.linalg.norm(image)
         fresh = jax.random.normal(jax.random.fold_in(key, i + 1), rest.shape, rest.dtype)
         rest = jnp.where(closed, _orthogonal(fresh, directions), rest)
@@ -193,7 +194,8 @@ def stretches(
 
 
 def _orthogonal(vector: Float[Array, " d"], directions: Float[Array, "k d"]) -> Float[Array, " d"]:
-    """Without its part along any of the directions; twice, since once leaves rounding errors."""
+    """The vector without its parts along the directions, which are subtracted twice, since once
+    leaves rounding errors."""
     for _ in range(2):
         parts = jnp.dot(directions, vector, precision="highest")
         vector = vector - jnp.dot(parts, directions, precision="highest")

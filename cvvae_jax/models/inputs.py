@@ -1,7 +1,7 @@
-"""Arrays and keys that models are given, refused in one sentence, and 8-bit pixels.
+"""Checks and conversions of what users give to models: videos, latents and random keys.
 
-Only types and shapes are looked at: they are known while a program is traced, and cost nothing in
-it. For values see `cvvae_jax.codec.values`.
+Types and shapes are checked, and refused in one sentence; both are known while a program is traced,
+so checks cost nothing in it. Values are checked by `cvvae_jax.codec.values`.
 """
 
 import math
@@ -22,19 +22,19 @@ VideoLike = Any
 """A video: an array (b, t, h, w, 3), uint8 in [0, 255] or floats of any width in [-1, 1], of NumPy,
 JAX or another library whose arrays NumPy can read; a Pillow image, which is a video of one frame;
 or a list of frames (h, w, 3) of one size, which is one video, or of such videos, which is a batch.
-Pillow images may have any mode of 8 bits a channel; alpha is dropped."""
+Pillow images may have any mode with 8 bits per channel; alpha is dropped."""
 
 LatentsLike = Any
 """Latents: an array (b, n, y, x, z) of floats, of NumPy, JAX or another library whose arrays NumPy
 can read; or a list of videos' latents (n, y, x, z), or of one video's latent frames (y, x, z)."""
 
 FramesLike = Any
-"""Frames one by one: an iterable of arrays (h, w, 3), of the types of a `VideoLike`, or of Pillow
+"""Frames one by one: an iterable of arrays (h, w, 3), with the types of a `VideoLike`, or of Pillow
 images, all of one size and type."""
 
 PartsLike = Any
-"""Latents of one video in parts: an iterable of arrays (n, y, x, z), of the types of a
-`LatentsLike`, of any n."""
+"""Latents of one video in parts: an iterable of arrays (n, y, x, z), with the types of a
+`LatentsLike` and any n."""
 
 KeyLike = Any
 """Keys of `jax.random.key`, or of the older `jax.random.PRNGKey`."""
@@ -49,7 +49,7 @@ def video_array(given: VideoLike) -> Array | Host:
     """A video (b, t, h, w, 3): JAX's arrays as they are, others on the host, uint8 or float32.
 
     Raises:
-        UserError: it is no video, or of another type.
+        UserError: it isn't a video, or its type isn't accepted.
     """
     array = _batched(given, "video")
     _require_shape(array.shape, channels=3, name="video", wanted=f"a video is {_VIDEO}")
@@ -61,11 +61,11 @@ def latents_array(given: LatentsLike, *, channels: int) -> Array | Host:
     """Latents (b, n, y, x, z): JAX's arrays as they are, others on the host as float32.
 
     Args:
-        given: what stands for them.
-        channels: of the model's latents.
+        given: the latents.
+        channels: channels of the model's latents.
 
     Raises:
-        UserError: they are none of this model's, or of another type.
+        UserError: they aren't latents of the model, or their type isn't accepted.
     """
     array = _batched(given, "latents")
     wanted = f"latents are {_LATENTS.format(channels=channels)}"
@@ -76,14 +76,14 @@ def latents_array(given: LatentsLike, *, channels: int) -> Array | Host:
 
 
 def frame_array(given: Any, *, number: int) -> Array | Host:
-    """A frame (h, w, 3) as an array, as of `video_array`.
+    """A frame (h, w, 3) as an array, of the kinds that `video_array` returns.
 
     Args:
-        given: what stands for it.
-        number: how a message calls it.
+        given: the frame.
+        number: its number in messages.
 
     Raises:
-        UserError: it is no frame, or of another type.
+        UserError: it isn't a frame, or its type isn't accepted.
     """
     array = _as_array(given, f"frame {number}")
     if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
@@ -93,14 +93,15 @@ def frame_array(given: Any, *, number: int) -> Array | Host:
 
 
 def latents_part(given: Any, *, shape: tuple[int, int, int]) -> Array | Host:
-    """Some latent frames (n, y, x, z) of one video as an array, as of `latents_array`.
+    """Some latent frames (n, y, x, z) of one video as an array, of the kinds that `latents_array`
+    returns.
 
     Args:
-        given: what stands for them.
+        given: the latent frames.
         shape: (y, x, z) of each.
 
     Raises:
-        UserError: they are none, or of another shape or type.
+        UserError: they aren't latent frames, or their shape or type isn't accepted.
     """
     array = _as_array(given, "latents")
     if array.ndim != 4 or array.shape[1:] != shape:
@@ -110,10 +111,11 @@ def latents_part(given: Any, *, shape: tuple[int, int, int]) -> Array | Host:
 
 
 def items(given: Any, *, name: str) -> Iterable:
-    """What is given one by one, as it is.
+    """The given iterable, unchanged.
 
     Raises:
-        UserError: it has no items, or is something else that has: a path, or words.
+        UserError: it isn't iterable, or is a string, bytes, a path or a dict, whose items can't be
+            meant.
     """
     if isinstance(given, str | bytes | os.PathLike | dict) or not hasattr(given, "__iter__"):
         raise UserError(
@@ -123,15 +125,16 @@ def items(given: Any, *, name: str) -> Iterable:
 
 
 def require_strides(shape: tuple[int, ...], *, space: int, time: int) -> None:
-    """Refuse a video (b, t, h, w, 3) that a model's strides don't divide.
+    """Refuses videos whose size a model can't encode.
 
     Args:
-        shape: of the video.
+        shape: the video's, (b, t, h, w, 3).
         space: the model's spatial compression.
-        time: its temporal compression.
+        time: the model's temporal compression.
 
     Raises:
-        UserError: its message has the nearest counts and sizes that they do.
+        UserError: height and width aren't multiples of `space`, or t isn't 1 + k `time`; the
+            message has the nearest sizes or counts that are.
     """
     frames, *size = shape[1:4]
     if any(pixels % space for pixels in size):
@@ -148,15 +151,15 @@ def require_strides(shape: tuple[int, ...], *, space: int, time: int) -> None:
 
 
 def on_device(array: Array | np.ndarray) -> Array:
-    """JAX's arrays as they are, others on the default device."""
+    """An array of JAX as it is, one of NumPy copied to the default device."""
     return array if isinstance(array, jax.Array) else jnp.asarray(array)
 
 
 def random_keys(key: KeyLike) -> Key[Array, "*batch"]:
-    """Keys of random numbers; old ones, of `jax.random.PRNGKey`, as new ones.
+    """Random keys as those of `jax.random.key`, to which older ones are converted.
 
     Raises:
-        UserError: it is something else, such as a seed.
+        UserError: it isn't a key, but, for example, a seed.
     """
     kind = getattr(key, "dtype", None)
     if isinstance(key, jax.Array) and jnp.issubdtype(kind, jax.dtypes.prng_key):
@@ -170,10 +173,10 @@ def random_keys(key: KeyLike) -> Key[Array, "*batch"]:
 
 
 def one_key(key: KeyLike | None) -> Key[Array, ""] | None:
-    """A single key, or None as it is.
+    """A single random key as one of `jax.random.key`; None stays None.
 
     Raises:
-        UserError: it is none, or there are several.
+        UserError: it isn't a key, or there are several.
     """
     keys = None if key is None else random_keys(key)
     if keys is not None and keys.ndim:
@@ -182,8 +185,8 @@ def one_key(key: KeyLike | None) -> Key[Array, ""] | None:
 
 
 def _batched(given: Any, name: str) -> Array | np.ndarray:
-    """What stands for a video or latents as an array; an image and a list of frames with the axes
-    that they lack."""
+    """A video or latents as an array; to an image or a list of frames the missing axes are
+    added."""
     array = _as_array(given, name)
     if isinstance(given, Image.Image):
         return array[None, None]
@@ -201,7 +204,7 @@ def _as_array(given: Any, name: str) -> Array | np.ndarray:
         raise UserError(f"{name} must be an array, not {_kind(given)}{_advice(given, name)}.")
     try:
         return np.asarray(given)
-    except Exception as error:  # such as that of a tensor on a GPU: libraries raise what they like
+    except Exception as error:  # libraries raise any type, such as for tensors on a GPU
         raise UserError(
             f"{name} is a {_kind(given)} that NumPy cannot read: {_reason(error)}"
         ) from error
@@ -216,7 +219,7 @@ def _of_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _stacked(listed: list | tuple, name: str) -> Array | np.ndarray:
-    """A list of arrays as one array, or numbers in lists as NumPy reads them."""
+    """A list of arrays as one array, or nested lists of numbers as NumPy reads them."""
     if not listed:
         raise UserError(f"{name} is an empty {type(listed).__name__}.")
     if all(isinstance(item, Number) for item in listed):
@@ -241,7 +244,7 @@ def _require_shape(shape: tuple[int, ...], *, channels: int, name: str, wanted: 
 
 
 def _layout_hint(shape: tuple[int, ...], *, channels: int, name: str) -> str:
-    """What may be meant by a wrong shape."""
+    """Advice on a wrong shape, if it looks like a familiar mistake."""
     rank = len(shape)
     if rank in (3, 4) and shape[-1] == channels:
         if rank == 3:
@@ -261,13 +264,13 @@ def _require_pixel_type(kind: Any) -> None:
 def _on_host_as_float32(array: Array | np.ndarray) -> Array | Host:
     if isinstance(array, jax.Array) or array.dtype in (np.uint8, np.float32):
         return array
-    # The infinity that comes of what is too large is found by who looks at values.
+    # Numbers too large for float32 become infinity, which checks of values find.
     with np.errstate(over="ignore"):
         return array.astype(np.float32)
 
 
 def described(array: Array | np.ndarray) -> str:
-    """Type and shape, for messages."""
+    """The type and shape of an array, for messages."""
     return f"{array.dtype} {array.shape}"
 
 
@@ -278,7 +281,7 @@ def _kind(given: Any) -> str:
 
 
 def _advice(given: Any, name: str) -> str:
-    """What to give in place of things that are near to an array."""
+    """Advice on what to give in place of something that can be turned into an array."""
     if isinstance(given, str | bytes | os.PathLike):
         of_latents = name.startswith("latents")
         reader = (
@@ -293,7 +296,7 @@ def _advice(given: Any, name: str) -> str:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of another library's message, as a sentence."""
+    """The first line of another library's error message, as a sentence."""
     line, *_ = str(error).splitlines() or [type(error).__name__]
     return line.rstrip(".") + "."
 
@@ -305,5 +308,5 @@ def to_float(video: UInt8[Array | np.ndarray, "..."]) -> Float[Array, "..."]:
 
 @jax.jit
 def to_uint8(video: Float[Array | np.ndarray, "..."]) -> UInt8[Array, "..."]:
-    """Values in [-1, 1], clipped to them, as uint8 in [0, 255]."""
+    """Values in [-1, 1], clipped to that range, as uint8 in [0, 255]."""
     return jnp.round((jnp.clip(video, -1.0, 1.0) + 1.0) * 127.5).astype(jnp.uint8)

@@ -1,4 +1,4 @@
-"""The faster network behind LPIPS: AlexNet's convolutions with a linear head for each of five
+"""LPIPS with AlexNet, which is faster: its convolutions, and a linear head for each of five
 features."""
 
 import jax
@@ -12,20 +12,20 @@ from cvvae_jax.models.feature_networks.vgg import average_heads, scaled
 from cvvae_jax.models.remat import run
 
 SMALLEST = 31
-"""The least height and width in pixels that leave a position of the last features."""
-# Channels and window of every convolution; the first has strides of four pixels.
+"""The smallest height and width in pixels for which the last features have a position."""
 LAYERS = ((64, 11), (192, 5), (384, 3), (256, 3), (256, 3))
+"""Output channels and window of every convolution."""
 _STRIDES = (4, 1, 1, 1, 1)
 _PADDING = (2, 2, 1, 1, 1)
-_POOLED = (1, 2)  # layers in front of which height and width are halved
+_POOLED = (1, 2)  # before these layers, height and width are halved
 
 
 class AlexLPIPS(nnx.Module):
     """AlexNet up to relu5 and the five heads of LPIPS: `LPIPS(net="alex")` in the official code,
     torchvision's AlexNet.
 
-    `layers` holds the convolutions, `heads` one linear layer without bias for each. Built from an
-    `LPIPSConfig`; the network is random then, the heads plain averages.
+    `layers` holds the convolutions, `heads` a linear layer without bias for each. Built from an
+    `LPIPSConfig`, with random convolutions and heads that average channels.
     """
 
     def __init__(self, config: LPIPSConfig, *, rngs: nnx.Rngs):
@@ -52,8 +52,8 @@ class AlexLPIPS(nnx.Module):
     def features(
         self, video: Float[Array, "b t h w 3"], *, remat: Remat = "none"
     ) -> list[Float[Array, "b t _ _ _"]]:
-        """relu1 to relu5 of every frame of a video in [-1, 1]. Unless `remat` is `none`, only they
-        are kept for a backward pass.
+        """relu1 to relu5 of every frame of a video in [-1, 1]. Unless `remat` is `none`, only these
+        features are kept for a backward pass.
 
         Raises:
             ValueError: frames have fewer than 31 pixels of height or width.

@@ -1,4 +1,4 @@
-"""Inception-I3D, the network behind the Frechet video distance (Carreira and Zisserman 2017, "Quo
+"""Inception-I3D, the network of the Frechet video distance (Carreira and Zisserman 2017, "Quo
 Vadis, Action Recognition?"), as in piergiaj/pytorch-i3d."""
 
 from typing import NamedTuple
@@ -18,14 +18,15 @@ from cvvae_jax.models.feature_networks.layers import (
 
 CLASSES = 400
 SIZE = 224
-"""Height and width in pixels of the frames that it was trained on, which give one position."""
+"""Height and width in pixels of the frames that it was trained on; the output has one position."""
 SHORTEST, SMALLEST = 9, 193
-"""The fewest frames, and the least height and width, that fill one window of the last average."""
+"""The fewest frames, and the smallest height and width in pixels, that the last average's window
+fits into."""
 _LAST_WINDOW = (2, 7, 7)
 
 
 class Widths(NamedTuple):
-    """Channels of the convolutions of a `Mixed` block, by their official names."""
+    """Output channels of the convolutions of a `Mixed` block, by their official names."""
 
     b0: int
     b1a: int
@@ -36,7 +37,7 @@ class Widths(NamedTuple):
 
     @property
     def outputs(self) -> int:
-        """Channels of the block."""
+        """Output channels of the block."""
         return self.b0 + self.b1b + self.b2b + self.b3b
 
 
@@ -52,12 +53,12 @@ LEVELS = (
     },
     {"5b": Widths(256, 160, 320, 32, 128, 128), "5c": Widths(384, 192, 384, 48, 128, 128)},
 )
-"""The `Mixed` blocks of every level by their official names. Height and width are halved before a
-level, time before all but the first."""
+"""The `Mixed` blocks of every level, by their official names. Height and width are halved before
+every level, time before all but the first."""
 
 
 class Mixed(nnx.Module):
-    """Four branches side by side on channels: `InceptionModule` in the official code."""
+    """Four branches whose channels are concatenated: `InceptionModule` in the official code."""
 
     def __init__(
         self,
@@ -115,14 +116,16 @@ class I3D(nnx.Module):
                 level.append(Mixed(inputs, widths, **options))
                 inputs = widths.outputs
             self.levels.append(level)
-        # What the Frechet distance is taken of is float32 in any case.
+        # The Frechet distance is computed from these logits, so they are float32 in any case.
         last = options | {"dtype": jnp.dtype("float32")}
         self.classifier = WindowConv(inputs, CLASSES, window=(1, 1, 1), padding="same", **last)
 
     def features(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t2 h2 w2 c"]:
-        """What the classifier sees of a video in [-1, 1]: means over two groups of eight frames and
-        7 x 7 fields of 32 x 32 pixels, (b, t / 8 - 1, h / 32 - 6, w / 32 - 6, 1024) with quotients
-        rounded up.
+        """The input of the classifier for a video in [-1, 1].
+
+        (b, t / 8 - 1, h / 32 - 6, w / 32 - 6, 1024) with quotients rounded up: the last layers have
+        a position for every 8 frames and 32 x 32 pixels, of which windows of 2 x 7 x 7 are
+        averaged.
 
         Raises:
             ValueError: the video has fewer than 9 frames, or fewer than 193 pixels of height or
@@ -149,11 +152,11 @@ class I3D(nnx.Module):
         return mean_of_windows(hidden, window=_LAST_WINDOW, padding=(0, 0, 0))
 
     def logits(self, video: Float[Array, "b t h w 3"]) -> Float[Array, "b t2 k"]:
-        """Logits of the 400 classes for every step in time of `features`, (b, t / 8 - 1, 400); a
-        mean over the positions of frames that are larger than 224 x 224 pixels.
+        """Logits of the 400 classes for every step in time of `features`, (b, t / 8 - 1, 400),
+        averaged over positions where frames are larger than 224 x 224 pixels.
 
         Raises:
-            ValueError: see `features`.
+            ValueError: as for `features`.
         """
         return self.classifier(self.features(video)).mean(axis=(2, 3))
 

@@ -1,6 +1,5 @@
-"""InceptionV3 as FID has it, the network behind the Frechet distance of frames (Szegedy et al.
-2015, "Rethinking the Inception Architecture"; Heusel et al. 2017, "GANs Trained by a Two Time-Scale
-Update Rule")."""
+"""InceptionV3 as used by FID, the Frechet distance of frames (Szegedy et al. 2015, "Rethinking the
+Inception Architecture"; Heusel et al. 2017, "GANs Trained by a Two Time-Scale Update Rule")."""
 
 from typing import Literal, NamedTuple
 
@@ -14,14 +13,14 @@ from cvvae_jax.models.feature_networks.layers import NormedConv, max_of_windows,
 
 CLASSES = 1008
 SIZE = 299
-"""Height and width in pixels of the frames that FID gives it."""
+"""Height and width in pixels to which FID resizes frames."""
 SMALLEST = 75
-"""The least height and width in pixels that leave a position at the end."""
+"""The smallest height and width in pixels for which the last layer has a position."""
 
 
 class Layer(NamedTuple):
-    """A convolution of a block: its official name, channels, window and stride. With a stride of 2
-    it sees nothing beyond the border, else it keeps height and width."""
+    """A convolution of a block: its official name, output channels, window and stride. With stride
+    1 it is padded to keep height and width; with stride 2 it isn't padded."""
 
     name: str
     outputs: int
@@ -30,10 +29,10 @@ class Layer(NamedTuple):
 
 
 Step = Layer | tuple[Layer, Layer] | Literal["mean", "max", "halved"]
-"""A layer, two side by side on channels, or the mean or largest value of 3 x 3 pixels, the latter
-with or without a stride of 2."""
+"""A step of a branch: a layer, two layers whose channels are concatenated, or a pool over 3 x 3
+pixels, `mean`, `max`, or `halved`, which is a maximum with stride 2."""
 Block = tuple[tuple[Step, ...], ...]
-"""Branches side by side on channels, each a chain."""
+"""Branches whose channels are concatenated, each a sequence of steps."""
 
 _DOUBLE_3X3 = (
     Layer("branch3x3dbl_1", 64),
@@ -110,15 +109,15 @@ BLOCKS: tuple[Block, ...] = (
         ("halved",),
     ),
     _three("mean"),
-    # The published network has the largest value here where the paper has the mean.
+    # The published network has a maximum here, unlike the paper, which has the mean.
     _three("max"),
 )
-"""`Mixed_5b` to `Mixed_7c`."""
+"""The blocks `Mixed_5b` to `Mixed_7c`."""
 
 
 class Mixed(nnx.Module):
-    """A block of branches: `FIDInceptionA` to `FIDInceptionE_2` of pytorch-fid. Its layers have
-    their official names; `outputs` is the number of its channels."""
+    """A block of branches: `FIDInceptionA` to `FIDInceptionE_2` of pytorch-fid. Layers have their
+    official names; `outputs` is the number of output channels."""
 
     def __init__(
         self,
@@ -188,7 +187,7 @@ class InceptionV3(nnx.Module):
         for block in BLOCKS:
             self.blocks.append(Mixed(inputs, block, **options))
             inputs = self.blocks[-1].outputs
-        # What is measured is float32 in any case.
+        # The output is float32 in any case.
         last = options | {"dtype": jnp.dtype("float32")}
         self.classifier = nnx.Linear(inputs, CLASSES, **last)
 
