@@ -46,8 +46,10 @@ def reference_convolutions() -> Iterator[None]:
     """Within, convolutions are traced as `reference`: to test other forms, and to count the
     operations of a model. Functions that jax has traced before keep their form."""
     token = _reference.set(True)
-    yield
-    _reference.reset(token)
+    try:
+        yield
+    finally:
+        _reference.reset(token)
 
 
 def uses_reference_convolutions() -> bool:
