@@ -222,7 +222,7 @@ def test_matroska_without_what_follows_its_frames_is_whole(tmp_path):
     path.write_bytes(data[:-10])
     assert video.count_frames(path) == 25
     with path.open("rb") as file:
-        assert not cut_off.matroska_is_cut_off(file)
+        assert not cut_off.is_cut_off(file, "matroska")
 
 
 def test_fragments_without_their_end_were_cut_off(tmp_path):
@@ -243,9 +243,9 @@ def test_fragments_without_their_end_were_cut_off(tmp_path):
         path.write_bytes(data[:end])
         assert all("cut.mp4" in verdict for verdict in verdicts(path, tmp_path).values()), end
         with path.open("rb") as file:
-            assert cut_off.mp4_is_cut_off(file)
+            assert cut_off.is_cut_off(file, "mov")
     for rest in (b"", b"trailing", bytes(100), data[last : last + 4] + b"free"):
-        assert not cut_off.mp4_is_cut_off(io.BytesIO(data + rest))
+        assert not cut_off.is_cut_off(io.BytesIO(data + rest), "mov")
 
 
 def test_a_list_of_frames_without_its_end_was_cut_off(tmp_path):
