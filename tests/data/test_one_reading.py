@@ -252,11 +252,11 @@ def test_a_list_of_frames_without_its_end_was_cut_off(tmp_path):
     whole = (MEDIA / "timing_aac.mp4").read_bytes()
     last = whole.rindex(b"moov") - 4
     assert whole.index(b"mdat") < last
-    assert cut_off.mp4_is_cut_off(io.BytesIO(whole[:-1]))
+    assert cut_off.is_cut_off(io.BytesIO(whole[:-1]), "mov")
     long_size = struct.pack(">I4sQ", 1, b"moov", 100)
-    assert cut_off.mp4_is_cut_off(io.BytesIO(long_size))
-    assert not cut_off.mp4_is_cut_off(io.BytesIO(long_size + bytes(84)))
-    assert not cut_off.mp4_is_cut_off(io.BytesIO(whole))
+    assert cut_off.is_cut_off(io.BytesIO(long_size), "mov")
+    assert not cut_off.is_cut_off(io.BytesIO(long_size + bytes(84)), "mov")
+    assert not cut_off.is_cut_off(io.BytesIO(whole), "mov")
 
 
 def test_an_avi_without_its_end_was_cut_off(tmp_path):
