@@ -25,7 +25,7 @@ from cvvae_jax.video_io.containers import (
 )
 from cvvae_jax.video_io.cut_off import is_cut_off
 from cvvae_jax.video_io.display import Display, is_transposed, upright
-from cvvae_jax.video_io.media import Blob, MediaFile
+from cvvae_jax.video_io.media_types import Blob, MediaFile
 
 _log = logging.getLogger(__name__)
 
