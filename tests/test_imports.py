@@ -45,7 +45,7 @@ ALLOWED = {
         "resumable",
         "rows",
         "sharding",
-        "video_io.media",
+        "video_io.media_types",
     },
     "evaluation": {
         "checkpoint.origin",

@@ -23,7 +23,7 @@ from cvvae_jax.config import (
 )
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.data.pipeline import batches, eval_clips
-from cvvae_jax.data.sources import Known
+from cvvae_jax.data.sources import HeldOutByKind
 from cvvae_jax.errors import UserError
 from cvvae_jax.metrics.image import SSIM_WINDOW
 from cvvae_jax.models.autoencoder import VAE
@@ -67,7 +67,7 @@ class Job:
     """The devices."""
     clips: np.ndarray | None
     """Unseen clips to evaluate on: uint8 (n, t, h, w, 3); None in plans of runs to come."""
-    known: Known = dataclasses.field(default_factory=dict)
+    known: HeldOutByKind = dataclasses.field(default_factory=dict)
     """Which files the run has held out so far, and which it was trained on, by kind."""
 
     @property

@@ -184,7 +184,7 @@ def _first_state(run: _Run) -> TrainState:
     start = job.start.abstract if job.start else None
     target = jax.eval_shape(initialize, run.frozen, start)
     layout = sharding.shardings(target, job.mesh)
-    newest = run.checkpoints.latest_whole_step()
+    newest = run.checkpoints.latest_intact_step()
     if newest is not None:
         return run.checkpoints.restore(newest, target, layout)
     start = job.start.load(job.mesh) if job.start else None
