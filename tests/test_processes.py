@@ -12,9 +12,9 @@ import jax
 import pytest
 
 from cvvae_jax.errors import UserError
-from cvvae_jax.processes import door, group
+from cvvae_jax.processes import group, rendezvous
 
-NAMES = (door.COORDINATOR, door.COUNT, door.INDEX)
+NAMES = (rendezvous.COORDINATOR, rendezvous.COUNT, rendezvous.INDEX)
 
 
 class Board:
@@ -148,7 +148,7 @@ def test_a_process_alone_watches_nobody_and_waits_for_nobody(both, monkeypatch):
         process = group.Processes()
         assert group.threading.Thread.call_count == threads
         if count == 1:
-            process.meet("the end")
+            process.barrier("the end")
             process.await_verdict(jax.errors.JaxRuntimeError("of a collective"))
 
 
@@ -239,9 +239,11 @@ def test_processes_of_other_settings_are_refused(both):
 
 
 def test_variables_name_a_process_where_no_cluster_does():
-    found = door.by_hand(dict(zip(NAMES, ("host:1", "4", "3"), strict=True)))
+    found = rendezvous.from_environment(dict(zip(NAMES, ("host:1", "4", "3"), strict=True)))
     assert (found.address, found.count, found.index) == ("host:1", 4, 3)
-    assert door.by_hand({door.COORDINATOR: "host:1"}) is None  # jax detects the rest
+    assert (
+        rendezvous.from_environment({rendezvous.COORDINATOR: "host:1"}) is None
+    )  # jax detects the rest
 
 
 @pytest.mark.parametrize(
@@ -258,4 +260,4 @@ def test_variables_name_a_process_where_no_cluster_does():
 def test_wrong_variables_are_named(values, reason):
     given = {name: value for name, value in zip(NAMES, values, strict=True) if value is not None}
     with pytest.raises(UserError, match=reason):
-        door.by_hand(given)
+        rendezvous.from_environment(given)

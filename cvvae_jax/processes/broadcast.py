@@ -11,7 +11,7 @@ from jax.experimental import multihost_utils
 from cvvae_jax.errors import UserError
 
 
-def found_by_first(find: Callable[[], Any]) -> Any:
+def broadcast_from_first(find: Callable[[], Any]) -> Any:
     """What process 0 finds, on every process; a value for JSON.
 
     Raises:

@@ -28,7 +28,7 @@ import jax
 from jax._src import distributed as jax_distributed  # its public part has no key-value store
 
 from cvvae_jax.errors import UserError
-from cvvae_jax.processes import door, liveness
+from cvvae_jax.processes import liveness, rendezvous
 
 DIED = 75
 """Exit code after another process died: a temporary failure, to be tried again."""
@@ -66,19 +66,19 @@ def join() -> "Processes":
     Raises:
         UserError: nothing is detected, a variable is wrong, or another run is at the address.
     """
-    guest = door.by_hand(os.environ)
+    participant = rendezvous.from_environment(os.environ)
     by_hand = {}
-    if guest is not None:
+    if participant is not None:
         by_hand = {
-            "coordinator_address": guest.address,
-            "num_processes": guest.count,
-            "process_id": guest.index,
+            "coordinator_address": participant.address,
+            "num_processes": participant.count,
+            "process_id": participant.index,
             "cluster_detection_method": "deactivate",
-            "coordinator_bind_address": guest.bind_address,
+            "coordinator_bind_address": participant.bind_address,
         }
         try:
-            door.meet(guest, seconds=float(_ARRIVAL))
-        except door.Late:
+            rendezvous.meet(participant, seconds=float(_ARRIVAL))
+        except rendezvous.RendezvousTimeout:
             _not_all_have_come()
     as_before = _before_aborting(_not_all_have_come)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
@@ -94,8 +94,8 @@ def join() -> "Processes":
     except ValueError as error:
         raise UserError(
             "--distributed finds no TPU pod, Slurm, Open MPI or Kubernetes job around this "
-            f"process ({error}); set {door.COORDINATOR}=HOST:PORT of process 0, "
-            f"{door.COUNT} and {door.INDEX} (from 0), or leave --distributed out."
+            f"process ({error}); set {rendezvous.COORDINATOR}=HOST:PORT of process 0, "
+            f"{rendezvous.COUNT} and {rendezvous.INDEX} (from 0), or leave --distributed out."
         ) from error
     except jax.errors.JaxRuntimeError:
         _not_all_have_come()

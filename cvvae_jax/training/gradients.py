@@ -21,13 +21,13 @@ from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.training.objective import (
     Draws,
-    Metrics,
     Outputs,
+    StepMetrics,
     generate,
     image_latents,
     negative_elbo,
 )
-from cvvae_jax.training.state import Averages, Frozen, LogScales
+from cvvae_jax.training.state import Frozen, LogitMeans, LogScales
 
 Update = Literal["plain", "generator", "discriminator", "joint"]
 """What a step trains: the VAE without a GAN, the VAE against the discriminator, the discriminator,
@@ -36,7 +36,7 @@ or both networks."""
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Networks:
+class TrainedNetworks:
     """What is trained, or its gradients; None for what a step leaves alone."""
 
     model: VAE | None
@@ -54,8 +54,8 @@ class Batch:
 
 
 def gradients(
-    networks: Networks,
-    averages: Averages,
+    networks: TrainedNetworks,
+    averages: LogitMeans,
     batch: Batch,
     frozen: Frozen,
     *,
@@ -63,7 +63,7 @@ def gradients(
     loss: LossConfig,
     remat: Remat,
     adaptive_weight: Float[Array, ""] | None = None,
-) -> tuple[Networks, Metrics]:
+) -> tuple[TrainedNetworks, StepMetrics]:
     """Gradients of the networks that `update` trains, and what is logged of the batch.
 
     `adaptive_weight` is computed unless it is given, as it is where this is one part of a batch.
@@ -71,7 +71,7 @@ def gradients(
     outputs, hiddens, pullback = _forward(networks.model, batch, frozen, loss=loss, remat=remat)
     metrics, vae_grads, log_scale_grads, discriminator_grads = {}, None, None, None
     if update != "plain":
-        judged = _Judged.create(networks.discriminator, outputs.recons, remat=remat)
+        judged = DiscriminatorPass.create(networks.discriminator, outputs.recons, remat=remat)
     if update in ("discriminator", "joint"):
         discriminator_grads, parts = judged.discriminator_gradients(
             networks.discriminator, batch.video, averages, loss=loss, remat=remat
@@ -98,17 +98,17 @@ def gradients(
             }
         (vae_grads,) = pullback(cotangent)
         metrics["loss/total"] = total
-    return Networks(vae_grads, log_scale_grads, discriminator_grads), metrics
+    return TrainedNetworks(vae_grads, log_scale_grads, discriminator_grads), metrics
 
 
 def last_layer_gradients(
-    networks: Networks, batch: Batch, frozen: Frozen, *, loss: LossConfig, remat: Remat
+    networks: TrainedNetworks, batch: Batch, frozen: Frozen, *, loss: LossConfig, remat: Remat
 ) -> tuple[Array, Array]:
     """Gradients of the objective without its GAN term, and of that term, at the kernel of the
     decoder's last layer: what the adaptive weight of a batch in parts is made of."""
     outputs, hiddens, _ = _forward(networks.model, batch, frozen, loss=loss, remat=remat)
     cotangent, *_ = _elbo_cotangent(outputs, networks, batch, frozen, loss=loss, remat=remat)
-    judged = _Judged.create(networks.discriminator, outputs.recons, remat=remat)
+    judged = DiscriminatorPass.create(networks.discriminator, outputs.recons, remat=remat)
     return _last_layer(networks.model, hiddens, cotangent, judged.generator_cotangent()[1])
 
 
@@ -131,13 +131,13 @@ def _forward(model: VAE, batch: Batch, frozen: Frozen, *, loss: LossConfig, rema
 
 def _elbo_cotangent(
     outputs: Outputs,
-    networks: Networks,
+    networks: TrainedNetworks,
     batch: Batch,
     frozen: Frozen,
     *,
     loss: LossConfig,
     remat: Remat,
-) -> tuple[Outputs, LogScales, Float[Array, ""], Metrics]:
+) -> tuple[Outputs, LogScales, Float[Array, ""], StepMetrics]:
     """Gradients of the objective without its GAN term, with respect to the outputs and the
     log-scales; its value and parts."""
 
@@ -180,7 +180,7 @@ def _weighted_sum(
 
 
 @dataclasses.dataclass(frozen=True)
-class _Judged:
+class DiscriminatorPass:
     """The discriminator's logits of the reconstructions, and the way back from their gradient to
     both networks: one forward pass for either or both."""
 
@@ -190,7 +190,7 @@ class _Judged:
     @classmethod
     def create(
         cls, discriminator: Discriminator, recons: tuple[Array, ...], *, remat: Remat
-    ) -> "_Judged":
+    ) -> "DiscriminatorPass":
         def run(discriminator, recons):
             return tuple(_logits(discriminator, recon, remat=remat) for recon in recons)
 
@@ -210,11 +210,11 @@ class _Judged:
         self,
         discriminator: Discriminator,
         video: Float[Array, "b t h w 3"],
-        averages: Averages,
+        averages: LogitMeans,
         *,
         loss: LossConfig,
         remat: Remat,
-    ) -> tuple[Discriminator, Metrics]:
+    ) -> tuple[Discriminator, StepMetrics]:
         """Gradients of the discriminator's loss, and its parts."""
 
         def on_fake(logits):

@@ -33,7 +33,7 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE, inflate
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.run_data import known_sides
-from cvvae_jax.training.state import Frozen, Optimizers, Streams, TrainState
+from cvvae_jax.training.state import Frozen, Optimizers, RandomKeys, TrainState
 from cvvae_jax.training.trackers import require_wandb
 from cvvae_jax.training.weights import (
     Weights,
@@ -89,7 +89,7 @@ class Job:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """A whole run."""
 
     image: Job | None
@@ -108,7 +108,7 @@ class Plan:
 
 def plan_run(
     config: TrainConfig, *, allow_missing: bool = False, devices: list | None = None
-) -> Plan:
+) -> RunPlan:
     """The jobs of a run.
 
     Args:
@@ -162,7 +162,7 @@ def plan_run(
             "image VAE", stage, alone, config, folder, create_image, None, missing, devices
         )
         _check_job(image, image_config)
-    return Plan(image, video, image_vae, image_config, lpips, tuple(missing or ()))
+    return RunPlan(image, video, image_vae, image_config, lpips, tuple(missing or ()))
 
 
 def on_mesh(tree: Any, mesh: Mesh) -> Any:
@@ -179,7 +179,7 @@ def _on_devices(leaf: jax.Array, layout: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(values.shape, layout, lambda index: values[index])
 
 
-def load_image_vae(plan: Plan, trained: ImageVAE | None, config: TrainConfig) -> ImageVAE:
+def load_image_vae(plan: RunPlan, trained: ImageVAE | None, config: TrainConfig) -> ImageVAE:
     """The frozen image VAE on the video VAE's devices: the trained one where there is none to
     load."""
     if plan.image_vae is not None:
@@ -191,7 +191,7 @@ def load_image_vae(plan: Plan, trained: ImageVAE | None, config: TrainConfig) ->
 
 def initial_state(job: Job, frozen: Frozen, start: VAE | None, *, seed: int) -> TrainState:
     """The state before the first step; `start` are the weights of `job.start`."""
-    streams = Streams.create(seed)
+    streams = RandomKeys.create(seed)
     model = job.create(streams.init, frozen.image_vae, start)
     discriminator = None
     if job.discriminator is not None:

@@ -28,7 +28,7 @@ _console = Console(highlight=False)
 LARGEST = 10 * 2**20
 """Bytes of log.txt; a longer one becomes log.1.txt."""
 
-Metrics = dict[str, float | int]
+LoggedMetrics = dict[str, float | int]
 """Numbers by name, such as `loss/total`."""
 
 
@@ -65,7 +65,7 @@ def warnings_kept(folder: Path) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def finite_or_none(metrics: Metrics) -> dict[str, float | int | None]:
+def finite_or_none(metrics: LoggedMetrics) -> dict[str, float | int | None]:
     """Numbers as JSON knows them: it has neither NaN nor infinity."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
@@ -120,7 +120,7 @@ class StageLog:
         self._bar.start()
         self._task = self._bar.add_task(title, total=steps, completed=start_step, note="")
 
-    def progress(self, step: int, metrics: Metrics) -> None:
+    def progress(self, step: int, metrics: LoggedMetrics) -> None:
         """Moves the bar; without a terminal, prints a line."""
         if not self._active:
             return
@@ -136,7 +136,7 @@ class StageLog:
                 f"{self._title} {step}/{self._steps}: {note}", markup=False, soft_wrap=True
             )
 
-    def scalars(self, step: int, metrics: Metrics) -> None:
+    def scalars(self, step: int, metrics: LoggedMetrics) -> None:
         """One line of metrics.jsonl, null for what is not finite; and TensorBoard scalars."""
         if not self._active:
             return
@@ -183,7 +183,7 @@ class StageLog:
                 self._wandb.close()
 
 
-def _highlights(metrics: Metrics) -> list[str]:
+def _highlights(metrics: LoggedMetrics) -> list[str]:
     """What the progress line shows of the metrics, of which a step may have any.
 
     The total stands for its parts; the discriminator's loss is none of them.

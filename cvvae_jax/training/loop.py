@@ -12,12 +12,12 @@ from cvvae_jax.checkpoint import Checkpoints
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches, batches
 from cvvae_jax.models.autoencoder import VAE
-from cvvae_jax.processes.broadcast import found_by_first
+from cvvae_jax.processes.broadcast import broadcast_from_first
 from cvvae_jax.processes.stop import Stopped, StopSignals
 from cvvae_jax.training.evaluate import Scores, finished_scores, report
-from cvvae_jax.training.jobs import Job, Plan, initial_state, load_image_vae, on_mesh, plan_run
+from cvvae_jax.training.jobs import Job, RunPlan, initial_state, load_image_vae, on_mesh, plan_run
 from cvvae_jax.training.log import process_log, say, warnings_kept
-from cvvae_jax.training.programs import Programs
+from cvvae_jax.training.programs import TrainPrograms
 from cvvae_jax.training.progress import Diverged, Progress, after_rollback
 from cvvae_jax.training.run_folder import run_folder
 from cvvae_jax.training.state import Frozen, TrainState
@@ -47,8 +47,8 @@ def train(config: TrainConfig, stop: StopSignals | None = None) -> Scores:
             return _run_plan(plan, config, stop)
 
 
-def _run_plan(plan: Plan, config: TrainConfig, stop: StopSignals) -> Scores:
-    if scores := found_by_first(lambda: finished_scores(plan.video)):
+def _run_plan(plan: RunPlan, config: TrainConfig, stop: StopSignals) -> Scores:
+    if scores := broadcast_from_first(lambda: finished_scores(plan.video)):
         done = f"all {plan.video.stage.steps} steps are done already; scores.json has what came out"
         say(plan.video.folder, f"{plan.video.title}: {done}")
         return scores
@@ -92,7 +92,7 @@ def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE
     with warnings_kept(job.folder), contextlib.closing(checkpoints):
         state = _first_state(run)
         _announce(job, state)
-        programs = Programs(job, config, state, frozen)
+        programs = TrainPrograms(job, config, state, frozen)
         while True:
             try:
                 return _train(run, programs, state, stop)
@@ -103,7 +103,7 @@ def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE
             state = after_rollback(_first_state(run), divergence, job)
 
 
-def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) -> VAE:
+def _train(run: _Run, programs: TrainPrograms, state: TrainState, stop: StopSignals) -> VAE:
     """Trains from a state to the end.
 
     Raises:

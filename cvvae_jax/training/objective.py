@@ -14,9 +14,9 @@ from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.gaussian import DiagonalGaussian
-from cvvae_jax.training.state import Frozen, LogScales, Streams
+from cvvae_jax.training.state import Frozen, LogScales, RandomKeys
 
-Metrics = dict[str, Array]
+StepMetrics = dict[str, Array]
 
 
 @jax.tree_util.register_dataclass
@@ -35,7 +35,7 @@ class Draws:
     def create(
         cls,
         model: VAE,
-        streams: Streams,
+        streams: RandomKeys,
         seeds: UInt32[Array, " b"],
         step: Int[Array, ""],
         *,
@@ -69,7 +69,7 @@ class Outputs:
     """Of the video's latents; and, with encoder-based compatibility, of the image VAE's."""
 
 
-def encodes_images(loss: LossConfig) -> bool:
+def trains_on_image_latents(loss: LossConfig) -> bool:
     """Whether the video decoder is trained on the image encoder's latents."""
     return loss.compat_mode in ("encoder", "both") and loss.compat_weight > 0
 
@@ -83,7 +83,7 @@ def image_latents(
     temporal_compression: int,
 ) -> Float[Array, "b n y x z"] | None:
     """Latents of the mapped frames by the frozen image encoder; None where no term needs them."""
-    if not encodes_images(loss):
+    if not trains_on_image_latents(loss):
         return None
     frames = compat_targets(
         video,
@@ -122,7 +122,7 @@ def negative_elbo(
     loss: LossConfig,
     temporal_compression: int,
     remat: Remat,
-) -> tuple[Float[Array, ""], Metrics]:
+) -> tuple[Float[Array, ""], StepMetrics]:
     """The objective without its GAN term, nll + kl_weight * KL, and its parts.
 
     nll is the reconstruction's; with encoder-based compatibility it is averaged, with weights 1 and
@@ -176,7 +176,7 @@ def _frame_loss(
     name: str,
     network: LPIPS | None,
     remat: Remat,
-) -> tuple[Float[Array, ""], Metrics]:
+) -> tuple[Float[Array, ""], StepMetrics]:
     """The likelihood loss of frames, and what is logged of it: the pixels' error, LPIPS, PSNR.
 
     LPIPS, one number a frame, is added to the error of every value of the frame, as in the official

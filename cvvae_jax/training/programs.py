@@ -17,14 +17,14 @@ from cvvae_jax.config import StageConfig, TrainConfig
 from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training.gradients import Update
-from cvvae_jax.training.jobs import Job, Plan, initial_state
-from cvvae_jax.training.objective import Metrics
+from cvvae_jax.training.jobs import Job, RunPlan, initial_state
+from cvvae_jax.training.objective import StepMetrics
 from cvvae_jax.training.state import Frozen, TrainState
 from cvvae_jax.training.step import train_step, update_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Lowered:
+class LoweredStep:
     """A step that was traced for its devices, not compiled yet."""
 
     lowered: jax.stages.Lowered
@@ -32,9 +32,9 @@ class Lowered:
     jaxpr: jax.extend.core.ClosedJaxpr
     """As it was traced."""
     flops: float
-    """As of `Program`."""
+    """As of `TrainProgram`."""
     executed_flops: float
-    """As of `Program`."""
+    """As of `TrainProgram`."""
 
 
 NAME = "cvvae_step"
@@ -42,7 +42,7 @@ NAME = "cvvae_step"
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class TrainProgram:
     """A compiled step."""
 
     update: Update
@@ -59,7 +59,7 @@ class Program:
     """How long it took to compile."""
 
 
-class Programs:
+class TrainPrograms:
     """The programs of a job, compiled when they are first asked for."""
 
     def __init__(self, job: Job, config: TrainConfig, state: TrainState, frozen: Frozen):
@@ -75,9 +75,9 @@ class Programs:
         self._layout = sharding.shardings(state, job.mesh)
         self._frozen_layout = sharding.shardings(frozen, job.mesh)
         self._state, self._frozen = (jax.tree.map(_shape_of, tree) for tree in (state, frozen))
-        self._programs: dict[tuple, Program] = {}
+        self._programs: dict[tuple, TrainProgram] = {}
 
-    def of(self, step: int, video_shape: tuple[int, ...]) -> tuple[Program, bool]:
+    def of(self, step: int, video_shape: tuple[int, ...]) -> tuple[TrainProgram, bool]:
         """The program of a step, counted from 0, on a global batch of this shape; and whether it
         was compiled just now."""
         update = update_of(step, self._job.stage, self._job.loss)
@@ -87,16 +87,16 @@ class Programs:
             self._programs[key] = self.compile(update, video_shape)
         return self._programs[key], is_new
 
-    def compile(self, update: Update, video_shape: tuple[int, ...]) -> Program:
+    def compile(self, update: Update, video_shape: tuple[int, ...]) -> TrainProgram:
         """A new program."""
         start = time.perf_counter()
         traced = self.lower(update, video_shape)
         compiled = traced.lowered.compile()
         frames = video_shape[0] * video_shape[1]
         seconds = time.perf_counter() - start
-        return Program(update, frames, compiled, traced.flops, traced.executed_flops, seconds)
+        return TrainProgram(update, frames, compiled, traced.flops, traced.executed_flops, seconds)
 
-    def lower(self, update: Update, video_shape: tuple[int, ...]) -> Lowered:
+    def lower(self, update: Update, video_shape: tuple[int, ...]) -> LoweredStep:
         """A new program before it is compiled."""
         stage = self._job.stage
         traced = self.trace(update, video_shape)
@@ -104,7 +104,7 @@ class Programs:
         if stage.remat != "none" or stage.accumulate > 1:
             plain = dataclasses.replace(stage, remat="none", accumulate=1)
             flops = count_flops(self._trace(update, video_shape, plain).jaxpr)
-        return Lowered(traced.lower(), traced.jaxpr, flops, executed)
+        return LoweredStep(traced.lower(), traced.jaxpr, flops, executed)
 
     def trace(self, update: Update, video_shape: tuple[int, ...]) -> jax.stages.Traced:
         """A new program before it is lowered, for this or another platform."""
@@ -145,7 +145,7 @@ class Programs:
 
 def _step_with_stop(
     state: TrainState, batch: dict[str, jax.Array], frozen: Frozen, **options: Any
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, StepMetrics]:
     """`train_step`, whose metrics also have the signal that ends the run, of whatever process's
     records (see `StopSignals.marks`)."""
     state, metrics = train_step(state, batch, frozen, **options)
@@ -177,12 +177,12 @@ class AbstractStage:
             "frozen networks": self.frozen,
         }
 
-    def programs(self, config: TrainConfig) -> Programs:
+    def programs(self, config: TrainConfig) -> TrainPrograms:
         """Its steps, to be compiled."""
-        return Programs(self.job, config, self.state, self.frozen)
+        return TrainPrograms(self.job, config, self.state, self.frozen)
 
 
-def abstract_stages(plan: Plan, config: TrainConfig) -> list[AbstractStage]:
+def abstract_stages(plan: RunPlan, config: TrainConfig) -> list[AbstractStage]:
     """The stages of a run, in order."""
     lpips = plan.lpips.abstract if plan.lpips else None
     jobs = [(plan.image, Frozen(lpips=lpips)), (plan.video, Frozen(_image_vae(plan), lpips))]
@@ -203,7 +203,7 @@ def _abstract(job: Job, frozen: Frozen, config: TrainConfig) -> AbstractStage:
     return AbstractStage(job, state, frozen)
 
 
-def _image_vae(plan: Plan) -> ImageVAE:
+def _image_vae(plan: RunPlan) -> ImageVAE:
     if plan.image_vae is not None:
         return plan.image_vae.abstract
     return jax.eval_shape(

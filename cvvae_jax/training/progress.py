@@ -25,10 +25,10 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training.evaluate import Scores, evaluate
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import StageLog, say
-from cvvae_jax.training.objective import Metrics
+from cvvae_jax.training.objective import StepMetrics
 from cvvae_jax.training.pictures import side_by_side
 from cvvae_jax.training.profile import Profile
-from cvvae_jax.training.programs import Program, Programs
+from cvvae_jax.training.programs import TrainProgram, TrainPrograms
 from cvvae_jax.training.state import Guard, TrainState
 
 Item = TypeVar("Item")
@@ -64,7 +64,7 @@ class Throughput:
         yield
         self._paused += time.perf_counter() - start
 
-    def count(self, program: Program) -> None:
+    def count(self, program: TrainProgram) -> None:
         """One more step, done."""
         self._steps += 1
         self._frames += program.frames
@@ -158,9 +158,9 @@ class Progress:
         )
         self._profile = Profile(job.folder, config.profile, pause=self.throughput.pause)
         self._stream: Batches | None = None
-        self._program: Program | None = None
-        self._pending: tuple[int, Metrics, Program] | None = None
-        self._latest: Metrics = {}
+        self._program: TrainProgram | None = None
+        self._pending: tuple[int, StepMetrics, TrainProgram] | None = None
+        self._latest: StepMetrics = {}
         self._scores: tuple[int, Scores] | None = None
         self.stop: str | None = None
         """Name of the signal that asks for an end, the same in all processes."""
@@ -170,7 +170,9 @@ class Progress:
         self._stream = stream
         return self.throughput.timed(stream)
 
-    def program(self, programs: Programs, step: int, video_shape: tuple[int, ...]) -> Program:
+    def program(
+        self, programs: TrainPrograms, step: int, video_shape: tuple[int, ...]
+    ) -> TrainProgram:
         """The program of a step, counted from 0; says so where it has to be compiled first."""
         with self.throughput.pause():
             program, is_new = programs.of(step, video_shape)
@@ -185,7 +187,7 @@ class Progress:
         self._profile.before_step(is_new=is_new, wait=self.flush)
         return program
 
-    def step(self, step: int, metrics: Metrics) -> None:
+    def step(self, step: int, metrics: StepMetrics) -> None:
         """Takes the metrics of a step just dispatched, and logs those of the step before, so that
         fetching numbers doesn't stop the device.
 

@@ -8,11 +8,11 @@ from typing import Any
 from cvvae_jax.checkpoint import check_fits, newest_config
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.errors import UserError
-from cvvae_jax.processes.broadcast import found_by_first
+from cvvae_jax.processes.broadcast import broadcast_from_first
 from cvvae_jax.recipe import to_json
 from cvvae_jax.resumable.files import parse_json, read_json, write_whole
 from cvvae_jax.resumable.lock import locked
-from cvvae_jax.training.jobs import Plan
+from cvvae_jax.training.jobs import RunPlan
 from cvvae_jax.training.log import say
 from cvvae_jax.training.programs import abstract_stages
 from cvvae_jax.training.run_data import Listed, check_same_files, keep_files, listed_files
@@ -21,7 +21,7 @@ _CONFIG = "config.json"
 
 
 @contextlib.contextmanager
-def run_folder(plan: Plan, config: TrainConfig) -> Iterator[None]:
+def run_folder(plan: RunPlan, config: TrainConfig) -> Iterator[None]:
     """Makes the run folder, or goes on in it, and keeps other runs out until the end.
 
     Nothing is changed in the folder of a run that can't be gone on with. With several processes
@@ -34,11 +34,11 @@ def run_folder(plan: Plan, config: TrainConfig) -> Iterator[None]:
     listed = listed_files(config.data)
     check_same_files(listed)
     with contextlib.ExitStack() as held:
-        found_by_first(lambda: _enter(plan, config, listed, held))
+        broadcast_from_first(lambda: _enter(plan, config, listed, held))
         yield
 
 
-def _enter(plan: Plan, config: TrainConfig, listed: Listed, held: contextlib.ExitStack) -> None:
+def _enter(plan: RunPlan, config: TrainConfig, listed: Listed, held: contextlib.ExitStack) -> None:
     folder = Path(config.workdir)
     _check_checkpoints(plan, config)
     try:
@@ -51,7 +51,7 @@ def _enter(plan: Plan, config: TrainConfig, listed: Listed, held: contextlib.Exi
         raise UserError(f"the run folder {folder} can't be written: {error}.") from error
 
 
-def _check_checkpoints(plan: Plan, config: TrainConfig) -> None:
+def _check_checkpoints(plan: RunPlan, config: TrainConfig) -> None:
     """Raises what keeps a stage from going on from what is in its folder."""
     jobs = [job for job in (plan.image, plan.video) if job is not None]
     if not any((job.folder / "checkpoints").is_dir() for job in jobs):

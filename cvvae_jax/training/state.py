@@ -95,14 +95,14 @@ class LogScales:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
-class Averages:
+class LogitMeans:
     """Running averages of the discriminator's logits, for LeCAM, float32 each."""
 
     real: Any
     fake: Any
 
     @classmethod
-    def create(cls) -> "Averages":
+    def create(cls) -> "LogitMeans":
         """Both zero."""
         return cls(*(jnp.zeros((), jnp.float32) for _ in range(2)))
 
@@ -153,7 +153,7 @@ class TrainState:
     """The Discriminator that is trained against it, None without a GAN."""
     gan_opt_state: Any
     """Its moments."""
-    averages: Averages
+    averages: LogitMeans
     """Of its logits."""
 
     ema: VAE
@@ -183,7 +183,7 @@ class TrainState:
             opt_state=optimizers.vae.init((model, log_scales)),
             discriminator=discriminator,
             gan_opt_state=optimizers.gan.init(discriminator),
-            averages=Averages.create(),
+            averages=LogitMeans.create(),
             ema=jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), model),
             guard=Guard.create(),
         )
@@ -201,7 +201,7 @@ class Frozen:
 
 
 @dataclasses.dataclass(frozen=True)
-class Streams:
+class RandomKeys:
     """Independent random keys of a run."""
 
     init: jax.Array
@@ -216,6 +216,6 @@ class Streams:
     """Of what is drawn once a step."""
 
     @classmethod
-    def create(cls, seed: int) -> "Streams":
+    def create(cls, seed: int) -> "RandomKeys":
         """The keys of a seed."""
         return cls(*jax.random.split(jax.random.key(seed), 5))

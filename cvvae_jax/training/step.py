@@ -16,18 +16,18 @@ from cvvae_jax.losses import adaptive_weight, lecam_average
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training.gradients import (
     Batch,
-    Networks,
+    TrainedNetworks,
     Update,
     gradients,
     last_layer_gradients,
 )
-from cvvae_jax.training.objective import Draws, Metrics
+from cvvae_jax.training.objective import Draws, StepMetrics
 from cvvae_jax.training.state import (
-    Averages,
     Frozen,
     Guard,
+    LogitMeans,
     Optimizers,
-    Streams,
+    RandomKeys,
     TrainState,
     count_updates,
     learning_rate,
@@ -54,7 +54,7 @@ def train_step(
     stage: StageConfig,
     loss: LossConfig,
     seed: int,
-) -> tuple[TrainState, Metrics]:
+) -> tuple[TrainState, StepMetrics]:
     """The state after one batch, and what is logged of it.
 
     `batch` holds `video`, uint8 (b, t, h, w, 3), and `seed`, uint32 (b,), which keys what is random
@@ -63,7 +63,7 @@ def train_step(
     """
     draws = Draws.create(
         state.model,
-        Streams.create(seed),
+        RandomKeys.create(seed),
         batch["seed"],
         state.step,
         video_shape=batch["video"].shape,
@@ -95,13 +95,13 @@ def accumulated_gradients(
     update: Update,
     stage: StageConfig,
     loss: LossConfig,
-) -> tuple[Networks, Metrics]:
+) -> tuple[TrainedNetworks, StepMetrics]:
     """Gradients of a batch, taken in `stage.accumulate` parts, and what is logged of it.
 
     The adaptive weight is a ratio of the whole batch's gradients, so that parts need a forward pass
     more: the first for the gradients at the last layer, the second for all others.
     """
-    networks = Networks(state.model, state.log_scales, state.discriminator)
+    networks = TrainedNetworks(state.model, state.log_scales, state.discriminator)
     networks, frozen = sharding.gathered((networks, frozen))
     shared = {"loss": loss, "remat": stage.remat}
 
@@ -153,8 +153,8 @@ def _mean_over_parts(
 
 
 def _updated_vae(
-    state: TrainState, grads: Networks, stage: StageConfig
-) -> tuple[TrainState, Metrics]:
+    state: TrainState, grads: TrainedNetworks, stage: StageConfig
+) -> tuple[TrainState, StepMetrics]:
     """The VAE, its log-scales and its average after an update."""
     rate = learning_rate(stage.optimizer, state.step, steps=stage.steps)
     params, gradient = (state.model, state.log_scales), (grads.model, grads.log_scales)
@@ -176,8 +176,8 @@ def _updated_vae(
 
 
 def _updated_discriminator(
-    state: TrainState, grads: Networks, stage: StageConfig
-) -> tuple[TrainState, Metrics]:
+    state: TrainState, grads: TrainedNetworks, stage: StageConfig
+) -> tuple[TrainState, StepMetrics]:
     rate = learning_rate(stage.gan_optimizer, state.step, steps=stage.steps)
     discriminator, opt_state, norm = updated(
         Optimizers.create(stage).gan,
@@ -195,8 +195,8 @@ def _updated_discriminator(
     return state, metrics
 
 
-def _new_averages(averages: Averages, metrics: Metrics) -> Averages:
-    return Averages(
+def _new_averages(averages: LogitMeans, metrics: StepMetrics) -> LogitMeans:
+    return LogitMeans(
         lecam_average(averages.real, metrics["gan/logits_real"]),
         lecam_average(averages.fake, metrics["gan/logits_fake"]),
     )

@@ -20,7 +20,7 @@ from cvvae_jax import paths
 from cvvae_jax.config import Remat
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training.objective import Draws, generate, image_latents, negative_elbo
-from cvvae_jax.training.state import Streams
+from cvvae_jax.training.state import RandomKeys
 
 # The official code's gradient norms are tested quickly, in tests/test_golden_steps.py.
 MODES = [
@@ -43,7 +43,9 @@ def defined(state, frozen, loss):
     """The gradients and the adaptive weight, by one `jax.grad` for every gradient in the paper's
     definition: of both losses at the last layer, and of their weighted sum."""
     video, seeds = to_float(jnp.asarray(BATCH["video"])), jnp.asarray(BATCH["seed"])
-    draws = Draws.create(state.model, Streams.create(0), seeds, state.step, video_shape=video.shape)
+    draws = Draws.create(
+        state.model, RandomKeys.create(0), seeds, state.step, video_shape=video.shape
+    )
     scale = {"loss": loss, "temporal_compression": 2}
     from_images = image_latents(video, draws, frozen, **scale)
 

@@ -31,12 +31,12 @@ _ANSWER = 5.0
 _GREETING = b"cvvae_jax "
 
 
-class Late(Exception):
+class RendezvousTimeout(Exception):
     """Not all processes have come in time."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Guest:
+class Participant:
     """A process by the variables of its environment."""
 
     host: str
@@ -59,7 +59,7 @@ class Guest:
         return f"[::]:{self.port}" if socket.has_dualstack_ipv6() else f"0.0.0.0:{self.port}"
 
 
-def by_hand(environment: Mapping[str, str]) -> Guest | None:
+def from_environment(environment: Mapping[str, str]) -> Participant | None:
     """This process, from the variables; None where jax is to detect it.
 
     Raises:
@@ -81,46 +81,46 @@ def by_hand(environment: Mapping[str, str]) -> Guest | None:
     host, _, port = address.rpartition(":")
     if not (host and port.isdecimal()):
         raise UserError(f"{COORDINATOR} must be HOST:PORT, not {address}.")
-    return Guest(host, int(port), int(count), int(index), environment.get(TOKEN, ""))
+    return Participant(host, int(port), int(count), int(index), environment.get(TOKEN, ""))
 
 
-def meet(guest: Guest, *, seconds: float) -> None:
+def meet(participant: Participant, *, seconds: float) -> None:
     """Waits until all processes of the run are there.
 
     Raises:
         UserError: the port is taken, or what listens there is no process 0 of this run.
-        Late: not all have come in time.
+        RendezvousTimeout: not all have come in time.
     """
     end = time.monotonic() + seconds
-    if guest.count == 1:
+    if participant.count == 1:
         return
-    if guest.index == 0:
-        _keep(guest, end)
+    if participant.index == 0:
+        _keep(participant, end)
     else:
-        _knock_until_open(guest, end)
+        _knock_until_open(participant, end)
 
 
-def _keep(guest: Guest, end: float) -> None:
+def _keep(participant: Participant, end: float) -> None:
     """Process 0: lets the others in, and none else."""
     inside: dict[int, socket.socket] = {}
     with contextlib.ExitStack() as stack:
-        door = stack.enter_context(_listen(guest))
+        door = stack.enter_context(_listen(participant))
         door.settimeout(0.5)
-        while len(inside) < guest.count - 1:
+        while len(inside) < participant.count - 1:
             for index in [i for i, connection in inside.items() if _has_left(connection)]:
                 inside.pop(index).close()
             if time.monotonic() > end:
-                raise Late
+                raise RendezvousTimeout
             with contextlib.suppress(OSError):
                 connection = stack.enter_context(door.accept()[0])
-                _receive(connection, guest, inside)
+                _receive(connection, participant, inside)
         for connection in inside.values():
             with contextlib.suppress(OSError):
                 connection.sendall(b"all are there\n")
 
 
-def _listen(guest: Guest) -> socket.socket:
-    host, _, port = guest.bind_address.rpartition(":")
+def _listen(participant: Participant) -> socket.socket:
+    host, _, port = participant.bind_address.rpartition(":")
     host, end = host.strip("[]"), time.monotonic() + _TAKEN
     while True:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -131,23 +131,25 @@ def _listen(guest: Guest) -> socket.socket:
         except OSError as error:
             if time.monotonic() > end:
                 raise UserError(
-                    f"process 0 can't listen at {guest.address} ({error.strerror}): if another run "
+                    f"process 0 can't listen at {participant.address} ({error.strerror}): if another run "
                     f"does, name another port by {COORDINATOR}."
                 ) from error
         time.sleep(0.5)
 
 
-def _receive(connection: socket.socket, guest: Guest, inside: dict[int, socket.socket]) -> None:
+def _receive(
+    connection: socket.socket, participant: Participant, inside: dict[int, socket.socket]
+) -> None:
     """Greets one that has come, and lets it in or says why not."""
     connection.settimeout(_ANSWER)
     nonce = secrets.token_hex(16)
     connection.sendall(_GREETING + f"{nonce}\n".encode())
     given, index, count = (_line(connection) + b"  ").split(b" ")[:3]
-    known = hmac.compare_digest(given, _proof(guest.token, nonce, index, count))
+    known = hmac.compare_digest(given, _proof(participant.token, nonce, index, count))
     if not known:
         answer = b"of another run"
-    elif int(count) != guest.count or not 0 < int(index) < guest.count:
-        answer = f"process 0 has {guest.count} processes".encode()
+    elif int(count) != participant.count or not 0 < int(index) < participant.count:
+        answer = f"process 0 has {participant.count} processes".encode()
     elif int(index) in inside:
         answer = f"process {int(index)} is there already".encode()
     else:
@@ -158,27 +160,29 @@ def _receive(connection: socket.socket, guest: Guest, inside: dict[int, socket.s
         connection.close()
 
 
-def _knock_until_open(guest: Guest, end: float) -> None:
+def _knock_until_open(participant: Participant, end: float) -> None:
     """Another process: until all are there."""
     strange_since = None
     while time.monotonic() < end:
         try:
-            with socket.create_connection((guest.host.strip("[]"), guest.port), _ANSWER) as door:
-                if _knock(door, guest, end):
+            with socket.create_connection(
+                (participant.host.strip("[]"), participant.port), _ANSWER
+            ) as door:
+                if _knock(door, participant, end):
                     return
                 strange_since = strange_since or time.monotonic()
         except (ConnectionError, TimeoutError, socket.gaierror, OSError):
             strange_since = None  # nobody is there yet
         if strange_since is not None and time.monotonic() - strange_since > _STRANGE:
             raise UserError(
-                f"what listens at {guest.address} is no process 0 that waits for this one: if it "
+                f"what listens at {participant.address} is no process 0 that waits for this one: if it "
                 f"is another run, name another port by {COORDINATOR}."
             )
         time.sleep(0.2)
-    raise Late
+    raise RendezvousTimeout
 
 
-def _knock(door: socket.socket, guest: Guest, end: float) -> bool:
+def _knock(door: socket.socket, participant: Participant, end: float) -> bool:
     """Whether all are there; False where nobody of this kind has answered.
 
     Raises:
@@ -189,15 +193,15 @@ def _knock(door: socket.socket, guest: Guest, end: float) -> bool:
     if not greeting.startswith(_GREETING):
         return False
     nonce = greeting.removeprefix(_GREETING).decode(errors="replace")
-    index, count = str(guest.index).encode(), str(guest.count).encode()
-    proof = _proof(guest.token, nonce, index, count)
+    index, count = str(participant.index).encode(), str(participant.count).encode()
+    proof = _proof(participant.token, nonce, index, count)
     door.sendall(b" ".join([proof, index, count]) + b"\n")
     answer = _line(door)
     if not answer:
         raise ConnectionError("process 0 has left")
     if answer != b"welcome":
         raise UserError(
-            f"process 0 at {guest.address} doesn't let this process in ({answer.decode()}): all "
+            f"process 0 at {participant.address} doesn't let this process in ({answer.decode()}): all "
             f"processes of a run, and no others, need the same {COORDINATOR}, {COUNT} and {TOKEN}."
         )
     door.settimeout(max(1.0, end - time.monotonic()))
