@@ -1,4 +1,4 @@
-"""The door of a run: its own processes come in, once, and no others."""
+"""The processes of a run find each other, each one once, and nobody else is accepted."""
 
 import concurrent.futures
 import contextlib
@@ -51,7 +51,7 @@ def test_processes_of_a_run_meet_whoever_comes_first(participants, pool, first):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"token": "another"}, r"doesn't let this process in \(of another run\): all processes of"),
+        ({"token": "another"}, r"refuses this process \(of another run\): all processes of"),
         ({"count": 2}, r"\(process 0 has 3 processes\)"),
         ({"index": 2}, r"\(process 2 is there already\)"),
     ],
@@ -74,14 +74,14 @@ def test_strangers_stay_out_and_the_run_is_not_disturbed(participants, pool, cha
         connection.close()
 
 
-def test_process_that_has_died_at_the_door_can_come_again(participants, pool):
+def test_process_that_has_died_while_it_waits_can_come_again(participants, pool):
     zero = pool.submit(rendezvous.meet, participants[0], seconds=20.0)
     wait_for_listener(participants[0])
     with socket.create_connection((participants[0].host, participants[0].port)) as died:
-        nonce = rendezvous._line(died).removeprefix(b"cvvae_jax ").decode()
+        nonce = rendezvous._read_line(died).removeprefix(b"cvvae_jax ").decode()
         proof = rendezvous._proof("secret", nonce, b"1", b"3")
         died.sendall(proof + b" 1 3\n")
-        assert rendezvous._line(died) == b"welcome"
+        assert rendezvous._read_line(died) == b"welcome"
     time.sleep(1.2)
     others = [
         pool.submit(rendezvous.meet, participant, seconds=20.0) for participant in participants[1:]

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from cvvae_jax import paths, sharding
 from cvvae_jax.checkpoint import Checkpoints
@@ -121,7 +122,7 @@ def _train(run: _Run, programs: TrainPrograms, state: TrainState, stop: StopSign
             for n, batch in zip(range(start + 1, stage.steps + 1), timed, strict=False):
                 if stop.requested and n == start + 1 and jax.process_count() == 1:
                     raise Stopped(stop.requested, start, kept=run.checkpoints.latest_step() or 0)
-                marked = batch | {"stop": stop.marks(len(batch["seed"]))}
+                marked = batch | {"stop": np.full(len(batch["seed"]), stop.number, np.uint8)}
                 placed = sharding.put_batch(marked, job.mesh)
                 with stop.after("the program is compiled and its step done"):
                     program = progress.program(programs, n - 1, placed["video"].shape)

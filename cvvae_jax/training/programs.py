@@ -147,7 +147,7 @@ def _step_with_stop(
     state: TrainState, batch: dict[str, jax.Array], frozen: Frozen, **options: Any
 ) -> tuple[TrainState, StepMetrics]:
     """`train_step`, whose metrics also have the signal that ends the run, of whatever process's
-    records (see `StopSignals.marks`)."""
+    records (see `processes.stop`)."""
     state, metrics = train_step(state, batch, frozen, **options)
     return state, metrics | {"stop": batch["stop"].max()}
 
