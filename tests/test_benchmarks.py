@@ -18,10 +18,10 @@ from cvvae_jax import paths
 from cvvae_jax.convert import families
 from cvvae_jax.convert.names import official_name
 from cvvae_jax.models.inputs import to_float
-from cvvae_jax.training.gradients import Batch, gradients
-from cvvae_jax.training.gradients import TrainedNetworks as Trained
-from cvvae_jax.training.objective import Draws
+from cvvae_jax.training.objective import Batch, Draws
 from cvvae_jax.training.state import LogitMeans, LogScales
+from cvvae_jax.training.state import TrainedNetworks as Trained
+from cvvae_jax.training.step import gradients
 
 ROW = Row("jax", "video", "joint", "default", "none", family="sd3", tiny=True, devices=1)
 

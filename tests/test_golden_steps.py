@@ -28,9 +28,9 @@ from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
-from cvvae_jax.training.gradients import Batch, TrainedNetworks, gradients
-from cvvae_jax.training.objective import Draws, generate
-from cvvae_jax.training.state import Frozen, LogitMeans, LogScales
+from cvvae_jax.training.objective import Batch, Draws, generate
+from cvvae_jax.training.state import Frozen, LogitMeans, LogScales, TrainedNetworks
+from cvvae_jax.training.step import gradients
 
 
 def part_of(golden: dict, prefix: str) -> dict:

@@ -22,7 +22,7 @@ from tiny_training import (
 from cvvae_jax import sharding
 from cvvae_jax.config import MeshConfig
 from cvvae_jax.errors import UserError
-from cvvae_jax.training.gradients import TrainedNetworks
+from cvvae_jax.training.state import TrainedNetworks
 from cvvae_jax.training.step import train_step
 
 # Sizes of (data, fsdp, space).

@@ -21,8 +21,7 @@ from cvvae_jax.models import image_vae, video_vae
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
-from cvvae_jax.training.gradients import TrainedNetworks
-from cvvae_jax.training.state import Frozen, Optimizers, TrainState
+from cvvae_jax.training.state import Frozen, Optimizers, TrainedNetworks, TrainState
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (2, 1, 4), (1, 2, 4), (2, 2, 2)]
 NARROW = {"block_channels": (8, 8, 8, 8), "blocks_per_level": 1, "norm_groups": 4}

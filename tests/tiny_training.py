@@ -108,8 +108,8 @@ def random_batch(
 def batch_gradients(state: TrainState, batch: dict[str, Any], frozen: Frozen, **options: Any):
     """`accumulated_gradients` of a batch with the draws of its seeds."""
     video, seeds = batch["video"], batch["seed"]
-    streams = RandomKeys.create(0)
-    draws = Draws.create(state.model, streams, seeds, state.step, video_shape=video.shape)
+    keys = RandomKeys.create(0)
+    draws = Draws.create(state.model, keys, seeds, state.step, video_shape=video.shape)
     return accumulated_gradients(state, jnp.asarray(video), draws, frozen, **options)
 
 

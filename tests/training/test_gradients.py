@@ -19,7 +19,7 @@ from tiny_training import (
 from cvvae_jax import paths
 from cvvae_jax.config import Remat
 from cvvae_jax.models.inputs import to_float
-from cvvae_jax.training.objective import Draws, generate, image_latents, negative_elbo
+from cvvae_jax.training.objective import Draws, generate, image_latents, vae_objective
 from cvvae_jax.training.state import RandomKeys
 
 # The official code's gradient norms are tested quickly, in tests/test_golden_steps.py.
@@ -54,7 +54,7 @@ def defined(state, frozen, loss):
 
     def nll(model, log_scales):
         outputs = outputs_of(model)
-        return negative_elbo(outputs, log_scales, video, draws, frozen, **scale, remat="none")[0]
+        return vae_objective(outputs, log_scales, video, draws, frozen, **scale, remat="none")[0]
 
     def gan(model):
         recons = outputs_of(model).recons

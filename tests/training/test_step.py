@@ -21,7 +21,7 @@ from cvvae_jax import paths
 from cvvae_jax.config import LossConfig
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training import step as step_module
-from cvvae_jax.training.gradients import TrainedNetworks
+from cvvae_jax.training.state import TrainedNetworks
 from cvvae_jax.training.step import train_step, update_of
 
 LOSS = dataclasses.replace(SMOOTH, compat_mode="none", gan_penalty="lecam")
