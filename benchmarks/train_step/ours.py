@@ -56,7 +56,7 @@ class OurStep:
         return {
             "device": f"{self._device.device_kind} ({self._device.platform})",
             "versions": f"jax {jax.__version__}, jaxlib {jaxlib.__version__}",
-            "peak_flops": peak_flops(self._device),
+            "peak_flops": peak_flops(self._device.device_kind),
             "executed": sum(program.executed_flops for program in programs),
             "compile_seconds": sum(program.seconds for program in programs),
             "planned_bytes": max(planned_bytes(program.compiled) for program in programs),

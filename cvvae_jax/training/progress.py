@@ -37,7 +37,7 @@ class Throughput:
     """Measures frames and operations per second, and the time spent waiting for data."""
 
     def __init__(self, mesh: Mesh):
-        self._devices, self._peak = mesh.size, peak_flops(mesh.devices.flat[0])
+        self._devices, self._peak = mesh.size, peak_flops(mesh.devices.flat[0].device_kind)
         self._reset()
 
     def _reset(self) -> None:

@@ -84,8 +84,8 @@ def open_lpips(config: TrainConfig, missing: list[str] | None) -> Weights | None
     if config.lpips is None:
         if config.loss.needs_lpips:
             raise UserError(
-                "the objective has an LPIPS term, but no weights of its network are named: name them "
-                f"with --lpips PATH ({_PAGE} says where to get them), or leave the term out with "
+                "the objective has an LPIPS term, but no weights of its network are named: give "
+                f"--lpips PATH ({_PAGE} says where to get them), or leave the term out with "
                 "--loss.lpips-weight 0 and --loss.compat-lpips-weight 0."
             )
         return None
