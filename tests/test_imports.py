@@ -55,7 +55,7 @@ ALLOWED = {
         "resumable",
         "split_frames",
         "sharding",
-        "video_io.media",
+        "video_io.media_types",
     },
     "evaluation": {
         "checkpoint.origin",

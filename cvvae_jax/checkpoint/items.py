@@ -14,7 +14,7 @@ import orbax.checkpoint as ocp
 
 from cvvae_jax import parameter_paths
 from cvvae_jax.checkpoint import steps
-from cvvae_jax.checkpoint.together import quiet
+from cvvae_jax.checkpoint.orbax_saving import quiet
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable import manifest
@@ -198,7 +198,7 @@ def check_state(folder: Path, target: Any) -> dict[str, jax.ShapeDtypeStruct]:
     return stored
 
 
-def quick_problems(folder: Path) -> list[str]:
+def incompleteness(folder: Path) -> list[str]:
     """As `manifest.problems`, but large files are compared by their sizes alone."""
     return manifest.problems(folder, hash_up_to=_SMALL)
 
@@ -231,7 +231,7 @@ def check_files(folder: Path, *items: str, hash_up_to: int | None = None) -> Non
     """
     problems = manifest.problems(folder, items=items, hash_up_to=hash_up_to)
     if problems:
-        older = _whole_one_before(folder, items)
+        older = _intact_one_before(folder, items)
         advice = f" {older} is whole and can be given instead." if older else ""
         raise UserError(f"{folder} is damaged: {in_short(problems)}.{advice}")
 
@@ -242,7 +242,7 @@ def in_short(problems: list[str]) -> str:
     return "; ".join(problems[:3]) + more
 
 
-def _whole_one_before(folder: Path, items: tuple[str, ...]) -> Path | None:
+def _intact_one_before(folder: Path, items: tuple[str, ...]) -> Path | None:
     if not folder.name.isdecimal():
         return None
     for step in reversed(steps.finished(folder.parent)):

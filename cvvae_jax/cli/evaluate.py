@@ -110,7 +110,7 @@ def main(arguments: list[str], *, joined: "Processes | None" = None) -> None:
     share = options.share if joined is None else Share(joined.index, joined.count)
     evaluation = _evaluation(options)
     print(f"Device: {jax.devices()[0].device_kind}", file=sys.stderr, flush=True)
-    meet = None if joined is None else joined.meet
+    meet = None if joined is None else joined.barrier
     report = evaluate(evaluation, share=share, meet=meet, track=track)
     if report is None:
         print(f"{evaluation.out}: {share} is done; the clips of others are missing.")

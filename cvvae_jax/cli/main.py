@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 from cvvae_jax.cli.program import discard_output, keep_printing, program
 from cvvae_jax.config.places import argument_at_home
 from cvvae_jax.errors import UserError, visible_lines
-from cvvae_jax.processes.signals import ending_at_once
+from cvvae_jax.processes.stop import ending_at_once
 
 COMMANDS = {
     "convert": "Convert weights from PyTorch to JAX or back, and compare the two.",

@@ -16,9 +16,9 @@ from cvvae_jax.config import TrainConfig
 from cvvae_jax.config.reading import build, parse
 from cvvae_jax.preflight.topology import Topology
 from cvvae_jax.recipe import to_json
-from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.jobs import plan_run
 from cvvae_jax.training.programs import abstract_stages
+from cvvae_jax.training.step import Update
 
 COUNTED = "counted.json"
 
