@@ -15,6 +15,7 @@ from jaxtyping import Array, Float
 from cvvae_jax import split_frames
 from cvvae_jax.config import ImageVAEConfig, Remat, VideoVAEConfig
 from cvvae_jax.models.conv import Conv, ConvKind, UpsamplingConv
+from cvvae_jax.models.conv_forms import uses_reference_convolutions
 from cvvae_jax.models.remat import run_block
 
 ATTENTION_PIECE = 4096
