@@ -10,16 +10,19 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
-from cvvae_jax.cli.codec_options import (
+from cvvae_jax.cli.program import program
+from cvvae_jax.cli.video_commands import (
     CodecOptions,
     check_paths,
+    counted_frames,
     open_codec,
     print_plan,
+    require_target,
     say_devices,
+    speed,
     track_frames,
+    video_output,
 )
-from cvvae_jax.cli.program import program
-from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.config.latent_scale import in_words, latent_scale
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.times import Times, as_fraction

@@ -9,18 +9,19 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from cvvae_jax.cli.codec_options import (
+from cvvae_jax.cli.program import program
+from cvvae_jax.cli.video_commands import (
     CodecOptions,
     check_paths,
     check_size,
+    counted_frames,
     is_writer,
     open_codec,
     print_plan,
     say_devices,
+    speed,
     track_frames,
 )
-from cvvae_jax.cli.program import program
-from cvvae_jax.cli.video_output import counted_frames, speed
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.video import VideoInfo, probe, read_frames, read_times

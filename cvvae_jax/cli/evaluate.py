@@ -102,7 +102,7 @@ def main(arguments: list[str], *, joined: "Processes | None" = None) -> None:
     # Imported here, so that help is answered without starting jax.
     import jax
 
-    from cvvae_jax.cli.codec_options import keep_compiled_programs
+    from cvvae_jax.cli.video_commands import keep_compiled_programs
     from cvvae_jax.evaluation.run import evaluate
 
     keep_compiled_programs()

@@ -12,12 +12,12 @@ from cvvae_jax.config import DType
 from cvvae_jax.config.checks import at_least
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.options import LatentsConfig
+from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.resumable.share import Share
 
 if TYPE_CHECKING:
-    from cvvae_jax.latents.encoder import LatentsEncoder
-    from cvvae_jax.latents.write import Model
+    from cvvae_jax.latents.dataset_shard import LatentsEncoder
+    from cvvae_jax.latents.dataset_write import Model
 
 
 @dataclasses.dataclass(frozen=True)
@@ -65,7 +65,7 @@ def main(arguments: list[str]) -> None:
     """
     options = tyro.cli(Latents, args=arguments, prog=program("latents"))
     # Imported here, so that help is answered without starting jax.
-    from cvvae_jax.latents.write import write_latents
+    from cvvae_jax.latents.dataset_write import write_latents
 
     done = write_latents(
         options.source,
@@ -95,7 +95,7 @@ def _model(options: Latents) -> "Model":
         UserError: there is none, or it is no VAE.
     """
     from cvvae_jax.convert.card import sha256
-    from cvvae_jax.latents.write import Model
+    from cvvae_jax.latents.dataset_write import Model
     from cvvae_jax.loading import open_model
     from cvvae_jax.models.autoencoder import VAE
 
@@ -122,7 +122,7 @@ def _encoder(options: Latents, weights: Path) -> "LatentsEncoder":
     import jax
 
     from cvvae_jax.codec.codec import Codec
-    from cvvae_jax.latents.encoder import LatentsEncoder
+    from cvvae_jax.latents.dataset_shard import LatentsEncoder
     from cvvae_jax.loading import load
 
     vae = load(weights, dtype=options.dtype)

@@ -11,17 +11,20 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from cvvae_jax.cli.codec_options import (
+from cvvae_jax.cli.program import program
+from cvvae_jax.cli.video_commands import (
     CodecOptions,
     check_paths,
     check_size,
+    counted_frames,
     open_codec,
     print_plan,
+    require_target,
     say_devices,
+    speed,
     track_frames,
+    video_output,
 )
-from cvvae_jax.cli.program import program
-from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.errors import visible
 from cvvae_jax.video_io.video import VideoInfo, probe, read_frames, read_times
 

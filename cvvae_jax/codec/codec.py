@@ -14,8 +14,7 @@ from cvvae_jax.codec.choose import Tile, Video, Wishes, choose
 from cvvae_jax.codec.chunks import through
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, Plan
 from cvvae_jax.codec.programs import Direction, Pieces, Programs
-from cvvae_jax.codec.sampling import latents_of
-from cvvae_jax.codec.values import Latents, PixelType, checked, looked_at
+from cvvae_jax.codec.values import Latents, PixelType, checked, latents_of, looked_at
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian

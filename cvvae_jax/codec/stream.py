@@ -11,8 +11,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from cvvae_jax.codec.codec import Codec, Mode
 from cvvae_jax.codec.plan import Cut
-from cvvae_jax.codec.sampling import latents_of
-from cvvae_jax.codec.values import PixelType, frame_arrays, latent_frames
+from cvvae_jax.codec.values import PixelType, frame_arrays, latent_frames, latents_of
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import FramesLike, KeyLike, PartsLike, one_key
 

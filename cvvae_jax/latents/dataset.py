@@ -13,8 +13,8 @@ from cvvae_jax.config.places import at_home
 from cvvae_jax.config.reading import build, parse, typed
 from cvvae_jax.data.record_shards import open_shard
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.folder import BEGUN, COMPLETE, INDEX
-from cvvae_jax.latents.records import SHARD, Format, read_members, unpack
+from cvvae_jax.latents.dataset_folder import BEGUN, COMPLETE, INDEX
+from cvvae_jax.latents.dataset_records import SHARD, Format, read_members, unpack
 from cvvae_jax.resumable.checksums import check_files, check_record
 
 _PLACE = {"shard", "place", "bytes", "crc32"}

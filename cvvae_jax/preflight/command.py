@@ -14,11 +14,9 @@ from cvvae_jax.config import Bucket, MeshConfig, TrainConfig
 from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import FLOAT32, GIB
 from cvvae_jax.preflight.advice import Problem, advice, largest_batch
-from cvvae_jax.preflight.compiler import Step, compile_step
+from cvvae_jax.preflight.compiler import Request, Step, Topology, compile_step
 from cvvae_jax.preflight.cost import Traffic, floor, parts
 from cvvae_jax.preflight.estimate import estimated_memory, estimated_traffic
-from cvvae_jax.preflight.topology import Topology
-from cvvae_jax.preflight.worker import Request
 from cvvae_jax.training.dry_run import parameters
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.jobs import plan_run, video_shape

@@ -1,18 +1,153 @@
-"""A step compiled for devices that aren't there, as far as planning needs it."""
+"""Compiles a training step for devices that are not there: TPU slices, GPUs or virtual CPUs.
 
+For a TPU slice, another process compiles (`python -m cvvae_jax.preflight.compiler FOLDER`) and is
+stopped early. It first writes the counted operations. The compiler then writes the scheduled
+program and the address of every array in memory, which is all that is read, and goes on to generate
+machine code, which takes ten times as long and is not needed.
+"""
+
+import contextlib
 import dataclasses
+import importlib.metadata
+import importlib.util
 import json
+import math
 import os
+import re
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any, Literal
 
+import jax
+
+from cvvae_jax.config import TrainConfig
+from cvvae_jax.config.reading import build, parse
+from cvvae_jax.errors import UserError
+from cvvae_jax.hardware import CHIPS, GPUS, TPUS, Chip
 from cvvae_jax.preflight.cost import Memory, Traffic, collectives, of_buffer_assignment
-from cvvae_jax.preflight.topology import LIBTPU_WITHOUT_TPU, Topology
-from cvvae_jax.preflight.worker import COUNTED, Request
-from cvvae_jax.training.programs import NAME, AbstractStage
+from cvvae_jax.recipe import to_json
+from cvvae_jax.training.gradients import Update
+from cvvae_jax.training.jobs import plan_run
+from cvvae_jax.training.programs import NAME, AbstractStage, abstract_stages
+
+_ACCEPTED = (
+    f"a TPU slice ({', '.join(TPUS)}) such as v5e:4x8 or v5p:4x4x4, cpu:8, or GPUs "
+    f"({', '.join(GPUS)}) such as gpu:8xH100"
+)
+
+# libtpu looks for the machine that it is on, for minutes, and complains where it is none.
+LIBTPU_WITHOUT_TPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # its lock is for TPUs that are there
+    "TPU_SKIP_MDS_QUERY": "1",
+    "TPU_ACCELERATOR_TYPE": "v5litepod-8",
+    "TPU_WORKER_HOSTNAMES": "localhost",
+    "TPU_WORKER_ID": "0",
+    "TPU_STDERR_LOG_LEVEL": "3",
+    "TPU_MIN_LOG_LEVEL": "3",
+    "TPU_LOG_DIR": "disabled",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Topology:
+    """The devices that a run is planned for."""
+
+    name: str
+    """As the user wrote it."""
+    kind: Literal["tpu", "gpu", "cpu"]
+    count: int
+    """Devices."""
+    chip: Chip | None
+    """What they are; None for CPUs, whose memory nobody knows."""
+
+    @classmethod
+    def parse(cls, name: str) -> "Topology":
+        """Of a name such as `v5e:4x8`.
+
+        Raises:
+            UserError: there is no such thing.
+        """
+        if match := re.fullmatch(rf"({'|'.join(TPUS)}):(\d+(?:x\d+){{1,2}})", name):
+            count = math.prod(map(int, match[2].split("x")))
+            return cls(name, "tpu", count, CHIPS[match[1]])
+        if match := re.fullmatch(rf"gpu:([1-9]\d*)x({'|'.join(GPUS)})", name):
+            return cls(name, "gpu", int(match[1]), CHIPS[match[2]])
+        if match := re.fullmatch(r"cpu:([1-9]\d*)", name):
+            return cls(name, "cpu", int(match[1]), None)
+        raise UserError(f"{name} is no topology that is known; {_ACCEPTED} are.")
+
+    def devices(self) -> list[Any]:
+        """Devices to compile for: described ones for TPUs, virtual CPUs for all else.
+
+        Must be asked for before jax is used, which decides on CPUs once.
+
+        Raises:
+            UserError: libtpu is missing or knows no such slice, or jax has fewer CPUs already.
+        """
+        jax.config.update("jax_platforms", "cpu")  # nothing may look for accelerators
+        if self.kind == "tpu":
+            return self._described()
+        with contextlib.suppress(RuntimeError):  # jax runs already, maybe with enough of them
+            jax.config.update("jax_num_cpu_devices", self.count)
+        if len(jax.devices()) < self.count:
+            raise UserError(
+                f"{self.name} needs {self.count} virtual CPUs, and jax began with "
+                f"{len(jax.devices())}; unset XLA_FLAGS."
+            )
+        return jax.devices()[: self.count]
+
+    def versions(self) -> str:
+        """Of what compiles: jax and, for TPUs, libtpu."""
+        versions = f"jax {jax.__version__}"
+        if self.kind == "tpu":
+            versions += f", libtpu {importlib.metadata.version('libtpu')}"
+        return versions
+
+    def _described(self) -> list[Any]:
+        if importlib.util.find_spec("libtpu") is None:
+            raise UserError(
+                f"{self.name}: compiling for TPUs needs their compiler, also on a machine without "
+                "any: pip install libtpu."
+            )
+        from jax.experimental import topologies
+
+        for name, value in LIBTPU_WITHOUT_TPU.items():
+            os.environ.setdefault(name, value)
+        try:
+            described = topologies.get_topology_desc(platform="tpu", topology_name=self.name)
+        except jax.errors.JaxRuntimeError as error:
+            reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
+            raise UserError(f"{self.name} is no slice that libtpu knows: {reason}.") from error
+        return list(described.devices)
+
+
+_COUNTED = "counted.json"
+
+
+@dataclasses.dataclass(frozen=True)
+class Request:
+    """What to compile."""
+
+    config: TrainConfig
+    topology: str
+    stage: int
+    """Which of the run's stages."""
+    update: Update
+    video_shape: tuple[int, ...]
+    """The global batch: (b, t, h, w, 3)."""
+
+    def write(self, path: Path) -> None:
+        """As JSON."""
+        path.write_text(to_json(self))
+
+    @classmethod
+    def read(cls, path: Path) -> "Request":
+        """What `write` wrote."""
+        return build(cls, parse(path.read_text(), str(path)))
+
 
 _PROGRAM = f"*{NAME}*after_optimizations.txt"
 _ASSIGNMENT = f"*{NAME}*after_optimizations-buffer-assignment.txt"
@@ -66,7 +201,7 @@ def _compile_elsewhere(request: Request, devices: int) -> Step:
         folder = Path(name)
         request.write(folder / "request.json")
         with open(folder / "log.txt", "w") as log:
-            command = [sys.executable, "-m", "cvvae_jax.preflight.worker", str(folder)]
+            command = [sys.executable, "-m", "cvvae_jax.preflight.compiler", str(folder)]
             process = subprocess.Popen(
                 command, env=_environment(folder), stdout=log, stderr=log, cwd=_parent_folder()
             )
@@ -81,7 +216,7 @@ def _compile_elsewhere(request: Request, devices: int) -> Step:
         # last try came to.
         if not _is_written(folder) and _OUT_OF_MEMORY not in last:
             raise RuntimeError(f"compiling for {request.topology} failed:\n{last}")
-        counted = json.loads((folder / COUNTED).read_text())
+        counted = json.loads((folder / _COUNTED).read_text())
         memory = of_buffer_assignment(_read(folder, _ASSIGNMENT))
         traffic = collectives(_read(folder, _PROGRAM), devices=devices)
     seconds = time.perf_counter() - start
@@ -117,3 +252,21 @@ def _size(folder: Path, pattern: str) -> int:
 def _read(folder: Path, pattern: str) -> str:
     (path,) = folder.glob(pattern)
     return path.read_text()
+
+
+def main(folder: Path) -> None:
+    """Compile what `request.json` in the folder asks for."""
+    request = Request.read(folder / "request.json")
+    config = request.config
+    devices = Topology.parse(request.topology).devices()
+    with jax.default_matmul_precision(config.matmul_precision):
+        plan = plan_run(config, allow_missing=True, devices=devices)
+        programs = abstract_stages(plan, config)[request.stage].programs(config)
+        step = programs.lower(request.update, request.video_shape)
+        counted = {"flops": step.flops, "executed_flops": step.executed_flops}
+        (folder / _COUNTED).write_text(json.dumps(counted))
+        step.lowered.compile()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))

@@ -16,7 +16,7 @@ from tiny_models import save_tiny_vae
 
 import cvvae_jax
 from cvvae_jax.cli.main import main
-from cvvae_jax.latents.encoder import LatentsEncoder
+from cvvae_jax.latents.dataset_shard import LatentsEncoder
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.video_io.video import VideoWriter, read_frames, write_image
 

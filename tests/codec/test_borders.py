@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.codec.sampling import latents_of
 from cvvae_jax.codec.stream import decode_frames, encode_frames, reconstruct_frames
-from cvvae_jax.codec.values import Latents, checked
+from cvvae_jax.codec.values import Latents, checked, latents_of
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.gaussian import DiagonalGaussian
 

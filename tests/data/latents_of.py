@@ -5,9 +5,9 @@ from PIL import Image
 from prepare_media import pictures, write_video
 
 import cvvae_jax
-from cvvae_jax.latents.clips import Limits
-from cvvae_jax.latents.options import LatentsConfig
-from cvvae_jax.latents.write import Model, write_latents
+from cvvae_jax.latents.dataset_clips import Limits
+from cvvae_jax.latents.dataset_options import LatentsConfig
+from cvvae_jax.latents.dataset_write import Model, write_latents
 from cvvae_jax.resumable.share import Share
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from prepare_media import contents, pictures, write_video
 
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents import folder as folders
-from cvvae_jax.latents.options import LatentsConfig
-from cvvae_jax.latents.write import write_latents
+from cvvae_jax.latents import dataset_folder as folders
+from cvvae_jax.latents.dataset_options import LatentsConfig
+from cvvae_jax.latents.dataset_write import write_latents
 from cvvae_jax.resumable.share import Share
 
 

@@ -28,9 +28,9 @@ import cvvae_jax
 from cvvae_jax.data.record_shards import open_shard
 from cvvae_jax.errors import UserError
 from cvvae_jax.latents import dataset
-from cvvae_jax.latents.clips import read_clips
 from cvvae_jax.latents.dataset import _reader as open_reader
-from cvvae_jax.latents.options import LatentsConfig
+from cvvae_jax.latents.dataset_clips import read_clips
+from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.video_io.media import Frames
 from cvvae_jax.video_io.video import read_frames
 

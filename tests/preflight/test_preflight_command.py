@@ -14,10 +14,8 @@ from cvvae_jax.cli.main import main
 from cvvae_jax.config import Bucket, LossConfig, MeshConfig, TrainConfig
 from cvvae_jax.errors import UserError
 from cvvae_jax.preflight.command import preflight
-from cvvae_jax.preflight.compiler import Step, compile_step
+from cvvae_jax.preflight.compiler import Request, Step, Topology, compile_step
 from cvvae_jax.preflight.cost import parts
-from cvvae_jax.preflight.topology import Topology
-from cvvae_jax.preflight.worker import Request
 from cvvae_jax.training.jobs import plan_run, video_shape
 from cvvae_jax.training.programs import NAME, AbstractStage, abstract_stages, bytes_per_device
 

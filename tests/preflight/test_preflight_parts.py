@@ -9,9 +9,9 @@ import pytest
 from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import CHIPS, GPUS, PEAK_FLOPS, TPUS
 from cvvae_jax.preflight.advice import largest_batch
+from cvvae_jax.preflight.compiler import Topology
 from cvvae_jax.preflight.cost import Memory, of_buffer_assignment, sum_over_slices
 from cvvae_jax.preflight.estimate import peak_bytes
-from cvvae_jax.preflight.topology import Topology
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.options import LatentsConfig
+from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.video_io.containers import require_pixels, resized
 from cvvae_jax.video_io.decoding import open_video, to_rgb, upright_size
 from cvvae_jax.video_io.display import STANDARD, Display

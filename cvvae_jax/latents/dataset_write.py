@@ -15,11 +15,11 @@ from cvvae_jax.config.places import is_remote
 from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import open_sources
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.clips import Clip
-from cvvae_jax.latents.folder import Folder
-from cvvae_jax.latents.options import LatentsConfig
-from cvvae_jax.latents.records import Entry
-from cvvae_jax.latents.work import Encoder, Item, ShardWork, read_item
+from cvvae_jax.latents.dataset_clips import Clip
+from cvvae_jax.latents.dataset_folder import Folder
+from cvvae_jax.latents.dataset_options import LatentsConfig
+from cvvae_jax.latents.dataset_records import Entry
+from cvvae_jax.latents.dataset_shard import Encoder, Item, ShardWork, read_item
 from cvvae_jax.resumable.ahead import in_order
 from cvvae_jax.resumable.lock import locked
 from cvvae_jax.resumable.share import Share

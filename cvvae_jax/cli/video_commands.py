@@ -1,14 +1,16 @@
-"""What `encode`, `decode` and `reconstruct` have in common: the model, and how videos go through
-it."""
+"""What `encode`, `decode` and `reconstruct` share: arguments, codec, checks, progress, output."""
 
+import contextlib
 import dataclasses
 import logging
 import os
+import resource
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import numpy as np
 import tyro
 
 from cvvae_jax.cli.program import track
@@ -16,7 +18,15 @@ from cvvae_jax.config import DType
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import require_vacant
-from cvvae_jax.video_io.video import WRITABLE_VIDEO_SUFFIXES, VideoInfo
+from cvvae_jax.video_io.video import (
+    WRITABLE_IMAGE_SUFFIXES,
+    WRITABLE_VIDEO_SUFFIXES,
+    Display,
+    Times,
+    VideoInfo,
+    VideoWriter,
+    write_image,
+)
 from cvvae_jax.video_io.video_writer import begun_path
 
 if TYPE_CHECKING:
@@ -173,3 +183,79 @@ def keep_compiled_programs() -> None:
         caches = Path(at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
         folder = str(caches / "cvvae_jax" / "compiled")
         jax.config.update("jax_compilation_cache_dir", folder)
+
+
+def require_target(source: Path, target: Path, *, image: bool) -> None:
+    """Raise UserError unless a file to write has a suffix for what comes of `source`."""
+    kind, suffixes = "a video", WRITABLE_VIDEO_SUFFIXES
+    if image:
+        kind, suffixes = "an image", WRITABLE_IMAGE_SUFFIXES
+    if target.suffix.lower() not in suffixes:
+        raise UserError(
+            f"{source} is {kind}, so the file to write must end in one of "
+            f"{', '.join(suffixes)}, not {target.name}."
+        )
+
+
+@contextlib.contextmanager
+def video_output(
+    target: Path,
+    *,
+    image: bool,
+    times: Times,
+    height: int,
+    width: int,
+    display: Display,
+    audio_from: Path | None = None,
+    overwrite: bool,
+) -> Iterator[Callable[[np.ndarray], None]]:
+    """A function that writes a frame.
+
+    What was written before Ctrl-C or an error stays as a whole video, and the message says so.
+    """
+    if not is_writer():
+        yield lambda frame: None
+        return
+    if image:
+        yield lambda frame: write_image(target, frame)
+        return
+    if overwrite:  # what a killed run has left
+        begun_path(target).unlink(missing_ok=True)
+    writer = VideoWriter(
+        target,
+        times=times,
+        height=height,
+        width=width,
+        display=display,
+        audio_from=audio_from,
+        keep_begun=True,
+    )
+    try:
+        with writer:
+            yield writer.write
+    except (KeyboardInterrupt, Exception) as error:
+        if writer.frames_kept:
+            kept = f"{target} holds the first {counted_frames(writer.frames_kept)}."
+        elif writer.begun:
+            kept = f"{writer.begun} holds what could be written."
+        else:
+            raise
+        if not isinstance(error, (KeyboardInterrupt, UserError)):
+            error.add_note(kept)  # which a traceback ends with
+            raise
+        raise type(error)(f"{error} {kept}".strip()) from error
+
+
+def counted_frames(number: int) -> str:
+    """1 frame, 2 frames."""
+    return f"{number} frame{'s' * (number != 1)}"
+
+
+def speed(frames: int, seconds: float) -> str:
+    """How long a command took, and the most memory that it ever held on the host."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
+    return (
+        f"{seconds:.1f} s with compilation, {frames / seconds:.2f} frames/s; "
+        f"peak memory {peak:.2f} GiB"
+    )

@@ -15,7 +15,7 @@ from cvvae_jax.config.reading import build
 from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import write_exclusions
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.records import Format, shard_name
+from cvvae_jax.latents.dataset_records import Format, shard_name
 from cvvae_jax.resumable.checksums import SUMS, sums
 from cvvae_jax.resumable.target import Target
 
