@@ -12,7 +12,7 @@ import tyro
 
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_commands import (
-    CodecOptions,
+    CodecArguments,
     check_paths,
     counted_frames,
     open_codec,
@@ -29,7 +29,7 @@ from cvvae_jax.video_io.times import Times, as_fraction
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Decode(CodecOptions):
+class Decode(CodecArguments):
     """Write the video or the image of latents.
 
     It has the frames and the size of what was encoded, in constant memory (safetensors; npz files

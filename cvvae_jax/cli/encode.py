@@ -11,7 +11,7 @@ import tyro
 
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_commands import (
-    CodecOptions,
+    CodecArguments,
     check_paths,
     check_size,
     counted_frames,
@@ -28,7 +28,7 @@ from cvvae_jax.video_io.video import VideoInfo, probe, read_frames, read_times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Encode(CodecOptions):
+class Encode(CodecArguments):
     """Write the latents of a video or an image.
 
     Any frame count and any size from 8 x 8 pixels up will do, in constant memory; `decode` gives
@@ -130,7 +130,7 @@ def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str
     )
 
 
-def _weights_sha256(options: CodecOptions) -> str:
+def _weights_sha256(options: CodecArguments) -> str:
     from cvvae_jax.convert.card import sha256
     from cvvae_jax.loading import open_model
 

@@ -13,7 +13,7 @@ import tyro
 
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_commands import (
-    CodecOptions,
+    CodecArguments,
     check_paths,
     check_size,
     counted_frames,
@@ -30,7 +30,7 @@ from cvvae_jax.video_io.video import VideoInfo, probe, read_frames, read_times
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reconstruct(CodecOptions):
+class Reconstruct(CodecArguments):
     """Send a video or an image through a VAE and write what comes back.
 
     The output has the input's frames, their times and size, and its audio. Any frame count and any

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class CodecOptions:
+class CodecArguments:
     """The model, and how videos go through it."""
 
     weights: Path
@@ -65,7 +65,7 @@ class CodecOptions:
     other as those of the command `train` do."""
 
 
-def open_codec(options: CodecOptions) -> "Codec":
+def open_codec(options: CodecArguments) -> "Codec":
     """The codec of the model; says on stderr what is compiled, and for how long.
 
     Raises:
@@ -129,7 +129,7 @@ def print_plan(
         print(f"{direction}\n  " + "\n  ".join(plan.describe(frames=frames)))
 
 
-def check_paths(options: CodecOptions, source: Path, target: Path) -> None:
+def check_paths(options: CodecArguments, source: Path, target: Path) -> None:
     """Raise UserError where there is nothing to read or no place to write to."""
     if source.is_dir():
         raise UserError(f"{source} is a folder; name a file to read.")
