@@ -154,7 +154,7 @@ _LARGEST_BATCH = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Wishes:
+class CodecOptions:
     """What a user may decide."""
 
     chunk_frames: int = CHUNK_FRAMES
@@ -205,7 +205,13 @@ class Video:
 
 
 def choose(
-    vae: VAE, programs: Programs, direction: Direction, video: Video, *, devices: list, by: Wishes
+    vae: VAE,
+    programs: Programs,
+    direction: Direction,
+    video: Video,
+    *,
+    devices: list,
+    options: CodecOptions,
 ) -> Plan:
     """How videos of a size are encoded or decoded.
 
@@ -215,15 +221,15 @@ def choose(
     Raises:
         UserError: memory allows none of them.
     """
-    plans = list(_candidates(vae, video, devices=len(devices), by=by))
-    limit = by.memory or available(devices, vae)
+    plans = list(_candidates(vae, video, devices=len(devices), options=options))
+    limit = options.memory or available(devices, vae)
     model = sum(leaf.nbytes for leaf in jax.tree.leaves(vae))
-    batch, needed = by.batch or 1, []
+    batch, needed = options.batch or 1, []
     for plan in plans:
         one = _needs(vae, programs, direction, plan, batch=batch)
         if one is not None and (one <= limit or len(plans) == 1):
             room = max(limit - model, 0) // max(one - model, 1)
-            most = by.batch or _batch(plan, room=room, platform=devices[0].platform)
+            most = options.batch or _batch(plan, room=room, platform=devices[0].platform)
             expected = model + (one - model) * most // batch
             return dataclasses.replace(plan, batch=most, expected=expected)
         needed.append(one)
@@ -237,14 +243,14 @@ def choose(
     )
 
 
-def _candidates(vae: VAE, video: Video, *, devices: int, by: Wishes) -> Iterator[Plan]:
+def _candidates(vae: VAE, video: Video, *, devices: int, options: CodecOptions) -> Iterator[Plan]:
     """Every way that the user leaves open, the best one first."""
     shares = [s for s in range(1, devices + 1) if devices % s == 0]
-    if by.split_rows:
-        shares = [by.split_rows]
+    if options.split_rows:
+        shares = [options.split_rows]
     largest = max(video.height, video.width)
     ways: list[tuple[int | None, int]]
-    match by.tile:
+    match options.tile:
         case "auto":
             tiles = [tile for tile in _TILES if tile < largest]
             ways = [(None, s) for s in shares] + [(tile, shares[0]) for tile in tiles]
@@ -258,7 +264,7 @@ def _candidates(vae: VAE, video: Video, *, devices: int, by: Wishes) -> Iterator
             height=video.height,
             width=video.width,
             pixels=video.pixels,
-            cuts=by.cuts(vae, tile),
+            cuts=options.cuts(vae, tile),
             groups=devices // split_rows,
             split_rows=split_rows,
         )

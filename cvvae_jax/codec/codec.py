@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cvvae_jax.codec.choose import Tile, Video, Wishes, choose
+from cvvae_jax.codec.choose import CodecOptions, Tile, Video, choose
 from cvvae_jax.codec.chunks import through
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, Plan
 from cvvae_jax.codec.programs import Direction, Pieces, Programs
@@ -70,15 +70,15 @@ class Codec:
         """
         self.vae = vae
         self._devices = list(devices or jax.devices())
-        self._wishes = Wishes(chunk_frames, tile, overlap, batch, split_rows, memory)
-        self._wishes.check(vae, devices=len(self._devices))
+        self._options = CodecOptions(chunk_frames, tile, overlap, batch, split_rows, memory)
+        self._options.check(vae, devices=len(self._devices))
         self._programs = Programs(vae, self._devices)
         self._plans: dict[tuple[Direction, Video], Plan] = {}
 
     @property
     def chunks(self) -> Cut:
         """How time is cut, in frames."""
-        return self._wishes.cuts(self.vae, None).frame_chunks
+        return self._options.cuts(self.vae, None).frame_chunks
 
     def plan(
         self,
@@ -121,7 +121,7 @@ class Codec:
                 direction,
                 video,
                 devices=self._devices,
-                by=self._wishes,
+                options=self._options,
             )
         return self._plans[direction, video]
 
@@ -255,7 +255,7 @@ class Codec:
             UserError: the mode is none.
         """
         _require_one_of("mode", mode, Mode)
-        return self._wishes.cuts(self.vae, None).latent_chunks if mode == "video" else Cut(1, 1)
+        return self._options.cuts(self.vae, None).latent_chunks if mode == "video" else Cut(1, 1)
 
     def moments(
         self, chunks: Iterable[Pieces], plan: Plan

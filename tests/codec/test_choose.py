@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cvvae_jax.codec import choose
-from cvvae_jax.codec.choose import Video, Wishes, _batch, _candidates
+from cvvae_jax.codec.choose import CodecOptions, Video, _batch, _candidates
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.programs import Share
 from cvvae_jax.errors import UserError
@@ -77,7 +77,7 @@ def test_what_a_program_needs_is_asked_of_the_compiler_once(vae, caplog, monkeyp
     ("arguments", "named"),
     [({"split_rows": 3}, "split-rows"), ({"batch": 0}, "batch"), ({"memory": 0}, "memory")],
 )
-def test_wishes_that_cant_be_met_are_named(vae, arguments, named):
+def test_options_that_cant_be_met_are_named(vae, arguments, named):
     with pytest.raises(UserError, match=named):
         Codec(vae, **arguments)
 
@@ -85,14 +85,14 @@ def test_wishes_that_cant_be_met_are_named(vae, arguments, named):
 def test_small_chunks_are_taken_together_on_an_accelerator(vae):
     """Also one that is the only kind of chunk of its video: 4 of 17 x 256 x 256 keep it busy."""
     video = Video(17, 256, 256, "uint8")
-    plan = next(_candidates(vae, video, devices=1, by=Wishes()))
+    plan = next(_candidates(vae, video, devices=1, options=CodecOptions()))
     batches = [_batch(plan, room=room, platform="gpu") for room in (100, 3, 0)]
     assert batches == [4, 2, 1]
 
 
 def test_no_more_than_sixteen_small_chunks_are_taken_together(vae):
     def most(video, platform="gpu"):
-        plan = next(_candidates(vae, video, devices=1, by=Wishes()))
+        plan = next(_candidates(vae, video, devices=1, options=CodecOptions()))
         return _batch(plan, room=1000, platform=platform)
 
     assert most(Video(1, 64, 64, "uint8")) == 16
