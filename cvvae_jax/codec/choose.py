@@ -17,7 +17,7 @@ import jaxlib
 import numpy as np
 from jax.experimental import multihost_utils
 
-from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, TILE, Cuts, Plan, make_cuts
+from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, TILE, CutPlan, Cuts, make_cuts
 from cvvae_jax.codec.programs import Direction, Programs, Share
 from cvvae_jax.codec.values import PixelType
 from cvvae_jax.config.places import at_home
@@ -212,7 +212,7 @@ def choose(
     *,
     devices: list,
     options: CodecOptions,
-) -> Plan:
+) -> CutPlan:
     """How videos of a size are encoded or decoded.
 
     Where there is something to choose, the first of these that memory allows, by the compiler's own
@@ -243,7 +243,9 @@ def choose(
     )
 
 
-def _candidates(vae: VAE, video: Video, *, devices: int, options: CodecOptions) -> Iterator[Plan]:
+def _candidates(
+    vae: VAE, video: Video, *, devices: int, options: CodecOptions
+) -> Iterator[CutPlan]:
     """Every way that the user leaves open, the best one first."""
     shares = [s for s in range(1, devices + 1) if devices % s == 0]
     if options.split_rows:
@@ -259,7 +261,7 @@ def _candidates(vae: VAE, video: Video, *, devices: int, options: CodecOptions) 
         case tile:
             ways = [(tile, shares[0])]
     for tile, split_rows in ways:
-        yield Plan(
+        yield CutPlan(
             frames=video.frames,
             height=video.height,
             width=video.width,
@@ -270,7 +272,7 @@ def _candidates(vae: VAE, video: Video, *, devices: int, options: CodecOptions) 
         )
 
 
-def _batch(plan: Plan, *, room: int, platform: str) -> int:
+def _batch(plan: CutPlan, *, room: int, platform: str) -> int:
     """Pieces for a group of devices to take at once, where there are so many; a CPU is busy with
     one."""
     if platform == "cpu":
@@ -280,7 +282,7 @@ def _batch(plan: Plan, *, room: int, platform: str) -> int:
 
 
 def _needs(
-    vae: VAE, programs: Programs, direction: Direction, plan: Plan, *, batch: int
+    vae: VAE, programs: Programs, direction: Direction, plan: CutPlan, *, batch: int
 ) -> int | None:
     """Bytes that a device needs for so many pieces; None: more than it has."""
     frames, height, width = plan.piece

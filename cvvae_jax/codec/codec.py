@@ -12,7 +12,7 @@ from jaxtyping import Float, UInt8
 
 from cvvae_jax.codec.choose import CodecOptions, Tile, Video, choose
 from cvvae_jax.codec.chunks import through
-from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, Plan
+from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, CutPlan
 from cvvae_jax.codec.programs import Direction, Pieces, Programs
 from cvvae_jax.codec.values import Latents, PixelType, checked, latents_of, looked_at
 from cvvae_jax.errors import UserError
@@ -73,7 +73,7 @@ class Codec:
         self._options = CodecOptions(chunk_frames, tile, overlap, batch, split_rows, memory)
         self._options.check(vae, devices=len(self._devices))
         self._programs = Programs(vae, self._devices)
-        self._plans: dict[tuple[Direction, Video], Plan] = {}
+        self._plans: dict[tuple[Direction, Video], CutPlan] = {}
 
     @property
     def chunks(self) -> Cut:
@@ -88,7 +88,7 @@ class Codec:
         height: int,
         width: int,
         pixels: PixelType = "uint8",
-    ) -> Plan:
+    ) -> CutPlan:
         """How videos of a size are encoded or decoded.
 
         Where memory has to decide, programs are compiled to see what they need.
@@ -258,7 +258,7 @@ class Codec:
         return self._options.cuts(self.vae, None).latent_chunks if mode == "video" else Cut(1, 1)
 
     def moments(
-        self, chunks: Iterable[Pieces], plan: Plan
+        self, chunks: Iterable[Pieces], plan: CutPlan
     ) -> Iterator[Float[np.ndarray, "b n y x zz"]]:
         """The moments that each chunk of a video adds, in order: means, then log-variances.
 
@@ -275,7 +275,7 @@ class Codec:
             yield moments[:, overlap if i else 0 :]
 
     def videos(
-        self, chunks: Iterable[Float[np.ndarray, "b n y x z"]], plan: Plan, *, overlap: int
+        self, chunks: Iterable[Float[np.ndarray, "b n y x z"]], plan: CutPlan, *, overlap: int
     ) -> Iterator[UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]]:
         """The frames that each chunk of latents adds, in order, with their padding.
 

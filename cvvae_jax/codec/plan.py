@@ -49,7 +49,7 @@ class Cuts:
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class CutPlan:
     """How videos of one size go through a model: where they are cut, and who takes the pieces.
 
     A piece is a chunk of the video, or a tile of a chunk.
