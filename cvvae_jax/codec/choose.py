@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, TILE, CutPlan, Cuts, make_cuts
-from cvvae_jax.codec.programs import Direction, Programs, Share
+from cvvae_jax.codec.programs import CodecPrograms, Direction, Share
 from cvvae_jax.codec.values import PixelType
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
@@ -72,7 +72,7 @@ def _free_of_host() -> int:
 
 
 def expected(
-    programs: Programs,
+    programs: CodecPrograms,
     direction: Direction,
     shape: tuple[int, ...],
     *,
@@ -100,7 +100,7 @@ def expected(
 class _Said:
     """A file with the bytes that a program needs; its name stands for all that they depend on."""
 
-    def __init__(self, programs: Programs, *parts):
+    def __init__(self, programs: CodecPrograms, *parts):
         depends_on = (
             *parts,
             *programs.identity,
@@ -206,7 +206,7 @@ class Video:
 
 def choose(
     vae: VAE,
-    programs: Programs,
+    programs: CodecPrograms,
     direction: Direction,
     video: Video,
     *,
@@ -282,7 +282,7 @@ def _batch(plan: CutPlan, *, room: int, platform: str) -> int:
 
 
 def _needs(
-    vae: VAE, programs: Programs, direction: Direction, plan: CutPlan, *, batch: int
+    vae: VAE, programs: CodecPrograms, direction: Direction, plan: CutPlan, *, batch: int
 ) -> int | None:
     """Bytes that a device needs for so many pieces; None: more than it has."""
     frames, height, width = plan.piece

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax.codec.plan import Cut, CutPlan
-from cvvae_jax.codec.programs import Direction, Pieces, Programs, Share
+from cvvae_jax.codec.programs import CodecPrograms, Direction, Pieces, Share
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import to_uint8
 
@@ -96,7 +96,7 @@ Item = TypeVar("Item")
 
 
 def through(
-    programs: Programs, direction: Direction, chunks: Iterable[Pieces], plan: CutPlan
+    programs: CodecPrograms, direction: Direction, chunks: Iterable[Pieces], plan: CutPlan
 ) -> Iterator[UInt8[np.ndarray, "b t h w c"] | Float[np.ndarray, "b t h w c"]]:
     """The model's output for each chunk, in order.
 
@@ -123,7 +123,7 @@ def through(
 
 
 def _output(
-    programs: Programs, direction: Direction, chunks: Pieces, plan: CutPlan
+    programs: CodecPrograms, direction: Direction, chunks: Pieces, plan: CutPlan
 ) -> Callable[[], np.ndarray]:
     """Gives chunks of a shape to the devices; what it returns waits for their output."""
     share = Share(plan.groups, plan.split_rows)

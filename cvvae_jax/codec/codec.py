@@ -13,7 +13,7 @@ from jaxtyping import Float, UInt8
 from cvvae_jax.codec.choose import CodecOptions, Tile, Video, choose
 from cvvae_jax.codec.chunks import through
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, CutPlan
-from cvvae_jax.codec.programs import Direction, Pieces, Programs
+from cvvae_jax.codec.programs import CodecPrograms, Direction, Pieces
 from cvvae_jax.codec.values import Latents, PixelType, checked, latents_of, looked_at
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE
@@ -72,7 +72,7 @@ class Codec:
         self._devices = list(devices or jax.devices())
         self._options = CodecOptions(chunk_frames, tile, overlap, batch, split_rows, memory)
         self._options.check(vae, devices=len(self._devices))
-        self._programs = Programs(vae, self._devices)
+        self._programs = CodecPrograms(vae, self._devices)
         self._plans: dict[tuple[Direction, Video], CutPlan] = {}
 
     @property

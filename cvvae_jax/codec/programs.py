@@ -40,7 +40,7 @@ class Share:
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
+class CompiledProgram:
     """A compiled program and what is known of it."""
 
     compiled: jax.stages.Compiled
@@ -76,7 +76,7 @@ class Output:
         return jax.device_put(self.array, device)[: self.count, :, : self.height]
 
 
-class Programs:
+class CodecPrograms:
     """The programs of a model, compiled when they are first asked for; each says so in the log."""
 
     def __init__(self, vae: VAE, devices: list):
@@ -90,7 +90,7 @@ class Programs:
         mine = [d for d in devices if d.process_index == jax.process_index()]
         self.home = mine[0]
         """The device of this process where tiles are joined."""
-        self._programs: dict[tuple, Program] = {}
+        self._programs: dict[tuple, CompiledProgram] = {}
         self._placed: dict[Share, VAE] = {}
 
     @property
@@ -125,7 +125,7 @@ class Programs:
 
     def program(
         self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
-    ) -> Program:
+    ) -> CompiledProgram:
         """The program for so many pieces (b, t, h, w, c), compiled if it is new."""
         precision = jax.config.jax_default_matmul_precision
         key = (direction, shape, share, pixels, precision)
@@ -198,7 +198,7 @@ class Programs:
 
     def _compile(
         self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
-    ) -> Program:
+    ) -> CompiledProgram:
         start = time.monotonic()
         traced = self.trace(direction, shape, share=share, pixels=pixels)
         compiled = traced.lower().compile()
@@ -207,7 +207,7 @@ class Programs:
         # A traced array knows nothing of axes that are the partitioner's.
         own = self._sharding(share).shard_shape(pieces.shape)
         coming = math.prod(own) * pieces.dtype.itemsize
-        program = Program(compiled, _bytes_needed(compiled) + coming)
+        program = CompiledProgram(compiled, _bytes_needed(compiled) + coming)
         batch, frames, height, width, _ = shape
         _log.info(
             "Compiled in %.1f s: %s %d x %d %s of %d x %d; a device needs %.3g GiB for it.",

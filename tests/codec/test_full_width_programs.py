@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import pytest
 from flax import nnx
 
-from cvvae_jax.codec.programs import Programs, Share
+from cvvae_jax.codec.programs import CodecPrograms, Share
 from cvvae_jax.config import ImageVAEConfig
 from cvvae_jax.evaluation.compatibility.stretch import stretch
 from cvvae_jax.models.image_vae import ImageVAE
@@ -39,7 +39,7 @@ def test_official_models_can_be_lowered_for_every_platform(preset, size, dtype, 
     """float32 on CPUs computes with few products, in a function of their own."""
     config = dataclasses.replace(PRESETS[preset], dtype=dtype)
     devices = jax.devices()[: share.groups * share.split_rows]
-    programs = Programs(abstract(VideoVAE, config), devices)
+    programs = CodecPrograms(abstract(VideoVAE, config), devices)
     frames, height, width = size
     latents = (1 + frames // 4, height // 8, width // 8, config.latent_channels)
     for direction, piece in (("encode", (*size, 3)), ("decode", latents)):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cvvae_jax.codec import choose
-from cvvae_jax.codec.programs import Programs, Share
+from cvvae_jax.codec.programs import CodecPrograms, Share
 from cvvae_jax.errors import UserError
 
 
@@ -65,7 +65,7 @@ def test_processes_that_share_devices_all_ask_the_compiler(monkeypatch, tmp_path
     """One whose cache knows the answer would leave the others waiting for it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(jax, "process_count", lambda: processes)
-    programs = Mock(spec=Programs, identity=("tiny",))
+    programs = Mock(spec=CodecPrograms, identity=("tiny",))
     programs.program.return_value.memory = 7
     for _ in range(2):
         shape = (1, 1, 8, 8, 3)
