@@ -18,7 +18,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, TILE, CutPlan, Cuts, make_cuts
-from cvvae_jax.codec.programs import CodecPrograms, Direction, Share
+from cvvae_jax.codec.programs import CodecPrograms, DeviceGroups, Direction
 from cvvae_jax.codec.values import PixelType
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
@@ -76,7 +76,7 @@ def expected(
     direction: Direction,
     shape: tuple[int, ...],
     *,
-    share: Share,
+    groups: DeviceGroups,
     pixels: PixelType,
 ) -> int | None:
     """Bytes that a device needs for a program; None where the compiler can't make it.
@@ -84,11 +84,11 @@ def expected(
     What the compiler has said of a program once is kept in the user's cache folder, unless devices
     are those of several processes, which must all compile or none.
     """
-    said = _Said(programs, direction, shape, share, pixels)
+    said = _Said(programs, direction, shape, groups, pixels)
     memory = said.before() if jax.process_count() == 1 else None
     if memory is None:
         try:
-            memory = programs.program(direction, shape, share=share, pixels=pixels).memory
+            memory = programs.program(direction, shape, groups=groups, pixels=pixels).memory
         except jax.errors.JaxRuntimeError as error:
             what = str(error).partition("\n")[0]
             _log.warning("The compiler can't make the program to %s %s: %s", direction, shape, what)
@@ -295,7 +295,7 @@ def _needs(
         programs,
         direction,
         (plan.groups * batch, *shape),
-        share=Share(plan.groups, plan.split_rows),
+        groups=DeviceGroups(plan.groups, plan.split_rows),
         pixels=plan.program_pixels(direction),
     )
     if needed is None or plan.tiles == 1:

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax.codec.plan import Cut, CutPlan
-from cvvae_jax.codec.programs import CodecPrograms, Direction, Pieces, Share
+from cvvae_jax.codec.programs import CodecPrograms, DeviceGroups, Direction, Pieces
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import to_uint8
 
@@ -126,11 +126,11 @@ def _output(
     programs: CodecPrograms, direction: Direction, chunks: Pieces, plan: CutPlan
 ) -> Callable[[], np.ndarray]:
     """Gives chunks of a shape to the devices; what it returns waits for their output."""
-    share = Share(plan.groups, plan.split_rows)
+    groups = DeviceGroups(plan.groups, plan.split_rows)
 
     def run(pieces):
         pixels = plan.program_pixels(direction)
-        return programs.run(direction, pieces, share=share, batch=plan.batch, pixels=pixels)
+        return programs.run(direction, pieces, groups=groups, batch=plan.batch, pixels=pixels)
 
     def run_tiles(pieces):
         return jnp.concatenate([part.on_device(programs.home) for part in run(pieces)])

@@ -30,10 +30,10 @@ _PIECES = "pieces"
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
+class DeviceGroups:
     """How devices share pieces."""
 
-    groups: int = 1
+    count: int = 1
     """Groups of devices; each takes pieces of its own."""
     split_rows: int = 1
     """Devices of a group, which share the rows of a piece."""
@@ -91,7 +91,7 @@ class CodecPrograms:
         self.home = mine[0]
         """The device of this process where tiles are joined."""
         self._programs: dict[tuple, CompiledProgram] = {}
-        self._placed: dict[Share, VAE] = {}
+        self._placed: dict[DeviceGroups, VAE] = {}
 
     @property
     def identity(self) -> tuple:
@@ -104,7 +104,7 @@ class CodecPrograms:
         direction: Direction,
         pieces: Pieces,
         *,
-        share: Share,
+        groups: DeviceGroups,
         batch: int,
         pixels: PixelType,
     ) -> list[Output]:
@@ -113,24 +113,29 @@ class CodecPrograms:
         Args:
             direction: what is done.
             pieces: all of one shape, whose pixels the strides divide.
-            share: how the devices share them.
+            groups: how the devices share them.
             batch: pieces that a group of devices takes at once.
             pixels: of the side that has pixels: float32 ones are not clipped.
         """
-        most = share.groups * batch
+        most = groups.count * batch
         parts = [pieces[i : i + most] for i in range(0, len(pieces), most)]
         return [
-            self._run(direction, part, share=share, batch=batch, pixels=pixels) for part in parts
+            self._run(direction, part, groups=groups, batch=batch, pixels=pixels) for part in parts
         ]
 
     def program(
-        self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
+        self,
+        direction: Direction,
+        shape: tuple[int, ...],
+        *,
+        groups: DeviceGroups,
+        pixels: PixelType,
     ) -> CompiledProgram:
         """The program for so many pieces (b, t, h, w, c), compiled if it is new."""
         precision = jax.config.jax_default_matmul_precision
-        key = (direction, shape, share, pixels, precision)
+        key = (direction, shape, groups, pixels, precision)
         if key not in self._programs:
-            self._programs[key] = self._compile(direction, shape, share=share, pixels=pixels)
+            self._programs[key] = self._compile(direction, shape, groups=groups, pixels=pixels)
         return self._programs[key]
 
     def _run(
@@ -138,23 +143,23 @@ class CodecPrograms:
         direction: Direction,
         pieces: Pieces,
         *,
-        share: Share,
+        groups: DeviceGroups,
         batch: int,
         pixels: PixelType,
     ) -> Output:
         count, height = len(pieces), pieces.shape[2]
         missing = (
-            share.groups * min(_power_of_two(math.ceil(count / share.groups)), batch) - count,
-            -height % (self._row_unit(direction) * share.split_rows),
+            groups.count * min(_power_of_two(math.ceil(count / groups.count)), batch) - count,
+            -height % (self._row_unit(direction) * groups.split_rows),
         )
         filled = pieces
         if any(missing):  # results of what is added are dropped; numbers that occur are the safest
             added = ((0, missing[0]), (0, 0), (0, missing[1]), (0, 0), (0, 0))
             filled = np.pad(pieces, added, mode="edge")
         shape = (*filled.shape[:2], height, *filled.shape[3:])
-        program = self.program(direction, shape, share=share, pixels=pixels)
-        on_devices = _put(filled, self._sharding(share))
-        result = program.compiled(self._weights(share), on_devices)
+        program = self.program(direction, shape, groups=groups, pixels=pixels)
+        on_devices = _put(filled, self._sharding(groups))
+        result = program.compiled(self._weights(groups), on_devices)
         if result.is_fully_addressable:
             result.copy_to_host_async()
         compression = self._vae.config.spatial_compression
@@ -166,14 +171,19 @@ class CodecPrograms:
         return self._vae.config.spatial_compression if direction == "encode" else 1
 
     def trace(
-        self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
+        self,
+        direction: Direction,
+        shape: tuple[int, ...],
+        *,
+        groups: DeviceGroups,
+        pixels: PixelType,
     ) -> jax.stages.Traced:
         """The program for so many pieces (b, t, h, w, c) before it is lowered and compiled; of a
         model's weights only shapes and types are looked at."""
         batch, frames, height, width, channels = shape
         unit = self._row_unit(direction)
-        own = math.ceil(height / unit / share.split_rows) * share.split_rows
-        sharding, whole = self._sharding(share), self._whole(share)
+        own = math.ceil(height / unit / groups.split_rows) * groups.split_rows
+        sharding, whole = self._sharding(groups), self._whole(groups)
         local = functools.partial(
             _on_own_rows,
             apply=_moments if direction == "encode" else _DECODED[pixels],
@@ -182,7 +192,7 @@ class CodecPrograms:
         )
         apply = jax.shard_map(
             local,
-            mesh=self._mesh(share),
+            mesh=self._mesh(groups),
             in_specs=(whole.spec, sharding.spec),
             out_specs=sharding.spec,
         )
@@ -197,15 +207,20 @@ class CodecPrograms:
         return jax.jit(apply).trace(weights, pieces)
 
     def _compile(
-        self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
+        self,
+        direction: Direction,
+        shape: tuple[int, ...],
+        *,
+        groups: DeviceGroups,
+        pixels: PixelType,
     ) -> CompiledProgram:
         start = time.monotonic()
-        traced = self.trace(direction, shape, share=share, pixels=pixels)
+        traced = self.trace(direction, shape, groups=groups, pixels=pixels)
         compiled = traced.lower().compile()
         seconds = time.monotonic() - start
         (_, pieces), _ = traced.in_avals
         # A traced array knows nothing of axes that are the partitioner's.
-        own = self._sharding(share).shard_shape(pieces.shape)
+        own = self._sharding(groups).shard_shape(pieces.shape)
         coming = math.prod(own) * pieces.dtype.itemsize
         program = CompiledProgram(compiled, _bytes_needed(compiled) + coming)
         batch, frames, height, width, _ = shape
@@ -222,32 +237,32 @@ class CodecPrograms:
         )
         return program
 
-    def _mesh(self, share: Share) -> Mesh:
-        used = np.asarray(self._devices[: share.groups * share.split_rows])
-        axes = {_PIECES: share.groups, rows.AXIS: share.split_rows}
-        names = [name for name in axes if name == _PIECES or share.split_rows > 1]
+    def _mesh(self, groups: DeviceGroups) -> Mesh:
+        used = np.asarray(self._devices[: groups.count * groups.split_rows])
+        axes = {_PIECES: groups.count, rows.AXIS: groups.split_rows}
+        names = [name for name in axes if name == _PIECES or groups.split_rows > 1]
         shape = [axes[name] for name in names]
         return Mesh(used.reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
 
-    def _sharding(self, share: Share) -> NamedSharding:
-        split = (_PIECES, None, rows.AXIS) if share.split_rows > 1 else (_PIECES,)
-        return NamedSharding(self._mesh(share), PartitionSpec(*split))
+    def _sharding(self, groups: DeviceGroups) -> NamedSharding:
+        split = (_PIECES, None, rows.AXIS) if groups.split_rows > 1 else (_PIECES,)
+        return NamedSharding(self._mesh(groups), PartitionSpec(*split))
 
-    def _whole(self, share: Share) -> NamedSharding:
-        return NamedSharding(self._mesh(share), PartitionSpec())
+    def _whole(self, groups: DeviceGroups) -> NamedSharding:
+        return NamedSharding(self._mesh(groups), PartitionSpec())
 
-    def _weights(self, share: Share) -> VAE:
+    def _weights(self, groups: DeviceGroups) -> VAE:
         """The model on every device: one copy, that every way of sharing sees."""
-        if share not in self._placed:
-            whole = self._whole(share)
+        if groups not in self._placed:
+            whole = self._whole(groups)
             # Of what is there, the buffers are taken: a model may be gigabytes.
             known = next(iter(self._placed.values()), None)
-            self._placed[share] = (
+            self._placed[groups] = (
                 jax.tree.map(lambda array: _put(array, whole), self._vae)
                 if known is None
                 else jax.tree.map(lambda array: _on_mesh(array, whole), known)
             )
-        return self._placed[share]
+        return self._placed[groups]
 
 
 def _put(array: Array | np.ndarray, sharding: NamedSharding) -> Array:

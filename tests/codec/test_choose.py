@@ -11,7 +11,7 @@ import pytest
 from cvvae_jax.codec import choose
 from cvvae_jax.codec.choose import CodecOptions, Video, _batch, _candidates
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.codec.programs import Share
+from cvvae_jax.codec.programs import DeviceGroups
 from cvvae_jax.errors import UserError
 
 SIZE = {"frames": 1, "height": 168, "width": 150}
@@ -130,10 +130,10 @@ def test_a_program_that_the_compiler_cant_make_is_one_that_does_not_fit(vae, mon
 
 def test_a_codec_that_is_gone_holds_no_memory_of_devices(vae):
     codec = Codec(vae, devices=jax.devices()[:2])
-    shares = [codec._programs._weights(share) for share in (Share(2), Share(1, 2))]
+    models = [codec._programs._weights(groups) for groups in (DeviceGroups(2), DeviceGroups(1, 2))]
     first, second = (
         {part.data.unsafe_buffer_pointer() for part in jax.tree.leaves(model)[0].addressable_shards}
-        for model in shares
+        for model in models
     )
     assert first == second, "one copy of the model for every way of sharing"
     programs = weakref.ref(codec._programs)

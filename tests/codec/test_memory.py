@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cvvae_jax.codec import choose
-from cvvae_jax.codec.programs import CodecPrograms, Share
+from cvvae_jax.codec.programs import CodecPrograms, DeviceGroups
 from cvvae_jax.errors import UserError
 
 
@@ -69,6 +69,6 @@ def test_processes_that_share_devices_all_ask_the_compiler(monkeypatch, tmp_path
     programs.program.return_value.memory = 7
     for _ in range(2):
         shape = (1, 1, 8, 8, 3)
-        found = choose.expected(programs, "encode", shape, share=Share(), pixels="uint8")
+        found = choose.expected(programs, "encode", shape, groups=DeviceGroups(), pixels="uint8")
         assert found == 7
     assert programs.program.call_count == asked
