@@ -191,7 +191,7 @@ class CodecOptions:
 
 
 @dataclasses.dataclass(frozen=True)
-class Video:
+class VideoSize:
     """What a plan depends on."""
 
     frames: int
@@ -208,7 +208,7 @@ def choose(
     vae: VAE,
     programs: CodecPrograms,
     direction: Direction,
-    video: Video,
+    video: VideoSize,
     *,
     devices: list,
     options: CodecOptions,
@@ -244,7 +244,7 @@ def choose(
 
 
 def _candidates(
-    vae: VAE, video: Video, *, devices: int, options: CodecOptions
+    vae: VAE, video: VideoSize, *, devices: int, options: CodecOptions
 ) -> Iterator[CutPlan]:
     """Every way that the user leaves open, the best one first."""
     shares = [s for s in range(1, devices + 1) if devices % s == 0]

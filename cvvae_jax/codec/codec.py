@@ -73,7 +73,7 @@ class Codec:
         self._options = CodecOptions(chunk_frames, tile, overlap, batch, split_rows, memory)
         self._options.check(vae, devices=len(self._devices))
         self._programs = CodecPrograms(vae, self._devices)
-        self._plans: dict[tuple[Direction, Video], CutPlan] = {}
+        self._plans: dict[tuple[Direction, VideoSize], CutPlan] = {}
 
     @property
     def chunks(self) -> Cut:
@@ -113,7 +113,7 @@ class Codec:
             width=width,
         )
         space, time = self.vae.config.spatial_compression, self.vae.temporal_compression
-        video = Video(1 + (n - 1) * time, y * space, x * space, pixels)
+        video = VideoSize(1 + (n - 1) * time, y * space, x * space, pixels)
         if (direction, video) not in self._plans:
             self._plans[direction, video] = choose(
                 self.vae,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from cvvae_jax.codec import choose
-from cvvae_jax.codec.choose import CodecOptions, Video, _batch, _candidates
+from cvvae_jax.codec.choose import CodecOptions, VideoSize, _batch, _candidates
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.programs import DeviceGroups
 from cvvae_jax.errors import UserError
@@ -84,7 +84,7 @@ def test_options_that_cant_be_met_are_named(vae, arguments, named):
 
 def test_small_chunks_are_taken_together_on_an_accelerator(vae):
     """Also one that is the only kind of chunk of its video: 4 of 17 x 256 x 256 keep it busy."""
-    video = Video(17, 256, 256, "uint8")
+    video = VideoSize(17, 256, 256, "uint8")
     plan = next(_candidates(vae, video, devices=1, options=CodecOptions()))
     batches = [_batch(plan, room=room, platform="gpu") for room in (100, 3, 0)]
     assert batches == [4, 2, 1]
@@ -95,9 +95,9 @@ def test_no_more_than_sixteen_small_chunks_are_taken_together(vae):
         plan = next(_candidates(vae, video, devices=1, options=CodecOptions()))
         return _batch(plan, room=1000, platform=platform)
 
-    assert most(Video(1, 64, 64, "uint8")) == 16
-    assert most(Video(17, 1024, 1024, "uint8")) == 1
-    assert most(Video(1, 64, 64, "uint8"), platform="cpu") == 1
+    assert most(VideoSize(1, 64, 64, "uint8")) == 16
+    assert most(VideoSize(17, 1024, 1024, "uint8")) == 1
+    assert most(VideoSize(1, 64, 64, "uint8"), platform="cpu") == 1
 
 
 def given_needs(monkeypatch, needs) -> None:
