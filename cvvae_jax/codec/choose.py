@@ -71,7 +71,7 @@ def _free_of_host() -> int:
     return free
 
 
-def expected(
+def memory_needed(
     programs: CodecPrograms,
     direction: Direction,
     shape: tuple[int, ...],
@@ -84,8 +84,8 @@ def expected(
     What the compiler has said of a program once is kept in the user's cache folder, unless devices
     are those of several processes, which must all compile or none.
     """
-    said = _Said(programs, direction, shape, groups, pixels)
-    memory = said.before() if jax.process_count() == 1 else None
+    cache = _MemoryCache(programs, direction, shape, groups, pixels)
+    memory = cache.read() if jax.process_count() == 1 else None
     if memory is None:
         try:
             memory = programs.program(direction, shape, groups=groups, pixels=pixels).memory
@@ -93,11 +93,11 @@ def expected(
             what = str(error).partition("\n")[0]
             _log.warning("The compiler can't make the program to %s %s: %s", direction, shape, what)
             return None
-        said.keep(memory)
+        cache.write(memory)
     return memory
 
 
-class _Said:
+class _MemoryCache:
     """A file with the bytes that a program needs; its name stands for all that they depend on."""
 
     def __init__(self, programs: CodecPrograms, *parts):
@@ -116,13 +116,13 @@ class _Said:
         folder = Path(at_home(caches or "~/.cache"))
         self._path = folder / "cvvae_jax" / "program-memory" / name
 
-    def before(self) -> int | None:
+    def read(self) -> int | None:
         """What was kept, if anything sound was."""
         with contextlib.suppress(OSError, ValueError):
             return int(self._path.read_text())
         return None
 
-    def keep(self, memory: int) -> None:
+    def write(self, memory: int) -> None:
         """Write it down, if that can be done."""
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -230,8 +230,8 @@ def choose(
         if one is not None and (one <= limit or len(plans) == 1):
             room = max(limit - model, 0) // max(one - model, 1)
             most = options.batch or _batch(plan, room=room, platform=devices[0].platform)
-            expected = model + (one - model) * most // batch
-            return dataclasses.replace(plan, batch=most, expected=expected)
+            memory = model + (one - model) * most // batch
+            return dataclasses.replace(plan, batch=most, memory=memory)
         needed.append(one)
     what = f"{direction} {video.frames} frames of {video.width} x {video.height}"
     known = [number for number in needed if number is not None]
@@ -291,7 +291,7 @@ def _needs(
         space = vae.config.spatial_compression
         n = 1 + (frames - 1) // vae.temporal_compression
         shape = (n, height // space, width // space, vae.config.latent_channels)
-    needed = expected(
+    needed = memory_needed(
         programs,
         direction,
         (plan.groups * batch, *shape),

@@ -71,7 +71,7 @@ class CutPlan:
     """Devices of a group, which share the rows of a piece."""
     batch: int = 1
     """Pieces that a group takes at once."""
-    expected: int = 0
+    memory: int = 0
     """Bytes that a device needs for it at most, by the compiler's account; 0 before it is asked."""
 
     @property
@@ -129,7 +129,7 @@ class CutPlan:
         return f"Devices: {self.groups * self.split_rows}, {share} {pieces} at once."
 
     def _memory(self) -> str:
-        return f"Memory: {self.expected / 2**30:.3g} GiB a device at most, the model's included."
+        return f"Memory: {self.memory / 2**30:.3g} GiB a device at most, the model's included."
 
 
 def _counted(number: int, what: str) -> str:

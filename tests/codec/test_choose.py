@@ -25,7 +25,7 @@ def devices(request) -> list:
 @pytest.fixture(scope="module")
 def needed(vae, devices) -> int:
     """Bytes of a device to decode a whole frame."""
-    return Codec(vae, devices=devices).plan("decode", **SIZE).expected
+    return Codec(vae, devices=devices).plan("decode", **SIZE).memory
 
 
 def test_frames_stay_whole_where_they_fit_and_are_cut_last(vae, devices, needed):
@@ -33,7 +33,7 @@ def test_frames_stay_whole_where_they_fit_and_are_cut_last(vae, devices, needed)
     assert (fits.tiles, fits.split_rows, fits.groups) == (1, 1, len(devices))
     assert "exact" in fits.describe(frames=1)[1]
     lacks = Codec(vae, memory=needed - 1, devices=devices).plan("decode", **SIZE)
-    assert lacks.expected < needed
+    assert lacks.memory < needed
     if len(devices) > 1:
         assert (lacks.tiles, lacks.split_rows, lacks.groups) == (1, 2, len(devices) // 2)
         assert "every 2 of which share the rows of" in lacks.describe(frames=1)[2]
@@ -102,7 +102,7 @@ def test_no_more_than_sixteen_small_chunks_are_taken_together(vae):
 
 def given_needs(monkeypatch, needs) -> None:
     """The compiler's account of a program by its pieces' height."""
-    monkeypatch.setattr(choose, "expected", lambda *arguments, **_: needs(arguments[2][2]))
+    monkeypatch.setattr(choose, "memory_needed", lambda *arguments, **_: needs(arguments[2][2]))
 
 
 @pytest.mark.parametrize(("direction", "numbers"), [("encode", 8 / 64), ("decode", 3)])
@@ -115,7 +115,7 @@ def test_tiles_need_room_where_one_device_joins_them(vae, monkeypatch, direction
     plan = codec.plan(direction, **SIZE)
     height, width = 168, 152
     assert (plan.tiles, plan.cuts.pixel_tiles.size) == (4, 128)
-    assert plan.expected == 1000 + 3 * 4 * height * width * numbers
+    assert plan.memory == 1000 + 3 * 4 * height * width * numbers
 
 
 def test_a_program_that_the_compiler_cant_make_is_one_that_does_not_fit(vae, monkeypatch):

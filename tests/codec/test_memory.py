@@ -69,6 +69,8 @@ def test_processes_that_share_devices_all_ask_the_compiler(monkeypatch, tmp_path
     programs.program.return_value.memory = 7
     for _ in range(2):
         shape = (1, 1, 8, 8, 3)
-        found = choose.expected(programs, "encode", shape, groups=DeviceGroups(), pixels="uint8")
+        found = choose.memory_needed(
+            programs, "encode", shape, groups=DeviceGroups(), pixels="uint8"
+        )
         assert found == 7
     assert programs.program.call_count == asked
