@@ -71,11 +71,11 @@ def main(arguments: list[str]) -> None:
 def _encode(options: Encode, info: VideoInfo, codec) -> None:
     import jax
 
-    from cvvae_jax.codec.stream import Counted, encode_frames
+    from cvvae_jax.codec.stream import CountedItems, encode_frames
     from cvvae_jax.latents.file import LatentsWriter
 
     say_devices()
-    start, frames = time.monotonic(), Counted(read_frames(options.source))
+    start, frames = time.monotonic(), CountedItems(read_frames(options.source))
     key = jax.random.key(options.seed) if options.sample else None
     weights = _weights_sha256(options)
     latents = encode_frames(codec, track_frames(frames, total=info.frames), key=key)

@@ -38,12 +38,12 @@ def tiled(apply: Apply, array: np.ndarray, *, cut: Cut, joint: Cut) -> Float[Arr
         for i, line in enumerate(lines)
         for j, column in enumerate(columns)
     }
-    outputs = _together(apply, inputs)
+    outputs = _apply_by_shape(apply, inputs)
     grid = [[outputs[i, j] for j in range(len(columns))] for i in range(len(lines))]
-    return _joined(grid, joint=joint)
+    return _join_tiles(grid, joint=joint)
 
 
-def _together(apply: Apply, inputs: dict) -> dict:
+def _apply_by_shape(apply: Apply, inputs: dict) -> dict:
     """`apply` on all arrays, those of a shape as one batch."""
     by_shape: dict[tuple, list] = {}
     for place, array in inputs.items():
@@ -57,7 +57,7 @@ def _together(apply: Apply, inputs: dict) -> dict:
 
 
 @functools.partial(jax.jit, static_argnames="joint")
-def _joined(grid: list[list[Array]], *, joint: Cut) -> Array:
+def _join_tiles(grid: list[list[Array]], *, joint: Cut) -> Array:
     """Tiles side by side, faded into each other."""
     above, bands = None, []
     for line in grid:
@@ -95,7 +95,7 @@ def _join(pieces: list[Array], *, axis: int, stride: int) -> Array:
 Item = TypeVar("Item")
 
 
-def through(
+def run_chunks(
     programs: CodecPrograms, direction: Direction, chunks: Iterable[Pieces], plan: CutPlan
 ) -> Iterator[UInt8[np.ndarray, "b t h w c"] | Float[np.ndarray, "b t h w c"]]:
     """The model's output for each chunk, in order.
@@ -116,13 +116,13 @@ def through(
 
     def outputs():
         for group in _grouped(chunks, plan.chunks_at_once):
-            yield _output(programs, direction, _concatenated(group), plan), len(group)
+            yield _start(programs, direction, _concatenated(group), plan), len(group)
 
     for waited_for, count in _one_behind(outputs()):
         yield from np.split(waited_for(), count)
 
 
-def _output(
+def _start(
     programs: CodecPrograms, direction: Direction, chunks: Pieces, plan: CutPlan
 ) -> Callable[[], np.ndarray]:
     """Gives chunks of a shape to the devices; what it returns waits for their output."""
@@ -133,7 +133,7 @@ def _output(
         return programs.run(direction, pieces, groups=groups, batch=plan.batch, pixels=pixels)
 
     def run_tiles(pieces):
-        return jnp.concatenate([part.on_device(programs.home) for part in run(pieces)])
+        return jnp.concatenate([part.on_device(programs.joining_device) for part in run(pieces)])
 
     if plan.tiles == 1:
         parts = run(chunks)

@@ -10,11 +10,17 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cvvae_jax.codec.choose import CodecOptions, Tile, Video, choose
-from cvvae_jax.codec.chunks import through
+from cvvae_jax.codec.choose import CodecOptions, Tile, VideoSize, choose
+from cvvae_jax.codec.chunks import run_chunks
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, CutPlan
 from cvvae_jax.codec.programs import CodecPrograms, Direction, Pieces
-from cvvae_jax.codec.values import Latents, PixelType, checked, latents_of, looked_at
+from cvvae_jax.codec.values import (
+    Latents,
+    PixelType,
+    checked_latents,
+    checked_pixels,
+    latents_from_moments,
+)
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
@@ -150,7 +156,7 @@ class Codec:
         Raises:
             UserError: it is no video or smaller than one latent, or its values are no pixels'.
         """
-        moments = np.concatenate(list(self._moments_of(checked(video))), axis=1)
+        moments = np.concatenate(list(self._moments_of(checked_pixels(video))), axis=1)
         return DiagonalGaussian.from_moments(jnp.asarray(moments))
 
     def encode(self, video: VideoLike, *, key: KeyLike | None = None) -> Latents:
@@ -168,10 +174,10 @@ class Codec:
             UserError: it is no video or smaller than one latent; it holds NaN, infinity or
                 floats beyond 2; or the model gives latents with NaN or infinity.
         """
-        video, key = checked(video), one_key(key)
+        video, key = checked_pixels(video), one_key(key)
         parts, start = [], 0
         for moments in self._moments_of(video):
-            parts.append(latents_of(moments, key, start=start))
+            parts.append(latents_from_moments(moments, key, start=start))
             start += moments.shape[1]
         _, frames, height, width, _ = video.shape
         values = np.concatenate(parts, axis=1)
@@ -234,7 +240,7 @@ class Codec:
         Raises:
             UserError: they are no `Latents` of this model, or hold NaN or infinity.
         """
-        latents = looked_at(latents, channels=self.vae.config.latent_channels)
+        latents = checked_latents(latents, channels=self.vae.config.latent_channels)
         if latents.scaled:
             return latents
         values = np.asarray(self.vae.scale(latents.values))
@@ -242,7 +248,7 @@ class Codec:
 
     def unscale(self, latents: Latents | LatentsLike) -> Latents:
         """The inverse of `scale`; raises what `scale` does."""
-        latents = looked_at(latents, channels=self.vae.config.latent_channels)
+        latents = checked_latents(latents, channels=self.vae.config.latent_channels)
         if not latents.scaled:
             return latents
         values = np.asarray(self.vae.unscale(latents.values))
@@ -271,7 +277,7 @@ class Codec:
         """
         padded = (self._padded(chunk) for chunk in chunks)
         overlap = self.chunks.overlap
-        for i, moments in enumerate(through(self._programs, "encode", padded, plan)):
+        for i, moments in enumerate(run_chunks(self._programs, "encode", padded, plan)):
             yield moments[:, overlap if i else 0 :]
 
     def videos(
@@ -286,7 +292,7 @@ class Codec:
             plan: as `self.plan` gives it.
             overlap: latent frames that a chunk shares with the one before.
         """
-        for i, video in enumerate(through(self._programs, "decode", chunks, plan)):
+        for i, video in enumerate(run_chunks(self._programs, "decode", chunks, plan)):
             # Every latent frame that is shared was the first of its chunk, of one frame.
             yield video[:, overlap if i else 0 :]
 

@@ -88,7 +88,7 @@ class CodecPrograms:
         """
         self._vae, self._devices = vae, devices
         mine = [d for d in devices if d.process_index == jax.process_index()]
-        self.home = mine[0]
+        self.joining_device = mine[0]
         """The device of this process where tiles are joined."""
         self._programs: dict[tuple, CompiledProgram] = {}
         self._placed: dict[DeviceGroups, VAE] = {}

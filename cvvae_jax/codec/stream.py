@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Key, UInt8
 
 from cvvae_jax.codec.codec import Codec, Mode
 from cvvae_jax.codec.plan import Cut
-from cvvae_jax.codec.values import PixelType, frame_arrays, latent_frames, latents_of
+from cvvae_jax.codec.values import PixelType, frame_arrays, latent_frames, latents_from_moments
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import FramesLike, KeyLike, PartsLike, one_key
 
@@ -42,7 +42,7 @@ def encode_frames(
             frame that is none, or the model's latents, as in `Codec.encode`.
     """
     key = one_key(key)
-    first, chunks = _first(_pieces(frame_arrays(frames), codec.chunks))
+    first, chunks = _peek(_pieces(frame_arrays(frames), codec.chunks))
     if first is not None:
         yield from _latents(codec, first, chunks, key=key)
 
@@ -57,7 +57,7 @@ def _latents(
     read = _read_ahead(chunks, count=plan.chunks_at_once)
     start = 0
     for moments in codec.moments((chunk[None] for chunk in read), plan):
-        yield latents_of(moments, key, start=start)[0]
+        yield latents_from_moments(moments, key, start=start)[0]
         start += moments.shape[1]
 
 
@@ -89,7 +89,7 @@ def decode_frames(
     """
     cut = codec.latent_chunks(mode)
     shape = codec.latents_shape(frames=1, height=height, width=width)[1:]
-    first, chunks = _first(_pieces(latent_frames(latents, shape=shape), cut))
+    first, chunks = _peek(_pieces(latent_frames(latents, shape=shape), cut))
     if first is None:
         return
     frames = 1 + (len(first) - 1) * codec.vae.temporal_compression
@@ -116,8 +116,8 @@ def reconstruct_frames(
     Raises:
         UserError: as of `encode_frames`.
     """
-    key, counted = one_key(key), Counted(frame_arrays(frames))
-    first, chunks = _first(_pieces(counted, codec.chunks))
+    key, counted = one_key(key), CountedItems(frame_arrays(frames))
+    first, chunks = _peek(_pieces(counted, codec.chunks))
     if first is None:
         return
     (count, height, width, _), pixels = first.shape, first.dtype.name
@@ -131,7 +131,7 @@ def reconstruct_frames(
             yield recon if pixels == "uint8" else np.clip(recon, -1.0, 1.0)
 
 
-class Counted:
+class CountedItems:
     """Items, and how many of them have been taken."""
 
     def __init__(self, items: Iterable):
@@ -161,7 +161,7 @@ def _pieces(items: Iterable[np.ndarray], cut: Cut) -> Iterator[np.ndarray]:
         yield np.stack(piece)
 
 
-def _first(items: Iterable[Item]) -> tuple[Item | None, Iterator[Item]]:
+def _peek(items: Iterable[Item]) -> tuple[Item | None, Iterator[Item]]:
     """The first item, None where there is none, and all of them."""
     iterator = iter(items)
     for first in iterator:

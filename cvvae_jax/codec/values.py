@@ -172,7 +172,9 @@ PixelType = Literal["uint8", "float32"]
 """How pixels are given, and given back."""
 
 
-def checked(video: VideoLike) -> UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]:
+def checked_pixels(
+    video: VideoLike,
+) -> UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]:
     """Pixels on the host, uint8 or float32. Floats that seem to be in [0, 1] are warned of.
 
     Raises:
@@ -204,7 +206,7 @@ class Latents:
     """Whether the values are as diffusion models see them: see `VAE.scale`."""
 
 
-def looked_at(latents: Latents | Any, *, channels: int) -> Latents:
+def checked_latents(latents: Latents | Any, *, channels: int) -> Latents:
     """The same, its values as float32 on the host.
 
     Args:
@@ -227,7 +229,7 @@ def looked_at(latents: Latents | Any, *, channels: int) -> Latents:
 _OVERFLOW = "; if it computes in float16, load it with dtype bfloat16 or float32"
 
 
-def latents_of(
+def latents_from_moments(
     moments: Float[np.ndarray, "b n y x zz"], key: Key[Array, ""] | None, *, start: int = 0
 ) -> Float[np.ndarray, "b n y x z"]:
     """Latents of moments: the mode for no key, else a sample.
