@@ -65,68 +65,72 @@ def main(arguments: list[str]) -> None:
     file = open_latents(options.source)
     require_target(options.source, options.target, image=_is_image(file))
     codec = open_codec(options)
-    facts = file.facts or _assumed(file, codec, options)
+    metadata = file.metadata or _assumed(file, codec, options)
     alone = options.mode == "image"
-    _check(file, facts, codec, alone=alone, scaled=options.scaled)
+    _check(file, metadata, codec, alone=alone, scaled=options.scaled)
     if options.plan:
         if alone:
             print(f"{file.shape[0]} latent frames, each alone:")
-        frames = 1 if alone else facts.frames
-        print_plan(codec, "decode", frames=frames, height=facts.height, width=facts.width)
+        frames = 1 if alone else metadata.frames
+        print_plan(codec, "decode", frames=frames, height=metadata.height, width=metadata.width)
         return
-    _decode(options, file, facts, codec)
+    _decode(options, file, metadata, codec)
 
 
 def _is_image(file) -> bool:
-    return file.facts.image if file.facts else file.shape[0] == 1
+    return file.metadata.image if file.metadata else file.shape[0] == 1
 
 
 def _assumed(file, codec, options: Decode):
     """What a file from elsewhere doesn't say."""
-    from cvvae_jax.latents.file import Facts
+    from cvvae_jax.latents.file import LatentsMetadata
 
     n, y, x, _ = file.shape
     space = codec.vae.config.spatial_compression
     frames = 1 + (n - 1) * codec.vae.temporal_compression
-    return Facts(frames=frames, height=y * space, width=x * space, scaled=options.scaled)
+    return LatentsMetadata(frames=frames, height=y * space, width=x * space, scaled=options.scaled)
 
 
-def _check(file, facts, codec, *, alone: bool, scaled: bool) -> None:
-    wanted = codec.latents_shape(frames=facts.frames, height=facts.height, width=facts.width)
+def _check(file, metadata, codec, *, alone: bool, scaled: bool) -> None:
+    wanted = codec.latents_shape(
+        frames=metadata.frames, height=metadata.height, width=metadata.width
+    )
     # Alone, they may be decoded by an image VAE, which would have made one of every frame.
     if file.shape[alone:] != wanted[alone:]:
         raise UserError(
-            f"{file.path} holds latents {file.shape}; this model's of {facts.frames} frames of "
-            f"{facts.width}x{facts.height} are {wanted} (n, y, x, z)."
+            f"{file.path} holds latents {file.shape}; this model's of {metadata.frames} frames of "
+            f"{metadata.width}x{metadata.height} are {wanted} (n, y, x, z)."
         )
-    if scaled and not facts.scaled:
+    if scaled and not metadata.scaled:
         raise UserError(f"{file.path} says that its latents are unscaled: leave out --scaled.")
-    known = None not in (facts.scaling_factor, facts.shift_factor)
-    if facts.scaled and known and latent_scale(facts) != latent_scale(codec.vae.config):
+    known = None not in (metadata.scaling_factor, metadata.shift_factor)
+    if metadata.scaled and known and latent_scale(metadata) != latent_scale(codec.vae.config):
         raise UserError(
-            f"{file.path} was scaled as {in_words(facts)}, but this model scales as "
+            f"{file.path} was scaled as {in_words(metadata)}, but this model scales as "
             f"{in_words(codec.vae.config)}: it is not the one that encoded it."
         )
 
 
-def _times(options: Decode, file, facts, codec) -> Times:
+def _times(options: Decode, file, metadata, codec) -> Times:
     """Of the video that is written."""
     if options.fps is not None:
         return Times(_rate(options.fps))
-    said = facts.fps or ("1" if _is_image(file) else None)
+    said = metadata.fps or ("1" if _is_image(file) else None)
     if said is None:
         raise UserError(f"{file.path} doesn't say its frames per second: give --fps.")
-    times = facts.shown or Times(_rate(said))
+    times = metadata.shown or Times(_rate(said))
     if options.mode == "video":
         return times
     latent_frames = file.shape[0]
-    own, *_ = codec.latents_shape(frames=facts.frames, height=facts.height, width=facts.width)
+    own, *_ = codec.latents_shape(
+        frames=metadata.frames, height=metadata.height, width=metadata.width
+    )
     if own == latent_frames:
         stride = codec.vae.temporal_compression
-        numbers = np.minimum(np.arange(latent_frames) * stride, facts.frames - 1)
+        numbers = np.minimum(np.arange(latent_frames) * stride, metadata.frames - 1)
         return times.taken(numbers, times.rate / stride)
-    numbers = np.linspace(0, facts.frames - 1, latent_frames).round().astype(int)
-    return times.taken(numbers, times.rate * latent_frames / facts.frames)
+    numbers = np.linspace(0, metadata.frames - 1, latent_frames).round().astype(int)
+    return times.taken(numbers, times.rate * latent_frames / metadata.frames)
 
 
 def _rate(said: str) -> Fraction:
@@ -139,13 +143,13 @@ def _rate(said: str) -> Fraction:
     return rate
 
 
-def _decode(options: Decode, file, facts, codec) -> None:
+def _decode(options: Decode, file, metadata, codec) -> None:
     from cvvae_jax.codec.stream import decode_frames
 
-    count = facts.frames if options.mode == "video" else file.shape[0]
-    times = _times(options, file, facts, codec)
+    count = metadata.frames if options.mode == "video" else file.shape[0]
+    times = _times(options, file, metadata, codec)
     parts = file.parts()
-    if facts.scaled or options.scaled:
+    if metadata.scaled or options.scaled:
         parts = (np.asarray(codec.vae.unscale(part[None]))[0] for part in parts)
     say_devices()
     start = time.monotonic()
@@ -153,17 +157,17 @@ def _decode(options: Decode, file, facts, codec) -> None:
         options.target,
         image=_is_image(file),
         times=times,
-        height=facts.height,
-        width=facts.width,
-        display=facts.display,
+        height=metadata.height,
+        width=metadata.width,
+        display=metadata.display,
         overwrite=options.overwrite,
     ) as write:
         frames = decode_frames(
-            codec, parts, height=facts.height, width=facts.width, mode=options.mode
+            codec, parts, height=metadata.height, width=metadata.width, mode=options.mode
         )
         for frame in track_frames(itertools.islice(frames, count), total=count):
             write(frame)
     print(
-        f"{visible(str(options.target))}: {counted_frames(count)} of {facts.width}x{facts.height}; "
+        f"{visible(str(options.target))}: {counted_frames(count)} of {metadata.width}x{metadata.height}; "
         f"{speed(count, time.monotonic() - start)}"
     )

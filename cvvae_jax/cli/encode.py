@@ -93,10 +93,10 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
                 raise
             whole = 1 + (writer.frames - 1) * codec.vae.temporal_compression
             whole = min(whole, frames.count)
-            writer.finish(_facts(options, info, codec, frames=whole, weights=weights))
+            writer.finish(_metadata(options, info, codec, frames=whole, weights=weights))
             kept = f"{options.target} holds the latents of the first {counted_frames(whole)}."
             raise type(error)(f"{error} {kept}".strip()) from error
-        writer.finish(_facts(options, info, codec, frames=frames.count, weights=weights))
+        writer.finish(_metadata(options, info, codec, frames=frames.count, weights=weights))
     shape = codec.latents_shape(frames=frames.count, height=info.height, width=info.width)
     print(
         f"{visible(str(options.target))}: latents {shape} (n, y, x, z) of "
@@ -105,13 +105,13 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
     )
 
 
-def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str):
-    from cvvae_jax.latents.file import Facts
+def _metadata(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str):
+    from cvvae_jax.latents.file import LatentsMetadata
 
     times = read_times(options.source)
     if times.count != frames:
         times = times.taken(np.arange(frames), times.rate)
-    return Facts(
+    return LatentsMetadata(
         frames=frames,
         height=info.height,
         width=info.width,

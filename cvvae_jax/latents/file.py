@@ -36,12 +36,12 @@ SUFFIXES = (".safetensors", ".npz")
 LAYOUT = "n y x z"
 """The word `layout` of files that this package wrote."""
 # Codes of ITU-T H.273 are bytes; terms of a shape of pixels have 31 bits in every container.
-_MOST_CODE = 255
-_MOST_TERM = 2**31 - 1
+_MAX_CODE = 255
+_MAX_TERM = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Facts:
+class LatentsMetadata:
     """What a file says of its latents."""
 
     frames: int
@@ -97,44 +97,48 @@ class Facts:
         return Display(**{name: value for name, value in said.items() if value is not None})
 
 
-def to_words(facts: Facts) -> dict[str, str]:
+def to_texts(metadata: LatentsMetadata) -> dict[str, str]:
     """Texts by name, as safetensors has them; what is not known is left out."""
-    known = {name: value for name, value in vars(facts).items() if value is not None}
+    known = {name: value for name, value in vars(metadata).items() if value is not None}
     return {"layout": LAYOUT} | {
         name: visible(value) if isinstance(value, str) else json.dumps(value)
         for name, value in known.items()
     }
 
 
-def from_words(words: dict[str, str]) -> Facts:
-    """The inverse; other words are passed over.
+def from_texts(texts: dict[str, str]) -> LatentsMetadata:
+    """The inverse; other texts are passed over.
 
     Raises:
         ValueError: they are not those of a video.
     """
-    hints = typing.get_type_hints(Facts)
-    facts = Facts(**{name: _fact(name, words[name], hints[name]) for name in hints & words.keys()})
-    if min(facts.frames, facts.height, facts.width) < 1:
-        raise ValueError(f"no video has {facts.frames} frames of {facts.width} x {facts.height}")
-    _check_shown(facts)
-    numbers = [getattr(facts, name) for name in LATENT_SCALE]
+    hints = typing.get_type_hints(LatentsMetadata)
+    metadata = LatentsMetadata(
+        **{name: _fact(name, texts[name], hints[name]) for name in hints & texts.keys()}
+    )
+    if min(metadata.frames, metadata.height, metadata.width) < 1:
+        raise ValueError(
+            f"no video has {metadata.frames} frames of {metadata.width} x {metadata.height}"
+        )
+    _check_display(metadata)
+    numbers = [getattr(metadata, name) for name in LATENT_SCALE]
     flat = [each for value in numbers for each in (value if isinstance(value, tuple) else (value,))]
     if not all(math.isfinite(number) for number in flat if number is not None):
         raise ValueError("the latents' scale must be finite numbers")
-    return facts
+    return metadata
 
 
-def _check_shown(facts: Facts) -> None:
-    if facts.fps is not None and as_fraction(facts.fps) <= 0:
-        raise ValueError(f"fps cannot be {facts.fps}")
-    aspect = facts.display.pixel_aspect
+def _check_display(metadata: LatentsMetadata) -> None:
+    if metadata.fps is not None and as_fraction(metadata.fps) <= 0:
+        raise ValueError(f"fps cannot be {metadata.fps}")
+    aspect = metadata.display.pixel_aspect
     terms = (aspect.numerator, aspect.denominator)
-    if min(terms) <= 0 or max(terms) > _MOST_TERM:
-        raise ValueError(f"pixels cannot have the shape {facts.pixel_aspect}")
-    if facts.shown and facts.shown.count != facts.frames:
-        raise ValueError(f"the times are not those of {facts.frames} frames")
-    for code in (facts.display.primaries, facts.display.transfer):
-        if not 0 <= code <= _MOST_CODE:
+    if min(terms) <= 0 or max(terms) > _MAX_TERM:
+        raise ValueError(f"pixels cannot have the shape {metadata.pixel_aspect}")
+    if metadata.shown and metadata.shown.count != metadata.frames:
+        raise ValueError(f"the times are not those of {metadata.frames} frames")
+    for code in (metadata.display.primaries, metadata.display.transfer):
+        if not 0 <= code <= _MAX_CODE:
             raise ValueError(f"no colors have the code {code}")
 
 
@@ -147,7 +151,7 @@ def _fact(name: str, word: Any, hint: Any) -> Any:
 
 
 class LatentsWriter:
-    """Writes latents part by part: `with LatentsWriter(path) as w: w.write(part); w.finish(facts)`.
+    """Writes latents part by part: `with LatentsWriter(path) as w: w.write(part); w.finish(metadata)`.
 
     The file is there once it is finished, and whole; without `finish` there is none. Memory does
     not grow with its length: until then the numbers are in a file without a name beside it.
@@ -172,7 +176,7 @@ class LatentsWriter:
             self._numbers = tempfile.TemporaryFile(dir=self._path.parent)
         return self
 
-    def __exit__(self, kind, error, traceback) -> None:
+    def __exit__(self, dtype, error, traceback) -> None:
         self._numbers.close()
 
     @property
@@ -192,7 +196,7 @@ class LatentsWriter:
         with self._named_errors():
             self._numbers.write(np.ascontiguousarray(part, "<f4").data)
 
-    def finish(self, facts: Facts) -> None:
+    def finish(self, metadata: LatentsMetadata) -> None:
         """Give the file its name.
 
         Raises:
@@ -201,13 +205,13 @@ class LatentsWriter:
         if not self._frames:
             raise UserError(f"{self._path} was not written: there are no latents.")
         shape = (self._frames, *self._shape)
-        words, write = to_words(facts), _write_npz
+        texts, write = to_texts(metadata), _write_npz
         if self._path.suffix.lower() != ".npz":
-            words[CHECKSUM] = self._checksum.of(shape, words)
+            texts[CHECKSUM] = self._checksum.of(shape, texts)
             write = _write_safetensors
         with self._named_errors(), written_aside(self._path) as aside:
             self._numbers.seek(0)
-            write(aside, self._numbers, shape, words)
+            write(aside, self._numbers, shape, texts)
 
     @contextlib.contextmanager
     def _named_errors(self) -> Iterator[None]:
@@ -225,7 +229,7 @@ class LatentsFile:
     """The file."""
     shape: tuple[int, int, int, int]
     """(n, y, x, z)."""
-    facts: Facts | None
+    metadata: LatentsMetadata | None
     """What it says of them; None where it was not written by this package."""
     _header: Header = dataclasses.field(repr=False)
 
@@ -251,19 +255,19 @@ def open_latents(path: str | Path) -> LatentsFile:
     require_suffix(path)
     header = read_header(path)
     try:
-        facts = from_words(header.words) if header.words.get("layout") == LAYOUT else None
+        metadata = from_texts(header.texts) if header.texts.get("layout") == LAYOUT else None
     except (ValueError, TypeError) as error:
         raise UserError(f"{path}: its metadata is damaged: {error}.") from error
-    return LatentsFile(path, header.shape, facts, header)
+    return LatentsFile(path, header.shape, metadata, header)
 
 
-def save_latents(path: str | Path, latents: Latents, **facts: str | int | float | bool) -> None:
+def save_latents(path: str | Path, latents: Latents, **metadata: str | int | float | bool) -> None:
     """Write the latents of one video.
 
     Args:
         path: a .safetensors or .npz file.
         latents: of one video.
-        facts: more fields of `Facts`, such as fps="25".
+        metadata: more fields of `LatentsMetadata`, such as fps="25".
 
     Raises:
         UserError: the file cannot be written, or there are several videos.
@@ -274,7 +278,7 @@ def save_latents(path: str | Path, latents: Latents, **facts: str | int | float 
     del own["values"]
     with LatentsWriter(path) as writer:
         writer.write(np.asarray(latents.values[0], np.float32))
-        writer.finish(Facts(**own, **facts))
+        writer.finish(LatentsMetadata(**own, **metadata))
 
 
 def load_latents(path: str | Path) -> Latents:
@@ -284,16 +288,16 @@ def load_latents(path: str | Path) -> Latents:
         UserError: it is none, or was not written by this package.
     """
     file = open_latents(path)
-    if file.facts is None:
+    if file.metadata is None:
         raise UserError(
             f"{path} doesn't say how long and large its video is: it is no file of cvvae_jax's."
         )
-    facts = file.facts
+    metadata = file.metadata
     return Latents(
         np.concatenate(list(file.parts()))[None],
-        *(facts.frames, facts.height, facts.width),
-        pixels=facts.pixels,
-        scaled=facts.scaled,
+        *(metadata.frames, metadata.height, metadata.width),
+        pixels=metadata.pixels,
+        scaled=metadata.scaled,
     )
 
 
@@ -303,21 +307,21 @@ def require_suffix(path: Path) -> None:
         raise UserError(f"{path}: a file with latents ends in {' or '.join(SUFFIXES)}.")
 
 
-def _write_safetensors(path: Path, numbers, shape: tuple[int, ...], words: dict[str, str]) -> None:
+def _write_safetensors(path: Path, numbers, shape: tuple[int, ...], texts: dict[str, str]) -> None:
     """The library's own writer takes arrays that are in memory as a whole."""
     tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * math.prod(shape)]}
-    header = json.dumps({"__metadata__": words, "latents": tensor}).encode()
+    header = json.dumps({"__metadata__": texts, "latents": tensor}).encode()
     header += b" " * (-len(header) % 8)
     with open(path, "wb") as file:
         file.write(struct.pack("<Q", len(header)) + header)
         shutil.copyfileobj(numbers, file)
 
 
-def _write_npz(path: Path, numbers, shape: tuple[int, ...], words: dict[str, str]) -> None:
+def _write_npz(path: Path, numbers, shape: tuple[int, ...], texts: dict[str, str]) -> None:
     with zipfile.ZipFile(path, "w") as archive:
         with archive.open("latents.npy", "w", force_zip64=True) as member:
             header = {"descr": "<f4", "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(member, header)
             shutil.copyfileobj(numbers, member)
         with archive.open("metadata.npy", "w") as member:
-            np.lib.format.write_array(member, np.asarray(json.dumps(words)))
+            np.lib.format.write_array(member, np.asarray(json.dumps(texts)))
