@@ -17,7 +17,7 @@ from cvvae_jax.resumable.share import Share
 
 if TYPE_CHECKING:
     from cvvae_jax.latents.dataset_shard import LatentsEncoder
-    from cvvae_jax.latents.dataset_write import Model
+    from cvvae_jax.latents.dataset_write import UnloadedEncoder
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,9 +31,9 @@ class Latents:
     """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
-    """Folder, pattern, list, shards, tar files or tfds:NAME, with videos, images or both."""
+    """LatentsFolder, pattern, list, shards, tar files or tfds:NAME, with videos, images or both."""
     target: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="DST")]
-    """Folder for the shards: new, empty, or begun by the same command; a local path or an address
+    """LatentsFolder for the shards: new, empty, or begun by the same command; a local path or an address
     that fsspec knows."""
     weights: Path
     """Run folder, checkpoint, saved model or PyTorch weights of a video VAE or an image VAE."""
@@ -88,14 +88,14 @@ def main(arguments: list[str]) -> None:
     _print_statistics(options.target, done.statistics)
 
 
-def _model(options: Latents) -> "Model":
+def _model(options: Latents) -> "UnloadedEncoder":
     """The model, not loaded yet.
 
     Raises:
         UserError: there is none, or it is no VAE.
     """
     from cvvae_jax.convert.card import sha256
-    from cvvae_jax.latents.dataset_write import Model
+    from cvvae_jax.latents.dataset_write import UnloadedEncoder
     from cvvae_jax.loading import open_model
     from cvvae_jax.models.autoencoder import VAE
 
@@ -105,7 +105,7 @@ def _model(options: Latents) -> "Model":
             f"{options.weights} holds a {found.model_class.__name__}; a video or image VAE is "
             "wanted."
         )
-    return Model(
+    return UnloadedEncoder(
         weights=sha256(found.weight_files),
         **latent_scale(found.config),
         settings={

@@ -25,7 +25,7 @@ _OPEN_AT_ONCE = 256
 
 
 @dataclasses.dataclass(frozen=True)
-class Statistics:
+class LatentStatistics:
     """Of all latents of a data set, unscaled; float64 (z,)."""
 
     mean: np.ndarray
@@ -41,7 +41,7 @@ class LatentsDataset:
     sent to other processes. Reading needs no jax.
     """
 
-    statistics: Statistics
+    statistics: LatentStatistics
     """Mean and standard deviation of every channel."""
     settings: dict[str, Any]
     """What the set was made of, and how: `weights` (SHA-256), `scaling_factor`, `format`, .."""
@@ -130,7 +130,7 @@ class LatentsDataset:
         self._counts = []
         with self._opened(INDEX) as file:
             for number, line in enumerate(file, 1):
-                row, said = _indexed(line, f"{file.name}: line {number}")
+                row, said = _parse_index_line(line, f"{file.name}: line {number}")
                 shard = numbers.setdefault(said.shard, len(numbers))
                 self._counts += [0] * (len(numbers) - len(self._counts))
                 self._counts[shard] += 1
@@ -146,13 +146,13 @@ class LatentsDataset:
         self._shards = list(numbers)
         return np.array(places, np.int64)
 
-    def _statistics(self, found: dict[str, Any]) -> Statistics:
+    def _statistics(self, found: dict[str, Any]) -> LatentStatistics:
         what = f"{self._folder}/{COMPLETE}"
         values = [typed(tuple[float, ...], found.get(n), f"{what}: {n}") for n in ("mean", "std")]
         mean, std = map(np.array, values)
         if mean.shape != std.shape or not np.isfinite([mean, std]).all():
             raise UserError(f"{what}: mean and std must be finite numbers, one a channel.")
-        return Statistics(mean, std)
+        return LatentStatistics(mean, std)
 
     def _json(self, name: str, missing: str) -> dict[str, Any]:
         path = os.path.join(self._folder, name)
@@ -172,7 +172,7 @@ class LatentsDataset:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Indexed:
+class _IndexedRecord:
     """What a line of the index says of where a record is."""
 
     shard: str
@@ -181,7 +181,7 @@ class _Indexed:
     crc32: int = _NO_CHECKSUM
 
 
-def _indexed(line: bytes, what: str) -> tuple[dict[str, Any], _Indexed]:
+def _parse_index_line(line: bytes, what: str) -> tuple[dict[str, Any], _IndexedRecord]:
     """A line as it is, and what it says of the place.
 
     Raises:
@@ -190,7 +190,7 @@ def _indexed(line: bytes, what: str) -> tuple[dict[str, Any], _Indexed]:
     row = typed(dict[str, Any], parse(line, what), what)
     try:
         known = {name: row[name] for name in _PLACE & row.keys()}
-        said = build(_Indexed, known)
+        said = build(_IndexedRecord, known)
     except UserError as error:
         raise UserError(f"{what} is damaged: {error}") from error
     # A name with a folder in it could lead anywhere.

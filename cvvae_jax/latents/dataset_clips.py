@@ -26,7 +26,7 @@ _IMAGE = Times(Fraction(1)), STANDARD
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
+class ClipLimits:
     """What the model asks of clips."""
 
     temporal_compression: int
@@ -36,7 +36,7 @@ class Limits:
 
 
 @dataclasses.dataclass(frozen=True)
-class Box:
+class CropBox:
     """Which part of a file's frames is encoded, and how large."""
 
     original: tuple[int, int]
@@ -53,7 +53,7 @@ class Box:
     """Of the crop."""
 
     @classmethod
-    def of(cls, original: tuple[int, int], size: int | None) -> "Box":
+    def of(cls, original: tuple[int, int], size: int | None) -> "CropBox":
         """The square in the middle once the short side has `size` pixels; None: everything."""
         if size is None:
             return cls(original, original, 0, 0, *original)
@@ -78,11 +78,11 @@ class Clip:
     """When each frame is shown, from the first one on."""
     pixel_aspect: float
     """Width of a pixel over its height."""
-    box: Box
+    box: CropBox
 
 
 def read_clips(
-    media: Media, kind: Kind, config: LatentsConfig, limits: Limits
+    media: Media, kind: Kind, config: LatentsConfig, limits: ClipLimits
 ) -> Generator[Clip, None, int]:
     """All clips of a medium, in constant memory.
 
@@ -115,7 +115,7 @@ def _cut(
     media: Media,
     length: int | None,
     config: LatentsConfig,
-    limits: Limits,
+    limits: ClipLimits,
 ) -> Generator[Clip, None, int]:
     """Clips of `length` frames, or of as many as fit."""
     first = next(frames, None)
@@ -123,7 +123,7 @@ def _cut(
         raise UserError(f"{media} holds no frame that can be decoded.")
     original = _size(first)
     _require_size(media, original, config.size, limits.smallest)
-    box = Box.of(original, config.size)
+    box = CropBox.of(original, config.size)
     capacity = length or _fitting(box, config.record_mb, limits.temporal_compression)
     frames = itertools.chain([first], frames)
     for start in itertools.count(step=capacity):
@@ -142,12 +142,12 @@ def _cut(
             return 0
 
 
-def _clip(video: np.ndarray, start: int, times: Times, display: Display, box: Box) -> Clip:
+def _clip(video: np.ndarray, start: int, times: Times, display: Display, box: CropBox) -> Clip:
     seconds = [float(times.at(start + k) - times.at(start)) for k in range(len(video))]
     return Clip(video, start, float(times.rate), seconds, float(display.pixel_aspect), box)
 
 
-def _fitting(box: Box, megabytes: float, temporal_compression: int) -> int:
+def _fitting(box: CropBox, megabytes: float, temporal_compression: int) -> int:
     """Frames of a record of a long video: 1 + k latent frames' worth, so that none is padded."""
     frames = int(megabytes * 2**20) // (3 * box.height * box.width)
     return 1 + temporal_compression * max((frames - 1) // temporal_compression, 1)

@@ -21,18 +21,18 @@ from cvvae_jax.resumable.target import Target
 
 
 @dataclasses.dataclass(frozen=True)
-class Sums:
+class ChannelSums:
     """What one part of the data adds, in float64; lists have an entry a channel."""
 
     count: int
     """Places: latent frames times rows times columns."""
     first: list[float]
-    """Sums of the latents; of a posterior, of its means."""
+    """ChannelSums of the latents; of a posterior, of its means."""
     second: list[float]
-    """Sums of their squares; of a posterior, of the expected ones: variance and squared mean."""
+    """ChannelSums of their squares; of a posterior, of the expected ones: variance and squared mean."""
 
     @classmethod
-    def of(cls, arrays: dict[str, np.ndarray]) -> "Sums":
+    def of(cls, arrays: dict[str, np.ndarray]) -> "ChannelSums":
         """Of a record's arrays (n, y, x, z): `latents`, or `mean` and `logvar`."""
         first = arrays["latents" if "latents" in arrays else "mean"].astype(np.float64)
         second = np.square(first)
@@ -44,7 +44,7 @@ class Sums:
         )
 
     @classmethod
-    def added(cls, parts: Iterable["Sums"]) -> "Sums":
+    def added(cls, parts: Iterable["ChannelSums"]) -> "ChannelSums":
         """Of all parts together: exactly rounded, so in whichever order they come."""
         parts = list(parts)
         return cls(
@@ -79,7 +79,7 @@ _PARTS = f"{_WORK}/parts"
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class FinishedShard:
     """What is known of a finished shard."""
 
     settings: str
@@ -92,11 +92,11 @@ class Part:
     """Frames at the ends of videos that were too few for a clip."""
     bytes: int
     """Of the shard."""
-    sums: list[Sums]
+    sums: list[ChannelSums]
     """Of every record."""
 
 
-class Folder:
+class LatentsFolder:
     """A folder that any number of processes write shards to, each of them whole.
 
     A shard counts as finished once its part is there, which is written after it. Both have the
@@ -181,10 +181,10 @@ class Folder:
         Args:
             shard: the file.
             number: of the shard.
-            known: fields of its `Part`.
+            known: fields of its `FinishedShard`.
         """
         name = self.name(number)
-        part = Part(settings=_digest(self._settings), bytes=shard.stat().st_size, **known)
+        part = FinishedShard(settings=_digest(self._settings), bytes=shard.stat().st_size, **known)
         self.target.put(shard, name)
         self.target.write(f"{_PARTS}/{name}.json", json.dumps(dataclasses.asdict(part)))
 
@@ -231,7 +231,7 @@ class Folder:
                 f"None of the {self._settings['items']} files can be encoded; the first: "
                 f"{next(iter(bad.values()))}"
             )
-        total = Sums.added(each for part in parts for each in part.sums)
+        total = ChannelSums.added(each for part in parts for each in part.sums)
         with self.target.scratch() as scratch:
             write_exclusions(scratch / BAD, bad)
             self.target.put(scratch / BAD, BAD)
@@ -259,8 +259,8 @@ class Folder:
         """Of a complete folder."""
         return self.target.read_object(COMPLETE)
 
-    def _part(self, name: str) -> Part:
-        part = build(Part, self.target.read_object(f"{_PARTS}/{name}.json"))
+    def _part(self, name: str) -> FinishedShard:
+        part = build(FinishedShard, self.target.read_object(f"{_PARTS}/{name}.json"))
         if part.settings != _digest(self._settings):
             raise UserError(
                 f"{self.target.place}: {name} was written with other settings than those of "

@@ -27,7 +27,7 @@ _METADATA = "record"
 
 
 @dataclasses.dataclass(frozen=True)
-class Entry:
+class RecordMetadata:
     """What is said of a record."""
 
     name: str
@@ -76,19 +76,19 @@ class Entry:
         return f"{self.item:09d}-{self.clip:06d}"
 
 
-def pack(entry: Entry, arrays: dict[str, np.ndarray]) -> bytes:
+def pack(entry: RecordMetadata, arrays: dict[str, np.ndarray]) -> bytes:
     """A record as a safetensors file; the same input gives the same bytes."""
     return save(arrays, metadata={_METADATA: _json(entry)})
 
 
 def unpack(data: bytes) -> dict[str, Any]:
-    """The arrays of a record and the fields of its `Entry`, by name."""
+    """The arrays of a record and the fields of its `RecordMetadata`, by name."""
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length])["__metadata__"]
     return load(data) | _from_json(metadata[_METADATA])
 
 
-def members(entry: Entry, data: bytes) -> list[tuple[str, bytes]]:
+def members(entry: RecordMetadata, data: bytes) -> list[tuple[str, bytes]]:
     """The files of a sample of WebDataset, their names and contents, from a packed record."""
     files = [(f"{entry.key}.json", _json(entry).encode())]
     for name, array in load(data).items():
@@ -113,7 +113,7 @@ def read_members(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _json(entry: Entry) -> str:
+def _json(entry: RecordMetadata) -> str:
     """Without what is not there: batches are made of numbers and texts, and not of None."""
     return json.dumps({name: value for name, value in vars(entry).items() if value is not None})
 
@@ -136,7 +136,7 @@ _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
+class RecordPlace:
     """Where a record lies, as the index says it."""
 
     place: int
@@ -152,7 +152,9 @@ def shard_name(number: int, count: int, format: Format) -> str:
     return f"latents-{number:06d}-of-{count:06d}.{_SUFFIXES[format]}"
 
 
-def write_shard(path: Path, records: Iterable[tuple[Entry, bytes]], format: Format) -> list[Place]:
+def write_shard(
+    path: Path, records: Iterable[tuple[RecordMetadata, bytes]], format: Format
+) -> list[RecordPlace]:
     """Write packed records into a shard file; where each of them lies."""
     match format:
         case "array_record":
@@ -161,25 +163,27 @@ def write_shard(path: Path, records: Iterable[tuple[Entry, bytes]], format: Form
             return _write_tar(path, records)
 
 
-def _write_array_record(path: Path, records: Iterable[tuple[Entry, bytes]]) -> list[Place]:
+def _write_array_record(
+    path: Path, records: Iterable[tuple[RecordMetadata, bytes]]
+) -> list[RecordPlace]:
     places = []
     writer = array_record_module.ArrayRecordWriter(str(path), _WRITER_OPTIONS)
     try:
         for number, (_, data) in enumerate(records):
             writer.write(data)
-            places.append(Place(number, len(data), of_record(data)))
+            places.append(RecordPlace(number, len(data), of_record(data)))
     finally:
         writer.close()
     return places
 
 
-def _write_tar(path: Path, records: Iterable[tuple[Entry, bytes]]) -> list[Place]:
+def _write_tar(path: Path, records: Iterable[tuple[RecordMetadata, bytes]]) -> list[RecordPlace]:
     places, begin = [], 0
     with path.open("wb") as shard:
         for entry, data in records:
             sample = _sample(entry, data)
             shard.write(sample)
-            places.append(Place(begin, len(sample), of_record(sample)))
+            places.append(RecordPlace(begin, len(sample), of_record(sample)))
             begin += len(sample)
         # What ends a tar: two empty blocks, and more of them up to a whole record.
         end = begin + 2 * tarfile.BLOCKSIZE
@@ -187,7 +191,7 @@ def _write_tar(path: Path, records: Iterable[tuple[Entry, bytes]]) -> list[Place
     return places
 
 
-def _sample(entry: Entry, data: bytes) -> bytes:
+def _sample(entry: RecordMetadata, data: bytes) -> bytes:
     """The members of a sample, one behind the other, without an end of the tar."""
     sample = io.BytesIO()
     for name, content in members(entry, data):

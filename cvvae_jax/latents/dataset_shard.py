@@ -14,10 +14,10 @@ from cvvae_jax.codec.codec import Codec
 from cvvae_jax.config.latent_scale import LATENT_SCALE
 from cvvae_jax.data.sources import Source
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.dataset_clips import Clip, Limits, read_clips
-from cvvae_jax.latents.dataset_folder import Sums
+from cvvae_jax.latents.dataset_clips import Clip, ClipLimits, read_clips
+from cvvae_jax.latents.dataset_folder import ChannelSums
 from cvvae_jax.latents.dataset_options import LatentsConfig
-from cvvae_jax.latents.dataset_records import Entry, pack, write_shard
+from cvvae_jax.latents.dataset_records import RecordMetadata, pack, write_shard
 from cvvae_jax.video_io.containers import one_line
 from cvvae_jax.video_io.media import Kind
 
@@ -32,7 +32,7 @@ ClipKey = tuple[int, int]
 class Encoder(Protocol):
     """A model that gives latents."""
 
-    limits: Limits
+    limits: ClipLimits
 
     def __call__(self, video: np.ndarray, keys: Sequence[ClipKey]) -> dict[str, Any]:
         """The arrays to store of uint8 videos (b, t, h, w, 3), each (b, n, y, x, z): `mean` and
@@ -57,7 +57,7 @@ class LatentsEncoder:
             seed: of the draw.
         """
         self._codec, self._sample, self._key = codec, sample, jax.random.key(seed)
-        self.limits = Limits(
+        self.limits = ClipLimits(
             temporal_compression=codec.vae.temporal_compression,
             smallest=codec.vae.config.spatial_compression,
         )
@@ -87,7 +87,7 @@ def _clip_keys(key: Key[Array, ""], numbers: UInt32[Array | np.ndarray, "b 2"]) 
 
 
 @dataclasses.dataclass(frozen=True)
-class Item:
+class SourceFile:
     """A file of the source."""
 
     source: Source
@@ -106,7 +106,7 @@ class Item:
 
 
 @dataclasses.dataclass(frozen=True)
-class End:
+class FileEnd:
     """What is known of a file once it has been read."""
 
     left_frames: int
@@ -115,28 +115,30 @@ class End:
     """Why it is left out."""
 
 
-def read_item(item: Item, config: LatentsConfig, limits: Limits) -> Iterator[Clip | End]:
+def read_item(
+    item: SourceFile, config: LatentsConfig, limits: ClipLimits
+) -> Iterator[Clip | FileEnd]:
     """The clips of a file, then its end."""
     try:
         left = yield from read_clips(item.source[item.index], item.kind, config, limits)
-        yield End(left)
+        yield FileEnd(left)
     except MemoryError:
         raise
     except Exception as error:  # damaged data makes libraries raise whatever there is
-        yield End(0, one_line(error))
+        yield FileEnd(0, one_line(error))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
     """A packed record that lies in the file of those that are not in their order yet."""
 
-    entry: Entry
-    sums: Sums
+    entry: RecordMetadata
+    sums: ChannelSums
     offset: int
     size: int
 
 
-class ShardWork:
+class ShardBuilder:
     """Makes one shard. What is encoded waits in a file until it is known which files are bad."""
 
     def __init__(
@@ -145,7 +147,7 @@ class ShardWork:
         *,
         encoder: Encoder,
         config: LatentsConfig,
-        entry: Callable[[Item, int, Clip], Entry],
+        entry: Callable[[SourceFile, int, Clip], RecordMetadata],
     ):
         """Begin.
 
@@ -161,9 +163,11 @@ class ShardWork:
         self._bad: dict[int, str] = {}
         self._left_frames = 0
         self._groups: dict[tuple[int, ...], list] = collections.defaultdict(list)
-        self._waiting: tuple[list[Entry], dict[str, Any]] | None = None
+        self._waiting: tuple[list[RecordMetadata], dict[str, Any]] | None = None
 
-    def encode(self, items: Sequence[Item], events: Iterator[Clip | End]) -> Iterator[Item]:
+    def encode(
+        self, items: Sequence[SourceFile], events: Iterator[Clip | FileEnd]
+    ) -> Iterator[SourceFile]:
         """Take the clips and ends of these files; each file is yielded when it has been read."""
         for item in items:
             clip = 0
@@ -178,11 +182,11 @@ class ShardWork:
             self._send(group)
         self._store()
 
-    def finish(self, items: Sequence[Item], shard: Path) -> dict[str, Any]:
+    def finish(self, items: Sequence[SourceFile], shard: Path) -> dict[str, Any]:
         """Write the shard.
 
         Returns:
-            What is known of it: fields of its `Part`.
+            What is known of it: fields of its `FinishedShard`.
 
         Raises:
             UserError: so many files are bad that something else must be wrong.
@@ -212,13 +216,13 @@ class ShardWork:
         """Close the file; its folder is another one's to remove."""
         self._file.close()
 
-    def _add(self, entry: Entry, video: np.ndarray) -> None:
+    def _add(self, entry: RecordMetadata, video: np.ndarray) -> None:
         group = self._groups[video.shape]
         group.append((entry, video))
         if len(group) == self._config.batch:
             self._send(group)
 
-    def _send(self, group: list[tuple[Entry, np.ndarray]]) -> None:
+    def _send(self, group: list[tuple[RecordMetadata, np.ndarray]]) -> None:
         """Encode clips of one shape. While the device is at work, those before are stored."""
         if not group:
             return
@@ -247,7 +251,7 @@ class ShardWork:
                 }
             self._append(entry, stored)
 
-    def _append(self, entry: Entry, arrays: dict[str, np.ndarray]) -> None:
+    def _append(self, entry: RecordMetadata, arrays: dict[str, np.ndarray]) -> None:
         if not all(np.isfinite(array).all() for array in arrays.values()):
             self._bad.setdefault(
                 entry.item,
@@ -258,14 +262,16 @@ class ShardWork:
         data = pack(entry, arrays)
         offset = self._file.tell()
         self._file.write(data)
-        self._records[entry.item, entry.clip] = _Record(entry, Sums.of(arrays), offset, len(data))
+        self._records[entry.item, entry.clip] = _Record(
+            entry, ChannelSums.of(arrays), offset, len(data)
+        )
 
     def _read(self, record: _Record) -> bytes:
         self._file.seek(record.offset)
         return self._file.read(record.size)
 
 
-def _row(entry: Entry) -> dict[str, Any]:
+def _row(entry: RecordMetadata) -> dict[str, Any]:
     """What the index says of a record: without what all of them share, and what is long."""
     left_out = ("weights", *LATENT_SCALE, "seconds")
     return {name: value for name, value in vars(entry).items() if name not in left_out}

@@ -16,10 +16,10 @@ from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import open_sources
 from cvvae_jax.errors import UserError
 from cvvae_jax.latents.dataset_clips import Clip
-from cvvae_jax.latents.dataset_folder import Folder
+from cvvae_jax.latents.dataset_folder import LatentsFolder
 from cvvae_jax.latents.dataset_options import LatentsConfig
-from cvvae_jax.latents.dataset_records import Entry
-from cvvae_jax.latents.dataset_shard import Encoder, Item, ShardWork, read_item
+from cvvae_jax.latents.dataset_records import RecordMetadata
+from cvvae_jax.latents.dataset_shard import Encoder, ShardBuilder, SourceFile, read_item
 from cvvae_jax.resumable.ahead import in_order
 from cvvae_jax.resumable.lock import locked
 from cvvae_jax.resumable.share import Share
@@ -27,7 +27,7 @@ from cvvae_jax.resumable.target import GOES_ON, Track, absolute, interruptible, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
+class UnloadedEncoder:
     """What is known of a model before it is loaded."""
 
     weights: str
@@ -55,7 +55,7 @@ class Outcome:
     """What statistics.json says; None while shards are missing."""
 
 
-class Items:
+class SourceFiles:
     """Everything in a place, in its order: videos, then images."""
 
     def __init__(self, place: str, exclude: str | None):
@@ -72,14 +72,14 @@ class Items:
     def __len__(self) -> int:
         return self._begins[-1]
 
-    def __getitem__(self, number: int) -> Item:
+    def __getitem__(self, number: int) -> SourceFile:
         """The file of a number."""
         if not 0 <= number < len(self):
             raise IndexError(number)
         which = bisect.bisect_right(self._begins, number) - 1
         kind, source = self._sources[which]
         index = number - self._begins[which]
-        return Item(source, index, number, kind, record_name(self._place, source.name(index)))
+        return SourceFile(source, index, number, kind, record_name(self._place, source.name(index)))
 
     def digest(self) -> str:
         """A hash of all names and their order, wherever the place itself lies."""
@@ -94,7 +94,7 @@ def write_latents(
     target: str,
     *,
     config: LatentsConfig,
-    model: Model,
+    model: UnloadedEncoder,
     share: Share,
     exclude: str | None,
     readers: int,
@@ -119,13 +119,13 @@ def write_latents(
     """
     place = absolute(target).rstrip("/")
     process = f"{share.process_index}-of-{share.process_count}"
-    folder = Folder(place, process=process)
+    folder = LatentsFolder(place, process=process)
     settings = _settings(source, config, model)
     with interruptible(), named_errors(place):
         if folder.is_complete(settings):
             folder.clear()
             return Outcome(was_complete=True, missing=0, statistics=folder.statistics())
-        items = Items(absolute(source), exclude)
+        items = SourceFiles(absolute(source), exclude)
         settings |= {"items": len(items), "names": items.digest()}
         encoder = model.load()  # before anything is written, since it may fail
         folder.prepare()
@@ -144,7 +144,7 @@ def write_latents(
         return Outcome(was_complete=False, missing=len(missing), statistics=statistics)
 
 
-def _exhaust(done: Iterable[Item], config: LatentsConfig, readers: int) -> None:
+def _exhaust(done: Iterable[SourceFile], config: LatentsConfig, readers: int) -> None:
     try:
         for _ in done:
             pass
@@ -156,14 +156,14 @@ def _exhaust(done: Iterable[Item], config: LatentsConfig, readers: int) -> None:
 
 
 def _encode(
-    folder: Folder,
-    items: Items,
+    folder: LatentsFolder,
+    items: SourceFiles,
     shards: dict[int, range],
     encoder: Encoder,
     config: LatentsConfig,
-    model: Model,
+    model: UnloadedEncoder,
     readers: int,
-) -> Iterator[Item]:
+) -> Iterator[SourceFile]:
     """Makes shards; every file of them is yielded when it has been read."""
     entry = functools.partial(_entry, model)
     jobs = (
@@ -176,16 +176,16 @@ def _encode(
             shard = [items[each] for each in numbers]
             with folder.target.scratch() as scratch:
                 path = scratch / folder.name(number)
-                work = ShardWork(scratch, encoder=encoder, config=config, entry=entry)
+                work = ShardBuilder(scratch, encoder=encoder, config=config, entry=entry)
                 with contextlib.closing(work):
                     yield from work.encode(shard, events)
                     known = work.finish(shard, path)
                 folder.put(path, number, **known)
 
 
-def _entry(model: Model, item: Item, number: int, clip: Clip) -> Entry:
+def _entry(model: UnloadedEncoder, item: SourceFile, number: int, clip: Clip) -> RecordMetadata:
     box = clip.box
-    return Entry(
+    return RecordMetadata(
         name=item.name,
         kind=item.kind,
         item=item.number,
@@ -208,7 +208,7 @@ def _entry(model: Model, item: Item, number: int, clip: Clip) -> Entry:
     )
 
 
-def _settings(source: str, config: LatentsConfig, model: Model) -> dict[str, Any]:
+def _settings(source: str, config: LatentsConfig, model: UnloadedEncoder) -> dict[str, Any]:
     return {
         "source": absolute(source),
         "weights": model.weights,
@@ -218,7 +218,7 @@ def _settings(source: str, config: LatentsConfig, model: Model) -> dict[str, Any
     }
 
 
-def _known_scale(model: Model) -> dict[str, Any]:
+def _known_scale(model: UnloadedEncoder) -> dict[str, Any]:
     """As JSON; without a mean there is no word of it, as in sets that older versions began."""
     return {
         name: list(value) if isinstance(value, tuple) else value

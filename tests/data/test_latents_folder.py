@@ -180,16 +180,16 @@ def test_two_processes_of_one_number_are_an_error(corpus, tmp_path):
 
 def test_processes_may_complete_a_set_at_once(corpus, whole, tmp_path, monkeypatch):
     """One is just about to read the parts that the other one removes."""
-    complete = folders.Folder._complete
+    complete = folders.LatentsFolder._complete
 
     def slow(folder):
-        monkeypatch.setattr(folders.Folder, "_complete", complete)
-        other = folders.Folder(folder.target.place, process="other")
+        monkeypatch.setattr(folders.LatentsFolder, "_complete", complete)
+        other = folders.LatentsFolder(folder.target.place, process="other")
         other.begin(folder._settings)
         other.complete()
         complete(folder)
 
-    monkeypatch.setattr(folders.Folder, "_complete", slow)
+    monkeypatch.setattr(folders.LatentsFolder, "_complete", slow)
     assert write(corpus, tmp_path / "out").statistics["records"] == 7
     assert contents(tmp_path / "out") == contents(whole)
 
