@@ -111,7 +111,7 @@ def _types(config: TrainConfig) -> str | None:
 
 
 @dataclasses.dataclass(frozen=True)
-class Largest:
+class LargestBatch:
     """The answer, in clips a device."""
 
     clips: int
@@ -124,7 +124,7 @@ class Largest:
 
 def largest_batch(
     measure: Callable[[int], Memory], *, given: int, step: int, limit: float
-) -> Largest:
+) -> LargestBatch:
     """The largest batch that fits: memory is taken to grow by as much for every clip, the two
     batches that say how much are compiled, and then the answer.
 
@@ -144,20 +144,20 @@ def largest_batch(
     other = 2 * given if look(given) else max(step, given // 2 // step * step)
     look(other)
     if len(known) == 1:  # the least there is, and too much
-        return Largest(0, compiled=True, total=known[given])
+        return LargestBatch(0, compiled=True, total=known[given])
     (few, less), (many, more) = sorted(known.items())
     a_clip = (more - less) / (many - few)
     if a_clip <= 0:
         best = max((clips for clips, total in known.items() if total <= limit), default=0)
-        return Largest(best, compiled=True, total=known.get(best, less))
+        return LargestBatch(best, compiled=True, total=known.get(best, less))
     guess = int((limit - less) / a_clip + few) // step * step
     fitting = [clips for clips, total in known.items() if total <= limit]
     failing = [clips for clips, total in known.items() if total > limit]
     guess = max([guess, *fitting]) if fitting else guess
     guess = min([guess, *(clips - step for clips in failing)])
     if guess < step:
-        return Largest(0, compiled=step in known, total=known.get(step, less))
+        return LargestBatch(0, compiled=step in known, total=known.get(step, less))
     if look(guess):
-        return Largest(guess, compiled=True, total=known[guess])
+        return LargestBatch(guess, compiled=True, total=known[guess])
     below = guess - step
-    return Largest(below, compiled=False, total=round(known[guess] - a_clip * step))
+    return LargestBatch(below, compiled=False, total=round(known[guess] - a_clip * step))

@@ -14,8 +14,8 @@ from cvvae_jax.config import Bucket, MeshConfig, TrainConfig
 from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import FLOAT32, GIB
 from cvvae_jax.preflight.advice import Problem, advice, largest_batch
-from cvvae_jax.preflight.compiler import Request, Step, Topology, compile_step
-from cvvae_jax.preflight.cost import Traffic, floor, parts
+from cvvae_jax.preflight.compiler import CompileRequest, StepCost, Topology, compile_step
+from cvvae_jax.preflight.cost import Traffic, least_time, memory_parts
 from cvvae_jax.preflight.estimate import estimated_memory, estimated_traffic
 from cvvae_jax.training.dry_run import parameters
 from cvvae_jax.training.gradients import Update
@@ -48,19 +48,19 @@ def preflight(
     with jax.default_matmul_precision(config.matmul_precision):
         plan = plan_run(config, allow_missing=True, devices=devices)
         for missing in plan.missing:
-            _say(f"missing: {missing}")
-        _say(_hardware(target))
+            _print(f"missing: {missing}")
+        _print(_hardware(target))
         for index, stage in enumerate(abstract_stages(plan, config)):
-            _say(f"\n{stage.job.title}, on {_mesh(stage, target)}")
+            _print(f"\n{stage.job.title}, on {_mesh(stage, target)}")
             if only_shardings:
-                _say("\n".join(shardings(stage)))
+                _print("\n".join(shardings(stage)))
             else:
                 _console.print(parameters(stage))
-                Flight(config, target, index, stage).fly(batches)
+                StagePreflight(config, target, index, stage).run(batches)
 
 
 @dataclasses.dataclass(frozen=True)
-class Flight:
+class StagePreflight:
     """One stage of a run on a topology."""
 
     config: TrainConfig
@@ -79,13 +79,13 @@ class Flight:
         """Of the stage's settings on the command line."""
         return "train" if self.stage.job.title == "video VAE" else "image-train"
 
-    def fly(self, batches: Batches) -> None:
+    def run(self, batches: Batches) -> None:
         """Compile and print every step, and what is to be done about those that don't fit."""
         problems = []
         for position, bucket in enumerate(self.stage.job.stage.buckets):
             shape = video_shape(bucket)
             size = f"{bucket.frames} frames of {bucket.height} x {bucket.width}"
-            _say(f"\nbucket of {bucket.batch} x {size}: {self._clips(shape)} a device")
+            _print(f"\nbucket of {bucket.batch} x {size}: {self._clips(shape)} a device")
             steps = {}
             for update in self.stage.job.updates:
                 steps[update] = self._measure(update, shape)
@@ -95,10 +95,10 @@ class Flight:
             if memory.total > self.limit:
                 problems.append(Problem(position, memory, self._clips(shape)))
             if batches == "largest" and self.target.chip:
-                _say(self._largest(bucket, largest, steps[largest]))
+                _print(self._largest(bucket, largest, steps[largest]))
         if problems:
             worst = max(problems, key=lambda problem: problem.memory.total)
-            _say("\nDoesn't fit. " + "\n".join(self._advice(worst)))
+            _print("\nDoesn't fit. " + "\n".join(self._advice(worst)))
 
     def _advice(self, problem: Problem) -> list[str]:
         return advice(self.stage, self.config, problem, prefix=self.prefix, limit=self.limit)
@@ -107,13 +107,13 @@ class Flight:
         mesh = self.stage.job.mesh
         return shape[0] // (mesh.shape["data"] * mesh.shape["fsdp"])
 
-    def _measure(self, update: Update, shape: tuple[int, ...]) -> Step:
+    def _measure(self, update: Update, shape: tuple[int, ...]) -> StepCost:
         if self.target.kind == "gpu":
             return self._estimate(update, shape)
-        request = Request(self.config, self.target.name, self.index, update, shape)
+        request = CompileRequest(self.config, self.target.name, self.index, update, shape)
         return compile_step(request, self.stage, self.target)
 
-    def _estimate(self, update: Update, shape: tuple[int, ...]) -> Step:
+    def _estimate(self, update: Update, shape: tuple[int, ...]) -> StepCost:
         """From the step of one device's clips on one device."""
         job = self.stage.job
         alone = sharding.make_mesh(MeshConfig(), batches=(1,), devices=[job.mesh.devices.flat[0]])
@@ -123,9 +123,9 @@ class Flight:
         memory = estimated_memory(self.stage, shape, step.jaxpr)
         traffic = estimated_traffic(self.stage, update)
         devices = job.mesh.size
-        return Step(step.flops * devices, step.executed_flops * devices, memory, traffic, 0.0)
+        return StepCost(step.flops * devices, step.executed_flops * devices, memory, traffic, 0.0)
 
-    def _report(self, update: Update, shape: tuple[int, ...], step: Step) -> None:
+    def _report(self, update: Update, shape: tuple[int, ...], step: StepCost) -> None:
         total = f"{step.memory.total / GIB:.2f}"
         if self.target.chip:
             verdict = "fits" if step.memory.total <= self.limit else "DOESN'T FIT"
@@ -133,13 +133,15 @@ class Flight:
         else:
             total = f"{total} GiB"
         how = "estimated" if self.target.kind == "gpu" else f"compiled in {step.seconds:.0f} s"
-        _say(f"  {update} step: {total} ({how})")
-        sizes = parts(self.stage, shape, step.memory).items()
-        _say("    memory: " + ", ".join(f"{name} {decimal(size)}" for name, size in sizes if size))
-        _say("    traffic: " + (", ".join(map(_traffic, step.traffic)) or "none"))
-        _say("    " + self._work(step))
+        _print(f"  {update} step: {total} ({how})")
+        sizes = memory_parts(self.stage, shape, step.memory).items()
+        _print(
+            "    memory: " + ", ".join(f"{name} {decimal(size)}" for name, size in sizes if size)
+        )
+        _print("    traffic: " + (", ".join(map(_traffic, step.traffic)) or "none"))
+        _print("    " + self._work(step))
 
-    def _work(self, step: Step) -> str:
+    def _work(self, step: StepCost) -> str:
         text = f"work: {step.flops / 1e12:.4g} TFLOP, {step.executed_flops / 1e12:.4g} executed"
         if self.target.chip is None:
             return text
@@ -147,7 +149,7 @@ class Flight:
         trains_video = self.stage.job.title == "video VAE"
         if (self.config.model if trains_video else self.config.image_model).dtype == "bfloat16":
             passes = 1
-        least = floor(
+        least = least_time(
             step.executed_flops,
             step.traffic,
             chip=self.target.chip,
@@ -160,7 +162,7 @@ class Flight:
             f"{1e3 * least.links:.1f} ms on the links"
         )
 
-    def _largest(self, bucket: Bucket, update: Update, given: Step) -> str:
+    def _largest(self, bucket: Bucket, update: Update, given: StepCost) -> str:
         """Sentence on the largest batch."""
         devices = bucket.batch // self._clips(video_shape(bucket))
 
@@ -244,5 +246,5 @@ def _traffic(traffic: Traffic) -> str:
     return f"{traffic.count} x {traffic.kind} {decimal(traffic.bytes)}"
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     _console.print(text, markup=False)

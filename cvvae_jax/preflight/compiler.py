@@ -27,7 +27,12 @@ from cvvae_jax.config import TrainConfig
 from cvvae_jax.config.reading import build, parse
 from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import CHIPS, GPUS, TPUS, Chip
-from cvvae_jax.preflight.cost import Memory, Traffic, collectives, of_buffer_assignment
+from cvvae_jax.preflight.cost import (
+    Memory,
+    Traffic,
+    collective_traffic,
+    memory_from_buffer_assignment,
+)
 from cvvae_jax.recipe import to_json
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.jobs import plan_run
@@ -128,7 +133,7 @@ _COUNTED = "counted.json"
 
 
 @dataclasses.dataclass(frozen=True)
-class Request:
+class CompileRequest:
     """What to compile."""
 
     config: TrainConfig
@@ -144,7 +149,7 @@ class Request:
         path.write_text(to_json(self))
 
     @classmethod
-    def read(cls, path: Path) -> "Request":
+    def read(cls, path: Path) -> "CompileRequest":
         """What `write` wrote."""
         return build(cls, parse(path.read_text(), str(path)))
 
@@ -156,7 +161,7 @@ _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 
 @dataclasses.dataclass(frozen=True)
-class Step:
+class StepCost:
     """What compiling a step says of it."""
 
     flops: float
@@ -171,7 +176,7 @@ class Step:
     """How long compiling took."""
 
 
-def compile_step(request: Request, stage: AbstractStage, topology: Topology) -> Step:
+def compile_step(request: CompileRequest, stage: AbstractStage, topology: Topology) -> StepCost:
     """Compile, for a TPU slice in another process, else for the CPUs of this one.
 
     A step that takes more memory than there is comes back like any other.
@@ -191,11 +196,11 @@ def compile_step(request: Request, stage: AbstractStage, topology: Topology) -> 
         temporaries=stats.temp_size_in_bytes,
     )
     seconds = time.perf_counter() - start
-    traffic = collectives(compiled.as_text(), devices=stage.job.mesh.size)
-    return Step(step.flops, step.executed_flops, memory, traffic, seconds)
+    traffic = collective_traffic(compiled.as_text(), devices=stage.job.mesh.size)
+    return StepCost(step.flops, step.executed_flops, memory, traffic, seconds)
 
 
-def _compile_elsewhere(request: Request, devices: int) -> Step:
+def _compile_elsewhere(request: CompileRequest, devices: int) -> StepCost:
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -217,10 +222,10 @@ def _compile_elsewhere(request: Request, devices: int) -> Step:
         if not _is_written(folder) and _OUT_OF_MEMORY not in last:
             raise RuntimeError(f"compiling for {request.topology} failed:\n{last}")
         counted = json.loads((folder / _COUNTED).read_text())
-        memory = of_buffer_assignment(_read(folder, _ASSIGNMENT))
-        traffic = collectives(_read(folder, _PROGRAM), devices=devices)
+        memory = memory_from_buffer_assignment(_read(folder, _ASSIGNMENT))
+        traffic = collective_traffic(_read(folder, _PROGRAM), devices=devices)
     seconds = time.perf_counter() - start
-    return Step(**counted, memory=memory, traffic=traffic, seconds=seconds)
+    return StepCost(**counted, memory=memory, traffic=traffic, seconds=seconds)
 
 
 def _environment(folder: Path) -> dict[str, str]:
@@ -256,7 +261,7 @@ def _read(folder: Path, pattern: str) -> str:
 
 def main(folder: Path) -> None:
     """Compile what `request.json` in the folder asks for."""
-    request = Request.read(folder / "request.json")
+    request = CompileRequest.read(folder / "request.json")
     config = request.config
     devices = Topology.parse(request.topology).devices()
     with jax.default_matmul_precision(config.matmul_precision):

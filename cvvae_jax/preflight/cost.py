@@ -32,7 +32,7 @@ class Memory:
         return self.arguments + self.outputs + self.temporaries
 
 
-def of_buffer_assignment(text: str) -> Memory:
+def memory_from_buffer_assignment(text: str) -> Memory:
     """The memory of a program, from what XLA writes down of its arrays.
 
     A line stands for one piece of memory; pieces of another `color` lie in memories on the chip
@@ -51,7 +51,9 @@ def of_buffer_assignment(text: str) -> Memory:
     return Memory(**sizes)
 
 
-def parts(stage: AbstractStage, video_shape: tuple[int, ...], memory: Memory) -> dict[str, int]:
+def memory_parts(
+    stage: AbstractStage, video_shape: tuple[int, ...], memory: Memory
+) -> dict[str, int]:
     """What a device's memory is taken by during a step.
 
     What stays from step to step is counted from shapes, the rest as it was compiled: `padding` is
@@ -74,11 +76,11 @@ def batch_bytes(video_shape: tuple[int, ...], mesh: Mesh) -> int:
     return math.ceil(math.prod(video_shape) / mesh.size) + 5 * records  # seed and stop flag
 
 
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
 
 _INSTRUCTION = re.compile(
-    rf"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<shape>.+?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\("
+    rf"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<shape>.+?) (?P<kind>{'|'.join(_COLLECTIVES)})(?P<start>-start)?\("
 )
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALL = re.compile(r"(?:body|calls|to_apply|async_execution_thread)=%?([\w.\-]+)")
@@ -103,7 +105,7 @@ class Traffic:
     what is gathered, scattered or exchanged, all of what is permuted."""
 
 
-def collectives(hlo: str, *, devices: int) -> list[Traffic]:
+def collective_traffic(hlo: str, *, devices: int) -> list[Traffic]:
     """The collectives of a compiled program, by kind.
 
     Args:
@@ -127,7 +129,7 @@ def collectives(hlo: str, *, devices: int) -> list[Traffic]:
             channel = _CHANNEL.search(line)
             name = channel[0] if channel else line
             found.setdefault(match["kind"], {}).setdefault(name, []).append((count, size, wire))
-    return [_total(kind, found[kind]) for kind in KINDS if kind in found]
+    return [_total(kind, found[kind]) for kind in _COLLECTIVES if kind in found]
 
 
 def _total(kind: str, by_channel: dict[str, list[tuple[int, int, float]]]) -> Traffic:
@@ -212,7 +214,7 @@ def _times_called(hlo: str) -> dict[str, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Floor:
+class LeastTime:
     """Seconds of a step, at least."""
 
     compute: float
@@ -221,9 +223,9 @@ class Floor:
     """What a device sends, over all its links at once."""
 
 
-def floor(
+def least_time(
     executed_flops: float, traffic: list[Traffic], *, chip: Chip, devices: int, passes: int
-) -> Floor:
+) -> LeastTime:
     """Of a step whose operations are spread over so many devices.
 
     Args:
@@ -234,7 +236,7 @@ def floor(
         passes: how many times as long a product takes as one of bfloat16 (`hardware.FLOAT32`).
     """
     sent = sum(part.wire for part in traffic)
-    return Floor(executed_flops * passes / devices / chip.peak_flops, sent / chip.link)
+    return LeastTime(executed_flops * passes / devices / chip.peak_flops, sent / chip.link)
 
 
 def sum_over_slices(size: float, *, chip: Chip, slice_chips: int, slices: int) -> float:

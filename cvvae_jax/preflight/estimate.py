@@ -74,7 +74,7 @@ def estimated_traffic(stage: AbstractStage, update: Update) -> list[Traffic]:
 
 def peak_bytes(jaxpr: core.ClosedJaxpr) -> int:
     """Bytes of intermediate arrays alive at once at most, arguments and constants aside."""
-    trace = _Trace()
+    trace = _LifetimeTrace()
     inner = jaxpr.jaxpr
     values = {variable: trace.value(0) for variable in (*inner.invars, *inner.constvars)}
     trace.run(inner, values)
@@ -89,7 +89,7 @@ class _Value:
     roots: frozenset[int]
 
 
-class _Trace:
+class _LifetimeTrace:
     """Arrays in memory, and the operations that they live through."""
 
     def __init__(self):

@@ -10,7 +10,7 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import CHIPS, GPUS, PEAK_FLOPS, TPUS
 from cvvae_jax.preflight.advice import largest_batch
 from cvvae_jax.preflight.compiler import Topology
-from cvvae_jax.preflight.cost import Memory, of_buffer_assignment, sum_over_slices
+from cvvae_jax.preflight.cost import Memory, memory_from_buffer_assignment, sum_over_slices
 from cvvae_jax.preflight.estimate import peak_bytes
 
 
@@ -60,7 +60,9 @@ allocation 4: size 3, page 0, constant:
 allocation 5: size 1000, page 0, preallocated-temp:
 allocation 6: size 90, color 1, page 0, preallocated-temp:
 """
-    assert of_buffer_assignment(text) == Memory(arguments=140, outputs=20, temporaries=1010)
+    assert memory_from_buffer_assignment(text) == Memory(
+        arguments=140, outputs=20, temporaries=1010
+    )
 
 
 def test_estimate_counts_what_lives_at_once():
