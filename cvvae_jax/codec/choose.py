@@ -1,4 +1,4 @@
-"""How a video goes through a model: whole where it fits into memory, exact before blended."""
+"""Chooses the plan of a video: whole frames where they fit into memory, blended tiles elsewhere."""
 
 import contextlib
 import dataclasses
@@ -26,136 +26,22 @@ from cvvae_jax.models.autoencoder import VAE
 
 _log = logging.getLogger(__name__)
 
-# What is left alone: buffers fall into pieces, and other libraries need some.
-_USABLE = 0.9
-
-
-def available(devices: list, vae: VAE) -> int:
-    """Bytes that each of the devices has left, those that the model lies in among them.
-
-    CPUs share what is free of the host's.
-    """
-    mine = [device for device in devices if device.process_index == jax.process_index()]
-    least = int(min(_left(device, sharers=len(mine), vae=vae) for device in mine) * _USABLE)
-    if jax.process_count() == 1 or len(mine) == len(devices):
-        return least
-    kib = np.asarray(least // 1024, np.int32)  # jax has no 64 bits
-    return int(multihost_utils.process_allgather(kib).min()) * 1024
-
-
-def _left(device: jax.Device, *, sharers: int, vae: VAE) -> int:
-    if device.platform == "cpu":
-        return _free_of_host() // sharers
-    stats = device.memory_stats()
-    if not stats or "bytes_limit" not in stats:
-        raise UserError(
-            f"{device.device_kind} doesn't say how much memory it has: name what may be used "
-            "(memory)."
-        )
-    leaves = jax.tree.leaves(vae)
-    lying = sum(leaf.nbytes for leaf in leaves if device in leaf.devices())
-    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) + lying
-
-
-def _free_of_host() -> int:
-    """Bytes that can be had without swapping; where Linux isn't there to say so, all there are."""
-    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/meminfo").read_text().splitlines():
-            if line.startswith("MemAvailable:"):
-                free = int(line.split()[1]) * 1024
-    with contextlib.suppress(OSError, ValueError):  # a container without a limit says `max`
-        group = Path("/sys/fs/cgroup")
-        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
-        free = min(free, limit - used)
-    return free
-
-
-def memory_needed(
-    programs: CodecPrograms,
-    direction: Direction,
-    shape: tuple[int, ...],
-    *,
-    groups: DeviceGroups,
-    pixels: PixelType,
-) -> int | None:
-    """Bytes that a device needs for a program; None where the compiler can't make it.
-
-    What the compiler has said of a program once is kept in the user's cache folder, unless devices
-    are those of several processes, which must all compile or none.
-    """
-    cache = _MemoryCache(programs, direction, shape, groups, pixels)
-    memory = cache.read() if jax.process_count() == 1 else None
-    if memory is None:
-        try:
-            memory = programs.program(direction, shape, groups=groups, pixels=pixels).memory
-        except jax.errors.JaxRuntimeError as error:
-            what = str(error).partition("\n")[0]
-            _log.warning("The compiler can't make the program to %s %s: %s", direction, shape, what)
-            return None
-        cache.write(memory)
-    return memory
-
-
-class _MemoryCache:
-    """A file with the bytes that a program needs; its name stands for all that they depend on."""
-
-    def __init__(self, programs: CodecPrograms, *parts):
-        depends_on = (
-            *parts,
-            *programs.identity,
-            jax.__version__,
-            jaxlib.__version__,
-            jax.config.jax_default_matmul_precision,
-            jax.config.jax_enable_x64,
-            *(os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
-            _source_of_programs(),
-        )
-        name = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
-        caches = os.environ.get("XDG_CACHE_HOME")
-        folder = Path(at_home(caches or "~/.cache"))
-        self._path = folder / "cvvae_jax" / "program-memory" / name
-
-    def read(self) -> int | None:
-        """What was kept, if anything sound was."""
-        with contextlib.suppress(OSError, ValueError):
-            return int(self._path.read_text())
-        return None
-
-    def write(self, memory: int) -> None:
-        """Write it down, if that can be done."""
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as file:
-                file.write(str(memory))
-            os.replace(file.name, self._path)
-
-
-@functools.cache
-def _source_of_programs() -> str:
-    """A hash of the code that the programs are made of."""
-    package = Path(__file__).parents[1]
-    sources = [
-        package / "rows.py",
-        package / "codec" / "programs.py",
-        *sorted((package / "models").glob("*.py")),
-    ]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
-
-
 Tile = int | Literal["auto", "whole"]
-"""Height and width in pixels; `whole` frames; or whole where that fits into memory."""
+"""Height and width of a tile in pixels; `whole` frames; or `auto`: tiles only where whole frames
+don't fit into memory."""
 
-# From the official size downwards, for devices that don't even have room for that one.
+# The tile sizes that `auto` tries: the official one, and smaller ones for devices with less memory.
 _TILES = (TILE, 448, 320, 256, 192, 128)
-# So many pixels keep an accelerator busy; smaller pieces are taken together.
+# Pixels that keep an accelerator busy; smaller pieces are batched.
 _BUSY = 17 * 512 * 512
 _LARGEST_BATCH = 16
+# Fraction of the free memory that is used. The rest is for fragmentation and for other libraries.
+_USABLE = 0.9
 
 
 @dataclasses.dataclass(frozen=True)
 class CodecOptions:
-    """What a user may decide."""
+    """The arguments of `Codec` that decide how videos are cut and shared; it explains them."""
 
     chunk_frames: int = CHUNK_FRAMES
     tile: Tile = "auto"
@@ -165,7 +51,7 @@ class CodecOptions:
     memory: int | None = None
 
     def check(self, vae: VAE, *, devices: int) -> None:
-        """Raise UserError where a number doesn't suit the model or the number of devices."""
+        """Raise UserError if an option does not suit the model or the number of devices."""
         if isinstance(self.tile, str) and self.tile not in ("auto", "whole"):
             raise UserError(f"tile must be pixels, auto or whole, not {self.tile}.")
         self.cuts(vae, None if isinstance(self.tile, str) else self.tile)
@@ -180,7 +66,7 @@ class CodecOptions:
             )
 
     def cuts(self, vae: VAE, tile: int | None) -> Cuts:
-        """The cuts with such tiles; None: whole frames."""
+        """The cuts with tiles of this size in pixels; None stands for whole frames."""
         return make_cuts(
             temporal_compression=vae.temporal_compression,
             spatial_compression=vae.config.spatial_compression,
@@ -192,16 +78,15 @@ class CodecOptions:
 
 @dataclasses.dataclass(frozen=True)
 class VideoSize:
-    """What a plan depends on."""
+    """The size of the longest chunk of a video, padded so that the model's strides divide it."""
 
     frames: int
-    """As the model sees them, as are height and width: the strides divide them."""
     height: int
-    """In pixels."""
+    """Height in pixels."""
     width: int
-    """In pixels."""
+    """Width in pixels."""
     pixels: PixelType
-    """What is encoded, or wanted of what is decoded."""
+    """Type of the video that is encoded, or that decoding gives."""
 
 
 def choose(
@@ -213,13 +98,15 @@ def choose(
     devices: list,
     options: CodecOptions,
 ) -> CutPlan:
-    """How videos of a size are encoded or decoded.
+    """Choose how videos of one size are encoded or decoded.
 
-    Where there is something to choose, the first of these that memory allows, by the compiler's own
-    account: whole frames; whole frames whose rows devices share; tiles, large ones first.
+    The first of these plans that fits into memory is taken: whole frames, whole frames whose rows
+    are shared by devices, tiles (large ones first). The options leave out some of them. The
+    compiler says how much memory a plan needs. Where the options leave a single plan, it is taken
+    however much it needs.
 
     Raises:
-        UserError: memory allows none of them.
+        UserError: no plan fits into memory.
     """
     plans = list(_candidates(vae, video, devices=len(devices), options=options))
     limit = options.memory or available(devices, vae)
@@ -238,15 +125,15 @@ def choose(
     if not known:
         raise UserError(f"no program to {what} could be compiled; the log says why.")
     raise UserError(
-        f"a device has {limit / 2**30:.3g} GiB, too little to {what}: the least that any way takes "
-        f"is {min(known) / 2**30:.3g} GiB; fewer chunk-frames take less."
+        f"a device has {limit / 2**30:.3g} GiB, too little to {what}, which needs at least "
+        f"{min(known) / 2**30:.3g} GiB; fewer chunk-frames need less."
     )
 
 
 def _candidates(
     vae: VAE, video: VideoSize, *, devices: int, options: CodecOptions
 ) -> Iterator[CutPlan]:
-    """Every way that the user leaves open, the best one first."""
+    """Every plan that the options allow, the best one first."""
     shares = [s for s in range(1, devices + 1) if devices % s == 0]
     if options.split_rows:
         shares = [options.split_rows]
@@ -273,8 +160,13 @@ def _candidates(
 
 
 def _batch(plan: CutPlan, *, room: int, platform: str) -> int:
-    """Pieces for a group of devices to take at once, where there are so many; a CPU is busy with
-    one."""
+    """The number of pieces that a group of devices takes at once, a power of two.
+
+    Args:
+        plan: the plan that the pieces are of.
+        room: pieces that fit into memory.
+        platform: platform of the devices; on `cpu` one piece is enough.
+    """
     if platform == "cpu":
         return 1
     most = min(_BUSY // math.prod(plan.piece), room, _LARGEST_BATCH)
@@ -284,7 +176,7 @@ def _batch(plan: CutPlan, *, room: int, platform: str) -> int:
 def _needs(
     vae: VAE, programs: CodecPrograms, direction: Direction, plan: CutPlan, *, batch: int
 ) -> int | None:
-    """Bytes that a device needs for so many pieces; None: more than it has."""
+    """Bytes that a device needs for a plan; None where the compiler fails for lack of memory."""
     frames, height, width = plan.piece
     shape = (frames, height, width, 3)
     if direction == "decode":
@@ -300,7 +192,125 @@ def _needs(
     )
     if needed is None or plan.tiles == 1:
         return needed
-    # One device holds the tiles of a chunk, the joined chunk, and the one before.
+    # One device holds the tiles of a chunk, the joined chunk, and the joined chunk before it, all
+    # as float32.
     channels = 3 if direction == "decode" else 2 * vae.config.latent_channels
     scale = 1 if direction == "decode" else vae.config.spatial_compression**2
     return needed + 3 * 4 * plan.frames * plan.height * plan.width * channels // scale
+
+
+def available(devices: list, vae: VAE) -> int:
+    """Bytes that every one of the devices can use, those that the model occupies among them.
+
+    CPU devices divide the free memory of the host among themselves.
+
+    Raises:
+        UserError: a device does not report its memory.
+    """
+    mine = [device for device in devices if device.process_index == jax.process_index()]
+    least = int(min(_left(device, sharers=len(mine), vae=vae) for device in mine) * _USABLE)
+    if jax.process_count() == 1 or len(mine) == len(devices):
+        return least
+    kib = np.asarray(least // 1024, np.int32)  # jax has no 64-bit integers by default
+    return int(multihost_utils.process_allgather(kib).min()) * 1024
+
+
+def _left(device: jax.Device, *, sharers: int, vae: VAE) -> int:
+    if device.platform == "cpu":
+        return _free_of_host() // sharers
+    stats = device.memory_stats()
+    if not stats or "bytes_limit" not in stats:
+        raise UserError(
+            f"{device.device_kind} doesn't say how much memory it has: set `memory` to what may be "
+            "used."
+        )
+    leaves = jax.tree.leaves(vae)
+    lying = sum(leaf.nbytes for leaf in leaves if device in leaf.devices())
+    return stats["bytes_limit"] - stats.get("bytes_in_use", 0) + lying
+
+
+def _free_of_host() -> int:
+    """Bytes that can be used without swapping, as Linux says; elsewhere, all memory of the host."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                free = int(line.split()[1]) * 1024
+    # The limit of a container. ValueError: there is none, and the file holds the word `max`.
+    with contextlib.suppress(OSError, ValueError):
+        group = Path("/sys/fs/cgroup")
+        limit, used = (int((group / f"memory.{name}").read_text()) for name in ("max", "current"))
+        free = min(free, limit - used)
+    return free
+
+
+def memory_needed(
+    programs: CodecPrograms,
+    direction: Direction,
+    shape: tuple[int, ...],
+    *,
+    groups: DeviceGroups,
+    pixels: PixelType,
+) -> int | None:
+    """Bytes that a device needs for a program; None where the compiler fails to make it.
+
+    Answers are kept in the user's cache folder. With several processes the cache is not read: all
+    of them must compile, or none.
+    """
+    cache = _MemoryCache(programs, direction, shape, groups, pixels)
+    memory = cache.read() if jax.process_count() == 1 else None
+    if memory is None:
+        try:
+            memory = programs.program(direction, shape, groups=groups, pixels=pixels).memory
+        except jax.errors.JaxRuntimeError as error:
+            what = str(error).partition("\n")[0]
+            _log.warning("The compiler can't make the program to %s %s: %s", direction, shape, what)
+            return None
+        cache.write(memory)
+    return memory
+
+
+class _MemoryCache:
+    """A file with the memory that a program needs. Its name is a hash of all that decides this."""
+
+    def __init__(self, programs: CodecPrograms, *parts):
+        depends_on = (
+            *parts,
+            *programs.identity,
+            jax.__version__,
+            jaxlib.__version__,
+            jax.config.jax_default_matmul_precision,
+            jax.config.jax_enable_x64,
+            *(os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
+            _source_of_programs(),
+        )
+        name = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
+        caches = os.environ.get("XDG_CACHE_HOME")
+        folder = Path(at_home(caches or "~/.cache"))
+        self._path = folder / "cvvae_jax" / "program-memory" / name
+
+    def read(self) -> int | None:
+        """The bytes that were written; None where there is no file, or a damaged one."""
+        with contextlib.suppress(OSError, ValueError):
+            return int(self._path.read_text())
+        return None
+
+    def write(self, memory: int) -> None:
+        """Write the bytes. Where the cache folder cannot be written, there is no cache."""
+        with contextlib.suppress(OSError):
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as file:
+                file.write(str(memory))
+            os.replace(file.name, self._path)
+
+
+@functools.cache
+def _source_of_programs() -> str:
+    """A hash of the source code that the programs are compiled from."""
+    package = Path(__file__).parents[1]
+    sources = [
+        package / "rows.py",
+        package / "codec" / "programs.py",
+        *sorted((package / "models").glob("*.py")),
+    ]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -28,7 +28,7 @@ def test_the_device_with_the_least_left_decides(vae):
 
 
 def test_a_device_that_says_nothing_of_its_memory_is_named(vae):
-    with pytest.raises(UserError, match=r"NVIDIA X doesn't say .*name what may be used"):
+    with pytest.raises(UserError, match=r"NVIDIA X doesn't say .*set `memory`"):
         choose.available([accelerator()], vae)
 
 
