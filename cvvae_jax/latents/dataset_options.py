@@ -1,4 +1,4 @@
-"""What the `latents` command can be told, apart from the model."""
+"""Settings of a data set of latents. Importing them starts no jax, for a fast `latents --help`."""
 
 import dataclasses
 from typing import Literal
@@ -11,28 +11,31 @@ from cvvae_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class LatentsConfig:
-    """What is encoded and how it is stored: with source and model, this decides every byte."""
+    """What is encoded, and how it is stored.
+
+    These settings, the source and the model decide every byte of the data set.
+    """
 
     format: Literal["array_record", "webdataset"] = "array_record"
-    """ArrayRecord shards whose records are safetensors, or tar shards as WebDataset reads them."""
+    """Format of the shards: ArrayRecord with safetensors records, or tar files for WebDataset."""
     clip_frames: int | None = None
-    """Cut videos into clips of so many frames, one after the other; what is left at the end is left
-    out, and counted. Unset: whole videos."""
+    """Cut videos into consecutive clips of this many frames; frames that are left at the end are
+    dropped and counted. Default: whole videos."""
     size: int | None = None
-    """Resize the short side to so many pixels and take the square in the middle; what is smaller is
-    left out. Unset: frames as they are."""
+    """Resize the short side to this many pixels and crop the square in the middle; smaller files
+    are left out. Default: frames as they are."""
     store: Literal["float32", "float16"] = "float32"
-    """Type of the stored arrays; float16 halves them, rounded to 11 bits."""
+    """Type of the stored arrays; float16 halves their size and rounds them to 11 bits."""
     sample: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Store latents drawn from the posterior; else its mean and log-variance."""
+    """Store latents that are sampled from the posterior, in place of its mean and log-variance."""
     seed: int = 0
-    """Seed of the draw; a clip's draw depends on its place in the source alone."""
+    """Seed of the samples; beside it, a clip's sample depends only on its place in the source."""
     items_per_shard: int = 64
-    """Videos and images that go into a shard; a process that is killed loses one shard at most."""
+    """Videos and images in a shard; a process that is killed loses at most one shard."""
     record_mb: float = 256.0
-    """MiB of frames in a record, at most: a whole video that is longer becomes several records."""
+    """Most MiB of frames in a record; a longer whole video becomes several records."""
     batch: int = 1
-    """Clips that are encoded together; for more than 1, set clip-frames and size."""
+    """Clips that are encoded together; more than 1 needs --clip-frames and --size."""
 
     def __post_init__(self):
         at_least(self, 1, "items_per_shard", "batch")
@@ -44,5 +47,5 @@ class LatentsConfig:
             raise UserError(f"record_mb must be positive, not {self.record_mb:g}.")
         if self.batch > 1 and None in (self.clip_frames, self.size):
             raise UserError(
-                f"a batch of {self.batch} needs clips of one shape: set clip-frames and size too."
+                f"a batch of {self.batch} needs clips of one shape: set clip-frames and size, too."
             )

@@ -1,10 +1,11 @@
 """Records of a data set of latents as bytes, and the shard files that hold them.
 
-In ArrayRecord shards it is a safetensors file. That says itself what is in it, and is read without
-copies and without a library of ours, from other languages, too; a tf.train.Example would hold the
-arrays as bytes of unstated type and shape. What is said of the clip is JSON, under one name of the
-file's metadata, since the order of several is not always the same. In tar shards it is a sample of
-WebDataset: KEY.json, and KEY.NAME.npy for every array.
+A record of an ArrayRecord shard is a safetensors file. This format states the types and shapes of
+its arrays, is read without copies, and needs no library of ours, in any language; a
+tf.train.Example would hold the arrays as bytes of unknown type and shape. The metadata of the clip
+are JSON under a single name of the file's metadata, since the order of several names may vary.
+
+A record of a tar shard is a sample of WebDataset: KEY.json, and KEY.NAME.npy for every array.
 """
 
 import dataclasses
@@ -28,78 +29,80 @@ _METADATA = "record"
 
 @dataclasses.dataclass(frozen=True)
 class RecordMetadata:
-    """What is said of a record."""
+    """What is stored with the latents of a clip. Lists and tuples are read as NumPy arrays."""
 
     name: str
-    """Of the file in its source."""
+    """Name of the file in its source."""
     kind: Kind
+    """Whether the file is a video or an image."""
     item: int
-    """Number of the file in the source: videos first, then images."""
+    """Number of the file in the source: videos come first, then images."""
     clip: int
     """Number of the clip in its file."""
     start: int
     """Number of the clip's first frame in its file."""
     frames: int
-    """Of the clip; what decoding gives beyond them is padding."""
+    """Frames of the clip; further frames that decoding gives are padding."""
     fps: float
     """Frames per second, on average; 1 for an image."""
     seconds: list[float]
-    """When each frame of the clip is shown, from its first one on."""
+    """Time of each frame in seconds after the clip's first frame."""
     pixel_aspect: float
-    """Width of a pixel over its height, as the file is shown."""
+    """Width of a pixel over its height."""
     height: int
-    """In pixels, of the frames that were encoded; what decoding gives beyond it is padding."""
+    """Height of the encoded frames in pixels; further rows that decoding gives are padding."""
     width: int
-    """Likewise."""
+    """Width of the encoded frames in pixels; further columns that decoding gives are padding."""
     original_height: int
-    """In pixels, of the upright file."""
+    """Height of the upright file in pixels."""
     original_width: int
+    """Width of the upright file in pixels."""
     resized_height: int
-    """In pixels, before the crop."""
+    """Height in pixels after resizing, before the crop."""
     resized_width: int
+    """Width in pixels after resizing, before the crop."""
     crop_top: int
-    """Row of the resized frame that the crop begins at."""
+    """Row of the resized frame where the crop begins."""
     crop_left: int
-    """Column of the resized frame that the crop begins at."""
+    """Column of the resized frame where the crop begins."""
     weights: str
     """SHA-256 of the model's files, as `inspect --sha256` shows it."""
     scaling_factor: float
-    """See `config.latent_scale`, like the three after it."""
+    """Scale of the model's latents, as `config.latent_scale` explains it; so are the next three."""
     shift_factor: float
     latents_mean: tuple[float, ...] | None = None
-    """Lists become arrays when they are read."""
     latents_std: tuple[float, ...] | None = None
 
     @property
     def key(self) -> str:
-        """The name of a sample of WebDataset, which must have no dot."""
+        """The key of a WebDataset sample, which must not have a dot."""
         return f"{self.item:09d}-{self.clip:06d}"
 
 
-def pack(entry: RecordMetadata, arrays: dict[str, np.ndarray]) -> bytes:
-    """A record as a safetensors file; the same input gives the same bytes."""
-    return save(arrays, metadata={_METADATA: _json(entry)})
+def pack(metadata: RecordMetadata, arrays: dict[str, np.ndarray]) -> bytes:
+    """Pack a record into a safetensors file; equal input gives equal bytes."""
+    return save(arrays, metadata={_METADATA: _json(metadata)})
 
 
 def unpack(data: bytes) -> dict[str, Any]:
-    """The arrays of a record and the fields of its `RecordMetadata`, by name."""
+    """Unpack a safetensors record to its arrays and the fields of its `RecordMetadata`, by name."""
     length = int.from_bytes(data[:8], "little")
     metadata = json.loads(data[8 : 8 + length])["__metadata__"]
     return load(data) | _from_json(metadata[_METADATA])
 
 
-def members(entry: RecordMetadata, data: bytes) -> list[tuple[str, bytes]]:
-    """The files of a sample of WebDataset, their names and contents, from a packed record."""
-    files = [(f"{entry.key}.json", _json(entry).encode())]
+def members(metadata: RecordMetadata, data: bytes) -> list[tuple[str, bytes]]:
+    """Convert a packed record to the files of a WebDataset sample: names and contents."""
+    files = [(f"{metadata.key}.json", _json(metadata).encode())]
     for name, array in load(data).items():
         file = io.BytesIO()
         np.lib.format.write_array(file, array, allow_pickle=False)
-        files.append((f"{entry.key}.{name}.npy", file.getvalue()))
+        files.append((f"{metadata.key}.{name}.npy", file.getvalue()))
     return sorted(files)
 
 
 def read_members(data: bytes) -> dict[str, Any]:
-    """What `unpack` gives, of the part of a tar that holds one sample."""
+    """Unpack the part of a tar that holds one sample, to the same dictionary as `unpack`."""
     found: dict[str, Any] = {}
     with tarfile.open(fileobj=io.BytesIO(data), mode="r:") as tar:
         for member in tar:
@@ -113,9 +116,9 @@ def read_members(data: bytes) -> dict[str, Any]:
     return found
 
 
-def _json(entry: RecordMetadata) -> str:
-    """Without what is not there: batches are made of numbers and texts, and not of None."""
-    return json.dumps({name: value for name, value in vars(entry).items() if value is not None})
+def _json(metadata: RecordMetadata) -> str:
+    """Write metadata as JSON. Fields that are None are left out, since batches cannot hold None."""
+    return json.dumps({name: value for name, value in vars(metadata).items() if value is not None})
 
 
 def _from_json(text: str | bytes) -> dict[str, Any]:
@@ -128,34 +131,34 @@ def _from_json(text: str | bytes) -> dict[str, Any]:
 Format = Literal["array_record", "webdataset"]
 
 SHARD = re.compile(r"latents-[0-9]+-of-[0-9]+\.(array_record|tar)")
-"""The names of shards."""
+"""Pattern of the file names of shards."""
 
 _SUFFIXES = {"array_record": "array_record", "webdataset": "tar"}
-# Each record is read alone; rounding noise in floats leaves nothing to compress.
+# Records are read one by one, and the noise in floats leaves nothing to compress.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 @dataclasses.dataclass(frozen=True)
 class RecordPlace:
-    """Where a record lies, as the index says it."""
+    """Where a record lies in its shard, as the index states it."""
 
     place: int
-    """Its number in an ArrayRecord; its first byte in a tar."""
+    """Number of the record in an ArrayRecord; its first byte in a tar."""
     bytes: int
-    """Its size."""
+    """Size of the record."""
     crc32: int
-    """Checksum of these bytes."""
+    """Checksum of the record's bytes."""
 
 
 def shard_name(number: int, count: int, format: Format) -> str:
-    """The file of a shard."""
+    """File name of a shard; `number` is counted from 0 to `count` - 1."""
     return f"latents-{number:06d}-of-{count:06d}.{_SUFFIXES[format]}"
 
 
 def write_shard(
     path: Path, records: Iterable[tuple[RecordMetadata, bytes]], format: Format
 ) -> list[RecordPlace]:
-    """Write packed records into a shard file; where each of them lies."""
+    """Write packed records into a shard file, and return the place of each of them."""
     match format:
         case "array_record":
             return _write_array_record(path, records)
@@ -180,22 +183,22 @@ def _write_array_record(
 def _write_tar(path: Path, records: Iterable[tuple[RecordMetadata, bytes]]) -> list[RecordPlace]:
     places, begin = [], 0
     with path.open("wb") as shard:
-        for entry, data in records:
-            sample = _sample(entry, data)
+        for metadata, data in records:
+            sample = _sample(metadata, data)
             shard.write(sample)
             places.append(RecordPlace(begin, len(sample), of_record(sample)))
             begin += len(sample)
-        # What ends a tar: two empty blocks, and more of them up to a whole record.
+        # A tar ends with two empty blocks, and is filled up to whole tar records.
         end = begin + 2 * tarfile.BLOCKSIZE
         shard.write(bytes(-(-end // tarfile.RECORDSIZE) * tarfile.RECORDSIZE - begin))
     return places
 
 
-def _sample(entry: RecordMetadata, data: bytes) -> bytes:
-    """The members of a sample, one behind the other, without an end of the tar."""
+def _sample(metadata: RecordMetadata, data: bytes) -> bytes:
+    """The members of a sample as part of a tar, without the blocks that end a tar."""
     sample = io.BytesIO()
-    for name, content in members(entry, data):
-        # Neither the time nor the user: the same bytes, whoever writes them.
+    for name, content in members(metadata, data):
+        # Time and user are left out, so that equal records have equal bytes.
         info = tarfile.TarInfo(name)
         info.size = len(content)
         sample.write(info.tobuf(tarfile.USTAR_FORMAT))

@@ -1,4 +1,7 @@
-"""One shard: its files' clips through the encoder, whole files only, in the order of the source."""
+"""Makes one shard of a data set of latents: reads its files, encodes their clips, writes records.
+
+A file is stored with all of its clips or left out, and records are in the order of the source.
+"""
 
 import collections
 import dataclasses
@@ -21,40 +24,45 @@ from cvvae_jax.latents.dataset_records import RecordMetadata, pack, write_shard
 from cvvae_jax.video_io.containers import one_line
 from cvvae_jax.video_io.media import Kind
 
-# So many files of a shard, and all of them bad, are no accident; as many as in training.
+# If this many files of a shard are bad, and no file is good, the command stops. Training uses the
+# same number.
 _TOO_MANY_BAD = 20
 
 ClipKey = tuple[int, int]
-"""The number of a file in the source, and of a clip in it."""
+"""The number of a file in the source, and the number of a clip in the file."""
 
 
 @runtime_checkable
 class Encoder(Protocol):
-    """A model that gives latents."""
+    """A function from clips to the arrays that are stored."""
 
     limits: ClipLimits
 
     def __call__(self, video: np.ndarray, keys: Sequence[ClipKey]) -> dict[str, Any]:
-        """The arrays to store of uint8 videos (b, t, h, w, 3), each (b, n, y, x, z): `mean` and
-        `logvar`, or `latents`. They may be still in the making on a device.
+        """Encode clips.
 
         Args:
-            video: clips of one shape.
-            keys: of each clip; random numbers may depend on nothing else.
+            video: clips of one shape, uint8 (b, t, h, w, 3).
+            keys: a key per clip; random numbers may depend on nothing else.
+
+        Returns:
+            `mean` and `logvar`, or `latents`, each (b, n, y, x, z). A device may still compute
+            them.
         """
         ...
 
 
 class LatentsEncoder:
-    """What `data.latents.run` asks of a model."""
+    """The encoder of a codec: gives posteriors, or samples of them."""
 
     def __init__(self, codec: Codec, *, sample: bool, seed: int):
         """Set up an encoder.
 
         Args:
-            codec: of the model.
-            sample: give `latents` drawn from the posterior; else its `mean` and `logvar`.
-            seed: of the draw.
+            codec: the codec of the model.
+            sample: whether to give `latents`, sampled from the posterior, in place of its `mean`
+                and `logvar`.
+            seed: seed of the samples.
         """
         self._codec, self._sample, self._key = codec, sample, jax.random.key(seed)
         self.limits = ClipLimits(
@@ -65,12 +73,11 @@ class LatentsEncoder:
     def __call__(
         self, video: UInt8[np.ndarray, "b t h w 3"], keys: Sequence[tuple[int, int]]
     ) -> dict[str, Float[Array, "b n y x z"]]:
-        """Arrays to store, float32, still in the making on the device.
+        """Encode clips to float32 arrays, as `Encoder` says.
 
         Args:
             video: clips of one shape.
-            keys: the numbers of each clip's file and of the clip in it; a draw depends on them and
-                on the seed alone.
+            keys: a `ClipKey` per clip; its sample depends only on this key and on the seed.
         """
         posterior = self._codec.posterior(video)
         if not self._sample:
@@ -81,65 +88,70 @@ class LatentsEncoder:
 
 @jax.jit
 def _clip_keys(key: Key[Array, ""], numbers: UInt32[Array | np.ndarray, "b 2"]) -> Key[Array, " b"]:
-    """A key for every row: a number of a file, and that of a clip in it."""
+    """Fold the numbers of a file and of a clip, which a row holds, into a random key."""
     fold = jax.random.fold_in
     return jax.vmap(lambda row: fold(fold(key, row[0]), row[1]))(numbers)
 
 
 @dataclasses.dataclass(frozen=True)
 class SourceFile:
-    """A file of the source."""
+    """A video or an image of the data that is encoded."""
 
     source: Source
+    """Source that has the file: the videos, or the images."""
     index: int
-    """In that source."""
+    """Number of the file in `source`."""
     number: int
-    """In all of them together."""
+    """Number of the file among all videos and images."""
     kind: Kind
     name: str
-    """What it is called in records."""
+    """Name of the file in records."""
 
     @property
     def full_name(self) -> str:
-        """What it is called in lists of exclusions."""
+        """Name of the file in lists of files to leave out."""
         return self.source.name(self.index)
 
 
 @dataclasses.dataclass(frozen=True)
 class FileEnd:
-    """What is known of a file once it has been read."""
+    """The end of a file's clips, and whether the file was good."""
 
     left_frames: int
-    """That were too few for a clip."""
+    """Frames at the end that were too few for a clip."""
     bad: str | None = None
-    """Why it is left out."""
+    """Why the file is left out; None for a good file."""
 
 
-def read_item(
-    item: SourceFile, config: LatentsConfig, limits: ClipLimits
+def read_clips_and_end(
+    file: SourceFile, config: LatentsConfig, limits: ClipLimits
 ) -> Iterator[Clip | FileEnd]:
-    """The clips of a file, then its end."""
+    """Yield the clips of a file, then its end."""
     try:
-        left = yield from read_clips(item.source[item.index], item.kind, config, limits)
+        left = yield from read_clips(file.source[file.index], file.kind, config, limits)
         yield FileEnd(left)
     except MemoryError:
         raise
-    except Exception as error:  # damaged data makes libraries raise whatever there is
+    except Exception as error:  # damaged data makes libraries raise errors of any type
         yield FileEnd(0, one_line(error))
 
 
 @dataclasses.dataclass(frozen=True)
 class _Record:
-    """A packed record that lies in the file of those that are not in their order yet."""
+    """A packed record in the temporary file of a `ShardBuilder`."""
 
-    entry: RecordMetadata
+    metadata: RecordMetadata
     sums: ChannelSums
     offset: int
     size: int
 
 
 class ShardBuilder:
-    """Makes one shard. What is encoded waits in a file until it is known which files are bad."""
+    """Makes one shard.
+
+    Packed records wait in a temporary file until all files have been read: only then it is known
+    which files are bad, and which order records have.
+    """
 
     def __init__(
         self,
@@ -147,18 +159,18 @@ class ShardBuilder:
         *,
         encoder: Encoder,
         config: LatentsConfig,
-        entry: Callable[[SourceFile, int, Clip], RecordMetadata],
+        metadata: Callable[[SourceFile, int, Clip], RecordMetadata],
     ):
-        """Begin.
+        """Begin a shard.
 
         Args:
-            folder: an empty one.
-            encoder: the model.
-            config: what is stored.
-            entry: what is said of a clip of a file.
+            folder: an empty folder for the temporary file.
+            encoder: encodes clips.
+            config: what is encoded, and how it is stored.
+            metadata: gives the metadata of a clip, from its file and its number in the file.
         """
-        self._encoder, self._config, self._entry = encoder, config, entry
-        self._file = (folder / "records").open("w+b")
+        self._encoder, self._config, self._metadata = encoder, config, metadata
+        self._packed = (folder / "records").open("w+b")
         self._records: dict[ClipKey, _Record] = {}
         self._bad: dict[int, str] = {}
         self._left_frames = 0
@@ -166,43 +178,51 @@ class ShardBuilder:
         self._waiting: tuple[list[RecordMetadata], dict[str, Any]] | None = None
 
     def encode(
-        self, items: Sequence[SourceFile], events: Iterator[Clip | FileEnd]
+        self, files: Sequence[SourceFile], events: Iterator[Clip | FileEnd]
     ) -> Iterator[SourceFile]:
-        """Take the clips and ends of these files; each file is yielded when it has been read."""
-        for item in items:
+        """Encode the clips of files.
+
+        Args:
+            files: the files of the shard.
+            events: the clips and the ends of these files, in order; later ones are left alone.
+
+        Yields:
+            Each file, once it has been read.
+        """
+        for file in files:
             clip = 0
             while isinstance(event := next(events), Clip):
-                self._add(self._entry(item, clip, event), event.video)
+                self._add(self._metadata(file, clip, event), event.video)
                 clip += 1
             self._left_frames += event.left_frames
             if event.bad is not None:
-                self._bad[item.number] = event.bad
-            yield item
+                self._bad[file.number] = event.bad
+            yield file
         for group in self._groups.values():
             self._send(group)
         self._store()
 
-    def finish(self, items: Sequence[SourceFile], shard: Path) -> dict[str, Any]:
+    def finish(self, files: Sequence[SourceFile], shard: Path) -> dict[str, Any]:
         """Write the shard.
 
         Returns:
-            What is known of it: fields of its `FinishedShard`.
+            Fields of its `FinishedShard`.
 
         Raises:
-            UserError: so many files are bad that something else must be wrong.
+            UserError: there are many files, and all of them are bad.
         """
-        bad = {item.full_name: self._bad[item.number] for item in items if item.number in self._bad}
-        if len(bad) == len(items) >= _TOO_MANY_BAD:
+        bad = {file.full_name: self._bad[file.number] for file in files if file.number in self._bad}
+        if len(bad) == len(files) >= _TOO_MANY_BAD:
             name, reason = next(iter(bad.items()))
             raise UserError(
                 f"None of {len(bad)} files in a row can be encoded; {name}: {reason} If they are "
-                "bad indeed, leave them out with --exclude."
+                "really bad, leave them out with --exclude."
             )
         kept = [self._records[key] for key in sorted(self._records) if key[0] not in self._bad]
-        packed = ((record.entry, self._read(record)) for record in kept)
+        packed = ((record.metadata, self._read(record)) for record in kept)
         places = write_shard(shard, packed, self._config.format)
         rows = [
-            {**vars(place), **_row(record.entry)}
+            {**vars(place), **_row(record.metadata)}
             for record, place in zip(kept, places, strict=True)
         ]
         return {
@@ -213,25 +233,25 @@ class ShardBuilder:
         }
 
     def close(self) -> None:
-        """Close the file; its folder is another one's to remove."""
-        self._file.close()
+        """Close the temporary file; the caller removes its folder."""
+        self._packed.close()
 
-    def _add(self, entry: RecordMetadata, video: np.ndarray) -> None:
+    def _add(self, metadata: RecordMetadata, video: np.ndarray) -> None:
         group = self._groups[video.shape]
-        group.append((entry, video))
+        group.append((metadata, video))
         if len(group) == self._config.batch:
             self._send(group)
 
     def _send(self, group: list[tuple[RecordMetadata, np.ndarray]]) -> None:
-        """Encode clips of one shape. While the device is at work, those before are stored."""
+        """Encode clips of one shape. While the device works, the clips before them are stored."""
         if not group:
             return
-        entries = [entry for entry, _ in group]
-        # Copies of the last one: another size of batch would be compiled anew.
+        entries = [metadata for metadata, _ in group]
+        # Copies of the last clip fill the batch, since another batch size would be compiled anew.
         filled = group + group[-1:] * (self._config.batch - len(group))
         videos = [video for _, video in filled]
-        video = np.stack(videos) if len(videos) > 1 else videos[0][None]  # no copy of a long one
-        arrays = self._encoder(video, [(entry.item, entry.clip) for entry, _ in filled])
+        video = np.stack(videos) if len(videos) > 1 else videos[0][None]  # a single clip may be big
+        arrays = self._encoder(video, [(metadata.item, metadata.clip) for metadata, _ in filled])
         group.clear()
         self._store()
         self._waiting = entries, arrays
@@ -242,36 +262,36 @@ class ShardBuilder:
         entries, arrays = self._waiting
         self._waiting = None
         on_host = {name: np.asarray(array) for name, array in arrays.items()}
-        for number, entry in enumerate(entries):
-            # What overflows is found below.
+        for number, metadata in enumerate(entries):
+            # `_append` finds numbers that overflow.
             with np.errstate(over="ignore"):
                 stored = {
                     name: np.ascontiguousarray(array[number]).astype(self._config.store)
                     for name, array in on_host.items()
                 }
-            self._append(entry, stored)
+            self._append(metadata, stored)
 
-    def _append(self, entry: RecordMetadata, arrays: dict[str, np.ndarray]) -> None:
+    def _append(self, metadata: RecordMetadata, arrays: dict[str, np.ndarray]) -> None:
         if not all(np.isfinite(array).all() for array in arrays.values()):
             self._bad.setdefault(
-                entry.item,
-                f"frame {entry.start} and those after it have latents that are no finite "
+                metadata.item,
+                f"frame {metadata.start} and those after it have latents that are no finite "
                 f"{self._config.store} numbers.",
             )
             return
-        data = pack(entry, arrays)
-        offset = self._file.tell()
-        self._file.write(data)
-        self._records[entry.item, entry.clip] = _Record(
-            entry, ChannelSums.of(arrays), offset, len(data)
+        data = pack(metadata, arrays)
+        offset = self._packed.tell()
+        self._packed.write(data)
+        self._records[metadata.item, metadata.clip] = _Record(
+            metadata, ChannelSums.of(arrays), offset, len(data)
         )
 
     def _read(self, record: _Record) -> bytes:
-        self._file.seek(record.offset)
-        return self._file.read(record.size)
+        self._packed.seek(record.offset)
+        return self._packed.read(record.size)
 
 
-def _row(entry: RecordMetadata) -> dict[str, Any]:
-    """What the index says of a record: without what all of them share, and what is long."""
+def _row(metadata: RecordMetadata) -> dict[str, Any]:
+    """The fields of a line of the index: those that differ between records, and are short."""
     left_out = ("weights", *LATENT_SCALE, "seconds")
-    return {name: value for name, value in vars(entry).items() if name not in left_out}
+    return {name: value for name, value in vars(metadata).items() if name not in left_out}

@@ -1,7 +1,7 @@
-"""Latents of one video in a file: safetensors, or NumPy's npz.
+"""Reads and writes the latents of one video as a safetensors file or as NumPy's npz.
 
-The array `latents` is float32 (n, y, x, z). What else there is to know stands in the metadata of a
-safetensors file, as strings, and as JSON in the array `metadata` of an npz file.
+The array `latents` is float32 (n, y, x, z). The metadata are texts by name. A safetensors file has
+them as its own metadata, an npz file as JSON in the array `metadata`.
 """
 
 import contextlib
@@ -31,66 +31,67 @@ from cvvae_jax.video_io.display import Display
 from cvvae_jax.video_io.times import Times, as_fraction
 
 SUFFIXES = (".safetensors", ".npz")
-"""Of files with latents."""
+"""Suffixes that the name of a file with latents may have."""
 
 LAYOUT = "n y x z"
-"""The word `layout` of files that this package wrote."""
-# Codes of ITU-T H.273 are bytes; terms of a shape of pixels have 31 bits in every container.
+"""The value of `layout` in the metadata of files that this package wrote."""
+# Color codes of ITU-T H.273 are bytes. The numerator and the denominator of a pixel aspect ratio
+# have 31 bits in every container.
 _MAX_CODE = 255
 _MAX_TERM = 2**31 - 1
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class LatentsMetadata:
-    """What a file says of its latents."""
+    """What a file says of its latents, of their video, and of the model that encoded it."""
 
     frames: int
-    """Of the video, like height, width and fps."""
+    """Frames of the video."""
     height: int
-    """In pixels."""
+    """Height of the video in pixels."""
     width: int
-    """In pixels."""
+    """Width of the video in pixels."""
     pixels: PixelType = "uint8"
-    """How the video was given."""
+    """Type of the encoded video, and of the video that decoding gives."""
     scaled: bool = False
-    """Whether the latents are as diffusion models see them: `scale` of the model."""
+    """Whether the latents are scaled for diffusion models, as `VAE.scale` does."""
     scaling_factor: float | None = None
-    """Of the model, like shift_factor; None where it is not known."""
+    """Scaling factor of the model; None where it is not known."""
     shift_factor: float | None = None
-    """Of the model."""
+    """Shift factor of the model; None where it is not known."""
     latents_mean: tuple[float, ...] | None = None
-    """Of the model, a number a channel, like latents_std; None where it has none."""
+    """Mean of each channel in the model's scale; None where the model has none."""
     latents_std: tuple[float, ...] | None = None
-    """Of the model."""
+    """Standard deviation of each channel in the model's scale; None where the model has none."""
     fps: str | None = None
     """Frames per second as a fraction, such as 30000/1001; None where they are not known."""
     times: str | None = None
-    """When each frame is shown, as `Times.to_json` writes it; None where `fps` says all."""
+    """Times of the frames, as `Times.to_json` writes them; None where `fps` says all."""
     pixel_aspect: str | None = None
-    """Width of a pixel over its height, as a fraction; None for square ones."""
+    """Width of a pixel over its height, as a fraction; None for square pixels."""
     primaries: int | None = None
-    """Which colors the video has, as `Display` says; None for those of BT.709."""
+    """Color primaries, as `Display` has them; None for those of BT.709."""
     transfer: int | None = None
-    """How its levels stand for light, likewise."""
+    """Transfer characteristics, as `Display` has them; None for those of BT.709."""
     image: bool = False
     """Whether the video was an image file."""
     source: str | None = None
-    """The name of its file."""
+    """Name of the file that was encoded."""
     weights_sha256: str | None = None
-    """Hash of the weights of the model that encoded it."""
+    """SHA-256 of the weights of the model."""
     seed: int | None = None
-    """Of the sample; None for the posterior's mode."""
+    """Seed of the sample; None for the mode of the posterior."""
     chunk_frames: int | None = None
-    """Frames from a chunk to the next, when it was encoded."""
+    """Frames from the start of a chunk to the start of the next, when the video was encoded."""
 
     @property
     def shown(self) -> Times | None:
-        """When each frame is shown; None where `fps` says all."""
+        """Times of the frames; None where `fps` says all."""
         return None if self.times is None else Times.from_json(self.times)
 
     @property
     def display(self) -> Display:
-        """What a player has to know of the video beside its pixels."""
+        """Pixel aspect ratio and colors, which a player needs beside the pixels."""
         said = {"primaries": self.primaries, "transfer": self.transfer}
         if self.pixel_aspect is not None:
             said["pixel_aspect"] = as_fraction(self.pixel_aspect)
@@ -98,7 +99,7 @@ class LatentsMetadata:
 
 
 def to_texts(metadata: LatentsMetadata) -> dict[str, str]:
-    """Texts by name, as safetensors has them; what is not known is left out."""
+    """Convert metadata to texts by name; fields that are None are left out."""
     known = {name: value for name, value in vars(metadata).items() if value is not None}
     return {"layout": LAYOUT} | {
         name: visible(value) if isinstance(value, str) else json.dumps(value)
@@ -107,10 +108,10 @@ def to_texts(metadata: LatentsMetadata) -> dict[str, str]:
 
 
 def from_texts(texts: dict[str, str]) -> LatentsMetadata:
-    """The inverse; other texts are passed over.
+    """Convert texts by name to metadata; unknown names are ignored.
 
     Raises:
-        ValueError: they are not those of a video.
+        ValueError: a text does not belong to its field, or there is no such video.
     """
     hints = typing.get_type_hints(LatentsMetadata)
     metadata = LatentsMetadata(
@@ -151,20 +152,22 @@ def _fact(name: str, word: Any, hint: Any) -> Any:
 
 
 class LatentsWriter:
-    """Writes latents part by part: `with LatentsWriter(path) as w: w.write(part); w.finish(metadata)`.
+    """Writes the latents of one video part by part.
 
-    The file is there once it is finished, and whole; without `finish` there is none. Memory does
-    not grow with its length: until then the numbers are in a file without a name beside it.
+    Use it as `with LatentsWriter(path) as writer`, call `write` for every part, and then `finish`,
+    which makes the file appear. Without `finish` no file is left. Memory does not grow with the
+    length of the video: until the end, a nameless temporary file in the same folder holds the
+    latents.
     """
 
     def __init__(self, path: str | Path):
         """Set up a writer.
 
         Args:
-            path: file to write; its suffix, .safetensors or .npz, says in which format.
+            path: file to write; its suffix, .safetensors or .npz, decides the format.
 
         Raises:
-            UserError: the suffix is another one.
+            UserError: the file has another suffix.
         """
         self._path = Path(at_home(path))
         require_suffix(self._path)
@@ -176,19 +179,19 @@ class LatentsWriter:
             self._numbers = tempfile.TemporaryFile(dir=self._path.parent)
         return self
 
-    def __exit__(self, dtype, error, traceback) -> None:
+    def __exit__(self, kind, error, traceback) -> None:
         self._numbers.close()
 
     @property
     def frames(self) -> int:
-        """Latent frames so far."""
+        """Number of latent frames that have been written."""
         return self._frames
 
     def write(self, part: Float[np.ndarray, "n y x z"]) -> None:
-        """Append latent frames, all of one shape.
+        """Append latent frames, which all have one shape (y, x, z).
 
         Raises:
-            UserError: the file cannot be written (a full disk).
+            UserError: the file cannot be written, such as onto a full disk.
         """
         self._shape = part.shape[1:]
         self._frames += len(part)
@@ -197,7 +200,7 @@ class LatentsWriter:
             self._numbers.write(np.ascontiguousarray(part, "<f4").data)
 
     def finish(self, metadata: LatentsMetadata) -> None:
-        """Give the file its name.
+        """Write the metadata and make the file appear.
 
         Raises:
             UserError: the file cannot be written, or there are no latents.
@@ -223,31 +226,32 @@ class LatentsWriter:
 
 @dataclasses.dataclass(frozen=True)
 class LatentsFile:
-    """A file with latents, opened: `open_latents`."""
+    """A file with latents that `open_latents` has opened."""
 
     path: Path
-    """The file."""
     shape: tuple[int, int, int, int]
-    """(n, y, x, z)."""
+    """Shape (n, y, x, z) of the latents."""
     metadata: LatentsMetadata | None
-    """What it says of them; None where it was not written by this package."""
+    """Metadata of the file; None where another program wrote it."""
     _header: Header = dataclasses.field(repr=False)
 
     def parts(self, frames: int = 64) -> Iterator[Float[np.ndarray, "n y x z"]]:
-        """The latents in order, so many frames at a time.
+        """Yield the latents in order as float32, `frames` latent frames at a time.
 
         Raises:
-            UserError: the file is damaged; nothing of the last part has been given then.
+            UserError: the file is damaged. The last part is not yielded then, since a checksum is
+                known to differ only at the end.
         """
         return read_parts(self.path, self._header, frames)
 
 
 def open_latents(path: str | Path) -> LatentsFile:
-    """A file with latents: of `LatentsWriter`, or any with an array `latents` (n, y, x, z).
+    """Open a file that has an array `latents` (n, y, x, z), of this package or of another program.
+
+    Only the header is read.
 
     Raises:
-        UserError: there is no such file, it holds no such array, or is damaged as far as that
-            shows without reading the numbers.
+        UserError: there is no such file, it holds no such array, or its header is damaged.
     """
     path = Path(at_home(path))
     if not path.is_file():
@@ -262,15 +266,15 @@ def open_latents(path: str | Path) -> LatentsFile:
 
 
 def save_latents(path: str | Path, latents: Latents, **metadata: str | int | float | bool) -> None:
-    """Write the latents of one video.
+    """Write the latents of one video to a file.
 
     Args:
-        path: a .safetensors or .npz file.
-        latents: of one video.
+        path: a .safetensors or .npz file; a file that is there is replaced.
+        latents: latents with values (1, n, y, x, z).
         metadata: more fields of `LatentsMetadata`, such as fps="25".
 
     Raises:
-        UserError: the file cannot be written, or there are several videos.
+        UserError: the file cannot be written, or `latents` hold several videos.
     """
     if len(latents.values) != 1:
         raise UserError(f"{path} holds the latents of one video, not of {len(latents.values)}.")
@@ -282,15 +286,18 @@ def save_latents(path: str | Path, latents: Latents, **metadata: str | int | flo
 
 
 def load_latents(path: str | Path) -> Latents:
-    """The latents of a file, (1, n, y, x, z), as `Codec.decode` takes them.
+    """Read the latents of a file, as `Codec.decode` takes them.
+
+    Returns:
+        `Latents` with float32 values (1, n, y, x, z).
 
     Raises:
-        UserError: it is none, or was not written by this package.
+        UserError: there is no such file, it is damaged, or another program wrote it.
     """
     file = open_latents(path)
     if file.metadata is None:
         raise UserError(
-            f"{path} doesn't say how long and large its video is: it is no file of cvvae_jax's."
+            f"{path} doesn't say how long and large its video is: cvvae_jax did not write it."
         )
     metadata = file.metadata
     return Latents(
@@ -302,13 +309,13 @@ def load_latents(path: str | Path) -> Latents:
 
 
 def require_suffix(path: Path) -> None:
-    """Raise UserError unless a file with latents may have such a name."""
+    """Raise UserError unless the name ends in one of `SUFFIXES`."""
     if path.suffix.lower() not in SUFFIXES:
         raise UserError(f"{path}: a file with latents ends in {' or '.join(SUFFIXES)}.")
 
 
 def _write_safetensors(path: Path, numbers, shape: tuple[int, ...], texts: dict[str, str]) -> None:
-    """The library's own writer takes arrays that are in memory as a whole."""
+    # The library's own writer needs the whole array in memory.
     tensor = {"dtype": "F32", "shape": shape, "data_offsets": [0, 4 * math.prod(shape)]}
     header = json.dumps({"__metadata__": texts, "latents": tensor}).encode()
     header += b" " * (-len(header) % 8)

@@ -1,6 +1,6 @@
-"""How latents lie in .npz and .safetensors files.
+"""Reads .npz and .safetensors files with latents, which may come from other programs or be damaged.
 
-Headers are checked before anything of the size that they state is read.
+A header is checked before anything of the size that it states is read.
 """
 
 import contextlib
@@ -21,46 +21,47 @@ from safetensors import safe_open
 from cvvae_jax.config.reading import parse
 from cvvae_jax.errors import UserError
 
-# Types of numbers that are read, as safetensors and NumPy call them.
+# Data types that are read: safetensors' names and NumPy's.
 _DTYPES = {"F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64"}
-# Bytes of what is said of latents: times of uneven frames are the longest, some MB an hour.
+# The longest metadata are the times of a variable frame rate, some MB per hour of video.
 _MAX_METADATA_BYTES = 64 * 2**20
-_MAX_MEMBERS = 1000  # of an npz file
-# What its members are unpacked to at most: so many bytes, or so many times the packed ones. Numbers
-# can hardly be packed at all.
+_MAX_MEMBERS = 1000  # arrays of an npz file
+# Limits against zip bombs: a member of an npz file may have this size, or this many times its
+# packed size. Latents can hardly be compressed.
 _ALWAYS_UNPACKED, _MAX_RATIO = 64 * 2**20, 100
-_NPY_HEADER = 12 + 10_000  # the longest one that NumPy reads
+_NPY_HEADER = 12 + 10_000  # bytes of the longest header that NumPy reads
 CHECKSUM = "crc32"
-"""The word of safetensors files for the checksum of all other texts and the numbers; npz files have
-their own."""
+"""Name of the checksum in the metadata of safetensors files. It covers the latents and all other
+metadata; npz files have checksums of their own."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Header:
-    """What a file says of itself."""
+    """The shape of the latents in a file, and its metadata."""
 
     shape: tuple[int, ...]
-    """Of the latents."""
+    """Shape (n, y, x, z) of the latents."""
     texts: dict[str, str]
-    """What else it says; of another program's npz file nothing."""
+    """Metadata as texts by name; empty for npz files of other programs."""
 
 
 def read_header(path: Path) -> Header:
-    """The header of a file whose name ends in .npz or .safetensors.
+    """Read the header of a file whose name ends in .npz or .safetensors.
 
     Raises:
-        UserError: there are no latents in it, or not as they may be.
+        UserError: the file holds no array `latents` of four axes and a floating-point type, or is
+            damaged.
     """
     with _as_user_errors(path):
         return _npz_header(path) if _is_npz(path) else _safetensors_header(path)
 
 
 def read_parts(path: Path, header: Header, frames: int) -> Iterator[Float[np.ndarray, "n y x z"]]:
-    """The latents in order as float32, so many frames at a time.
+    """Yield the latents in order as float32, `frames` latent frames at a time.
 
     Raises:
-        UserError: the file is damaged, or was changed since its header was read. Nothing of the
-            last part has been given then.
+        UserError: the file is damaged, or changed after its header was read. The last part is not
+            yielded then.
     """
     with _as_user_errors(path):
         if read_header(path) != header:
@@ -69,32 +70,37 @@ def read_parts(path: Path, header: Header, frames: int) -> Iterator[Float[np.nda
 
 
 class Checksum:
-    """CRC-32 of what a safetensors file says and holds, for its word `CHECKSUM`."""
+    """The CRC-32 of the latents and the metadata of a safetensors file."""
 
     def __init__(self):
         self._value = 0
 
     def add(self, numbers: Float[np.ndarray, "n y x z"]) -> None:
-        """Go on with latents, in their order."""
+        """Add the next latents, in order."""
         self._value = zlib.crc32(np.ascontiguousarray(numbers, "<f4").data, self._value)
 
     def of(self, shape: tuple[int, ...], texts: dict[str, str]) -> str:
-        """The word, of all latents with these texts, which may have it already."""
-        others = {name: word for name, word in texts.items() if name != CHECKSUM}
+        """The checksum as hexadecimal text, once all latents have been added.
+
+        Args:
+            shape: shape of the latents.
+            texts: metadata of the file; a checksum among them is left out.
+        """
+        others = {name: text for name, text in texts.items() if name != CHECKSUM}
         said = json.dumps([list(shape), others], sort_keys=True).encode()
         return f"{zlib.crc32(said, self._value):08x}"
 
 
 @contextlib.contextmanager
 def _as_user_errors(path: Path) -> Iterator[None]:
-    """Turns whatever the readers of a damaged file raise into a UserError."""
+    """Turn every error of the libraries that read a damaged file into a UserError."""
     try:
         yield
     except UserError:
         raise
-    except Exception as error:  # also RecursionError and MemoryError, of headers like ((((
+    except Exception as error:  # headers like (((( also raise RecursionError and MemoryError
         raise UserError(
-            f"{path} holds no latents that can be read: an array `latents` (n, y, x, z) is wanted "
+            f"{path} holds no latents that can be read: it needs an array `latents` (n, y, x, z) "
             f"({type(error).__name__}: {error})."
         ) from error
 
@@ -105,9 +111,9 @@ def _is_npz(path: Path) -> bool:
 
 def _check(path: Path, shape: tuple[int, ...], dtype: str) -> None:
     if len(shape) != 4 or min(shape) < 1:
-        raise UserError(f"{path}: latents are (n, y, x, z), not {shape}.")
+        raise UserError(f"{path}: latents must have a shape (n, y, x, z), not {shape}.")
     if dtype not in _DTYPES.values():
-        raise UserError(f"{path}: latents are {', '.join(_DTYPES.values())}, not {dtype}.")
+        raise UserError(f"{path}: latents must be {', '.join(_DTYPES.values())}, not {dtype}.")
 
 
 def _safetensors_header(path: Path) -> Header:
@@ -115,8 +121,8 @@ def _safetensors_header(path: Path) -> Header:
         length = int.from_bytes(file.read(8), "little")
     if length > _MAX_METADATA_BYTES:
         raise UserError(
-            f"{path} holds no latents that can be read: its header would have {length:,} bytes; "
-            f"{_MAX_METADATA_BYTES:,} are read at most."
+            f"{path} holds no latents that can be read: its header would have {length:,} bytes; at "
+            f"most {_MAX_METADATA_BYTES:,} are read."
         )
     with safe_open(path, framework="numpy") as file:
         latents = file.get_slice("latents")
@@ -143,8 +149,8 @@ def _compare(path: Path, header: Header, checksum: Checksum) -> None:
     said = header.texts.get(CHECKSUM)
     if said is not None and said != checksum.of(header.shape, header.texts):
         raise UserError(
-            f"{path} is damaged: it is not what was written, by its `{CHECKSUM}`. A program that "
-            "changes it must leave out that word of the metadata."
+            f"{path} is damaged: its contents don't match its checksum. A program that changes the "
+            f"file must remove `{CHECKSUM}` from its metadata."
         )
 
 
@@ -158,8 +164,11 @@ def _npz_header(path: Path) -> Header:
 
 
 def _check_members(path: Path, archive: zipfile.ZipFile) -> None:
-    """A name that was damaged in the list of the archive would look like an array that isn't there;
-    opening compares it with the name before the array."""
+    """Check the names of all arrays in the archive.
+
+    A damaged name in its directory would look like a missing array. Opening a member compares the
+    directory's name with the one in front of the member.
+    """
     members = archive.infolist()
     if len(members) > _MAX_MEMBERS:
         raise UserError(f"{path} holds {len(members):,} arrays; no file with latents does.")
@@ -171,12 +180,13 @@ def _npz_texts(path: Path, archive: zipfile.ZipFile) -> dict[str, str]:
     size = archive.getinfo("metadata.npy").file_size
     if size > _MAX_METADATA_BYTES:
         raise UserError(
-            f"{path}: its metadata would have {size:,} bytes; {_MAX_METADATA_BYTES:,} are read at most."
+            f"{path}: its metadata would have {size:,} bytes; at most {_MAX_METADATA_BYTES:,} are "
+            "read."
         )
-    content = archive.read("metadata.npy")  # whole, so that its checksum is compared
+    content = archive.read("metadata.npy")  # reads to the end, where the checksum is compared
     array = _Array.of(path, archive, "metadata.npy")
-    if array.dtype.dtype != "U" or array.shape != ():
-        return {}  # another program's
+    if array.dtype.kind != "U" or array.shape != ():
+        return {}  # another program wrote the file
     text = np.frombuffer(content[array.begin :], array.dtype)[0]
     texts = parse(str(text), f"{path}: its metadata")
     return texts if isinstance(texts, dict) else {}
@@ -194,7 +204,7 @@ def _npz_parts(path: Path, header: Header, frames: int) -> Iterator[np.ndarray]:
             for start in range(0, header.shape[0], frames):
                 shape = (min(frames, header.shape[0] - start), *header.shape[1:])
                 size = math.prod(shape) * array.dtype.itemsize
-                # Reading to the end is what compares the checksum of the zip file.
+                # The zip file's checksum is compared when its end is read.
                 last = start + frames >= header.shape[0]
                 yield _numbers(member.read(-1 if last else size), array.dtype).reshape(shape)
 
@@ -205,25 +215,25 @@ def _numbers(data: bytes, dtype: np.dtype) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class _Array:
-    """An array in an npz file, by its header."""
+    """The header of an array in an npz file."""
 
     member: zipfile.ZipInfo
     shape: tuple[int, ...]
     fortran: bool
     dtype: np.dtype
     begin: int
-    """Bytes of the header."""
+    """Length of the header in bytes."""
 
     @classmethod
     def of(cls, path: Path, archive: zipfile.ZipFile, name: str) -> "_Array":
-        """Of a name in the archive.
+        """Read and check the header of a member of the archive.
 
         Raises:
-            UserError: it is not what NumPy writes, or of a size that it can't have.
+            UserError: NumPy doesn't write such a member, or it cannot have the size that it states.
         """
         member = archive.getinfo(name)
         if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise UserError(f"{path}: {name} is packed in a way that NumPy doesn't use.")
+            raise UserError(f"{path}: {name} is compressed in a way that NumPy doesn't use.")
         packed = min(member.compress_size, os.path.getsize(path))
         if member.file_size > max(_ALWAYS_UNPACKED, _MAX_RATIO * packed):
             raise UserError(
@@ -234,13 +244,13 @@ class _Array:
             head = io.BytesIO(opened.read(_NPY_HEADER))
         version = np.lib.format.read_magic(head)
         one = version == (1, 0)
-        # Of version 3, which has names in UTF-8, a field has a name: there is none in latents.
+        # Only version 3 differs, in the encoding of field names, which latents don't have.
         read = np.lib.format.read_array_header_1_0 if one else np.lib.format.read_array_header_2_0
         shape, fortran, dtype = read(head)
         size = head.tell() + math.prod(shape) * dtype.itemsize
         if dtype.hasobject or min(shape, default=1) < 0 or size != member.file_size:
             raise UserError(
-                f"{path}: {name} is {dtype} {shape} by its header, {size:,} bytes with it, and has "
-                f"{member.file_size:,}."
+                f"{path}: {name} is {dtype} {shape} by its header, which makes {size:,} bytes, but "
+                f"it has {member.file_size:,}."
             )
         return cls(member, shape, fortran, dtype, head.tell())
