@@ -1,5 +1,4 @@
-"""`python -m cvvae_jax preflight`: whether a run fits hardware that one doesn't have, and what it
-would take."""
+"""Prints whether a training run fits hardware that is not there, and what its steps cost."""
 
 import dataclasses
 import math
@@ -30,20 +29,20 @@ _console = Console(highlight=False, soft_wrap=True)
 def preflight(
     config: TrainConfig, topology: str, *, batches: Batches, only_shardings: bool
 ) -> None:
-    """Compile every step of a run for a topology, and print what it takes.
+    """Compile every step of a run for a topology, and print its memory, traffic and least time.
 
     Args:
-        config: the run; weights and data that are missing are listed.
-        topology: `v5e:4x8`, `cpu:8`, `gpu:8xH100`.
+        config: settings of the run. Weights and data may be missing; they are listed.
+        topology: hardware such as `v5e:4x8`, `cpu:8` or `gpu:8xH100`.
         batches: `largest` also looks for the largest batch of every bucket that fits.
-        only_shardings: print which parameter lies how, and compile nothing.
+        only_shardings: print how every parameter is split over devices, and compile nothing.
 
     Raises:
-        UserError: the configuration can't be run there, or there is no such topology.
+        UserError: there is no such topology, or the run is not possible on it.
     """
     target = Topology.parse(topology)
     if target.kind == "gpu" and config.mesh.space > 1:
-        raise UserError("estimates for GPUs are of whole frames: --mesh.space must be 1.")
+        raise UserError("GPUs are estimated for whole frames only: --mesh.space must be 1.")
     devices = target.devices()
     with jax.default_matmul_precision(config.matmul_precision):
         plan = plan_run(config, allow_missing=True, devices=devices)
@@ -61,26 +60,26 @@ def preflight(
 
 @dataclasses.dataclass(frozen=True)
 class StagePreflight:
-    """One stage of a run on a topology."""
+    """The preflight of one stage of a run on a topology."""
 
     config: TrainConfig
     target: Topology
     index: int
-    """Of the stage in the run."""
+    """Number of the stage in the run."""
     stage: AbstractStage
 
     @property
     def limit(self) -> float:
-        """Bytes that a device has."""
+        """Bytes of memory that a device has; infinity for CPUs."""
         return self.target.chip.memory if self.target.chip else math.inf
 
     @property
     def prefix(self) -> str:
-        """Of the stage's settings on the command line."""
+        """Section of the stage's settings on the command line."""
         return "train" if self.stage.job.title == "video VAE" else "image-train"
 
     def run(self, batches: Batches) -> None:
-        """Compile and print every step, and what is to be done about those that don't fit."""
+        """Compile every step, print its cost, and advise on what to change if one doesn't fit."""
         problems = []
         for position, bucket in enumerate(self.stage.job.stage.buckets):
             shape = video_shape(bucket)
@@ -114,7 +113,7 @@ class StagePreflight:
         return compile_step(request, self.stage, self.target)
 
     def _estimate(self, update: Update, shape: tuple[int, ...]) -> StepCost:
-        """From the step of one device's clips on one device."""
+        """Estimate a step on GPUs from the step of one device, with its clips alone."""
         job = self.stage.job
         alone = sharding.make_mesh(MeshConfig(), batches=(1,), devices=[job.mesh.devices.flat[0]])
         stage = dataclasses.replace(self.stage, job=dataclasses.replace(job, mesh=alone))
@@ -163,7 +162,7 @@ class StagePreflight:
         )
 
     def _largest(self, bucket: Bucket, update: Update, given: StepCost) -> str:
-        """Sentence on the largest batch."""
+        """Find the largest batch of a bucket that fits, and describe it in a line."""
         devices = bucket.batch // self._clips(video_shape(bucket))
 
         def measure(clips: int):
@@ -190,7 +189,7 @@ class StagePreflight:
 
 
 def shardings(stage: AbstractStage) -> list[str]:
-    """Which array of the model, the discriminator and the frozen networks lies how, a line each."""
+    """A table of the arrays of all networks: shape, axes of the mesh that split it, and bytes."""
     trees = {
         "model": stage.state.model,
         "discriminator": stage.state.discriminator,
@@ -216,19 +215,20 @@ def shardings(stage: AbstractStage) -> list[str]:
 def _hardware(target: Topology) -> str:
     lines = [f"{target.name}, {target.versions()}"]
     if target.chip is None:
-        lines.append("The memory of CPUs isn't known here; compiled for them, it isn't a TPU's.")
+        lines.append("CPUs have no memory limit here, and need other memory than TPUs do.")
     else:
         chip = target.chip
         lines.append(
             f"{target.count} x {chip.name}: {chip.memory / GIB:.2f} GiB, "
-            f"{chip.peak_flops / 1e12:.0f} TFLOP/s in bfloat16; sends {chip.link / 1e9:.0f} GB/s "
-            f"over links, {chip.network / 1e9:.3g} GB/s over the network ({chip.source})"
+            f"{chip.peak_flops / 1e12:.0f} TFLOP/s in bfloat16; each sends "
+            f"{chip.link / 1e9:.0f} GB/s over links, {chip.network / 1e9:.3g} GB/s over the "
+            f"network ({chip.source})"
         )
     if target.kind == "gpu":
         lines.append(
-            "ESTIMATED: nothing can be compiled for GPUs without one. What is kept is exact; "
-            "temporaries are from the traced program (the TPU compiler needed 58 to 89 % of such "
-            "estimates), traffic from shapes."
+            "ESTIMATED, since nothing can be compiled for GPUs without one. State and batch are "
+            "exact. Temporaries are estimated from the traced program (the TPU compiler needed 58 "
+            "to 89 % of such estimates), traffic from shapes."
         )
     return "\n".join(lines)
 
@@ -238,7 +238,10 @@ def _mesh(stage: AbstractStage, target: Topology) -> str:
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     text = f"{mesh.size} devices ({axes})"
     if left := target.count - mesh.size:
-        text += f"; {left} are LEFT OUT: batches (buckets.N.batch) of {target.count} clips use them"
+        text += (
+            f"; {left} are LEFT OUT: batches (buckets.N.batch) of {target.count} clips would use "
+            "them"
+        )
     return text
 
 

@@ -43,9 +43,9 @@ _ACCEPTED = (
     f"({', '.join(GPUS)}) such as gpu:8xH100"
 )
 
-# libtpu looks for the machine that it is on, for minutes, and complains where it is none.
-LIBTPU_WITHOUT_TPU = {
-    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # its lock is for TPUs that are there
+# Without these, libtpu looks for minutes for the TPU VM that it runs on.
+_LIBTPU_WITHOUT_TPU = {
+    "ALLOW_MULTIPLE_LIBTPU_LOAD": "1",  # libtpu's lock protects TPUs, and there are none
     "TPU_SKIP_MDS_QUERY": "1",
     "TPU_ACCELERATOR_TYPE": "v5litepod-8",
     "TPU_WORKER_HOSTNAMES": "localhost",
@@ -61,19 +61,19 @@ class Topology:
     """The devices that a run is planned for."""
 
     name: str
-    """As the user wrote it."""
+    """Name that the user gave, such as `v5e:4x8`."""
     kind: Literal["tpu", "gpu", "cpu"]
     count: int
-    """Devices."""
+    """Number of devices."""
     chip: Chip | None
-    """What they are; None for CPUs, whose memory nobody knows."""
+    """Data of the devices; None for CPUs."""
 
     @classmethod
     def parse(cls, name: str) -> "Topology":
-        """Of a name such as `v5e:4x8`.
+        """Parse a name such as `v5e:4x8`, `gpu:8xH100` or `cpu:8`.
 
         Raises:
-            UserError: there is no such thing.
+            UserError: there is no such topology.
         """
         if match := re.fullmatch(rf"({'|'.join(TPUS)}):(\d+(?:x\d+){{1,2}})", name):
             count = math.prod(map(int, match[2].split("x")))
@@ -82,20 +82,21 @@ class Topology:
             return cls(name, "gpu", int(match[1]), CHIPS[match[2]])
         if match := re.fullmatch(r"cpu:([1-9]\d*)", name):
             return cls(name, "cpu", int(match[1]), None)
-        raise UserError(f"{name} is no topology that is known; {_ACCEPTED} are.")
+        raise UserError(f"{name} is no known topology; known are {_ACCEPTED}.")
 
     def devices(self) -> list[Any]:
-        """Devices to compile for: described ones for TPUs, virtual CPUs for all else.
+        """Devices to compile for: descriptions of TPUs, or virtual CPUs in place of CPUs and GPUs.
 
-        Must be asked for before jax is used, which decides on CPUs once.
+        Call this before jax is used, since jax fixes its number of CPUs at the first use.
 
         Raises:
-            UserError: libtpu is missing or knows no such slice, or jax has fewer CPUs already.
+            UserError: libtpu is missing or knows no such slice, or jax already runs with fewer
+                CPUs.
         """
-        jax.config.update("jax_platforms", "cpu")  # nothing may look for accelerators
+        jax.config.update("jax_platforms", "cpu")  # keeps jax from looking for accelerators
         if self.kind == "tpu":
             return self._described()
-        with contextlib.suppress(RuntimeError):  # jax runs already, maybe with enough of them
+        with contextlib.suppress(RuntimeError):  # jax runs already, perhaps with enough CPUs
             jax.config.update("jax_num_cpu_devices", self.count)
         if len(jax.devices()) < self.count:
             raise UserError(
@@ -105,7 +106,7 @@ class Topology:
         return jax.devices()[: self.count]
 
     def versions(self) -> str:
-        """Of what compiles: jax and, for TPUs, libtpu."""
+        """Versions of the compiler: jax and, for TPUs, libtpu."""
         versions = f"jax {jax.__version__}"
         if self.kind == "tpu":
             versions += f", libtpu {importlib.metadata.version('libtpu')}"
@@ -114,18 +115,18 @@ class Topology:
     def _described(self) -> list[Any]:
         if importlib.util.find_spec("libtpu") is None:
             raise UserError(
-                f"{self.name}: compiling for TPUs needs their compiler, also on a machine without "
-                "any: pip install libtpu."
+                f"{self.name}: compiling for TPUs needs libtpu, also on a machine without TPUs: "
+                "pip install libtpu."
             )
         from jax.experimental import topologies
 
-        for name, value in LIBTPU_WITHOUT_TPU.items():
+        for name, value in _LIBTPU_WITHOUT_TPU.items():
             os.environ.setdefault(name, value)
         try:
             described = topologies.get_topology_desc(platform="tpu", topology_name=self.name)
         except jax.errors.JaxRuntimeError as error:
             reason = str(error).splitlines()[0].removeprefix("INVALID_ARGUMENT: ")
-            raise UserError(f"{self.name} is no slice that libtpu knows: {reason}.") from error
+            raise UserError(f"libtpu knows no slice {self.name}: {reason}.") from error
         return list(described.devices)
 
 
@@ -134,23 +135,23 @@ _COUNTED = "counted.json"
 
 @dataclasses.dataclass(frozen=True)
 class CompileRequest:
-    """What to compile."""
+    """A step to compile."""
 
     config: TrainConfig
     topology: str
     stage: int
-    """Which of the run's stages."""
+    """Number of the stage in the run."""
     update: Update
     video_shape: tuple[int, ...]
-    """The global batch: (b, t, h, w, 3)."""
+    """Shape (b, t, h, w, 3) of the global batch."""
 
     def write(self, path: Path) -> None:
-        """As JSON."""
+        """Write the request as JSON."""
         path.write_text(to_json(self))
 
     @classmethod
     def read(cls, path: Path) -> "CompileRequest":
-        """What `write` wrote."""
+        """Read a request that `write` wrote."""
         return build(cls, parse(path.read_text(), str(path)))
 
 
@@ -162,27 +163,27 @@ _OUT_OF_MEMORY = "RESOURCE_EXHAUSTED"
 
 @dataclasses.dataclass(frozen=True)
 class StepCost:
-    """What compiling a step says of it."""
+    """What a step costs."""
 
     flops: float
-    """Operations of the model, over all devices."""
+    """Operations of the model, summed over all devices."""
     executed_flops: float
-    """All operations, those done again for want of memory too."""
+    """All operations, including those that rematerialization repeats, over all devices."""
     memory: Memory
-    """On every device."""
+    """Memory of each device."""
     traffic: list[Traffic]
-    """Between devices, of every device."""
+    """Traffic of each device with other devices."""
     seconds: float
-    """How long compiling took."""
+    """Seconds that compiling took."""
 
 
 def compile_step(request: CompileRequest, stage: AbstractStage, topology: Topology) -> StepCost:
-    """Compile, for a TPU slice in another process, else for the CPUs of this one.
+    """Compile a step: for a TPU slice in another process, or for the CPUs of this process.
 
-    A step that takes more memory than there is comes back like any other.
+    The cost of a step that needs more memory than a device has is returned like any other.
 
     Raises:
-        RuntimeError: the compiler failed for another reason.
+        RuntimeError: the compiler failed for another reason than lack of memory.
     """
     if topology.kind == "tpu":
         return _compile_elsewhere(request, stage.job.mesh.size)
@@ -217,8 +218,8 @@ def _compile_elsewhere(request: CompileRequest, devices: int) -> StepCost:
                 process.kill()
                 process.wait()
         last = (folder / "log.txt").read_text()[-2000:]
-        # Where memory is too small, the compiler tries again in other ways, and leaves what its
-        # last try came to.
+        # If memory is too small, the compiler tries again in other ways. The files of its last try
+        # stay.
         if not _is_written(folder) and _OUT_OF_MEMORY not in last:
             raise RuntimeError(f"compiling for {request.topology} failed:\n{last}")
         counted = json.loads((folder / _COUNTED).read_text())
@@ -232,9 +233,9 @@ def _environment(folder: Path) -> dict[str, str]:
     dump = f"--xla_dump_to={folder} --xla_dump_hlo_as_text --xla_dump_hlo_module_re=.*{NAME}.*"
     return {
         **os.environ,
-        **LIBTPU_WITHOUT_TPU,
+        **_LIBTPU_WITHOUT_TPU,
         "JAX_PLATFORMS": "cpu",
-        "JAX_ENABLE_COMPILATION_CACHE": "false",  # what comes from a cache isn't compiled
+        "JAX_ENABLE_COMPILATION_CACHE": "false",  # a cached program would leave no files to read
         "XLA_FLAGS": dump,
         "PYTHONPATH": os.pathsep.join(path for path in sys.path if path),
     }
@@ -245,8 +246,10 @@ def _parent_folder() -> Path:
 
 
 def _is_written(folder: Path) -> bool:
-    """Whether the compiler has written all that is read: its last file stands for the others, and
-    is as large as the same program was before."""
+    """Whether the compiler has written all files that are read.
+
+    Its last file holds the same program as an earlier file, so that both have one size at the end.
+    """
     return 0 < _size(folder, _PROGRAM) == _size(folder, _LAST_WRITTEN)
 
 
@@ -260,7 +263,7 @@ def _read(folder: Path, pattern: str) -> str:
 
 
 def main(folder: Path) -> None:
-    """Compile what `request.json` in the folder asks for."""
+    """Compile the step that `request.json` in the folder asks for."""
     request = CompileRequest.read(folder / "request.json")
     config = request.config
     devices = Topology.parse(request.topology).devices()

@@ -116,7 +116,7 @@ def test_only_the_last_part_waits_for_the_checksum(tmp_path):
     parts = open_latents(path).parts(frames=1)
     np.testing.assert_array_equal(next(parts), VALUES[:1])
     next(parts)
-    with pytest.raises(UserError, match="don.t match its checksum"):
+    with pytest.raises(UserError, match="match its checksum"):
         next(parts)
 
 

@@ -141,7 +141,7 @@ def test_shardings_are_listed_on_demand(folder, capsys):
 def test_errors_are_one_sentence(capsys):
     arguments = ["preflight", "configs/quickstart.py", "--topology", "v9:2x2"]
     assert main(arguments) == 2
-    assert "v9:2x2 is no topology that is known" in capsys.readouterr().err
+    assert "v9:2x2 is no known topology" in capsys.readouterr().err
 
 
 def test_request_comes_back_from_its_file(folder):
