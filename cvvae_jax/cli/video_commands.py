@@ -35,41 +35,42 @@ if TYPE_CHECKING:
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class CodecArguments:
-    """The model, and how videos go through it."""
+    """Arguments that `encode`, `decode` and `reconstruct` share."""
 
     weights: Path
     """Run folder, checkpoint, saved model or PyTorch weights of a video VAE or an image VAE."""
     config: Path | None = None
-    """An official config.json, where it does not lie beside PyTorch weights."""
+    """Official config.json of PyTorch weights, where it is not in their folder."""
     prefix: str | None = None
-    """What stands before the model's names in a PyTorch file that holds several."""
+    """Prefix of the model's parameter names in a PyTorch file that holds several models."""
     dtype: DType | None = None
-    """Type of parameters and computation; default: as stored, PyTorch weights in float32."""
+    """Type of parameters and computation; default: as stored, and float32 for PyTorch weights."""
     chunk_frames: int = 16
-    """Frames from a chunk to the next, a multiple of the model's temporal compression."""
+    """Frames from the start of a chunk to the start of the next, a multiple of the model's temporal
+    compression."""
     tile: int | Literal["auto", "whole"] = "auto"
-    """Height and width in pixels of the tiles that larger frames are cut into, 576 in the official
-    code; `whole`: frames are never cut; `auto`: they are where they don't fit into memory."""
+    """Height and width in pixels of the tiles that larger frames are cut into (576 in the official
+    code); `whole`: never cut frames; `auto`: cut frames that don't fit into memory."""
     batch: int | None = None
     """Chunks or tiles that a device takes at once; default: as many as keep it busy."""
     split_rows: int | None = None
-    """Devices that share the rows of a chunk; default: 1, or as many as its memory asks for."""
+    """Devices that share the rows of a chunk; default: 1, or as many as its memory needs."""
     memory: float | None = None
-    """GiB of each device that may be used; default: what is free."""
+    """GiB that may be used on each device; default: what is free."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Replace a file that is there already, once the new one is whole."""
+    """Replace a file that is there already, once the new one is complete."""
     plan: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Print how the video would go through the model and what memory that takes, and end."""
+    """Only print how the video would be cut, and how much memory it would need."""
     distributed: tyro.conf.FlagCreatePairsOff[bool] = False
-    """This is one process of several, which share the video; the first one writes. They find each
-    other as those of the command `train` do."""
+    """This process is one of several that share the video; the first one writes. They find each
+    other as processes of `train` do."""
 
 
-def open_codec(options: CodecArguments) -> "Codec":
-    """The codec of the model; says on stderr what is compiled, and for how long.
+def open_codec(arguments: CodecArguments) -> "Codec":
+    """Load the model and make its codec, which reports on stderr what it compiles.
 
     Raises:
-        UserError: there is no such model, or a number does not suit it.
+        UserError: there is no such model, or an argument does not suit it.
     """
     from cvvae_jax.codec.codec import Codec
     from cvvae_jax.loading import load
@@ -78,31 +79,33 @@ def open_codec(options: CodecArguments) -> "Codec":
     if is_writer():
         _show_compiling()
     keep_compiled_programs()
-    vae = load(options.weights, dtype=options.dtype, prefix=options.prefix, config=options.config)
+    vae = load(
+        arguments.weights, dtype=arguments.dtype, prefix=arguments.prefix, config=arguments.config
+    )
     if not isinstance(vae, VAE):
         raise UserError(
-            f"{options.weights} holds a {type(vae).__name__}; a video or image VAE is wanted."
+            f"{arguments.weights} holds a {type(vae).__name__}, which is no video VAE or image VAE."
         )
-    memory = None if options.memory is None else int(options.memory * 2**30)
+    memory = None if arguments.memory is None else int(arguments.memory * 2**30)
     return Codec(
         vae,
-        chunk_frames=options.chunk_frames,
-        tile=options.tile,
-        batch=options.batch,
-        split_rows=options.split_rows,
+        chunk_frames=arguments.chunk_frames,
+        tile=arguments.tile,
+        batch=arguments.batch,
+        split_rows=arguments.split_rows,
         memory=memory,
     )
 
 
 def is_writer() -> bool:
-    """Whether this process writes files: of several, the first one."""
+    """Whether this process writes files and messages: the first of several processes does."""
     import jax
 
     return jax.process_index() == 0
 
 
-def say_devices() -> None:
-    """Which ones are used, on stderr."""
+def print_devices() -> None:
+    """Print on stderr which devices are used."""
     import jax
 
     if not is_writer():
@@ -112,49 +115,50 @@ def say_devices() -> None:
 
 
 def track_frames(frames: Iterable[Any], *, total: int | None) -> Iterator[Any]:
-    """The frames, or pairs of them; of several processes, the writer shows how far they are."""
+    """Yield frames, or pairs of frames, while the writer shows the progress."""
     return track(frames, total=total, unit="frames") if is_writer() else iter(frames)
 
 
 def print_plan(
     codec: "Codec", *directions: str, frames: int | None, height: int, width: int
 ) -> None:
-    """Say how a video would go through the model.
+    """Print how a video would be encoded or decoded.
 
     Raises:
-        UserError: no way fits into memory, or the video is too small.
+        UserError: no plan fits into memory, or the video is too small.
     """
     for direction in directions:
         plan = codec.plan(direction, frames=frames, height=height, width=width)
         print(f"{direction}\n  " + "\n  ".join(plan.describe(frames=frames)))
 
 
-def check_paths(options: CodecArguments, source: Path, target: Path) -> None:
-    """Raise UserError where there is nothing to read or no place to write to."""
+def check_paths(arguments: CodecArguments, source: Path, target: Path) -> None:
+    """Raise UserError unless the source can be read and the target can be written."""
     if source.is_dir():
         raise UserError(f"{source} is a folder; name a file to read.")
     if not source.is_file():
         raise UserError(f"{source}: no such file.")
     if target.exists() and os.path.samefile(source, target):
-        raise UserError(f"{target} is the input; name another file to write.")
+        raise UserError(f"{target} is the input file; name another file to write.")
     begun = begun_path(target)
     if begun.exists() and os.path.samefile(source, begun):
         raise UserError(
-            f"{source} is where {target} would be written first; rename it or name another file."
+            f"{source} has the name of the temporary file of {target}; rename it, or name another "
+            "file to write."
         )
     if not target.parent.is_dir():
         raise UserError(f"{target} cannot be written: there is no folder {target.parent}.")
     if target.is_dir():
         raise UserError(f"{target} is a folder; name a file to write.")
-    # Of several processes, the first one may have begun to write.
-    if not options.plan and (not options.distributed or is_writer()):
-        require_vacant(target, overwrite=options.overwrite)
+    # Only the writer looks: it may have begun to write before the other processes look.
+    if not arguments.plan and (not arguments.distributed or is_writer()):
+        require_vacant(target, overwrite=arguments.overwrite)
         if target.suffix.lower() in WRITABLE_VIDEO_SUFFIXES:
-            require_vacant(begun, overwrite=options.overwrite)
+            require_vacant(begun, overwrite=arguments.overwrite)
 
 
 def check_size(codec: "Codec", info: VideoInfo) -> None:
-    """Raise UserError where a video is smaller than one latent."""
+    """Raise UserError if a video is smaller than one latent."""
     smallest = codec.vae.config.spatial_compression
     if min(info.height, info.width) < smallest:
         raise UserError(
@@ -170,13 +174,13 @@ class _OnStderr(logging.Handler):
 
 def _show_compiling() -> None:
     log = logging.getLogger("cvvae_jax.codec")
-    # Or absl, which Orbax imports, would print it once more.
+    # absl, which Orbax imports, would print messages that propagate a second time.
     log.handlers, log.propagate = [_OnStderr()], False
     log.setLevel(logging.INFO)
 
 
 def keep_compiled_programs() -> None:
-    """Programs are compiled once a machine, unless the user has said where to keep them."""
+    """Keep compiled programs in the user's cache folder, unless jax has another folder for them."""
     import jax
 
     if jax.config.jax_compilation_cache_dir is None:
@@ -186,14 +190,14 @@ def keep_compiled_programs() -> None:
 
 
 def require_target(source: Path, target: Path, *, image: bool) -> None:
-    """Raise UserError unless a file to write has a suffix for what comes of `source`."""
+    """Raise UserError unless the target's suffix suits the image or the video of `source`."""
     kind, suffixes = "a video", WRITABLE_VIDEO_SUFFIXES
     if image:
         kind, suffixes = "an image", WRITABLE_IMAGE_SUFFIXES
     if target.suffix.lower() not in suffixes:
         raise UserError(
-            f"{source} is {kind}, so the file to write must end in one of "
-            f"{', '.join(suffixes)}, not {target.name}."
+            f"{source} is {kind}, so the name of the file to write must end in one of "
+            f"{', '.join(suffixes)}, but it is {target.name}."
         )
 
 
@@ -209,9 +213,10 @@ def video_output(
     audio_from: Path | None = None,
     overwrite: bool,
 ) -> Iterator[Callable[[np.ndarray], None]]:
-    """A function that writes a frame.
+    """Open a video or an image to write, and give a function that writes a frame.
 
-    What was written before Ctrl-C or an error stays as a whole video, and the message says so.
+    After Ctrl-C or an error, the frames that were written stay as a complete video, and the message
+    says so. Processes that don't write get a function that does nothing.
     """
     if not is_writer():
         yield lambda frame: None
@@ -219,7 +224,7 @@ def video_output(
     if image:
         yield lambda frame: write_image(target, frame)
         return
-    if overwrite:  # what a killed run has left
+    if overwrite:  # the temporary file of a killed process may be there
         begun_path(target).unlink(missing_ok=True)
     writer = VideoWriter(
         target,
@@ -241,18 +246,18 @@ def video_output(
         else:
             raise
         if not isinstance(error, (KeyboardInterrupt, UserError)):
-            error.add_note(kept)  # which a traceback ends with
+            error.add_note(kept)  # a traceback ends with it
             raise
         raise type(error)(f"{error} {kept}".strip()) from error
 
 
 def counted_frames(number: int) -> str:
-    """1 frame, 2 frames."""
+    """A number of frames in words: `1 frame`, `2 frames`."""
     return f"{number} frame{'s' * (number != 1)}"
 
 
 def speed(frames: int, seconds: float) -> str:
-    """How long a command took, and the most memory that it ever held on the host."""
+    """The time and the speed of a command, and its peak memory on the host, in words."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
     return (

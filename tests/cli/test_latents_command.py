@@ -70,7 +70,7 @@ def test_records_are_the_posteriors_of_the_codec(corpus, weights, tmp_path, caps
     inspected = main(["inspect", weights, "--sha256"])
     assert inspected == 0 and record["weights"] in capsys.readouterr().out
     assert main(["latents", str(corpus), target, "--weights", weights]) == 0
-    assert "is complete already" in capsys.readouterr().out
+    assert "is already complete" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -260,7 +260,7 @@ def test_what_an_earlier_run_has_begun_is_no_input_for_the_same_output(tmp_path,
     source = make_video(tmp_path / "out.partial.mp4", frames=5, height=16, width=16)
     before = Path(source).read_bytes()
     assert main(["reconstruct", source, str(tmp_path / "out.mp4"), "--weights", weights]) == 2
-    assert "would be written first" in capsys.readouterr().err
+    assert "has the name of the temporary file" in capsys.readouterr().err
     assert Path(source).read_bytes() == before
 
 
