@@ -118,10 +118,10 @@ def _times(arguments: DecodeArguments, file, metadata, codec) -> Times:
     """The times of the frames of the video that is written."""
     if arguments.fps is not None:
         return Times(_rate(arguments.fps))
-    said = metadata.fps or ("1" if _is_image(file) else None)
-    if said is None:
+    fps = metadata.fps or ("1" if _is_image(file) else None)
+    if fps is None:
         raise UserError(f"{file.path} doesn't state its frames per second: give --fps.")
-    times = metadata.shown or Times(_rate(said))
+    times = metadata.shown or Times(_rate(fps))
     if arguments.mode == "video":
         return times
     latent_frames = file.shape[0]
@@ -136,13 +136,13 @@ def _times(arguments: DecodeArguments, file, metadata, codec) -> Times:
     return times.taken(numbers, times.rate * latent_frames / metadata.frames)
 
 
-def _rate(said: str) -> Fraction:
+def _rate(fps: str) -> Fraction:
     try:
-        rate = as_fraction(said)
+        rate = as_fraction(fps)
     except ValueError:
         rate = Fraction(0)
     if rate <= 0:
-        raise UserError(f"fps must be a positive number or fraction, not {said}.")
+        raise UserError(f"fps must be a positive number or fraction, not {fps}.")
     return rate
 
 

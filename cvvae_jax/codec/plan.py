@@ -140,7 +140,7 @@ class CutPlan:
         return f"Devices: {self.groups * self.split_rows}, {share} {pieces} at once."
 
     def _memory(self) -> str:
-        return f"Memory: {self.memory / 2**30:.3g} GiB a device at most, the model's included."
+        return f"Memory: at most {self.memory / 2**30:.3g} GiB per device, with the model."
 
 
 def _counted(number: int, what: str) -> str:

@@ -92,10 +92,10 @@ class LatentsMetadata:
     @property
     def display(self) -> Display:
         """Pixel aspect ratio and colors, which a player needs beside the pixels."""
-        said = {"primaries": self.primaries, "transfer": self.transfer}
+        fields = {"primaries": self.primaries, "transfer": self.transfer}
         if self.pixel_aspect is not None:
-            said["pixel_aspect"] = as_fraction(self.pixel_aspect)
-        return Display(**{name: value for name, value in said.items() if value is not None})
+            fields["pixel_aspect"] = as_fraction(self.pixel_aspect)
+        return Display(**{name: value for name, value in fields.items() if value is not None})
 
 
 def to_texts(metadata: LatentsMetadata) -> dict[str, str]:

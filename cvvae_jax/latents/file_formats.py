@@ -87,8 +87,8 @@ class Checksum:
             texts: metadata of the file; a checksum among them is left out.
         """
         others = {name: text for name, text in texts.items() if name != CHECKSUM}
-        said = json.dumps([list(shape), others], sort_keys=True).encode()
-        return f"{zlib.crc32(said, self._value):08x}"
+        metadata = json.dumps([list(shape), others], sort_keys=True).encode()
+        return f"{zlib.crc32(metadata, self._value):08x}"
 
 
 @contextlib.contextmanager
@@ -146,8 +146,8 @@ def _safetensors_parts(path: Path, header: Header, frames: int) -> Iterator[np.n
 
 
 def _compare(path: Path, header: Header, checksum: Checksum) -> None:
-    said = header.texts.get(CHECKSUM)
-    if said is not None and said != checksum.of(header.shape, header.texts):
+    stored = header.texts.get(CHECKSUM)
+    if stored is not None and stored != checksum.of(header.shape, header.texts):
         raise UserError(
             f"{path} is damaged: its contents don't match its checksum. A program that changes the "
             f"file must remove `{CHECKSUM}` from its metadata."

@@ -84,7 +84,7 @@ class StagePreflight:
         for position, bucket in enumerate(self.stage.job.stage.buckets):
             shape = video_shape(bucket)
             size = f"{bucket.frames} frames of {bucket.height} x {bucket.width}"
-            _print(f"\nbucket of {bucket.batch} x {size}: {self._clips(shape)} a device")
+            _print(f"\nbucket of {bucket.batch} x {size}: {self._clips(shape)} per device")
             steps = {}
             for update in self.stage.job.updates:
                 steps[update] = self._measure(update, shape)
@@ -183,7 +183,7 @@ class StagePreflight:
         else:
             how = "compiled" if found.compiled else "estimated from those compiled"
         return (
-            f"  largest batch: {found.clips * devices}, {found.clips} a device, with "
+            f"  largest batch: {found.clips * devices}, {found.clips} per device, with "
             f"{found.total / GIB:.2f} GiB in the {update} step ({how})"
         )
 
@@ -196,7 +196,7 @@ def shardings(stage: AbstractStage) -> list[str]:
         "image VAE": stage.frozen.image_vae,
         "LPIPS": stage.frozen.lpips,
     }
-    rows = [("parameter", "shape", "split over", "bytes a device")]
+    rows = [("parameter", "shape", "split over", "bytes per device")]
     for name, tree in trees.items():
         layouts = paths.flatten(sharding.shardings(tree, stage.job.mesh))
         for path, leaf in paths.flatten(tree).items():

@@ -252,7 +252,7 @@ def test_plan_is_printed_and_nothing_is_run(tmp_path, weights, capsys):
     said = capsys.readouterr().out
     assert "Time: one chunk of 5 frames." in said
     assert "4 tiles of 16 x 16 of frames of 32 x 24 pixels" in said
-    assert "blended" in said and "GiB a device" in said
+    assert "blended" in said and "GiB per device" in said
     assert names(tmp_path) == {"in.mp4"}
 
 

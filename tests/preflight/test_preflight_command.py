@@ -103,7 +103,7 @@ def test_command_says_what_a_run_takes(folder, capsys):
     text = capsys.readouterr().out
     assert f"cpu:8, jax {jax.__version__}" in text
     assert "missing: --image-vae" in text
-    assert "bucket of 8 x 5 frames of 40 x 40: 1 a device" in text
+    assert "bucket of 8 x 5 frames of 40 x 40: 1 per device" in text
     for part in ("plain step", "parameters", "moments", "all-gather", "executed"):
         assert part in text
 

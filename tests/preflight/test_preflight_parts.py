@@ -46,8 +46,8 @@ def test_peak_rates_are_found_by_the_names_that_jax_gives_devices():
     kinds |= {name: f"NVIDIA {name} 80GB" for name in GPUS}
     assert set(kinds) == set(CHIPS) == {*TPUS, *GPUS}
     for name, kind in kinds.items():
-        assert peak_flops(Mock(device_kind=kind)) == CHIPS[name].peak_flops, name
-    assert peak_flops(Mock(device_kind="cpu")) is None
+        assert peak_flops(Mock(spec=jax.Device, device_kind=kind)) == CHIPS[name].peak_flops, name
+    assert peak_flops(Mock(spec=jax.Device, device_kind="cpu")) is None
 
 
 def test_memory_is_read_from_the_compilers_assignment():
