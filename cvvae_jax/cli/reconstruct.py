@@ -26,7 +26,8 @@ from cvvae_jax.cli.video_commands import (
     video_output,
 )
 from cvvae_jax.errors import visible
-from cvvae_jax.video_io.video import VideoInfo, probe, read_frames, read_times
+from cvvae_jax.video_io.frame_index import read_times
+from cvvae_jax.video_io.video import VideoInfo, probe, read_frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -18,16 +18,12 @@ from cvvae_jax.config import DType
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import require_vacant
-from cvvae_jax.video_io.video import (
-    WRITABLE_IMAGE_SUFFIXES,
-    WRITABLE_VIDEO_SUFFIXES,
-    Display,
-    Times,
-    VideoInfo,
-    VideoWriter,
-    write_image,
-)
-from cvvae_jax.video_io.video_writer import begun_path
+from cvvae_jax.video_io.containers import WRITABLE_IMAGE_SUFFIXES, WRITABLE_VIDEO_SUFFIXES
+from cvvae_jax.video_io.display import Display
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.times import Times
+from cvvae_jax.video_io.video import VideoInfo
+from cvvae_jax.video_io.video_writer import VideoWriter, begun_path
 
 if TYPE_CHECKING:
     from cvvae_jax.codec.codec import Codec

@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
-from cvvae_jax import rows
+from cvvae_jax import split_frames
 from cvvae_jax.codec.values import PixelType
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.inputs import to_float, to_uint8
@@ -247,13 +247,13 @@ class CodecPrograms:
 
     def _mesh(self, groups: DeviceGroups) -> Mesh:
         used = np.asarray(self._devices[: groups.count * groups.split_rows])
-        axes = {_PIECES: groups.count, rows.AXIS: groups.split_rows}
+        axes = {_PIECES: groups.count, split_frames.AXIS: groups.split_rows}
         names = [name for name in axes if name == _PIECES or groups.split_rows > 1]
         shape = [axes[name] for name in names]
         return Mesh(used.reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
 
     def _sharding(self, groups: DeviceGroups) -> NamedSharding:
-        split = (_PIECES, None, rows.AXIS) if groups.split_rows > 1 else (_PIECES,)
+        split = (_PIECES, None, split_frames.AXIS) if groups.split_rows > 1 else (_PIECES,)
         return NamedSharding(self._mesh(groups), PartitionSpec(*split))
 
     def _whole(self, groups: DeviceGroups) -> NamedSharding:
@@ -325,5 +325,5 @@ _DECODED = {
 def _on_own_rows(
     vae: VAE, pieces: Array, *, apply: Callable, latent_rows: int, all_latent_rows: int
 ) -> Array:
-    with rows.filled_up(latent_rows, all_latent_rows):
+    with split_frames.filled_up(latent_rows, all_latent_rows):
         return apply(vae, pieces)

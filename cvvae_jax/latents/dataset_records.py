@@ -21,8 +21,8 @@ import numpy as np
 from array_record.python import array_record_module
 from safetensors.numpy import load, save
 
-from cvvae_jax.resumable.checksums import of_record
-from cvvae_jax.video_io.media import Kind
+from cvvae_jax.resumable.checksums import record_checksum
+from cvvae_jax.video_io.media_types import MediaKind
 
 _METADATA = "record"
 
@@ -33,7 +33,7 @@ class RecordMetadata:
 
     name: str
     """Name of the file in its source."""
-    kind: Kind
+    kind: MediaKind
     """Whether the file is a video or an image."""
     item: int
     """Number of the file in the source: videos come first, then images."""
@@ -174,7 +174,7 @@ def _write_array_record(
     try:
         for number, (_, data) in enumerate(records):
             writer.write(data)
-            places.append(RecordPlace(number, len(data), of_record(data)))
+            places.append(RecordPlace(number, len(data), record_checksum(data)))
     finally:
         writer.close()
     return places
@@ -186,7 +186,7 @@ def _write_tar(path: Path, records: Iterable[tuple[RecordMetadata, bytes]]) -> l
         for metadata, data in records:
             sample = _sample(metadata, data)
             shard.write(sample)
-            places.append(RecordPlace(begin, len(sample), of_record(sample)))
+            places.append(RecordPlace(begin, len(sample), record_checksum(sample)))
             begin += len(sample)
         # A tar ends with two empty blocks, and is filled up to whole tar records.
         end = begin + 2 * tarfile.BLOCKSIZE

@@ -22,7 +22,7 @@ from cvvae_jax.latents.dataset_folder import ChannelSums
 from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.latents.dataset_records import RecordMetadata, pack, write_shard
 from cvvae_jax.video_io.containers import one_line
-from cvvae_jax.video_io.media import Kind
+from cvvae_jax.video_io.media_types import MediaKind
 
 # If this many files of a shard are bad, and no file is good, the command stops. Training uses the
 # same number.
@@ -103,7 +103,7 @@ class SourceFile:
     """Number of the file in `source`."""
     number: int
     """Number of the file among all videos and images."""
-    kind: Kind
+    kind: MediaKind
     name: str
     """Name of the file in records."""
 

@@ -20,8 +20,8 @@ from cvvae_jax.latents.dataset_folder import LatentsFolder
 from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.latents.dataset_records import RecordMetadata
 from cvvae_jax.latents.dataset_shard import Encoder, ShardBuilder, SourceFile, read_clips_and_end
-from cvvae_jax.resumable.ahead import in_order
 from cvvae_jax.resumable.lock import locked
+from cvvae_jax.resumable.parallel import in_order
 from cvvae_jax.resumable.share import Share
 from cvvae_jax.resumable.target import GOES_ON, Track, absolute, interruptible, named_errors
 

@@ -19,7 +19,9 @@ from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.errors import UserError
 from cvvae_jax.loading import load
-from cvvae_jax.video_io.video import VideoWriter, probe, read_frames, write_image
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.video import probe, read_frames
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 ROOT = Path(__file__).parents[2]
 
@@ -230,7 +232,7 @@ def test_killed_writer_leaves_the_frames_until_then(tmp_path):
     program = """
 import os, sys
 import numpy as np
-from cvvae_jax.data.video import VideoWriter
+from cvvae_jax.video_io.video_writer import VideoWriter
 with VideoWriter(sys.argv[1], fps=25, height=16, width=16, keep_begun=True) as writer:
     for i in range(150):
         writer.write(np.full((16, 16, 3), 100 + i % 2, np.uint8))  # one keyframe

@@ -27,11 +27,11 @@ from cvvae_jax.resumable.files import write_whole
 from cvvae_jax.training import loop, run_data
 from cvvae_jax.training.log import StageLog
 from cvvae_jax.training.run_data import known_sides
-from cvvae_jax.video_io.video import write_image
+from cvvae_jax.video_io.images import write_image
 
 HOLD = """
 import sys, time
-from cvvae_jax.lock import locked
+from cvvae_jax.resumable.lock import locked
 with locked(sys.argv[1], "busy"):
     print("in", flush=True)
     time.sleep(600)

@@ -84,7 +84,7 @@ def test_stopped_says_how_to_go_on():
 # In C++ for minutes, as while a program is compiled: no handler of Python's runs meanwhile.
 BUSY = """
 import hashlib
-from cvvae_jax.training.stop import StopSignals
+from cvvae_jax.processes.stop import StopSignals
 
 with StopSignals() as stop, stop.after("the program is compiled"):
     print("busy", flush=True)
