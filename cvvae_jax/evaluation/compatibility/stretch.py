@@ -33,8 +33,8 @@ def stretch(
         `distance` of the two latents. `loss` of D_i(E_v) against the frame, `image_error` of
         D_i(E_i), not clipped. Stretches: `chord`, distance of the two images by that of the
         latents; `path`, length of the curve of images between them by the same; `largest`, `least`
-        and `typical` of `metrics.latents.Stretches` at both ends and halfway: the largest, the smallest
-        and the root mean square.
+        and `typical` of `metrics.latents.Stretches` at both ends and halfway: the largest, the
+        smallest and the root mean square.
     """
     own, latents, target = jnp.asarray(own), jnp.asarray(latents), jnp.asarray(target)
     images = image_vae.decode(jnp.stack([own, latents])[None])[0]
