@@ -13,20 +13,20 @@ import numpy as np
 from jax.experimental import multihost_utils
 
 from cvvae_jax.config import DataConfig
-from cvvae_jax.data.sources import Known, Sides, file_sizes, held_out, key_of, open_source
+from cvvae_jax.data.sources import HeldOut, HeldOutByKind, file_sizes, held_out, key_of, open_source
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import read_json, write_whole
 from cvvae_jax.training.log import say
-from cvvae_jax.video_io.media import Kind
+from cvvae_jax.video_io.media_types import MediaKind
 
 _NAME = "data.json"
 _SHOWN = 3
 
-Listed = dict[Kind, dict[str, int | None]]
+Listed = dict[MediaKind, dict[str, int | None]]
 """Sizes of files in bytes, where they are known, by key."""
 
 
-def known_sides(folder: Path) -> Known:
+def known_sides(folder: Path) -> HeldOutByKind:
     """Which files the run in a folder held out so far, and which it trained on; nothing for a new
     run.
 
@@ -42,11 +42,11 @@ def listed_files(data: DataConfig) -> Listed:
     Raises:
         UserError: there are none at a place.
     """
-    places: dict[Kind, str | None] = {"video": data.videos, "image": data.images}
+    places: dict[MediaKind, str | None] = {"video": data.videos, "image": data.images}
     return {kind: _listed(place, kind) for kind, place in places.items() if place is not None}
 
 
-def _listed(place: str, kind: Kind) -> dict[str, int | None]:
+def _listed(place: str, kind: MediaKind) -> dict[str, int | None]:
     source = open_source(place, kind)
     names = [source.name(number) for number in range(len(source))]
     return dict(zip([key_of(place, name) for name in names], file_sizes(source), strict=True))
@@ -99,7 +99,7 @@ def keep_files(folder: Path, data: DataConfig, listed: Listed) -> None:
         write_whole(folder / _NAME, json.dumps(record, indent=0))
 
 
-def _tell(folder: Path, kind: Kind, before: dict, now: dict) -> None:
+def _tell(folder: Path, kind: MediaKind, before: dict, now: dict) -> None:
     same = now.keys() & before.keys()
     changes = {
         "new": now.keys() - before.keys(),
@@ -116,12 +116,12 @@ def _tell(folder: Path, kind: Kind, before: dict, now: dict) -> None:
             )
 
 
-def _sides(record: dict[str, dict]) -> Sides:
+def _sides(record: dict[str, dict]) -> HeldOut:
     held, trained = record["held_out"], record["trained_on"]
     return {**dict.fromkeys(held, True), **dict.fromkeys(trained, False)}
 
 
-def _read(folder: Path) -> dict[Kind, dict[str, dict]]:
+def _read(folder: Path) -> dict[MediaKind, dict[str, dict]]:
     path = folder / _NAME
     if not path.exists():
         return {}
