@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax.sharding import NamedSharding, PartitionSpec
 
 from cvvae_jax import sharding
+from cvvae_jax.agreement import wait_for_all
 from cvvae_jax.config import StageConfig, TrainConfig
 from cvvae_jax.training.flops import count_flops
 from cvvae_jax.training.gradients import Update
@@ -76,12 +77,13 @@ class Programs:
 
     def of(self, step: int, video_shape: tuple[int, ...]) -> tuple[Program, bool]:
         """The program of a step, counted from 0, on a global batch of this shape; and whether it
-        was compiled just now."""
+        was compiled just now, by all processes."""
         update = update_of(step, self._job.stage, self._job.loss)
         key = (update, video_shape)
         is_new = key not in self._programs
         if is_new:
             self._programs[key] = self.compile(update, video_shape)
+            wait_for_all(f"{self._job.title}: {update} {video_shape}")
         return self._programs[key], is_new
 
     def compile(self, update: Update, video_shape: tuple[int, ...]) -> Program:
