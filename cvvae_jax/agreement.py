@@ -11,7 +11,6 @@ from jax.experimental import multihost_utils
 
 from cvvae_jax.config import ConfigError
 
-
 _LONGEST_WAIT = 24 * 3600
 """Seconds; that another process has died is seen by `processes`, not by waiting."""
 
