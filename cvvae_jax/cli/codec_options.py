@@ -120,20 +120,21 @@ def print_plan(
 
 def check_paths(options: CodecOptions, source: Path, target: Path) -> None:
     """Raise ConfigError where there is nothing to read or no place to write to."""
-    if source.is_dir():
+    # Unlike a Path's own, these functions take a name that is too long for one of no file.
+    if os.path.isdir(source):
         raise ConfigError(f"{source} is a folder; name a file to read.")
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise ConfigError(f"{source}: no such file.")
-    if target.exists() and os.path.samefile(source, target):
+    if os.path.exists(target) and os.path.samefile(source, target):
         raise ConfigError(f"{target} is the input; name another file to write.")
     begun = begun_path(target)
     if begun.exists() and os.path.samefile(source, begun):
         raise ConfigError(
             f"{source} is where {target} would be written first; rename it or name another file."
         )
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise ConfigError(f"{target} cannot be written: there is no folder {target.parent}.")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise ConfigError(f"{target} is a folder; name a file to write.")
     # Of several processes, the first one may have begun to write.
     if not options.plan and (not options.distributed or is_writer()):

@@ -18,7 +18,7 @@ from cvvae_jax.data.video import (
     VideoWriter,
     write_image,
 )
-from cvvae_jax.data.video_writer import begun_path
+from cvvae_jax.data.video_writer import remove_begun
 
 
 def require_target(source: Path, target: Path, *, image: bool) -> None:
@@ -55,8 +55,8 @@ def video_output(
     if image:
         yield lambda frame: write_image(target, frame)
         return
-    if overwrite:  # what a killed run has left
-        begun_path(target).unlink(missing_ok=True)
+    if overwrite:
+        remove_begun(target)
     writer = VideoWriter(
         target,
         times=times,
