@@ -215,6 +215,43 @@ def test_files_of_others_stay_as_they_are(tmp_path, weights, capsys):
     assert names(tmp_path) == {"in.mp4", "out.mp4", "other.txt"}
 
 
+def test_video_that_another_process_writes_is_not_taken_from_it(tmp_path, weights, capsys):
+    source = make_video(tmp_path / "in.mp4", frames=2, height=16, width=16)
+    out = tmp_path / "out.mp4"
+    with VideoWriter(out, fps=25, height=16, width=16, keep_begun=True) as writer:
+        writer.write(np.zeros((16, 16, 3), np.uint8))
+        assert main(["reconstruct", source, str(out), "--weights", weights, "--overwrite"]) == 2
+        assert f"error: {out} is being written by another process.\n" in capsys.readouterr().err
+        for _ in range(4):
+            writer.write(np.zeros((16, 16, 3), np.uint8))
+    assert len(list(read_frames(out))) == 5
+    assert names(tmp_path) == {"in.mp4", "out.mp4"}
+
+
+@pytest.mark.parametrize("length", [247, 255])
+def test_long_names_are_written(tmp_path, weights, length):
+    """Of 255 bytes, the longest that there are; the file that is begun has a longer one."""
+    source = make_video(tmp_path / "in.mp4", frames=2, height=16, width=16)
+    out = tmp_path / ("ü" * ((length - 4) // 2) + "x" * ((length - 4) % 2) + ".mp4")
+    for more in ([], ["--overwrite"]):
+        assert main(["reconstruct", source, str(out), "--weights", weights, *more]) == 0
+    assert names(tmp_path) == {"in.mp4", out.name}
+
+
+def test_names_that_are_too_long_are_refused(tmp_path, weights, capsys):
+    source, long = (
+        make_video(tmp_path / "in.mp4", frames=2, height=16, width=16),
+        "x" * 252 + ".mp4",
+    )
+    for names_given, says in (
+        ([source, str(tmp_path / long)], "cannot be written: File name too long."),
+        ([str(tmp_path / long), str(tmp_path / "out.mp4")], "no such file."),
+    ):
+        assert main(["reconstruct", *names_given, "--weights", weights]) == 2
+        assert capsys.readouterr().err.endswith(f"{says}\n")
+    assert names(tmp_path) == {"in.mp4"}
+
+
 def test_a_writer_opens_no_file_that_is_there(tmp_path):
     other = tmp_path / "other.txt"
     other.write_text("mine")

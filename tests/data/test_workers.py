@@ -1,9 +1,16 @@
-"""Worker processes outlive signals to the whole run, but not the run."""
+"""Worker processes outlive signals to the whole run, but not the run; their deaths end it."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from cvvae_jax.config import Bucket, DataConfig, StageConfig
+from cvvae_jax.data.pipeline import batches
 
 SCRIPT = """
 import itertools, os, signal, threading
@@ -46,3 +53,17 @@ def test_workers_live_as_long_as_the_main_process(tmp_path):
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "2 signals\n"
+
+
+def test_death_of_a_worker_is_said_in_a_sentence():
+    stage = StageConfig(steps=1, buckets=(Bucket(3, 16, 4),))
+    stream = batches(stage, DataConfig(workers=2), seed=0, start_step=0)
+    try:
+        next(stream)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        said = r"^a worker process .* was ended by SIGKILL\. .* lower data\.workers"
+        with pytest.raises(ChildProcessError, match=said):
+            for _ in range(100):  # more than the workers have made in advance
+                next(stream)
+    finally:
+        stream.close()
