@@ -4,6 +4,7 @@ import concurrent.futures
 import contextlib
 import dataclasses
 import socket
+import threading
 import time
 
 import pytest
@@ -17,7 +18,7 @@ from cvvae_jax.door import Guest
 @pytest.fixture
 def guests(monkeypatch) -> list[Guest]:
     """Three processes of a run."""
-    monkeypatch.setattr(door, "_ANSWER", 0.5)
+    monkeypatch.setattr(door, "_ANSWER", 2.0)
     port = free_port()
     return [Guest("127.0.0.1", port, 3, index, "secret") for index in range(3)]
 
@@ -29,20 +30,49 @@ def pool():
 
 
 def wait_for_door(guest: Guest) -> None:
-    end = time.monotonic() + 10
+    end = time.monotonic() + 100
     while time.monotonic() < end:
         with contextlib.suppress(OSError), socket.create_connection((guest.host, guest.port)):
             return
         time.sleep(0.01)
 
 
+@pytest.fixture
+def someone_came(monkeypatch) -> threading.Event:
+    """Set once process 0 has let another one in."""
+    event, receive = threading.Event(), door._receive
+
+    def watched(connection, guest, inside):
+        receive(connection, guest, inside)
+        if inside:
+            event.set()
+
+    monkeypatch.setattr(door, "_receive", watched)
+    return event
+
+
+@pytest.fixture
+def someone_left(monkeypatch) -> threading.Event:
+    """Set once process 0 has noticed that one has gone that it had let in."""
+    event, has_left = threading.Event(), door._has_left
+
+    def watched(connection):
+        found = has_left(connection)
+        if found:
+            event.set()
+        return found
+
+    monkeypatch.setattr(door, "_has_left", watched)
+    return event
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_processes_of_a_run_meet_whoever_comes_first(guests, pool, first):
     meetings = []
     for guest in guests[first:] + guests[:first]:
-        meetings.append(pool.submit(door.meet, guest, seconds=20.0))
+        meetings.append(pool.submit(door.meet, guest, seconds=100.0))
         time.sleep(0.1)
-    assert [meeting.result(timeout=20) for meeting in meetings] == [None] * 3
+    assert [meeting.result(timeout=100) for meeting in meetings] == [None] * 3
 
 
 @pytest.mark.parametrize(
@@ -54,34 +84,40 @@ def test_processes_of_a_run_meet_whoever_comes_first(guests, pool, first):
     ],
     ids=["token", "count", "twice"],
 )
-def test_strangers_stay_out_and_the_run_is_not_disturbed(guests, pool, change, reason):
+def test_strangers_stay_out_and_the_run_is_not_disturbed(
+    guests, pool, someone_came, change, reason
+):
     """Nor is it by connections that say nothing, or nonsense."""
-    zero, last = (pool.submit(door.meet, guests[i], seconds=20.0) for i in (0, 2))
+    zero, last = (pool.submit(door.meet, guests[i], seconds=100.0) for i in (0, 2))
     wait_for_door(guests[0])
     silent = socket.create_connection((guests[0].host, guests[0].port))
     rude = socket.create_connection((guests[0].host, guests[0].port))
     rude.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" * 20)
-    time.sleep(1.5)
+    for connection in (silent, rude):
+        with contextlib.suppress(ConnectionResetError):
+            while connection.recv(1000):  # until process 0 is done with it
+                pass
+    assert someone_came.wait(100)
     with pytest.raises(ConfigError, match=reason):
-        door.meet(dataclasses.replace(guests[1], **change), seconds=20.0)
+        door.meet(dataclasses.replace(guests[1], **change), seconds=100.0)
     assert not zero.done() and not last.done()
-    door.meet(guests[1], seconds=20.0)
-    assert zero.result(timeout=20) is last.result(timeout=20) is None
+    door.meet(guests[1], seconds=100.0)
+    assert zero.result(timeout=100) is last.result(timeout=100) is None
     for connection in (silent, rude):
         connection.close()
 
 
-def test_process_that_has_died_at_the_door_can_come_again(guests, pool):
-    zero = pool.submit(door.meet, guests[0], seconds=20.0)
+def test_process_that_has_died_at_the_door_can_come_again(guests, pool, someone_left):
+    zero = pool.submit(door.meet, guests[0], seconds=100.0)
     wait_for_door(guests[0])
     with socket.create_connection((guests[0].host, guests[0].port)) as died:
         nonce = door._line(died).removeprefix(b"cvvae_jax ").decode()
         proof = door._proof("secret", nonce, b"1", b"3")
         died.sendall(proof + b" 1 3\n")
         assert door._line(died) == b"welcome"
-    time.sleep(1.2)
-    others = [pool.submit(door.meet, guest, seconds=20.0) for guest in guests[1:]]
-    assert [meeting.result(timeout=20) for meeting in (zero, *others)] == [None] * 3
+    assert someone_left.wait(100)
+    others = [pool.submit(door.meet, guest, seconds=100.0) for guest in guests[1:]]
+    assert [meeting.result(timeout=100) for meeting in (zero, *others)] == [None] * 3
 
 
 @pytest.mark.parametrize("index", [0, 1])
@@ -96,7 +132,7 @@ def test_port_of_another_program_is_said(guests, monkeypatch, index):
         other.listen()
         said = ("can't listen at .* already in use", "is no process 0 that waits for this one")
         with pytest.raises(ConfigError, match=said[index]):
-            door.meet(guests[index], seconds=20.0)
+            door.meet(guests[index], seconds=100.0)
 
 
 @pytest.mark.parametrize("index", [0, 1])
