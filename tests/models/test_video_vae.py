@@ -14,6 +14,8 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.inflation import inflate
 from cvvae_jax.models.video_vae import VideoVAE, function_preserving
 
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
+
 TINY = {"block_channels": (8, 8, 16, 16), "blocks_per_level": 1, "norm_groups": 4}
 
 

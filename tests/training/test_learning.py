@@ -21,6 +21,8 @@ from cvvae_jax.training.optimizer import Optimizers
 from cvvae_jax.training.state import Frozen, TrainState
 from cvvae_jax.training.step import train_step, update_of
 
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
+
 STEPS = 50
 MODES, DTYPES, UPDATES = (
     ("encoder", "decoder", "both"),
