@@ -49,7 +49,7 @@ def test_workers_live_as_long_as_the_main_process(tmp_path):
     command = [sys.executable, str(tmp_path / "main.py")]
     # The pipes of the output end with the last process that holds them.
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, start_new_session=True, env=env
+        command, capture_output=True, text=True, timeout=300, start_new_session=True, env=env
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "2 signals\n"
