@@ -13,6 +13,8 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.evaluate import evaluate
 
+pytestmark = pytest.mark.usefixtures("with_reference_convolutions")
+
 WIDTHS = {
     "block_channels": (8, 8),
     "blocks_per_level": 1,
