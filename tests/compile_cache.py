@@ -2,6 +2,7 @@
 
 import os
 import tempfile
+import time
 from pathlib import Path
 
 import jax
@@ -10,6 +11,9 @@ from jax._src.lru_cache import LRUCache
 
 # What a week's changes leave behind; the oldest go first.
 MOST_BYTES = 2 << 30
+_PART = ".part"
+_LONG = 60.0
+"""Seconds that no entry takes to be written."""
 
 
 def use(folder: Path) -> None:
@@ -29,22 +33,34 @@ def put_whole(cache: LRUCache, key: str, value: bytes) -> None:
     """In place of JAX's `put`: another process that reads meanwhile sees all or nothing."""
     path = Path(cache.path, f"{key}-cache")
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, part = tempfile.mkstemp(dir=path.parent, suffix=".part")
-    with open(handle, "wb") as file:
-        file.write(value)
-    os.replace(part, path)
+    handle, part = tempfile.mkstemp(dir=path.parent, suffix=_PART)
+    try:
+        with open(handle, "wb") as file:
+            file.write(value)
+        os.replace(part, path)
+    finally:
+        Path(part).unlink(missing_ok=True)
 
 
 def tidy(folder: Path) -> None:
-    """Takes away what a killed process left unfinished, and the oldest programs of too many."""
-    kept = 0
-    for path in sorted(folder.iterdir(), key=lambda path: -path.stat().st_mtime):
-        kept += path.stat().st_size
-        if kept > MOST_BYTES or not _is_whole(path):
+    """Takes away what a killed process left unfinished since the last time, and the oldest programs
+    of too many."""
+    found = {path: path.stat() for path in folder.glob("*-cache")}
+    stamp, kept = folder / "tidied", 0
+    tidied = stamp.stat().st_mtime - _LONG if stamp.exists() else 0.0
+    stamp.touch()
+    for path in sorted(found, key=lambda path: -found[path].st_mtime):
+        kept += found[path].st_size
+        unknown = found[path].st_mtime > tidied
+        if kept > MOST_BYTES or (unknown and not _is_whole(path)):
+            path.unlink(missing_ok=True)
+    for path in folder.glob(f"*{_PART}"):
+        if time.time() - path.stat().st_mtime > _LONG:  # nobody writes it any more
             path.unlink(missing_ok=True)
 
 
 def _is_whole(path: Path) -> bool:
+    """As a process of JAX's own `put` may not have left it, which was killed."""
     try:
         compilation_cache.decompress_executable(path.read_bytes())
     except Exception:  # zlib's or zstandard's, by what is installed

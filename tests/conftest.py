@@ -82,10 +82,12 @@ def caches_of_this_session(tmp_path_factory):
 
 @pytest.fixture(scope="module", autouse=True)
 def give_memory_back():
-    """The C library would keep what compiling needed for a moment, gigabytes after some files."""
+    """JAX would keep the programs of all modules, and the C library what compiling needed for a
+    moment: gigabytes after some files."""
     yield
+    jax.clear_caches()
+    gc.collect()
     if sys.platform == "linux":
-        gc.collect()
         ctypes.CDLL(None).malloc_trim(0)
 
 

@@ -36,7 +36,7 @@ LOSSES = {
         SMOOTH, compat_mode="both", lpips_weight=0.5, compat_lpips_weight=0.5
     ),
 }
-CASES = itertools.product(MESHES, LOSSES)
+CASES = list(itertools.product(MESHES, LOSSES))
 
 
 @pytest.fixture(autouse=True)

@@ -7,7 +7,6 @@ import random
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -117,7 +116,7 @@ def test_records_of_one_file_differ_between_epochs(data):
 
 
 TRAINER = """
-import hashlib, os, sys
+import hashlib, os, signal, sys
 from cvvae_jax.config import DataConfig
 from cvvae_jax.data.pipeline import batches
 from cvvae_jax.recipe import from_json
@@ -126,10 +125,13 @@ from test_batches import STAGE, digest
 
 if __name__ == "__main__":
     log, index, data = sys.argv[1], int(sys.argv[2]), from_json(DataConfig, sys.argv[3])
+    end = int(sys.argv[4])
     done = len(open(log).readlines()) if os.path.exists(log) else 0
     stream = batches(STAGE, data, seed=3, start_step=done, process_index=index, process_count=2)
     with open(log, "a") as file:
-        for _ in range(done, {steps}):
+        for step in range(done, {steps}):
+            if step == end:
+                os.killpg(0, signal.SIGKILL)
             file.write(digest(next(stream)) + "\\n")
             file.flush()
     stream.close()
@@ -137,7 +139,7 @@ if __name__ == "__main__":
 
 
 def test_two_killed_processes_go_on_with_the_same_stream(data, tmp_path):
-    """SIGKILL at random moments, of workers too; the log's length is the step to resume at."""
+    """SIGKILL before random steps, of workers too; the log's length is the step to resume at."""
     from cvvae_jax.recipe import to_json
 
     steps, folder = 200, Path(__file__).parent
@@ -145,26 +147,19 @@ def test_two_killed_processes_go_on_with_the_same_stream(data, tmp_path):
     settings = to_json(DataConfig(**{**vars(data), "workers": 1}))
     env = os.environ | {"PYTHONPATH": str(folder.parents[1])}
 
-    def start(index):
+    def run(index, end):
         log = str(tmp_path / str(index))
-        command = [sys.executable, str(tmp_path / "main.py"), log, str(index), settings]
-        return subprocess.Popen(command, env=env, start_new_session=True)
+        command = [sys.executable, str(tmp_path / "main.py"), log, str(index), settings, str(end)]
+        return subprocess.run(command, env=env, start_new_session=True).returncode
 
-    rng, kills = random.Random(0), 0
+    rng = random.Random(0)
     for index in range(2):
-        log = tmp_path / str(index)
+        end = 0
         for _ in range(1 + index):
-            process, before = start(index), len(log.read_text().splitlines()) if log.exists() else 0
-            goal = before + rng.randrange(5, 80)
-            while process.poll() is None:
-                if log.exists() and len(log.read_text().splitlines()) >= goal:
-                    os.killpg(process.pid, signal.SIGKILL)
-                    kills += 1
-                    break
-                time.sleep(0.002)
-            process.wait()
-        assert start(index).wait() == 0
-    assert kills == 3
+            end += rng.randrange(5, 80)
+            assert run(index, end) == -signal.SIGKILL
+            assert len((tmp_path / str(index)).read_text().splitlines()) == end
+        assert run(index, steps) == 0
     for index in range(2):
         undisturbed = take(steps, data, process_index=index, process_count=2)
         logged = (tmp_path / str(index)).read_text().split()

@@ -9,7 +9,8 @@ from tiny_training import SMALLEST_IMAGE, frozen_networks, short_run
 
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import TrainConfig
-from cvvae_jax.training import loop, programs
+from cvvae_jax.models.conv_forms import are_defined
+from cvvae_jax.training import loop, programs, step
 from cvvae_jax.training.state import Guard
 
 
@@ -26,6 +27,28 @@ def no_evaluations(monkeypatch) -> None:
     """Where they are not the point: their programs take longer than the rest of a short run."""
     monkeypatch.setattr(loop.Progress, "evaluation", lambda *_: None)
     monkeypatch.setattr(loop, "report", lambda *_: {})
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs_traced_once():
+    """Runs that train by the same program share it: each would trace it again, which takes longer
+    than all its steps."""
+    kept: dict[tuple, programs.Program] = {}
+    compiled = programs.Programs.compile
+
+    def compile(these: programs.Programs, update, video_shape) -> programs.Program:
+        job = these._job
+        settings = (update, video_shape, job.stage, job.loss, job.mesh, these._seed, are_defined())
+        arrays, structure = jax.tree.flatten((these._state, these._frozen))
+        functions = (programs.train_step, step.accumulated_gradients)
+        key = (*settings, *arrays, structure, *functions)
+        if key not in kept:
+            kept[key] = compiled(these, update, video_shape)
+        return kept[key]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(programs.Programs, "compile", compile)
+        yield
 
 
 def trifling_step(state, batch, frozen, **_):
