@@ -28,15 +28,16 @@ import numpy as np
 import tyro
 
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
-from cvvae_jax.data import clips
+from cvvae_jax.data import records
 from cvvae_jax.data.photographs import MovingPhotographs
 from cvvae_jax.data.pipeline import batches
 from cvvae_jax.data.prepare.options import PrepareOptions
 from cvvae_jax.data.prepare.run import prepare
 from cvvae_jax.video_io import video
-from cvvae_jax.video_io.containers import SCALER, resized
+from cvvae_jax.video_io.containers import SCALER, VIDEO_SUFFIXES, resized
 from cvvae_jax.video_io.decoding import open_video
-from cvvae_jax.video_io.media import Blob, Media
+from cvvae_jax.video_io.frame_index import count_frames, frame_times
+from cvvae_jax.video_io.media_types import Blob, Media
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,7 +99,7 @@ def make_videos(folder: Path, height: int, width: int, count: int) -> None:
 
 def measure(place: str, work: Path, options: Benchmark) -> None:
     """One place's table."""
-    paths = sorted(path for path in Path(place).rglob("*") if path.suffix in video.VIDEO_SUFFIXES)
+    paths = sorted(path for path in Path(place).rglob("*") if path.suffix in VIDEO_SUFFIXES)
     infos = [video.probe(path) for path in paths]
     count = sum(info.frames or 0 for info in infos)
     print(f"\n{place}: {len(paths)} videos, {count} frames, {infos[0].width} x {infos[0].height}")
@@ -171,24 +172,24 @@ def _seconds(stream: Iterator, options: Benchmark) -> float:
 @contextlib.contextmanager
 def _recorded_reads() -> Iterator[list[tuple[Media, np.ndarray]]]:
     """What clips are cut from meanwhile: media and numbers of frames."""
-    reads, read_clip = [], clips.read_clip
+    reads, read_clip = [], records.read_clip
 
     def recording(media, numbers, **size):
         reads.append((media, np.asarray(numbers)))
         return read_clip(media, numbers, **size)
 
-    clips.read_clip = recording
+    records.read_clip = recording
     try:
         yield reads
     finally:
-        clips.read_clip = read_clip
+        records.read_clip = read_clip
 
 
 def _as_pyav_takes_it(media: Media, numbers: np.ndarray) -> tuple[str | bytes, list[float]]:
     """A path or bytes, and when the frames are shown, in seconds of the file."""
     with open_video(media) as opened:
         start = float((opened.stream.start_time or 0) * opened.stream.time_base)
-    times = (video.frame_times(media)[numbers] + start).tolist()
+    times = (frame_times(media)[numbers] + start).tolist()
     return (media.data if isinstance(media, Blob) else str(media)), times
 
 
@@ -235,7 +236,7 @@ def _pyav_resized(path: Path, size: int) -> None:
 
 
 def _ours_whole(path: Path, size: int) -> None:
-    video.read_clip(path, range(video.count_frames(path)), short_side=size)
+    video.read_clip(path, range(count_frames(path)), short_side=size)
 
 
 def _decord(path: Path, size: int) -> None:

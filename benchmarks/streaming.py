@@ -20,7 +20,7 @@ from flax import nnx
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import VideoVAEConfig
 from cvvae_jax.models.video_vae import VideoVAE
-from cvvae_jax.video_io.video import VideoWriter
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 RATE = 25
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
-from cvvae_jax import checkpoint, paths, sharding
+from cvvae_jax import checkpoint, parameter_paths, sharding
 from cvvae_jax.config import DType
 from cvvae_jax.config.places import at_home
 from cvvae_jax.config.reading import build
@@ -93,7 +93,7 @@ class SavedModel:
         model = checkpoint.restore_model(self.folder, target, shardings=shardings, raw=self.raw)
         if not_finite is not None:
             judge = _not_finite_in_memory if shardings is None else _not_finite_on_devices
-            not_finite |= judge(paths.flatten(model))
+            not_finite |= judge(parameter_paths.flatten(model))
         return model
 
 

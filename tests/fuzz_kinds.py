@@ -16,7 +16,7 @@ from prepare_media import pictures, write_video
 
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.convert.files import open_weights
-from cvvae_jax.data.files import Manifest
+from cvvae_jax.data.files import FileList
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
 from cvvae_jax.data.prepare.run import prepare
 from cvvae_jax.data.record_shards import RecordShards
@@ -72,7 +72,7 @@ def _list(suffix):
 
 
 def _read_list(path):
-    source = Manifest(str(path), "video")
+    source = FileList(str(path), "video")
     return [source.name(i) for i in range(len(source))]
 
 

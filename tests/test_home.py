@@ -24,6 +24,9 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.recipe import from_json, load_recipe, parse_train_config, to_json
 from cvvae_jax.resumable.target import absolute
 from cvvae_jax.video_io import video
+from cvvae_jax.video_io.frame_index import frame_times
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 
@@ -108,7 +111,7 @@ def test_settings_of_a_recipe(home):
 def test_sources_lists_and_exclusions(home):
     (home / "clips").mkdir()
     make_video(home / "clips/a.mp4", frames=2, height=8, width=8)
-    video.write_image("~/clips/b.png", np.zeros((4, 4, 3), np.uint8))
+    write_image("~/clips/b.png", np.zeros((4, 4, 3), np.uint8))
     (home / "list.csv").write_text("path\n~/clips/a.mp4\nclips/a.mp4\n")
     (home / "list.jsonl").write_text(json.dumps({"path": "~/clips/b.png"}))
     clip = str(home / "clips/a.mp4")
@@ -127,12 +130,12 @@ def test_sources_lists_and_exclusions(home):
 
 def test_files_of_media(home):
     frame = np.full((8, 8, 3), 100, np.uint8)
-    with video.VideoWriter("~/a.mp4", fps=25, height=8, width=8) as writer:
+    with VideoWriter("~/a.mp4", fps=25, height=8, width=8) as writer:
         writer.write(frame)
-    video.write_image("~/a.png", frame)
+    write_image("~/a.png", frame)
     for name in ("~/a.mp4", "~/a.png"):
         assert len(list(video.read_frames(name))) == 1
-        assert len(video.read_clip(name, [0])) == len(video.frame_times(name)) == 1
+        assert len(video.read_clip(name, [0])) == len(frame_times(name)) == 1
         assert video.probe(name).height == 8
     assert sorted(os.listdir(home)) == ["a.mp4", "a.png"]
 

@@ -26,7 +26,8 @@ from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.recipe import load_recipe
-from cvvae_jax.video_io.video import count_frames, probe
+from cvvae_jax.video_io.frame_index import count_frames
+from cvvae_jax.video_io.video import probe
 
 pytestmark = pytest.mark.stack
 

@@ -4,7 +4,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from cvvae_jax.video_io.video import VideoWriter
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 RATE = Fraction(30000, 1001)
 

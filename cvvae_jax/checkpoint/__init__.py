@@ -16,15 +16,15 @@ from cvvae_jax.checkpoint.items import (
     save_model,
     system_reason,
 )
-from cvvae_jax.checkpoint.runs import Checkpoints, check_fits, newest_config, newest_step
+from cvvae_jax.checkpoint.runs import Checkpoints, check_fits, newest_complete_step, newest_config
 
 __all__ = [
     "Checkpoints",
     "check_fits",
     "find_model",
     "holds_model",
+    "newest_complete_step",
     "newest_config",
-    "newest_step",
     "read_description",
     "read_shapes",
     "restore_model",

@@ -18,10 +18,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.checkpoint import items, steps
+from cvvae_jax.checkpoint.orbax_saving import TogetherArgs, TogetherHandler, begin_quiet, end_quiet
 from cvvae_jax.checkpoint.origin import mesh_of, origin
-from cvvae_jax.checkpoint.together import TogetherArgs, TogetherHandler, begin_quiet, end_quiet
 from cvvae_jax.errors import UserError
 from cvvae_jax.processes.broadcast import broadcast_from_first
 from cvvae_jax.resumable import manifest
@@ -84,9 +84,9 @@ class Checkpoints:
         self.wait()
         self._failure = None
         written = {
-            "state": ocp.args.PyTreeSave(paths.flatten(state)),
+            "state": ocp.args.PyTreeSave(parameter_paths.flatten(state)),
             "config": ocp.args.JsonSave(config),
-            "weights": ocp.args.PyTreeSave(paths.flatten(weights)),
+            "weights": ocp.args.PyTreeSave(parameter_paths.flatten(weights)),
             "model": ocp.args.JsonSave(items.describe_model(weights)),
             "origin": ocp.args.JsonSave(origin(state)),
         }
@@ -177,7 +177,7 @@ class Checkpoints:
         found = broadcast_from_first(lambda: steps.best(self._folder, score) if score else None)
         return tuple(found) if found else None
 
-    def latest_whole_step(self) -> int | None:
+    def latest_intact_step(self) -> int | None:
         """Step of the newest checkpoint whose files are what they were when they were written; None
         where there is no checkpoint at all.
 
@@ -189,9 +189,9 @@ class Checkpoints:
             OSError: the file system can't read one now, which says nothing of the checkpoint.
         """
         self.wait()
-        return broadcast_from_first(self._newest_whole)
+        return broadcast_from_first(self._newest_intact)
 
-    def _newest_whole(self) -> int | None:
+    def _newest_intact(self) -> int | None:
         """The step; process 0 only."""
         for step in steps.clear_up(self._folder):
             _log.warning("the checkpoint of step %s was not finished and is left out", step)
@@ -204,7 +204,7 @@ class Checkpoints:
                 return step
             damaged[step] = f"{folder} is damaged: {items.in_short(problems)}"
         if damaged:
-            raise _none_whole(damaged)
+            raise _none_intact(damaged)
         return None
 
     def _set_aside(self, damaged: dict[int, str]) -> None:
@@ -220,7 +220,7 @@ class Checkpoints:
         `shardings`; warns where types or devices are others than they were.
 
         Args:
-            step: from `latest_whole_step`.
+            step: from `latest_intact_step`.
             target: shapes and types.
             shardings: where every leaf lies, a tree like the target.
 
@@ -277,21 +277,21 @@ def check_fits(folder: Path, target: Any) -> int | None:
     """
     damaged = {}
     for step in reversed(steps.finished(folder)):
-        problems = items.quick_problems(folder / str(step))
+        problems = items.incompleteness(folder / str(step))
         if not problems:
             items.check_state(folder / str(step), target)
             return step
         damaged[step] = f"{folder / str(step)} is damaged: {items.in_short(problems)}"
     if damaged:
-        raise _none_whole(damaged)
+        raise _none_intact(damaged)
     return None
 
 
-def newest_step(folder: Path) -> int | None:
+def newest_complete_step(folder: Path) -> int | None:
     """Step of the newest checkpoint that is whole, as far as names, sizes and small files tell;
     None without one."""
     for step in reversed(steps.finished(folder)):
-        if not items.quick_problems(folder / str(step)):
+        if not items.incompleteness(folder / str(step)):
             return step
     return None
 
@@ -305,6 +305,6 @@ def newest_config(folder: Path) -> dict[str, Any] | None:
     return None
 
 
-def _none_whole(damaged: dict[int, str]) -> UserError:
+def _none_intact(damaged: dict[int, str]) -> UserError:
     listed = ". ".join(damaged.values())
     return UserError(f"no checkpoint is whole. {listed}. Move them away to start anew.")

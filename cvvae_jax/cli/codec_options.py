@@ -16,7 +16,8 @@ from cvvae_jax.config import DType
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import require_vacant
-from cvvae_jax.video_io.video import WRITABLE_VIDEO_SUFFIXES, VideoInfo
+from cvvae_jax.video_io.containers import WRITABLE_VIDEO_SUFFIXES
+from cvvae_jax.video_io.video import VideoInfo
 from cvvae_jax.video_io.video_writer import begun_path
 
 if TYPE_CHECKING:

@@ -23,7 +23,8 @@ from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_output import counted_frames, speed
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.errors import UserError, visible
-from cvvae_jax.video_io.video import VideoInfo, probe, read_frames, read_times
+from cvvae_jax.video_io.frame_index import read_times
+from cvvae_jax.video_io.video import VideoInfo, probe, read_frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

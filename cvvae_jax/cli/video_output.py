@@ -10,15 +10,11 @@ import numpy as np
 
 from cvvae_jax.cli.codec_options import is_writer
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io.video import (
-    WRITABLE_IMAGE_SUFFIXES,
-    WRITABLE_VIDEO_SUFFIXES,
-    Display,
-    Times,
-    VideoWriter,
-    write_image,
-)
-from cvvae_jax.video_io.video_writer import begun_path
+from cvvae_jax.video_io.containers import WRITABLE_IMAGE_SUFFIXES, WRITABLE_VIDEO_SUFFIXES
+from cvvae_jax.video_io.display import Display
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.times import Times
+from cvvae_jax.video_io.video_writer import VideoWriter, begun_path
 
 
 def require_target(source: Path, target: Path, *, image: bool) -> None:

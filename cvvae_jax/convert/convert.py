@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.convert.names import Row, official_name, our_path
 from cvvae_jax.errors import UserError
 
@@ -130,7 +130,7 @@ def places(shapes: Mapping[str, tuple[int, ...]], target: Any, rows: list[Row]) 
 def official_shapes(target: Any, rows: list[Row]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Official name and shape of every parameter of a model, by our path."""
     named = {}
-    for path, leaf in paths.flatten(target).items():
+    for path, leaf in parameter_paths.flatten(target).items():
         name, row = official_name(rows, path)
         named[path] = name, official_shape(leaf.shape, unit_axes=row.unit_axes)
     return named
@@ -156,8 +156,8 @@ def fill(
         not_finite: takes the names of tensors that hold NaN or Inf in the target's type, and which
             of them.
     """
-    layout = paths.flatten(shardings) if shardings is not None else {}
-    wanted = paths.flatten(target)
+    layout = parameter_paths.flatten(shardings) if shardings is not None else {}
+    wanted = parameter_paths.flatten(target)
 
     def put(named: tuple[str, np.ndarray]) -> tuple[str, np.ndarray | jax.Array]:
         name, tensor = named
@@ -169,7 +169,7 @@ def fill(
             not_finite[name] = problem
         return place.path, _put(array, layout.get(place.path))
 
-    return paths.unflatten(target, dict(_in_parallel(put, official)))
+    return parameter_paths.unflatten(target, dict(_in_parallel(put, official)))
 
 
 def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[Row]) -> Model:
@@ -193,7 +193,7 @@ def to_official(model: Any, rows: list[Row]) -> Iterator[tuple[str, np.ndarray]]
         name, row = official_name(rows, parameter[0])
         return name, official_order(np.asarray(parameter[1]), unit_axes=row.unit_axes)
 
-    return _in_parallel(convert, paths.flatten(model).items())
+    return _in_parallel(convert, parameter_paths.flatten(model).items())
 
 
 def _in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:

@@ -11,7 +11,7 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import one_line
 from cvvae_jax.video_io.decoding import open_video
 from cvvae_jax.video_io.images import is_image, read_image
-from cvvae_jax.video_io.media import Frames, Media
+from cvvae_jax.video_io.media_types import Frames, Media
 
 # Files in flight for every process: enough that none waits, few to decode again after a crash.
 _AHEAD = 2

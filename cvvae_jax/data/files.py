@@ -14,7 +14,7 @@ import fsspec
 from cvvae_jax.config.places import at_home, is_remote
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import IMAGE_SUFFIXES, VIDEO_SUFFIXES, suffix
-from cvvae_jax.video_io.media import Blob, Kind, NothingFound
+from cvvae_jax.video_io.media_types import Blob, MediaKind, NothingFound
 
 SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
 """What the names of files of each kind end in."""
@@ -27,7 +27,7 @@ _LISTED_SCHEMES = ("gs://", "s3://")  # what lists may name wherever they lie
 class Files:
     """The files of a kind in a folder and its subfolders, or of a pattern, sorted by path."""
 
-    def __init__(self, place: str, kind: Kind):
+    def __init__(self, place: str, kind: MediaKind):
         """Find them.
 
         Args:
@@ -56,13 +56,13 @@ class Files:
         return self._paths[index]
 
 
-class Manifest(Files):
+class FileList(Files):
     """The files that a list names: .csv with a header, or .jsonl, with a column `path`.
 
     Paths that are not absolute are relative to the folder of the list.
     """
 
-    def __init__(self, place: str, kind: Kind):
+    def __init__(self, place: str, kind: MediaKind):
         """Read the list.
 
         Args:
@@ -85,7 +85,7 @@ class Manifest(Files):
             )
 
 
-def is_manifest(place: str) -> bool:
+def is_file_list(place: str) -> bool:
     """Whether a place is a list of files."""
     return suffix(place) in _LISTS
 

@@ -22,12 +22,18 @@ import numpy as np
 from absl import flags
 
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
-from cvvae_jax.data.clips import center_clip
 from cvvae_jax.data.photographs import MovingPhotographs
-from cvvae_jax.data.records import BadRecords, RandomRecord, Record, draw_seed, first_readable
-from cvvae_jax.data.sources import Known, Source, open_source
+from cvvae_jax.data.records import (
+    BadRecords,
+    RandomRecord,
+    Record,
+    center_clip,
+    draw_seed,
+    first_readable,
+)
+from cvvae_jax.data.sources import HeldOutByKind, Source, open_source
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io.media import Kind
+from cvvae_jax.video_io.media_types import MediaKind
 
 # Moving photographs before they repeat.
 _PHOTOGRAPHS = 2**20
@@ -44,7 +50,7 @@ def batches(
     pairs: bool = False,
     process_index: int = 0,
     process_count: int = 1,
-    known: Known | None = None,
+    known: HeldOutByKind | None = None,
 ) -> "Batches":
     """This process's part of the batches of steps start_step, start_step + 1, .., without end.
 
@@ -143,7 +149,9 @@ def _exit_after_parent() -> None:
     os._exit(1)
 
 
-def eval_clips(stage: StageConfig, data: DataConfig, known: Known | None = None) -> np.ndarray:
+def eval_clips(
+    stage: StageConfig, data: DataConfig, known: HeldOutByKind | None = None
+) -> np.ndarray:
     """The unseen clips of a stage's evaluation: `data.eval_clips` of its longest bucket's shape.
 
     Clips are spread over the unseen videos (`data.eval_videos`, or those held out) and over their
@@ -178,7 +186,7 @@ def _mix(parts: list[grain.MapDataset], weights: list[float], *, pairs: bool) ->
 
 
 def bucket_records(
-    stage: StageConfig, data: DataConfig, seed: int, known: Known | None = None
+    stage: StageConfig, data: DataConfig, seed: int, known: HeldOutByKind | None = None
 ) -> list[grain.MapDataset]:
     """For each bucket of a stage an endless dataset of its records, before they are batched.
 
@@ -193,7 +201,9 @@ def bucket_records(
     ]
 
 
-def _records(bucket: Bucket, data: DataConfig, known: Known, *, seed: int) -> grain.MapDataset:
+def _records(
+    bucket: Bucket, data: DataConfig, known: HeldOutByKind, *, seed: int
+) -> grain.MapDataset:
     """An endless dataset of one bucket's records."""
     if data.videos is None and data.images is None:
         dataset = grain.MapDataset.source(
@@ -231,20 +241,20 @@ class _PhotographRecord(grain.transforms.RandomMap):
         return {"video": clip, "seed": draw_seed(rng), "bad": np.str_("")}
 
 
-def _train_source(bucket: Bucket, data: DataConfig, known: Known) -> Source:
+def _train_source(bucket: Bucket, data: DataConfig, known: HeldOutByKind) -> Source:
     split = "all" if data.eval_videos is not None else "train"
     place, kind = _place(bucket, data)
     return open_source(place, kind, split=split, exclude=data.exclude, known=known.get(kind))
 
 
-def _eval_source(bucket: Bucket, data: DataConfig, known: Known) -> Source:
+def _eval_source(bucket: Bucket, data: DataConfig, known: HeldOutByKind) -> Source:
     if data.eval_videos is not None:
         return open_source(data.eval_videos, "video", exclude=data.exclude)
     place, kind = _place(bucket, data)
     return open_source(place, kind, split="eval", exclude=data.exclude, known=known.get(kind))
 
 
-def _place(bucket: Bucket, data: DataConfig) -> tuple[str, Kind]:
+def _place(bucket: Bucket, data: DataConfig) -> tuple[str, MediaKind]:
     """Where a bucket's media are, and of which kind they are."""
     if bucket.kind == "image" and data.images is not None:
         return data.images, "image"

@@ -5,7 +5,7 @@ from typing import Any
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import IMAGE_SUFFIXES, media_suffix
-from cvvae_jax.video_io.media import Kind
+from cvvae_jax.video_io.media_types import MediaKind
 
 BEGUN = "prepare.json"
 """The file beside shards of `data prepare` that says what they are made of, and how."""
@@ -21,7 +21,7 @@ class Entry:
 
     name: str
     """Of the original file in its source; of a part of a video also its seconds, as #t=0,60."""
-    kind: Kind
+    kind: MediaKind
     suffix: str
     """Of the stored file: .mp4, .jpg."""
     frames: int
@@ -83,7 +83,7 @@ def decode(record: bytes, what: str) -> tuple[str, bytes]:
     return found[0]
 
 
-def kind_of(suffix: str) -> Kind:
+def kind_of(suffix: str) -> MediaKind:
     """Which kind of media a file is by its suffix."""
     return "image" if suffix in IMAGE_SUFFIXES else "video"
 

@@ -20,7 +20,7 @@ from cvvae_jax.data.files import readable
 from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX, decode, kind_of
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.checksums import check_files, check_record
-from cvvae_jax.video_io.media import Blob, Kind, NothingFound
+from cvvae_jax.video_io.media_types import Blob, MediaKind, NothingFound
 
 _MARK = ".array_record"
 # Even without any record a shard has a block at its beginning and one at its end.
@@ -51,7 +51,7 @@ def are_shards(place: str) -> bool:
 class RecordShards:
     """The media of a kind in ArrayRecord shards, in the order of the shards' names."""
 
-    def __init__(self, place: str, kind: Kind):
+    def __init__(self, place: str, kind: MediaKind):
         """Find out how many there are.
 
         Where there is an index.jsonl of `data prepare` beside the shards, it says which records are
@@ -202,19 +202,19 @@ def _all(path: str) -> _Records:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Row:
+class _IndexLine:
     """What a line of the index says of where a record is."""
 
     shard: str
     position: int
-    kind: Kind
+    kind: MediaKind
     crc32: int | None = None
 
 
-def _indexed(index: str, kind: Kind, paths: Iterable[str], *, whole: bool) -> list[_Records]:
+def _indexed(index: str, kind: MediaKind, paths: Iterable[str], *, whole: bool) -> list[_Records]:
     """The records of a kind in each shard; `whole`: no shard may be missing."""
     check_files(os.path.dirname(index), INDEX)
-    rows: dict[str, list[_Row]] = {os.path.basename(path): [] for path in paths}
+    rows: dict[str, list[_IndexLine]] = {os.path.basename(path): [] for path in paths}
     for number, line in enumerate(_lines(index), 1):
         row = _row(line, f"{index}: line {number}")
         if row.shard in rows:
@@ -224,7 +224,7 @@ def _indexed(index: str, kind: Kind, paths: Iterable[str], *, whole: bool) -> li
     return [_records(index, shard, found, kind) for shard, found in rows.items()]
 
 
-def _records(index: str, shard: str, rows: list[_Row], kind: Kind) -> _Records:
+def _records(index: str, shard: str, rows: list[_IndexLine], kind: MediaKind) -> _Records:
     """The records of a kind in a shard whose every record has a row."""
     positions = np.array([row.position for row in rows], object)
     if sorted(positions) != list(range(len(rows))):
@@ -237,10 +237,10 @@ def _records(index: str, shard: str, rows: list[_Row], kind: Kind) -> _Records:
     return _Records(positions[of_kind].astype(np.int64), len(rows), checksums)
 
 
-def _row(line: bytes, what: str) -> _Row:
+def _row(line: bytes, what: str) -> _IndexLine:
     try:
         row = typed(dict[str, Any], parse(line, "it"), "it")
-        return build(_Row, {name: row[name] for name in _PLACE & row.keys()})
+        return build(_IndexLine, {name: row[name] for name in _PLACE & row.keys()})
     except UserError as error:
         raise UserError(
             f"{what} is none of those that `data prepare` writes ({error}) Without that file, all "

@@ -15,11 +15,11 @@ from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.resumable.files import written_aside
 from cvvae_jax.video_io.containers import reason
-from cvvae_jax.video_io.media import Kind, Media, NothingFound
+from cvvae_jax.video_io.media_types import Media, MediaKind, NothingFound
 
-Sides = Mapping[str, bool]
+HeldOut = Mapping[str, bool]
 """Whether files are held out, by key."""
-Known = Mapping[Kind, Sides]
+HeldOutByKind = Mapping[MediaKind, HeldOut]
 """The same by kind, of all files that a run has seen."""
 
 _SHARE = 0.1
@@ -39,7 +39,7 @@ def key_of(place: str, name: str) -> str:
     return name.removeprefix(f"{root.rstrip('/')}/") if root else name
 
 
-def held_out(keys: Sequence[str], known: Sides | None = None) -> list[bool]:
+def held_out(keys: Sequence[str], known: HeldOut | None = None) -> list[bool]:
     """Whether each file is held out: about one in ten; of two files and more at least one is, and
     at least one isn't.
 
@@ -68,9 +68,9 @@ def _drawn(key: str) -> float:
 
 Split = Literal["train", "eval", "all"]
 
-_READERS: tuple[tuple[Callable[[str], bool], Callable[[str, Kind], "Source"]], ...] = (
-    (tfds_source.is_catalog, tfds_source.TFDSSource),
-    (files.is_manifest, files.Manifest),
+_READERS: tuple[tuple[Callable[[str], bool], Callable[[str, MediaKind], "Source"]], ...] = (
+    (tfds_source.is_tfds, tfds_source.TFDSSource),
+    (files.is_file_list, files.FileList),
     (record_shards.are_shards, record_shards.RecordShards),
     (tar_shards.are_shards, tar_shards.TarShards),
     (lambda place: True, files.Files),
@@ -98,11 +98,11 @@ class Source(Protocol):
 
 def open_source(
     place: str,
-    kind: Kind,
+    kind: MediaKind,
     *,
     split: Split = "all",
     exclude: str | None = None,
-    known: Sides | None = None,
+    known: HeldOut | None = None,
 ) -> Source:
     """The videos or the images of a place.
 
@@ -134,7 +134,7 @@ def open_source(
     return Subset(source, chosen)
 
 
-def _part(place: str, source: Source, split: Split, known: Sides | None) -> Sequence[int]:
+def _part(place: str, source: Source, split: Split, known: HeldOut | None) -> Sequence[int]:
     """Numbers of a split's media: decided before any is excluded, so that none changes sides."""
     numbers = range(len(source))
     if split == "all":
@@ -143,7 +143,7 @@ def _part(place: str, source: Source, split: Split, known: Sides | None) -> Sequ
     return [number for number in numbers if sides[number] == (split == "eval")]
 
 
-def _nothing_left(place: str, kind: Kind, source: Source, split: Split) -> UserError:
+def _nothing_left(place: str, kind: MediaKind, source: Source, split: Split) -> UserError:
     if split == "train":
         return UserError(
             f"{place}: all {kind} files that are there are held out by this run to measure on; put "
@@ -171,14 +171,14 @@ def file_sizes(source: Source) -> list[int | None]:
     return [os.path.getsize(name) if os.path.exists(name) else None for name in names]
 
 
-def open_sources(place: str, *, exclude: str | None = None) -> dict[Kind, Source]:
+def open_sources(place: str, *, exclude: str | None = None) -> dict[MediaKind, Source]:
     """The videos and the images of a place, as far as it has any; `open_source` explains it.
 
     Raises:
         UserError: it has neither.
     """
     found, errors = {}, []
-    for kind in get_args(Kind):
+    for kind in get_args(MediaKind):
         try:
             found[kind] = open_source(place, kind, exclude=exclude)
         except NothingFound as error:

@@ -24,7 +24,7 @@ from cvvae_jax.config.places import at_home, is_remote
 from cvvae_jax.data.files import SUFFIXES, fetch_bytes, find, readable
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.containers import suffix
-from cvvae_jax.video_io.media import Blob, Kind, NothingFound
+from cvvae_jax.video_io.media_types import Blob, MediaKind, NothingFound
 
 _log = logging.getLogger(__name__)
 
@@ -57,7 +57,7 @@ def are_shards(place: str) -> bool:
 class TarShards:
     """The media of a kind in tars: those of the first shard, in its order, then the next one's."""
 
-    def __init__(self, place: str, kind: Kind):
+    def __init__(self, place: str, kind: MediaKind):
         """Find them by reading the headers; those that were read before are in a cache.
 
         Args:
@@ -206,7 +206,7 @@ def _directly_in(place: str) -> list[str]:
     return [name for name in names if not name.startswith(".")]
 
 
-def _members_of(kind: Kind, shard: str) -> tuple[_Members, int]:
+def _members_of(kind: MediaKind, shard: str) -> tuple[_Members, int]:
     """A shard's members of a kind, and its size in bytes."""
     with readable(shard):
         if is_remote(shard):

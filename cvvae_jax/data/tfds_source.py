@@ -15,7 +15,7 @@ import numpy as np
 from cvvae_jax.data.files import SUFFIXES
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import media_suffix
-from cvvae_jax.video_io.media import Blob, Frames, Kind, NothingFound
+from cvvae_jax.video_io.media_types import Blob, Frames, MediaKind, NothingFound
 
 _PREFIX = "tfds:"
 _OPTIONS = ("split", "feature", "data_dir")
@@ -28,7 +28,7 @@ _LOOKS = {
 }
 
 
-def is_catalog(place: str) -> bool:
+def is_tfds(place: str) -> bool:
     """Whether a place is a data set of TensorFlow Datasets."""
     return place.startswith(_PREFIX)
 
@@ -36,7 +36,7 @@ def is_catalog(place: str) -> bool:
 class TFDSSource:
     """One feature of the examples of a split, in their order."""
 
-    def __init__(self, place: str, kind: Kind):
+    def __init__(self, place: str, kind: MediaKind):
         """Find the data set, and the feature unless it is given. Nothing is downloaded.
 
         Args:
@@ -182,7 +182,7 @@ def _prepared_folder(place: str, name: str, data_dir: str | None) -> str:
     return str(builder.data_dir)
 
 
-def _feature(place: str, examples: _Examples, kind: Kind, wanted: str | None) -> str:
+def _feature(place: str, examples: _Examples, kind: MediaKind, wanted: str | None) -> str:
     """The feature that holds media of a kind."""
     described = ", ".join(
         f"{path}: {' '.join(repr(feature).split())}" for path, feature in examples.features.items()
@@ -208,7 +208,7 @@ def _feature(place: str, examples: _Examples, kind: Kind, wanted: str | None) ->
     return found[0]
 
 
-def _features_of_files(examples: _Examples, kind: Kind) -> list[str]:
+def _features_of_files(examples: _Examples, kind: MediaKind) -> list[str]:
     """The features of bytes that hold media files, by the first examples."""
     paths = [path for path, feature in examples.features.items() if _is_bytes(feature)]
     found = set()
@@ -219,7 +219,7 @@ def _features_of_files(examples: _Examples, kind: Kind) -> list[str]:
     return sorted(found)
 
 
-def _holds(feature: Any, kind: Kind) -> bool:
+def _holds(feature: Any, kind: MediaKind) -> bool:
     """Whether a feature is an image or frames, as its type says."""
     if _is_image(feature):
         return kind == "image"

@@ -11,14 +11,15 @@ import numpy as np
 from jaxtyping import UInt8
 from PIL import Image
 
-from cvvae_jax.data.clips import numbers_at_rate
 from cvvae_jax.data.prepare.shards import record_name
+from cvvae_jax.data.records import numbers_at_rate
 from cvvae_jax.data.sources import open_source
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.video_io.containers import resized
-from cvvae_jax.video_io.media import Blob, Media
-from cvvae_jax.video_io.video import frame_times, read_clip
+from cvvae_jax.video_io.frame_index import frame_times
+from cvvae_jax.video_io.media_types import Blob, Media
+from cvvae_jax.video_io.video import read_clip
 
 _FILTERS = {
     "bicubic": Image.Resampling.BICUBIC,

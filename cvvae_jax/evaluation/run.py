@@ -24,7 +24,7 @@ from cvvae_jax.evaluation.summary import COMPATIBILITY
 from cvvae_jax.metrics.image import psnr_of
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.inputs import to_float
-from cvvae_jax.resumable.ahead import in_order
+from cvvae_jax.resumable.parallel import in_order
 from cvvae_jax.resumable.share import Share
 from cvvae_jax.resumable.target import Track, interruptible, named_errors
 

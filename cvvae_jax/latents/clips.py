@@ -14,10 +14,11 @@ from cvvae_jax.latents.options import LatentsConfig
 from cvvae_jax.video_io.containers import require_pixels, resized
 from cvvae_jax.video_io.decoding import open_video, to_rgb, upright_size
 from cvvae_jax.video_io.display import STANDARD, Display
+from cvvae_jax.video_io.frame_index import read_times
 from cvvae_jax.video_io.images import read_image
-from cvvae_jax.video_io.media import Frames, Kind, Media
+from cvvae_jax.video_io.media_types import Frames, Media, MediaKind
 from cvvae_jax.video_io.times import Times
-from cvvae_jax.video_io.video import probe, read_times
+from cvvae_jax.video_io.video import probe
 
 Frame = av.VideoFrame | np.ndarray
 """A decoded frame, or uint8 (height, width, 3)."""
@@ -82,7 +83,7 @@ class Clip:
 
 
 def read_clips(
-    media: Media, kind: Kind, config: LatentsConfig, limits: Limits
+    media: Media, kind: MediaKind, config: LatentsConfig, limits: Limits
 ) -> Generator[Clip, None, int]:
     """All clips of a medium, in constant memory.
 

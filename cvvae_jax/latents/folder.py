@@ -16,7 +16,7 @@ from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import write_exclusions
 from cvvae_jax.errors import UserError
 from cvvae_jax.latents.records import Format, shard_name
-from cvvae_jax.resumable.checksums import SUMS, sums
+from cvvae_jax.resumable.checksums import SUMS, sums_text
 from cvvae_jax.resumable.target import Target
 
 
@@ -252,7 +252,7 @@ class Folder:
         }
         begun = self.target.read(BEGUN).decode()
         self.target.write(INDEX, texts[INDEX])
-        self.target.write(SUMS, sums({BEGUN: begun} | texts))
+        self.target.write(SUMS, sums_text({BEGUN: begun} | texts))
         self.target.write(COMPLETE, texts[COMPLETE])
 
     def statistics(self) -> dict[str, Any]:

@@ -20,8 +20,8 @@ import numpy as np
 from array_record.python import array_record_module
 from safetensors.numpy import load, save
 
-from cvvae_jax.resumable.checksums import of_record
-from cvvae_jax.video_io.media import Kind
+from cvvae_jax.resumable.checksums import record_checksum
+from cvvae_jax.video_io.media_types import MediaKind
 
 _METADATA = "record"
 
@@ -32,7 +32,7 @@ class Entry:
 
     name: str
     """Of the file in its source."""
-    kind: Kind
+    kind: MediaKind
     item: int
     """Number of the file in the source: videos first, then images."""
     clip: int
@@ -167,7 +167,7 @@ def _write_array_record(path: Path, records: Iterable[tuple[Entry, bytes]]) -> l
     try:
         for number, (_, data) in enumerate(records):
             writer.write(data)
-            places.append(Place(number, len(data), of_record(data)))
+            places.append(Place(number, len(data), record_checksum(data)))
     finally:
         writer.close()
     return places
@@ -179,7 +179,7 @@ def _write_tar(path: Path, records: Iterable[tuple[Entry, bytes]]) -> list[Place
         for entry, data in records:
             sample = _sample(entry, data)
             shard.write(sample)
-            places.append(Place(begin, len(sample), of_record(sample)))
+            places.append(Place(begin, len(sample), record_checksum(sample)))
             begin += len(sample)
         # What ends a tar: two empty blocks, and more of them up to a whole record.
         end = begin + 2 * tarfile.BLOCKSIZE

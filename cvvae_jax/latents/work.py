@@ -16,7 +16,7 @@ from cvvae_jax.latents.folder import Sums
 from cvvae_jax.latents.options import LatentsConfig
 from cvvae_jax.latents.records import Entry, pack, write_shard
 from cvvae_jax.video_io.containers import one_line
-from cvvae_jax.video_io.media import Kind
+from cvvae_jax.video_io.media_types import MediaKind
 
 # So many files of a shard, and all of them bad, are no accident; as many as in training.
 _TOO_MANY_BAD = 20
@@ -51,7 +51,7 @@ class Item:
     """In that source."""
     number: int
     """In all of them together."""
-    kind: Kind
+    kind: MediaKind
     name: str
     """What it is called in records."""
 

@@ -20,8 +20,8 @@ from cvvae_jax.latents.folder import Folder
 from cvvae_jax.latents.options import LatentsConfig
 from cvvae_jax.latents.records import Entry
 from cvvae_jax.latents.work import Encoder, Item, ShardWork, read_item
-from cvvae_jax.resumable.ahead import in_order
 from cvvae_jax.resumable.lock import locked
+from cvvae_jax.resumable.parallel import in_order
 from cvvae_jax.resumable.share import Share
 from cvvae_jax.resumable.target import GOES_ON, Track, absolute, interruptible, named_errors
 

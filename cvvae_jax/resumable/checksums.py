@@ -17,7 +17,7 @@ _LINE = re.compile(rb"([0-9a-f]{64})  ([^/\x00\n]+)")
 _log = logging.getLogger(__name__)
 
 
-def of_record(data: bytes) -> int:
+def record_checksum(data: bytes) -> int:
     """What an index says of a record's bytes as `crc32`."""
     return zlib.crc32(data)
 
@@ -37,7 +37,7 @@ def check_record(data: bytes, crc32: int | None, what: str) -> None:
         raise UserError(f"{what} is damaged: its checksum is not the one in the set's index.")
 
 
-def sums(texts: Mapping[str, str]) -> str:
+def sums_text(texts: Mapping[str, str]) -> str:
     """The content of SHA256SUMS.
 
     Args:

@@ -10,7 +10,7 @@ import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cvvae_jax import sharding
-from cvvae_jax.checkpoint import newest_step
+from cvvae_jax.checkpoint import newest_complete_step
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.metrics.baselines import bicubic_in_space, bicubic_in_space_and_time
 from cvvae_jax.metrics.image import SSIM_WINDOW, psnr, ssim
@@ -145,7 +145,7 @@ def report(model: VideoVAE, image_vae: ImageVAE, job: Job, config: TrainConfig) 
 def finished_scores(job: Job) -> Scores | None:
     """The scores that `report` wrote for a job that is done; None where the last checkpoint or
     scores.json is missing."""
-    if newest_step(job.folder / "checkpoints") != job.stage.steps:
+    if newest_complete_step(job.folder / "checkpoints") != job.stage.steps:
         return None
     path = job.folder / "scores.json"
     record = read_json(path) if path.exists() else None

@@ -12,7 +12,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cvvae_jax import paths, rows, sharding
+from cvvae_jax import parameter_paths, sharding, split_frames
 from cvvae_jax.config import (
     Bucket,
     DiscriminatorConfig,
@@ -24,7 +24,7 @@ from cvvae_jax.config import (
 )
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.data.pipeline import batches, eval_clips
-from cvvae_jax.data.sources import Known
+from cvvae_jax.data.sources import HeldOutByKind
 from cvvae_jax.errors import UserError
 from cvvae_jax.metrics.image import SSIM_WINDOW
 from cvvae_jax.models.autoencoder import VAE
@@ -68,7 +68,7 @@ class Job:
     """The devices."""
     clips: np.ndarray | None
     """Unseen clips to evaluate on: uint8 (n, t, h, w, 3); None where the data may be missing."""
-    known: Known = dataclasses.field(default_factory=dict)
+    known: HeldOutByKind = dataclasses.field(default_factory=dict)
     """The files that the run has held out so far, and those that it trained on, by kind."""
 
     @property
@@ -135,8 +135,10 @@ def plan_run(
     def create_video(key: jax.Array, frozen: ImageVAE, start: VideoVAE | None) -> VideoVAE:
         if start is not None:
             target = jax.eval_shape(lambda key: VideoVAE(video_config, rngs=nnx.Rngs(key)), key)
-            leaves, types = paths.flatten(start), paths.flatten(target)
-            return paths.unflatten(target, {p: x.astype(types[p].dtype) for p, x in leaves.items()})
+            leaves, types = parameter_paths.flatten(start), parameter_paths.flatten(target)
+            return parameter_paths.unflatten(
+                target, {p: x.astype(types[p].dtype) for p, x in leaves.items()}
+            )
         if config.init == "inflate":
             return inflate(frozen, video_config, rngs=nnx.Rngs(key))
         return VideoVAE(video_config, rngs=nnx.Rngs(key))
@@ -176,7 +178,7 @@ def load_image_vae(plan: RunPlan, trained: ImageVAE | None, config: TrainConfig)
     if plan.image_vae is not None:
         return plan.image_vae.load(plan.video.mesh)
     target = abstract_network(ImageVAE, frozen_config(plan.image_config, config))
-    frozen = paths.unflatten(target, paths.flatten(trained))
+    frozen = parameter_paths.unflatten(target, parameter_paths.flatten(trained))
     return on_mesh(frozen, plan.video.mesh)
 
 
@@ -213,7 +215,7 @@ def _job(
     start: Weights | None,
     *,
     config: TrainConfig,
-    known: Known,
+    known: HeldOutByKind,
     missing: list[str] | None,
     devices: list | None,
 ) -> Job:
@@ -287,7 +289,7 @@ def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConf
                 f"{name} is too small for a discriminator of {job.discriminator.layers} layers "
                 "(discriminator.layers)."
             )
-    devices = job.mesh.shape[rows.AXIS]
+    devices = job.mesh.shape[split_frames.AXIS]
     multiple = devices * _coarsest_row(job, model)
     if devices > 1 and bucket.height % multiple:
         raise UserError(

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from cvvae_jax import losses, rows
+from cvvae_jax import losses, split_frames
 from cvvae_jax.config import LossConfig, Remat
 from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.autoencoder import VAE
@@ -53,12 +53,12 @@ class Draws:
         _, t, h, w, _ = video_shape
         space, time = model.config.spatial_compression, model.temporal_compression
         groups = (t - 1) // time
-        height = rows.devices() * h
+        height = split_frames.device_count() * h
         shape = (1 + groups, height // space, w // space, model.config.latent_channels)
 
         def noise(key: Key[Array, ""]):
             keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(seeds)
-            return rows.own(jax.vmap(lambda key: jax.random.normal(key, shape))(keys))
+            return split_frames.own_rows(jax.vmap(lambda key: jax.random.normal(key, shape))(keys))
 
         key = jax.random.fold_in(keys.steps, step)
         offsets = losses.draw_offsets(key, groups=groups, temporal_compression=time)
@@ -182,7 +182,7 @@ def vae_objective(
         )
         nll += loss.compat_weight * other
         metrics |= parts
-    kl = outputs.posterior.kl().mean()
+    kl = split_frames.sum_over_devices(outputs.posterior.kl()).mean()
     return nll + loss.kl_weight * kl, metrics | {"loss/nll": nll, "loss/kl": kl}
 
 
@@ -202,7 +202,7 @@ def _likelihood(
     LPIPS, one number a frame, is added to the error of every value of the frame, as in the official
     code.
     """
-    values = rows.devices() * math.prod(video.shape[2:])
+    values = split_frames.device_count() * math.prod(video.shape[2:])
     error = losses.pixel_error(recon, video, kind=kind)
     metrics = {f"loss/{name}": error.mean(), f"psnr/{name}": psnr(recon, video).mean()}
     if lpips_weight:
@@ -221,7 +221,7 @@ def discriminate(
 
 def mean_logit(logits: tuple[Array, ...]) -> Float[Array, ""]:
     """The mean logit of one or more videos."""
-    return rows.average(sum(x.mean() for x in logits) / len(logits))
+    return split_frames.mean_over_devices(sum(x.mean() for x in logits) / len(logits))
 
 
 def gan_loss(logits: tuple[Array, ...]) -> Float[Array, ""]:

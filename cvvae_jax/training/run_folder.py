@@ -18,19 +18,19 @@ from jax.experimental import multihost_utils
 
 from cvvae_jax.checkpoint import newest_config
 from cvvae_jax.config import DataConfig, TrainConfig
-from cvvae_jax.data.sources import Known, Sides, file_sizes, held_out, key_of, open_source
+from cvvae_jax.data.sources import HeldOut, HeldOutByKind, file_sizes, held_out, key_of, open_source
 from cvvae_jax.errors import UserError
 from cvvae_jax.processes.broadcast import broadcast_from_first
 from cvvae_jax.recipe import to_json
 from cvvae_jax.resumable.files import parse_json, read_json, write_whole
 from cvvae_jax.resumable.lock import locked
 from cvvae_jax.training.log import say
-from cvvae_jax.video_io.media import Kind
+from cvvae_jax.video_io.media_types import MediaKind
 
 _CONFIG, _DATA = "config.json", "data.json"
 _SHOWN = 3  # files that a message names
 
-Listed = dict[Kind, dict[str, int | None]]
+Listed = dict[MediaKind, dict[str, int | None]]
 """Sizes of files in bytes, None where unknown, by kind and key."""
 
 
@@ -110,7 +110,7 @@ def _settings(config: dict, prefix: str = "") -> dict:
     return found
 
 
-def known_sides(folder: Path) -> Known:
+def known_sides(folder: Path) -> HeldOutByKind:
     """The files that the run in a folder has held out so far, and those that it trained on; empty
     for a new run.
 
@@ -126,11 +126,11 @@ def listed_files(data: DataConfig) -> Listed:
     Raises:
         UserError: a place has no files.
     """
-    places: dict[Kind, str | None] = {"video": data.videos, "image": data.images}
+    places: dict[MediaKind, str | None] = {"video": data.videos, "image": data.images}
     return {kind: _listed(place, kind) for kind, place in places.items() if place is not None}
 
 
-def _listed(place: str, kind: Kind) -> dict[str, int | None]:
+def _listed(place: str, kind: MediaKind) -> dict[str, int | None]:
     source = open_source(place, kind)
     names = [source.name(number) for number in range(len(source))]
     return dict(zip([key_of(place, name) for name in names], file_sizes(source), strict=True))
@@ -183,7 +183,7 @@ def keep_files(folder: Path, data: DataConfig, listed: Listed) -> None:
         write_whole(folder / _DATA, json.dumps(record, indent=0))
 
 
-def _say_changes(folder: Path, kind: Kind, before: dict, now: dict) -> None:
+def _say_changes(folder: Path, kind: MediaKind, before: dict, now: dict) -> None:
     same = now.keys() & before.keys()
     changes = {
         "new": now.keys() - before.keys(),
@@ -200,12 +200,12 @@ def _say_changes(folder: Path, kind: Kind, before: dict, now: dict) -> None:
             )
 
 
-def _sides(record: dict[str, dict]) -> Sides:
+def _sides(record: dict[str, dict]) -> HeldOut:
     held, trained = record["held_out"], record["trained_on"]
     return {**dict.fromkeys(held, True), **dict.fromkeys(trained, False)}
 
 
-def _read_files(folder: Path) -> dict[Kind, dict[str, dict]]:
+def _read_files(folder: Path) -> dict[MediaKind, dict[str, dict]]:
     """The content of data.json; empty where there is none."""
     path = folder / _DATA
     if not path.exists():

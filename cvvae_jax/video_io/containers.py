@@ -12,7 +12,7 @@ from av.video.reformatter import Interpolation
 
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io.media import Blob, Frames, MediaFile
+from cvvae_jax.video_io.media_types import Blob, Frames, MediaFile
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".mkv", ".mov", ".m4v", ".webm", ".avi"),

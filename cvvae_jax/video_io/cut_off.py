@@ -1,13 +1,16 @@
-"""Whether an MP4, Matroska or AVI file was cut off, by the sizes that it states itself."""
+"""Whether an MP4, Matroska or AVI file was cut off, by the sizes that the file itself states.
+
+FFmpeg takes the end of such a file for the end of the video.
+"""
 
 import os
 import struct
 from io import BufferedIOBase
 
-_HEADER, _LONG_SIZE = struct.Struct(">I4s"), struct.Struct(">Q")
+_BOX_HEADER, _LONG_SIZE = struct.Struct(">I4s"), struct.Struct(">Q")
 
 
-def mp4_is_cut_off(file: BufferedIOBase) -> bool:
+def _mp4_is_cut_off(file: BufferedIOBase) -> bool:
     """Whether the list of frames, that of the whole file or of a fragment, or the data of a
     fragment reaches beyond the end or is missing there.
 
@@ -28,11 +31,11 @@ def mp4_is_cut_off(file: BufferedIOBase) -> bool:
 def _box(file: BufferedIOBase) -> tuple[bytes, int] | None:
     """The name and the size of the box that begins here; None where none does, or where it is said
     to be the last one."""
-    header = file.read(_HEADER.size)
-    if len(header) < _HEADER.size:
+    header = file.read(_BOX_HEADER.size)
+    if len(header) < _BOX_HEADER.size:
         return None
-    size, name = _HEADER.unpack(header)
-    least = _HEADER.size
+    size, name = _BOX_HEADER.unpack(header)
+    least = _BOX_HEADER.size
     if size == 1:
         long_size = file.read(_LONG_SIZE.size)
         if len(long_size) < _LONG_SIZE.size:
@@ -45,7 +48,7 @@ def _box(file: BufferedIOBase) -> tuple[bytes, int] | None:
 _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 
 
-def matroska_is_cut_off(file: BufferedIOBase) -> bool:
+def _matroska_is_cut_off(file: BufferedIOBase) -> bool:
     """Whether frames are missing at the end of a Matroska file.
 
     They are where a cluster reaches beyond the end, or where the file ends between two elements of
@@ -99,20 +102,35 @@ def _is_unstated(size: tuple[int, int]) -> bool:
     return value == (1 << bits) - 1
 
 
-_HEADER = struct.Struct("<4sI4s")  # a name, a size, and the type of a RIFF or of a LIST
+_LIST_HEADER = struct.Struct("<4sI4s")  # a name, a size, and the type of a RIFF or of a LIST
 _UNSTATED = (0, 2**32 - 1)  # a recording that was not finished
 
 
-def riff_is_cut_off(file: BufferedIOBase) -> bool:
+def _riff_is_cut_off(file: BufferedIOBase) -> bool:
     """Whether a list of frames reaches beyond the end."""
     end, start = file.seek(0, os.SEEK_END), file.seek(0)
-    while start + _HEADER.size <= end:
+    while start + _LIST_HEADER.size <= end:
         file.seek(start)
-        name, size, kind = _HEADER.unpack(file.read(_HEADER.size))
+        name, size, kind = _LIST_HEADER.unpack(file.read(_LIST_HEADER.size))
         if name == b"RIFF":  # what is in it comes next
-            start += _HEADER.size
+            start += _LIST_HEADER.size
             continue
         start += 8 + size + size % 2
         if (name, kind) == (b"LIST", b"movi") and (size in _UNSTATED or start > end):
             return size not in _UNSTATED
     return False
+
+
+_CHECKS = {"mov": _mp4_is_cut_off, "matroska": _matroska_is_cut_off, "avi": _riff_is_cut_off}
+
+
+def is_cut_off(file: BufferedIOBase, demuxer: str) -> bool:
+    """Whether frames are missing at the end of a file; False for other demuxers than "mov",
+    "matroska" and "avi", whose containers state no sizes.
+
+    Args:
+        file: the open file.
+        demuxer: the first of FFmpeg's names of the demuxer that reads the file.
+    """
+    check = _CHECKS.get(demuxer)
+    return check is not None and check(file)

@@ -13,7 +13,6 @@ import numpy as np
 from av.stream import Disposition
 
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io import cut_off
 from cvvae_jax.video_io.containers import (
     SCALER,
     exact,
@@ -24,8 +23,9 @@ from cvvae_jax.video_io.containers import (
     require_shape,
     resized,
 )
+from cvvae_jax.video_io.cut_off import is_cut_off
 from cvvae_jax.video_io.display import Display, is_transposed, upright
-from cvvae_jax.video_io.media import Blob, MediaFile
+from cvvae_jax.video_io.media_types import Blob, MediaFile
 
 _log = logging.getLogger(__name__)
 
@@ -38,8 +38,6 @@ _ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1", 
 _CONVERTED = (0, 1, 2, 4, 5, 6, 7, 9)
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
 _UNSTATED_COLORS = (0, 2)  # of ITU-T H.273: reserved, unspecified
-# What tells that a file was cut off where the demuxer can't, by the demuxer's name.
-_READERS = {"matroska": cut_off, "mov": cut_off, "avi": cut_off}
 
 
 class OpenVideo:
@@ -216,16 +214,15 @@ class OpenVideo:
             raise fault
 
     def _is_cut_off(self, count: int) -> bool:
-        """Whether the container says so, after so many packets."""
-        name = self.container.format.name.split(",")[0]
-        reader = _READERS.get(name)
+        """Whether the sizes that the file states say so, after `count` packets were read."""
+        demuxer = self.container.format.name.split(",")[0]
         # AVI states sizes and numbers of frames that are wrong: only both together are believed.
-        if reader is None or (name == "avi" and count >= self.stream.frames):
+        if demuxer == "avi" and count >= self.stream.frames:
             return False
         if isinstance(self.file, Blob):
-            return reader.is_cut_off(io.BytesIO(self.file.data))
+            return is_cut_off(io.BytesIO(self.file.data), demuxer)
         with open(self.file, "rb") as data:
-            return reader.is_cut_off(data)
+            return is_cut_off(data, demuxer)
 
 
 class _Before:

@@ -12,7 +12,7 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import exact, require_file
 from cvvae_jax.video_io.decoding import OpenVideo, open_video, played_sound
 from cvvae_jax.video_io.images import is_image
-from cvvae_jax.video_io.media import Blob, Frames, Media, MediaFile
+from cvvae_jax.video_io.media_types import Blob, Frames, Media, MediaFile
 from cvvae_jax.video_io.times import Continued, Times
 
 # Where a file states neither times nor a rate.
@@ -117,7 +117,7 @@ def _scan_once(path: Path, mtime_ns: int, size: int) -> FrameIndex:
     return _scan(path)
 
 
-class _Row:
+class _FrameList:
     """What is read of a video's frames: `times`, (ticks, duration) of each or (None, duration),
     `keyframes` by their ticks, and the `fault` that ends them."""
 
@@ -162,13 +162,13 @@ class _Row:
 
 def _scan(file: MediaFile) -> FrameIndex:
     with open_video(file) as video:
-        row = _Row(video, decode=not video.has_frames_for_packets)
+        row = _FrameList(video, decode=not video.has_frames_for_packets)
         unit, sound = exact(video.stream.time_base), _sound_start(video)
         stated = (video.rate, exact(video.stream.guessed_rate))
         is_timed = video.has_presentation_times
     if is_timed and row.has_gaps:
         with open_video(file) as video:  # only frames are in the order in which they are shown
-            row = _Row(video, decode=True)
+            row = _FrameList(video, decode=True)
     rate = stated[0] or _USUAL_FPS
     if is_timed and row.has_gaps:
         row.fill(round(1 / (rate * unit)))

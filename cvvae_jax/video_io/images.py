@@ -21,7 +21,7 @@ from cvvae_jax.video_io.containers import (
     resized,
     suffix,
 )
-from cvvae_jax.video_io.media import Blob, MediaFile
+from cvvae_jax.video_io.media_types import Blob, MediaFile
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
 """Pillow's names of the formats that images are read in, whatever a file is called. Left alone,

@@ -132,7 +132,7 @@ class Times:
         Raises:
             ValueError: it is something else.
         """
-        said = build(_Said, parse(text, "times"))
+        said = build(_TimesFields, parse(text, "times"))
         rate, start, unit = map(as_fraction, (said.rate, said.start, said.unit))
         ticks = np.array(said.ticks or (), object)
         if rate <= 0 or unit <= 0 or said.last < 0 or any(np.diff(ticks) <= 0):
@@ -141,7 +141,7 @@ class Times:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Said:
+class _TimesFields:
     """Times as JSON has them."""
 
     rate: str

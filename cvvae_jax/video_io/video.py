@@ -18,41 +18,14 @@ import numpy as np
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import (
-    IMAGE_SUFFIXES,
-    VIDEO_SUFFIXES,
-    WRITABLE_IMAGE_SUFFIXES,
-    WRITABLE_VIDEO_SUFFIXES,
     require_pixels,
     resized,
 )
 from cvvae_jax.video_io.decoding import open_video, to_rgb, upright_size
 from cvvae_jax.video_io.display import STANDARD, Display
-from cvvae_jax.video_io.frame_index import count_frames, frame_times, read_times, whole_index
-from cvvae_jax.video_io.images import is_image, read_image, write_image
-from cvvae_jax.video_io.media import Blob, Frames, Media, MediaFile
-from cvvae_jax.video_io.times import Times
-from cvvae_jax.video_io.video_writer import VideoWriter
-
-__all__ = [
-    "IMAGE_SUFFIXES",
-    "VIDEO_SUFFIXES",
-    "WRITABLE_IMAGE_SUFFIXES",
-    "WRITABLE_VIDEO_SUFFIXES",
-    "Blob",
-    "Display",
-    "Times",
-    "VideoInfo",
-    "VideoWriter",
-    "count_frames",
-    "frame_times",
-    "is_image",
-    "probe",
-    "read_clip",
-    "read_frames",
-    "read_image",
-    "read_times",
-    "write_image",
-]
+from cvvae_jax.video_io.frame_index import count_frames, whole_index
+from cvvae_jax.video_io.images import is_image, read_image
+from cvvae_jax.video_io.media_types import Blob, Frames, Media, MediaFile
 
 
 @dataclasses.dataclass(frozen=True)

@@ -45,12 +45,12 @@ def test_flipped_bytes_and_truncations_anywhere_are_named_and_the_step_before_is
     for damage, file in cases:
         damage(folder / "2" / file, rng)
         caplog.clear()
-        assert checkpoints.latest_whole_step() == 1, (damage, file)
+        assert checkpoints.latest_intact_step() == 1, (damage, file)
         assert f"{folder / '2'} is damaged: {file}" in caplog.text
         assert names_in(folder) == {"1", "2.damaged"}
         shutil.rmtree(folder / "2.damaged")
         shutil.copytree(tmp_path / "whole", folder / "2")
-    assert checkpoints.latest_whole_step() == 2
+    assert checkpoints.latest_intact_step() == 2
     np.testing.assert_array_equal(restored_kernel(checkpoints, 2), tiny_state(2)["model"].kernel)
 
 
@@ -58,14 +58,14 @@ def test_flipped_bytes_and_truncations_anywhere_are_named_and_the_step_before_is
 def test_missing_files_are_named(tmp_path, caplog, file):
     checkpoints = saved_run(tmp_path, (1, 2))
     (tmp_path / "2" / file).unlink()
-    assert checkpoints.latest_whole_step() == 1
+    assert checkpoints.latest_intact_step() == 1
     assert f"{tmp_path / '2'} is damaged: {file}" in caplog.text
 
 
 def test_additional_files_are_named(tmp_path, caplog):
     checkpoints = saved_run(tmp_path, (1, 2))
     (tmp_path / "2/state/d/more").write_text("of another checkpoint")
-    assert checkpoints.latest_whole_step() == 1
+    assert checkpoints.latest_intact_step() == 1
     assert f"{tmp_path / '2'} is damaged: state/d/more was not there" in caplog.text
 
 
@@ -73,7 +73,7 @@ def test_hidden_files_that_others_left_are_no_damage(tmp_path):
     checkpoints = saved_run(tmp_path, (1,))
     for name in (".nfs0001", "state/.DS_Store"):
         (tmp_path / "1" / name).write_text("of a file system")
-    assert checkpoints.latest_whole_step() == 1
+    assert checkpoints.latest_intact_step() == 1
 
 
 @pytest.mark.parametrize("file", ["weights/_METADATA", "manifest.json"])
@@ -90,10 +90,10 @@ def test_file_that_cannot_be_read_now_is_an_error_and_no_damage(tmp_path, monkey
     with monkeypatch.context() as patch:
         patch.setattr(io, "open", failing)
         with pytest.raises(OSError, match=r"Input/output error; whether .* damaged") as error:
-            checkpoints.latest_whole_step()
+            checkpoints.latest_intact_step()
     assert error.value.filename == str(tmp_path / "2" / file)
     assert names_in(tmp_path) == {"1", "2"}
-    assert checkpoints.latest_whole_step() == 2
+    assert checkpoints.latest_intact_step() == 2
 
 
 def test_without_any_whole_checkpoint_nothing_is_started_anew(tmp_path):
@@ -103,7 +103,7 @@ def test_without_any_whole_checkpoint_nothing_is_started_anew(tmp_path):
         (tmp_path / f"{step}/model/metadata").write_text("{}")
     for _ in range(2):
         with pytest.raises(UserError) as error:
-            checkpoints.latest_whole_step()
+            checkpoints.latest_intact_step()
         for step in (1, 2):
             assert f"{tmp_path / str(step)} is damaged: model/metadata has 2 by" in str(error.value)
     assert names_in(tmp_path) == {"1", "2"}
@@ -113,9 +113,9 @@ def test_damaged_step_is_saved_again_and_nothing_is_lost(tmp_path):
     checkpoints = saved_run(tmp_path, (1, 2))
     for _ in range(2):
         (tmp_path / "2/model/metadata").write_text("{}")
-        assert checkpoints.latest_whole_step() == 1
+        assert checkpoints.latest_intact_step() == 1
         save(checkpoints, 2)
-        assert checkpoints.latest_whole_step() == 2
+        assert checkpoints.latest_intact_step() == 2
     assert names_in(tmp_path) == {"1", "2", "2.damaged", "2.damaged-2"}
 
 
@@ -126,14 +126,14 @@ def test_unfinished_checkpoint_is_said_and_the_one_before_is_used(tmp_path, capl
     for name in ("2.partial.orbax-checkpoint-tmp", "3.partial", "4.orbax-checkpoint-tmp"):
         shutil.copytree(tmp_path / "1", tmp_path / name)
     shutil.copytree(tmp_path / "1", tmp_path / "0.removing")
-    assert checkpoints.latest_whole_step() == 1
+    assert checkpoints.latest_intact_step() == 1
     assert [record.args for record in caplog.records] == [("2",), ("3",), ("4",)]
     assert names_in(tmp_path) == {"1"}
 
 
 def test_run_killed_in_its_first_save_starts_anew_and_says_so(tmp_path, caplog):
     (tmp_path / "2.partial").mkdir()
-    assert Checkpoints(tmp_path, keep=1).latest_whole_step() is None
+    assert Checkpoints(tmp_path, keep=1).latest_intact_step() is None
     assert "the checkpoint of step 2 was not finished" in caplog.text
 
 
@@ -160,18 +160,18 @@ def test_newest_step_without_a_manifest_is_damaged_and_the_one_before_is_used(
     newest = items.find_model(tmp_path)
     with pytest.raises(UserError, match=r"2 is damaged: manifest.* is missing\. .*/1 is whole"):
         items.read_description(newest)
-    assert checkpoints.latest_whole_step() == 1
+    assert checkpoints.latest_intact_step() == 1
     said = f"{newest} is damaged: manifest.json is missing; it is kept as 2.damaged, and the one"
     assert said in caplog.text
     assert names_in(tmp_path / "checkpoints") == {"1", "2.damaged"}
     save(checkpoints, 2)
-    assert checkpoints.latest_whole_step() == 2
+    assert checkpoints.latest_intact_step() == 2
 
 
 def test_folder_whose_name_is_no_step_is_left_alone(tmp_path):
     checkpoints = saved_run(tmp_path, (1,))
     (tmp_path / "007").mkdir()
-    assert checkpoints.latest_whole_step() == 1
+    assert checkpoints.latest_intact_step() == 1
     assert names_in(tmp_path) == {"1", "007"}
 
 

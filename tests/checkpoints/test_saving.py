@@ -19,7 +19,7 @@ from tiny_checkpoints import names_in, restored_kernel, save, saved_run, tiny_st
 
 import cvvae_jax
 from cvvae_jax import checkpoint, sharding
-from cvvae_jax.checkpoint import Checkpoints, items, together
+from cvvae_jax.checkpoint import Checkpoints, items, orbax_saving
 from cvvae_jax.checkpoint import steps as step_folders
 from cvvae_jax.config import Bucket, MeshConfig, StageConfig
 from cvvae_jax.errors import UserError
@@ -93,7 +93,7 @@ def test_failed_save_is_a_warning_and_the_next_one_succeeds(tmp_path, caplog, ca
         f"the checkpoint of step 2 could not be written to {tmp_path}: File too large. Earlier "
         "ones stay, and the next one is tried as usual"
     ]
-    assert checkpoints.latest_step() == checkpoints.latest_whole_step() == 1
+    assert checkpoints.latest_step() == checkpoints.latest_intact_step() == 1
     save(checkpoints, 3)
     checkpoints.finish()
     assert names_in(tmp_path) == {"3"}
@@ -144,7 +144,7 @@ def test_full_disk_is_a_warning_until_there_is_room(small_disk, caplog):
     checkpoints.wait()
     assert "step 2 could not be written" in caplog.text
     assert "No space left on device" in caplog.text
-    assert checkpoints.latest_step() == checkpoints.latest_whole_step() == 1
+    assert checkpoints.latest_step() == checkpoints.latest_intact_step() == 1
     (small_disk / "else").unlink()
     save(checkpoints, 3)
     checkpoints.finish()
@@ -191,7 +191,7 @@ def test_model_that_cannot_be_written_leaves_nothing_and_harms_nothing(tmp_path)
 def test_loops_of_others_that_are_closed_too_early_are_told_of(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
-    together._drop_leftovers.__wrapped__()
+    orbax_saving._drop_leftovers.__wrapped__()
     error = RuntimeError("Event loop is closed")
     others = types.SimpleNamespace(exc_value=error, exc_traceback=None, object=object())
     sys.unraisablehook(others)

@@ -41,7 +41,7 @@ def save(step):
         seen[f"error {step}"] = str(error)
 
 def restore():
-    step = checkpoints.latest_whole_step()
+    step = checkpoints.latest_intact_step()
     restored = checkpoints.restore(step, host, layout)
     for ours, theirs in zip(*map(jax.tree.leaves, (restored, state))):
         for one, other in zip(ours.addressable_shards, theirs.addressable_shards):

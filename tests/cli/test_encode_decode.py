@@ -26,7 +26,10 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.latents.file import Facts, LatentsWriter, load_latents, open_latents, save_latents
 from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.video_io.video import Display, VideoWriter, probe, read_frames, read_times
+from cvvae_jax.video_io.display import Display
+from cvvae_jax.video_io.frame_index import read_times
+from cvvae_jax.video_io.video import probe, read_frames
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 pytestmark = pytest.mark.stack
 

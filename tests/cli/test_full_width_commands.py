@@ -21,7 +21,8 @@ from cvvae_jax.config import ImageVAEConfig, SVDVAEConfig
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.svd_vae import SVDVAE
 from cvvae_jax.models.video_vae import PRESETS, VideoVAE
-from cvvae_jax.video_io.video import count_frames, probe
+from cvvae_jax.video_io.frame_index import count_frames
+from cvvae_jax.video_io.video import probe
 
 ROOT = Path(__file__).parents[2]
 SD3 = {"latent_channels": 16, "scaling_factor": 1.5305, "shift_factor": 0.0609}

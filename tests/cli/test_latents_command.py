@@ -18,7 +18,9 @@ import cvvae_jax
 from cvvae_jax.cli.main import main
 from cvvae_jax.latents.encoder import LatentsEncoder
 from cvvae_jax.models.gaussian import DiagonalGaussian
-from cvvae_jax.video_io.video import VideoWriter, read_frames, write_image
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.video import read_frames
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 ROOT = Path(__file__).parents[2]
 

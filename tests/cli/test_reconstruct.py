@@ -19,7 +19,9 @@ from cvvae_jax.codec import stream
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.errors import UserError
 from cvvae_jax.loading import load
-from cvvae_jax.video_io.video import VideoWriter, probe, read_frames, write_image
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.video import probe, read_frames
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 ROOT = Path(__file__).parents[2]
 

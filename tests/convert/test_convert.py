@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import ImageVAEConfig
 from cvvae_jax.convert import convert
 from cvvae_jax.convert.convert import from_official
@@ -22,7 +22,7 @@ def vae() -> ImageVAE:
 @pytest.fixture
 def official(vae) -> dict[str, np.ndarray]:
     rows, found = diffusers_rows(), {}
-    for path, leaf in paths.flatten(vae).items():
+    for path, leaf in parameter_paths.flatten(vae).items():
         name, row = official_name(rows, path)
         found[name] = convert.official_order(np.asarray(leaf), unit_axes=row.unit_axes)
     return found

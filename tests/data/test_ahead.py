@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from cvvae_jax.resumable.ahead import in_order
+from cvvae_jax.resumable.parallel import in_order
 
 
 def test_results_come_in_the_order_of_the_jobs():

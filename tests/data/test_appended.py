@@ -10,7 +10,9 @@ from odd_media import good_videos
 from packets import shown
 
 from cvvae_jax.video_io import video
+from cvvae_jax.video_io.frame_index import count_frames, frame_times, read_times
 from cvvae_jax.video_io.times import Times
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 pytestmark = pytest.mark.stack
 
@@ -43,11 +45,11 @@ def test_appended_files_are_one_video_and_stay_in_step(tmp_path, starts):
     both, copy = tmp_path / "both.ts", tmp_path / "copy.mp4"
     both.write_bytes(b"".join(parts))
     frames = list(video.read_frames(both))
-    assert len(frames) == video.count_frames(both) == 2 * COUNT
-    times = video.read_times(both)
+    assert len(frames) == count_frames(both) == 2 * COUNT
+    times = read_times(both)
     assert (times.rate, times.ticks, times.count) == (25, None, 2 * COUNT)
     np.testing.assert_array_equal(video.read_clip(both, range(2 * COUNT)), frames)
-    with video.VideoWriter(copy, times=times, height=32, width=48, audio_from=both) as writer:
+    with VideoWriter(copy, times=times, height=32, width=48, audio_from=both) as writer:
         for frame in frames:
             writer.write(frame)
     np.testing.assert_allclose(np.diff(shown(copy, "video")), 1 / 25, atol=1e-6)
@@ -69,7 +71,7 @@ def test_sound_whose_times_were_rounded_keeps_its_place(tmp_path, suffix):
             container.mux(sound.encode(samples))
     before = shown(source, "audio")
     assert len(set(before)) < len(before) == 600
-    with video.VideoWriter(target, fps=25, height=32, width=48, audio_from=source) as writer:
+    with VideoWriter(target, fps=25, height=32, width=48, audio_from=source) as writer:
         for _ in range(13):
             writer.write(np.zeros((32, 48, 3), np.uint8))
     with av.open(str(target)) as container:
@@ -88,7 +90,7 @@ def test_sound_that_a_container_refuses_is_left_out(tmp_path, caplog):
         container.mux([*sound.encode(samples), *sound.encode()])
     for suffix, has_sound in ((".mov", False), (".mp4", True), (".mkv", True)):
         target = tmp_path / f"out{suffix}"
-        with video.VideoWriter(target, fps=25, height=32, width=48, audio_from=source) as writer:
+        with VideoWriter(target, fps=25, height=32, width=48, audio_from=source) as writer:
             for _ in range(5):
                 writer.write(np.zeros((32, 48, 3), np.uint8))
         assert video.probe(target).has_audio == has_sound
@@ -115,13 +117,13 @@ def test_two_frames_of_one_time_do_not_change_the_times_of_others(tmp_path):
     path = jpegs(tmp_path / "equal.mkv", [0, 40, 40, 120, 160, 1160, 1200])
     assert shown(path, "video").count(0.04) == 2
     expected = [0, 0.04, 0.041, 0.12, 0.16, 1.16, 1.2]
-    np.testing.assert_allclose(video.frame_times(path), expected, atol=1e-9)
+    np.testing.assert_allclose(frame_times(path), expected, atol=1e-9)
 
 
 def test_a_clip_of_frames_out_of_order_is_that_of_reading(tmp_path):
     """Frames come as they lie in the file, as a player shows them."""
     path = jpegs(tmp_path / "back.mkv", [0, 40, 80, 60, 160, 200])
-    assert video.count_frames(path) == 6
+    assert count_frames(path) == 6
     frames = list(video.read_frames(path))
     assert len({frame.tobytes() for frame in frames}) == 6
     for number in range(6):
@@ -134,7 +136,7 @@ def test_a_clip_is_read_from_the_beginning_where_the_middle_cannot_be_found(tmp_
     good_videos()["animation.gif"](path)
     path.write_bytes(2 * path.read_bytes())
     frames = list(video.read_frames(path))
-    assert len(frames) == video.count_frames(path) == 40
+    assert len(frames) == count_frames(path) == 40
     np.testing.assert_array_equal(video.read_clip(path, [30, 39]), [frames[30], frames[39]])
 
 
@@ -152,8 +154,8 @@ def test_frames_without_a_time_come_before_those_with_one(tmp_path):
         container.mux(stream.encode())
     with av.open(str(path)) as container:
         assert None in [packet.pts for packet in container.demux() if packet.size]
-    assert video.count_frames(path) == len(list(video.read_frames(path))) == COUNT
-    assert video.read_times(path) == Times(Fraction(25), count=COUNT)
+    assert count_frames(path) == len(list(video.read_frames(path))) == COUNT
+    assert read_times(path) == Times(Fraction(25), count=COUNT)
     assert video.read_clip(path, [0, COUNT - 1]).shape == (2, 32, 48, 3)
 
 

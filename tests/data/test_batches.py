@@ -15,7 +15,8 @@ import pytest
 
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
 from cvvae_jax.data.pipeline import batches
-from cvvae_jax.video_io import video
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 IMAGES, VIDEOS, BAD = 23, 9, 5
 BUCKETS = (
@@ -35,10 +36,10 @@ def data(tmp_path_factory):
         for i in range(count):
             frame = np.full((8, 16, 3), 10 * (i + 1), np.uint8)
             if kind == "images":
-                video.write_image(root / kind / f"{i:02}.png", frame)
+                write_image(root / kind / f"{i:02}.png", frame)
             else:
                 path = root / kind / f"{i:02}.mp4"
-                with video.VideoWriter(path, fps=25, height=8, width=16) as writer:
+                with VideoWriter(path, fps=25, height=8, width=16) as writer:
                     for _ in range(6):
                         writer.write(frame)
     (root / "images" / f"{BAD:02}.png").write_bytes(b"no image")

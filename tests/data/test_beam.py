@@ -15,7 +15,7 @@ SMALL = PrepareConfig(short_side=32)
 
 def test_without_beam_it_is_asked_for(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "apache_beam", None)
-    monkeypatch.delitem(sys.modules, "cvvae_jax.data.prepare.beam_pipeline", raising=False)
+    monkeypatch.delitem(sys.modules, "cvvae_jax.data.prepare.beam_runner", raising=False)
     with pytest.raises(UserError, match="--runner needs apache-beam: pip install apache-beam"):
         prepare(PrepareOptions("in", str(tmp_path / "out"), SMALL, runner="DirectRunner"))
     assert not (tmp_path / "out").exists()

@@ -12,7 +12,7 @@ from PIL import Image
 from cvvae_jax.cli.main import main
 from cvvae_jax.data.check import check
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io.media import Frames
+from cvvae_jax.video_io.media_types import Frames
 
 QUICKSTART = str(Path(__file__).parents[2] / "configs/quickstart.py")
 

@@ -4,14 +4,15 @@ import numpy as np
 import pytest
 
 from cvvae_jax.config import Bucket, DataConfig
-from cvvae_jax.data import clips
-from cvvae_jax.video_io import video
-from cvvae_jax.video_io.media import Frames
+from cvvae_jax.data import records
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.media_types import Frames
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 
 def numbered_video(path, frames, *, height=24, width=36, first=0, fps=25):
     """A video whose frame k has gray level 5 (first + k), and 1/3 more per pixel to the right."""
-    with video.VideoWriter(path, fps=fps, height=height, width=width) as writer:
+    with VideoWriter(path, fps=fps, height=height, width=width) as writer:
         for k in range(frames):
             row = 5 * (first + k) + np.arange(width) // 3
             writer.write(np.broadcast_to(row[None, :, None], (height, width, 3)).astype(np.uint8))
@@ -31,7 +32,7 @@ def numbers(clip):
 
 def cut(media, seed=0, *, frames=5, size=16, **data):
     bucket = Bucket(frames=frames, size=size, batch=1)
-    return clips.random_clip(media, bucket, DataConfig(**data), np.random.default_rng(seed))
+    return records.random_clip(media, bucket, DataConfig(**data), np.random.default_rng(seed))
 
 
 def starts_and_strides(media, *, trials=80, **kwargs):
@@ -77,7 +78,7 @@ def test_even_videos_give_even_clips_wherever_they_lie():
     """A time right between two frames is as near to both: rounding must not choose."""
     for count in range(18, 400, 3):
         for position in (1 / 6, 1 / 4, 1 / 2, 3 / 4):
-            chosen = clips.numbers_at_rate(np.arange(count) / 29.97, 17, 29.97, position)
+            chosen = records.numbers_at_rate(np.arange(count) / 29.97, 17, 29.97, position)
             assert set(np.diff(chosen)) == {1}, (count, position)
 
 
@@ -95,7 +96,7 @@ def test_short_video_holds_its_last_frame(tmp_path, fps):
 def test_rates_follow_the_times_of_uneven_frames():
     """Ten frames a second for a second, then 30: at 5 a second, every second and every sixth."""
     times = np.concatenate([np.arange(10) / 10, 1 + np.arange(31) / 30])
-    chosen = clips.numbers_at_rate(times, 11, 5.0, 0.0)
+    chosen = records.numbers_at_rate(times, 11, 5.0, 0.0)
     np.testing.assert_array_equal(chosen, [0, 2, 4, 6, 8, 10, 16, 22, 28, 34, 40])
 
 
@@ -106,7 +107,7 @@ def test_clips_have_the_size_of_the_bucket(tmp_path, short_side, size):
     clip = cut(path, size=size, short_side=short_side)
     height, width = (size, size) if isinstance(size, int) else size
     assert clip.shape == (5, height, width, 3) and clip.dtype == np.uint8
-    fixed = clips.center_clip(path, Bucket(5, size, 1), DataConfig(), position=0.5)
+    fixed = records.center_clip(path, Bucket(5, size, 1), DataConfig(), position=0.5)
     assert fixed.shape == clip.shape
 
 
@@ -124,7 +125,7 @@ def test_images_are_cropped_in_their_middle(tmp_path):
     frame = np.zeros((16, 48, 3), np.uint8)
     frame[:, 16:32] = 200
     path = tmp_path / "a.png"
-    video.write_image(path, frame)
+    write_image(path, frame)
     assert (cut(path, frames=1, short_side=512) == 200).all()
 
 
@@ -153,5 +154,5 @@ def test_record_depends_on_its_generator_alone(tmp_path):
 def test_fixed_clip_lies_where_it_is_put(tmp_path, position, shown):
     path = numbered_video(tmp_path / "a.mp4", 12, width=24)
     for data in (DataConfig(), DataConfig(fps=(12.5, 20.0))):
-        clip = clips.center_clip(path, Bucket(4, 24, 1), data, position=position)
+        clip = records.center_clip(path, Bucket(4, 24, 1), data, position=position)
         assert numbers(clip) == shown

@@ -31,7 +31,7 @@ from cvvae_jax.latents import dataset
 from cvvae_jax.latents.clips import read_clips
 from cvvae_jax.latents.dataset import _reader as open_reader
 from cvvae_jax.latents.options import LatentsConfig
-from cvvae_jax.video_io.media import Frames
+from cvvae_jax.video_io.media_types import Frames
 from cvvae_jax.video_io.video import read_frames
 
 REPOSITORY = Path(__file__).resolve().parents[2]

@@ -17,6 +17,7 @@ from cvvae_jax.data.check import fault
 from cvvae_jax.data.pipeline import batches
 from cvvae_jax.data.sources import open_source
 from cvvae_jax.video_io import video
+from cvvae_jax.video_io.images import is_image
 
 pytestmark = pytest.mark.stack
 
@@ -64,7 +65,7 @@ def test_unusual_files_show_right_pixels(folder, name):
     if "grey" in name or "sixteen" in name:
         expected = (expected @ [0.299, 0.587, 0.114]).round().astype(int)[..., None]
     counts = {"one frame.mp4": 1, "two frames.mp4": 2}
-    assert len(frames) == (1 if video.is_image(name) else counts.get(name, odd_media.COUNT))
+    assert len(frames) == (1 if is_image(name) else counts.get(name, odd_media.COUNT))
     for frame in (*frames, *clip):
         height, width, _ = frame.shape
         assert (height, width) == ((63, 95) if "odd" in name else (64, 96))

@@ -19,7 +19,9 @@ from cvvae_jax.data.prepare.transcode import BadMedium, transcode
 from cvvae_jax.data.sources import open_source
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import cut_off, video
-from cvvae_jax.video_io.media import Blob
+from cvvae_jax.video_io.frame_index import count_frames, read_times
+from cvvae_jax.video_io.media_types import Blob
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 pytestmark = pytest.mark.stack
 
@@ -31,7 +33,7 @@ def stored(path: Path) -> None:
     """Four different quarters, 48 x 32."""
     frame = np.full((32, 48, 3), 40, np.uint8)
     frame[:16, :24], frame[:16, 24:], frame[16:, :24] = (220, 40, 40), (40, 220, 40), (40, 40, 220)
-    with video.VideoWriter(path, fps=25, height=32, width=48, crf=4) as writer:
+    with VideoWriter(path, fps=25, height=32, width=48, crf=4) as writer:
         for _ in range(5):
             writer.write(frame)
 
@@ -128,7 +130,7 @@ def test_the_default_video_is_read_then_the_largest(tmp_path, caplog, defaults, 
                 container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
             container.mux(stream.encode())
     assert next(video.read_frames(path)).shape[:2] == sizes[chosen]
-    assert video.count_frames(path) == 3
+    assert count_frames(path) == 3
     said = [record.message for record in caplog.records]
     assert said == [
         f"{path} holds 2 videos; stream {chosen} ({sizes[chosen][1]}x{sizes[chosen][0]}) is read."
@@ -138,7 +140,7 @@ def test_the_default_video_is_read_then_the_largest(tmp_path, caplog, defaults, 
 def test_sound_is_that_of_the_program_whose_video_is_read(tmp_path):
     """Another program has the better sound."""
     path = tmp_path / "out.mp4"
-    with video.VideoWriter(
+    with VideoWriter(
         path, fps=25, height=32, width=48, audio_from=MEDIA / "two_programs.ts"
     ) as writer:
         for frame in video.read_frames(MEDIA / "two_programs.ts"):
@@ -159,8 +161,8 @@ def test_a_video_in_an_unknown_format_is_no_video(tmp_path):
 def test_sound_in_an_unknown_format_is_left_out(tmp_path, caplog):
     path = tmp_path / "unknown.mkv"
     path.write_bytes((MEDIA / "mkv_late_start.mkv").read_bytes().replace(b"A_AAC", b"A_XYZ"))
-    with video.VideoWriter(
-        tmp_path / "out.mp4", times=video.read_times(path), height=32, width=48, audio_from=path
+    with VideoWriter(
+        tmp_path / "out.mp4", times=read_times(path), height=32, width=48, audio_from=path
     ) as writer:
         writer.write(np.zeros((32, 48, 3), np.uint8))
     assert "unknown audio fits no" in caplog.text
@@ -178,9 +180,7 @@ def test_sound_with_a_cover_has_no_video_to_be_in_step_with(tmp_path):
         samples.sample_rate = 8000
         container.mux([*cover.encode(av.VideoFrame(16, 16, "yuvj420p")), *cover.encode()])
         container.mux([*sound.encode(samples), *sound.encode()])
-    with video.VideoWriter(
-        tmp_path / "out.mp4", fps=25, height=16, width=16, audio_from=path
-    ) as writer:
+    with VideoWriter(tmp_path / "out.mp4", fps=25, height=16, width=16, audio_from=path) as writer:
         for _ in range(25):
             writer.write(np.zeros((16, 16, 3), np.uint8))
     assert video.probe(tmp_path / "out.mp4").has_audio
@@ -189,7 +189,7 @@ def test_sound_with_a_cover_has_no_video_to_be_in_step_with(tmp_path):
 def test_empty_packets_do_not_end_a_video():
     path = MEDIA / "theora_empty_packets.ogv"
     frames = list(video.read_frames(path))
-    assert len(frames) == video.count_frames(path) == 19
+    assert len(frames) == count_frames(path) == 19
     np.testing.assert_array_equal(video.read_clip(path, [0, 18]), [frames[0], frames[18]])
 
 
@@ -198,7 +198,7 @@ def test_empty_packets_do_not_end_a_video():
 )
 def test_whole_files_with_odd_times_are_whole(tmp_path, name, count):
     path = MEDIA / name
-    assert len(list(video.read_frames(path))) == video.count_frames(path) == count
+    assert len(list(video.read_frames(path))) == count_frames(path) == count
     assert verdicts(path, tmp_path) == {"read": None, "check": None, "prepare": None}
 
 
@@ -209,10 +209,10 @@ def test_matroska_without_its_end_was_cut_off(tmp_path, name, share):
     path = tmp_path / "cut.mkv"
     path.write_bytes(data[: int(share * len(data))])
     with pytest.raises(UserError, match="ends early"):
-        video.count_frames(path)
+        count_frames(path)
     assert all("ends early" in verdict for verdict in verdicts(path, tmp_path).values())
     with pytest.raises(UserError, match="ends early"):
-        video.count_frames(Blob("cut.mkv", path.read_bytes()))
+        count_frames(Blob("cut.mkv", path.read_bytes()))
 
 
 def test_matroska_without_what_follows_its_frames_is_whole(tmp_path):
@@ -220,9 +220,9 @@ def test_matroska_without_what_follows_its_frames_is_whole(tmp_path):
     data = (MEDIA / "mkv_2s_a_frame.mkv").read_bytes()
     path = tmp_path / "cut.mkv"
     path.write_bytes(data[:-10])
-    assert video.count_frames(path) == 25
+    assert count_frames(path) == 25
     with path.open("rb") as file:
-        assert not cut_off.matroska_is_cut_off(file)
+        assert not cut_off.is_cut_off(file, "matroska")
 
 
 def test_fragments_without_their_end_were_cut_off(tmp_path):
@@ -243,20 +243,20 @@ def test_fragments_without_their_end_were_cut_off(tmp_path):
         path.write_bytes(data[:end])
         assert all("cut.mp4" in verdict for verdict in verdicts(path, tmp_path).values()), end
         with path.open("rb") as file:
-            assert cut_off.mp4_is_cut_off(file)
+            assert cut_off.is_cut_off(file, "mov")
     for rest in (b"", b"trailing", bytes(100), data[last : last + 4] + b"free"):
-        assert not cut_off.mp4_is_cut_off(io.BytesIO(data + rest))
+        assert not cut_off.is_cut_off(io.BytesIO(data + rest), "mov")
 
 
 def test_a_list_of_frames_without_its_end_was_cut_off(tmp_path):
     whole = (MEDIA / "timing_aac.mp4").read_bytes()
     last = whole.rindex(b"moov") - 4
     assert whole.index(b"mdat") < last
-    assert cut_off.mp4_is_cut_off(io.BytesIO(whole[:-1]))
+    assert cut_off.is_cut_off(io.BytesIO(whole[:-1]), "mov")
     long_size = struct.pack(">I4sQ", 1, b"moov", 100)
-    assert cut_off.mp4_is_cut_off(io.BytesIO(long_size))
-    assert not cut_off.mp4_is_cut_off(io.BytesIO(long_size + bytes(84)))
-    assert not cut_off.mp4_is_cut_off(io.BytesIO(whole))
+    assert cut_off.is_cut_off(io.BytesIO(long_size), "mov")
+    assert not cut_off.is_cut_off(io.BytesIO(long_size + bytes(84)), "mov")
+    assert not cut_off.is_cut_off(io.BytesIO(whole), "mov")
 
 
 def test_an_avi_without_its_end_was_cut_off(tmp_path):
@@ -278,7 +278,7 @@ def test_an_avi_with_all_its_frames_is_whole_whatever_its_sizes(tmp_path, size):
     if size is not None:
         struct.pack_into("<I", data, data.index(b"movi") - 4, size)
     path.write_bytes(data[: data.rindex(b"idx1")])
-    assert video.count_frames(path) == 10
+    assert count_frames(path) == 10
     assert verdicts(path, tmp_path) == {"read": None, "check": None, "prepare": None}
 
 

@@ -10,7 +10,8 @@ import pytest
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
 from cvvae_jax.data.pipeline import batches, eval_clips
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io import video
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 MIXED = StageConfig(
     steps=1,
@@ -28,10 +29,10 @@ def folders(tmp_path_factory):
         (root / kind).mkdir()
     for i in range(5):
         frame = np.full((20, 32, 3), 20 * (i + 1), np.uint8)
-        with video.VideoWriter(root / "videos" / f"{i}.mp4", fps=25, height=20, width=32) as writer:
+        with VideoWriter(root / "videos" / f"{i}.mp4", fps=25, height=20, width=32) as writer:
             for k in range(8):
                 writer.write(frame + np.uint8(k))
-        video.write_image(root / "images" / f"{i}.png", frame + np.uint8(120))
+        write_image(root / "images" / f"{i}.png", frame + np.uint8(120))
     (root / "videos" / "2.mp4").write_bytes(b"broken")
     return {kind: str(root / kind) for kind in ("videos", "images")}
 

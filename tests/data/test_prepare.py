@@ -16,16 +16,17 @@ import pytest
 from prepare_media import contents, pictures, write_corpus, write_video
 from tensorflow_datasets.proto import tf_example_pb2
 
-from cvvae_jax.data.prepare import plan, run
+from cvvae_jax.data.prepare import run, source_files
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
-from cvvae_jax.data.prepare.plan import File, cut
 from cvvae_jax.data.prepare.run import prepare
 from cvvae_jax.data.prepare.shards import name_and_version
+from cvvae_jax.data.prepare.source_files import File, cut
 from cvvae_jax.data.record_shards import open_shard
 from cvvae_jax.data.sources import open_source, open_sources
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.target import Target
-from cvvae_jax.video_io.video import frame_times, read_clip
+from cvvae_jax.video_io.frame_index import frame_times
+from cvvae_jax.video_io.video import read_clip
 
 SMALL = PrepareConfig(short_side=32)
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -162,7 +163,7 @@ def test_what_is_left_out_is_listed(corpus, prepared):
 
 
 def test_shards_of_several_records(corpus, tmp_path, monkeypatch):
-    monkeypatch.setattr("cvvae_jax.data.prepare.plan._SHARDS_AT_LEAST", 2)
+    monkeypatch.setattr("cvvae_jax.data.prepare.source_files._SHARDS_AT_LEAST", 2)
     prepare(PrepareOptions(str(corpus), str(tmp_path / "out"), SMALL))
     rows = index(tmp_path / "out")
     assert len({row["shard"] for row in rows}) < 5
@@ -291,13 +292,13 @@ def test_a_source_that_changes_while_it_is_listed_is_refused(tmp_path, monkeypat
     for number in range(3):
         write_video(source / f"{number}.mp4", pictures(5, seed=number))
     options = PrepareOptions(str(source), str(target), SMALL, workers=1)
-    hash_jobs = run.plan.hash_jobs
+    hash_jobs = run.source_files.hash_jobs
 
     def changing(*arguments):
         write_video(source / "-.mp4", pictures(5, seed=9))
         return hash_jobs(*arguments)
 
-    monkeypatch.setattr(run.plan, "hash_jobs", changing)
+    monkeypatch.setattr(run.source_files, "hash_jobs", changing)
     with pytest.raises(UserError, match="source changed while they were read; begin again"):
         prepare(options)
     monkeypatch.undo()
@@ -385,15 +386,15 @@ def test_jobs_of_several_files_find_what_jobs_of_one_do(corpus, tmp_path, monkey
     count = sum(map(len, sources.values()))
     found = []
     for most in (1000, 3):
-        monkeypatch.setattr(plan, "_HASH_JOBS", most)
+        monkeypatch.setattr(source_files, "_HASH_JOBS", most)
         target = Target(str(tmp_path / str(most)))
-        target.make(plan.HASHES)
-        jobs = plan.hash_jobs(sources, str(corpus), None, target)
+        target.make(source_files.HASHES)
+        jobs = source_files.hash_jobs(sources, str(corpus), None, target)
         assert sum(map(len, jobs)) == count and max(map(len, jobs)) == max(1, count // most)
         for job in jobs:
             job.run()
-        found.append((plan.collect(jobs), plan.hashed_digest(jobs)))
-    assert found[0] == found[1] and found[0][1] == plan.digest(sources)
+        found.append((source_files.collect(jobs), source_files.hashed_digest(jobs)))
+    assert found[0] == found[1] and found[0][1] == source_files.digest(sources)
 
 
 def test_shards_are_cut_by_the_size_of_the_originals():

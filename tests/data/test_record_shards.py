@@ -16,7 +16,7 @@ from cvvae_jax.data.record_format import Entry, encode
 from cvvae_jax.data.record_shards import RecordShards, are_shards
 from cvvae_jax.data.sources import open_source
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io.video import read_image
+from cvvae_jax.video_io.images import read_image
 
 pytestmark = pytest.mark.stack
 

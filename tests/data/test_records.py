@@ -13,7 +13,7 @@ from cvvae_jax.data.pipeline import batches
 from cvvae_jax.data.records import BadRecords, RandomRecord
 from cvvae_jax.data.sources import open_source
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io import video
+from cvvae_jax.video_io.images import read_image, write_image
 
 BUCKET = Bucket(frames=5, size=24, batch=1)
 
@@ -74,7 +74,7 @@ def raising(error):
 def test_a_bad_image_in_a_shard_is_one_bad_file(tmp_path):
     """What is said of it must not change from one time to the next."""
     for name in ("a.png", "b.png"):
-        video.write_image(tmp_path / name, np.zeros((8, 8, 3), np.uint8))
+        write_image(tmp_path / name, np.zeros((8, 8, 3), np.uint8))
     (tmp_path / "b.png").write_bytes(b"no image")
     with tarfile.open(tmp_path / "shard.tar", "w") as tar:
         for name in ("a.png", "b.png"):
@@ -82,7 +82,7 @@ def test_a_bad_image_in_a_shard_is_one_bad_file(tmp_path):
     stage = StageConfig(1, (Bucket(1, 8, 4),))
     place = str(tmp_path / "shard.tar")
     with pytest.raises(UserError, match=r"b\.png .*: it is damaged, or of no known format\.$"):
-        video.read_image(open_source(place, "image")[1])
+        read_image(open_source(place, "image")[1])
     data = DataConfig(images=place, eval_videos=place, max_bad=1.0)
     stream = batches(stage, data, seed=0, start_step=0)
     for _ in range(10):

@@ -6,10 +6,10 @@ import os
 import fsspec
 import pytest
 
-from cvvae_jax.data.files import Manifest
+from cvvae_jax.data.files import FileList
 from cvvae_jax.data.sources import held_out, open_source, open_sources, write_exclusions
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io.media import Blob
+from cvvae_jax.video_io.media_types import Blob
 
 
 def fill(folder, names):
@@ -282,9 +282,9 @@ def test_lists_name_no_other_addresses_than_buckets(tmp_path, path):
 def test_lists_name_buckets_and_where_they_lie(tmp_path):
     place = tmp_path / "list.csv"
     place.write_text("path\ngs://bucket/a.mp4\ns3://bucket/b.mp4\n/c.mp4\nd::e.mp4\n")
-    names = [Manifest(str(place), "video").name(i) for i in range(4)]
+    names = [FileList(str(place), "video").name(i) for i in range(4)]
     assert names == ["gs://bucket/a.mp4", "s3://bucket/b.mp4", "/c.mp4", f"{tmp_path}/d::e.mp4"]
     with fsspec.open("memory://lists/list.csv", "wt") as file:
         file.write("path\na.mp4\nmemory://b.mp4\n")
-    source = Manifest("memory://lists/list.csv", "video")
+    source = FileList("memory://lists/list.csv", "video")
     assert [source.name(i) for i in range(2)] == ["memory://lists/a.mp4", "memory://b.mp4"]

@@ -16,6 +16,7 @@ from cvvae_jax.data import tar_shards
 from cvvae_jax.data.tar_shards import TarShards, are_shards
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import video
+from cvvae_jax.video_io.images import write_image
 
 
 @pytest.fixture(autouse=True)
@@ -52,7 +53,7 @@ def contents(source):
 
 def test_members_are_the_files_they_were(tmp_path):
     clip = numbered_video(tmp_path / "a.mp4", 6)
-    video.write_image(tmp_path / "b.png", np.full((8, 9, 3), 70, np.uint8))
+    write_image(tmp_path / "b.png", np.full((8, 9, 3), 70, np.uint8))
     files = {"0/a.mp4": clip.read_bytes(), "0/b.png": (tmp_path / "b.png").read_bytes()}
     (tmp_path / "x.tar").write_bytes(tar(files))
     videos = TarShards(str(tmp_path / "x.tar"), "video")

@@ -16,7 +16,7 @@ from PIL import Image
 from test_clips import numbered_video, numbers
 
 from cvvae_jax.data import tfds_source
-from cvvae_jax.data.tfds_source import TFDSSource, is_catalog
+from cvvae_jax.data.tfds_source import TFDSSource, is_tfds
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import video
 
@@ -184,7 +184,7 @@ def test_ways_to_name_a_data_set(data_dir, monkeypatch):
         assert len(TFDSSource(f"tfds:{name}", "video")) == 5
     monkeypatch.chdir(data_dir / "clips")
     assert len(TFDSSource("tfds:1.0.0", "video")) == 5
-    assert is_catalog("tfds:clips") and not is_catalog("clips") and not is_catalog("/tfds:a")
+    assert is_tfds("tfds:clips") and not is_tfds("clips") and not is_tfds("/tfds:a")
 
 
 def test_another_process_reads_the_same_without_tensorflow(data_dir, tmp_path):

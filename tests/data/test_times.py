@@ -12,19 +12,22 @@ from packets import MEDIA, shown
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import video
+from cvvae_jax.video_io.containers import WRITABLE_VIDEO_SUFFIXES
+from cvvae_jax.video_io.frame_index import read_times
 from cvvae_jax.video_io.times import Times
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 pytestmark = pytest.mark.stack
 
-SUFFIXES = [(suffix, begun) for suffix in video.WRITABLE_VIDEO_SUFFIXES for begun in (False, True)]
+SUFFIXES = [(suffix, begun) for suffix in WRITABLE_VIDEO_SUFFIXES for begun in (False, True)]
 
 
 def copied(source: Path, target: Path, *, keep_begun: bool = False) -> Path:
     """A video written anew, frame by frame, as `reconstruct` does."""
     info = video.probe(source)
-    with video.VideoWriter(
+    with VideoWriter(
         target,
-        times=video.read_times(source),
+        times=read_times(source),
         height=info.height,
         width=info.width,
         display=info.display,
@@ -69,7 +72,7 @@ def test_streams_that_begin_late_together_begin_at_once_and_in_step(tmp_path, ke
     np.testing.assert_allclose(shown(target, "video"), times, rtol=0, atol=1 / 90000)
 
 
-@pytest.mark.parametrize("suffix", video.WRITABLE_VIDEO_SUFFIXES)
+@pytest.mark.parametrize("suffix", WRITABLE_VIDEO_SUFFIXES)
 def test_frames_of_two_seconds(tmp_path, suffix):
     target = copied(MEDIA / "mkv_2s_a_frame.mkv", tmp_path / f"out{suffix}")
     assert shown(target, "video") == [2.0 * k for k in range(25)]
@@ -179,8 +182,6 @@ def test_other_texts_are_no_times(text):
 
 def test_a_writer_takes_a_rate_or_times(tmp_path):
     with pytest.raises(UserError, match="either fps or times"):
-        video.VideoWriter(tmp_path / "out.mp4", height=8, width=8)
+        VideoWriter(tmp_path / "out.mp4", height=8, width=8)
     with pytest.raises(UserError, match="either fps or times"):
-        video.VideoWriter(
-            tmp_path / "out.mp4", fps=25, times=Times(Fraction(25)), height=8, width=8
-        )
+        VideoWriter(tmp_path / "out.mp4", fps=25, times=Times(Fraction(25)), height=8, width=8)

@@ -12,8 +12,9 @@ from prepare_media import pictures, write_video
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.prepare.transcode import BadMedium, sampling, transcode
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io.media import Blob, Frames
-from cvvae_jax.video_io.video import read_clip, read_image
+from cvvae_jax.video_io.images import read_image
+from cvvae_jax.video_io.media_types import Blob, Frames
+from cvvae_jax.video_io.video import read_clip
 
 SMALL = PrepareConfig(short_side=32)
 

@@ -16,7 +16,12 @@ from PIL import Image
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io import containers, video
-from cvvae_jax.video_io.media import Frames
+from cvvae_jax.video_io.containers import WRITABLE_IMAGE_SUFFIXES, WRITABLE_VIDEO_SUFFIXES
+from cvvae_jax.video_io.display import Display
+from cvvae_jax.video_io.frame_index import count_frames
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.media_types import Frames
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 pytestmark = pytest.mark.stack
 
@@ -36,7 +41,7 @@ def clip(frames=6, height=32, width=48):
 
 def write(path, frames, *, fps=NTSC, **options):
     _, height, width, _ = frames.shape
-    with video.VideoWriter(path, fps=fps, height=height, width=width, **options) as writer:
+    with VideoWriter(path, fps=fps, height=height, width=width, **options) as writer:
         for frame in frames:
             writer.write(frame)
     return path
@@ -76,14 +81,14 @@ def audio_packets(path, *, seconds):
         return [bytes(p) for p in packets if p.pts * p.time_base < seconds]
 
 
-@pytest.mark.parametrize("suffix", video.WRITABLE_VIDEO_SUFFIXES)
+@pytest.mark.parametrize("suffix", WRITABLE_VIDEO_SUFFIXES)
 @pytest.mark.parametrize("shape", [(1, 8, 8), (2, 9, 10), (3, 1, 1), (5, 35, 61), (5, 64, 2)])
 def test_odd_sizes_and_counts_come_back(tmp_path, suffix, shape):
     frames = clip(*shape)
     path = write(tmp_path / f"clip{suffix}", frames)
     back = np.stack(list(video.read_frames(path)))
     assert back.shape == frames.shape
-    assert video.count_frames(path) == len(frames)
+    assert count_frames(path) == len(frames)
     info = video.probe(path)
     assert (info.height, info.width) == shape[1:]
     assert not info.has_audio and not info.is_image
@@ -139,8 +144,8 @@ def test_levels_stay_when_written_again_and_again(tmp_path):
 
 def test_what_a_player_must_know_is_written(tmp_path):
     """BT.2020 and PQ; pixels twice as high as wide."""
-    display = video.Display(Fraction(1, 2), primaries=9, transfer=16)
-    for suffix in video.WRITABLE_VIDEO_SUFFIXES:
+    display = Display(Fraction(1, 2), primaries=9, transfer=16)
+    for suffix in WRITABLE_VIDEO_SUFFIXES:
         path = write(tmp_path / f"clip{suffix}", clip(3), display=display)
         assert video.probe(path).display == display
         with av.open(str(path)) as container:
@@ -213,7 +218,7 @@ def test_frames_up_to_the_largest_are_resized_and_no_larger_ones(tmp_path, monke
         media = write(tmp_path / "clip.mp4", clip(1))
     elif kind == "image":
         media = tmp_path / "clip.png"
-        video.write_image(media, clip(1)[0])
+        write_image(media, clip(1)[0])
     monkeypatch.setattr(containers, "LARGEST_FRAME", 64 * 96)
     assert video.read_clip(media, [0], cover=(64, 64)).shape == (1, 64, 96, 3)
     with pytest.raises(UserError, match="has frames of 98x65, more than the 6,144 pixels"):
@@ -242,7 +247,7 @@ def test_rotation_metadata_is_applied(tmp_path, rotation, turns):
     assert (info.height, info.width) == expected.shape[1:3]
 
 
-@pytest.mark.parametrize("suffix", video.WRITABLE_VIDEO_SUFFIXES)
+@pytest.mark.parametrize("suffix", WRITABLE_VIDEO_SUFFIXES)
 def test_audio_is_copied(tmp_path, suffix):
     source = encode(tmp_path / "source.mp4", clip(50), audio=True)
     target = write(tmp_path / f"target{suffix}", clip(25), fps=25, audio_from=source)
@@ -251,7 +256,7 @@ def test_audio_is_copied(tmp_path, suffix):
     # say of the first one, which AAC decoders need, that it isn't heard.
     expected = audio_packets(source, seconds=1)
     assert audio_packets(target, seconds=9) == expected[1 if suffix == ".mkv" else 0 :]
-    assert video.count_frames(target) == 25
+    assert count_frames(target) == 25
 
 
 def test_source_without_audio_gives_a_silent_file(tmp_path):
@@ -263,7 +268,7 @@ def test_source_without_audio_gives_a_silent_file(tmp_path):
 def test_interrupted_writing_leaves_no_file(tmp_path, error):
     with (
         pytest.raises(error),
-        video.VideoWriter(tmp_path / "clip.mp4", fps=25, height=32, width=48) as writer,
+        VideoWriter(tmp_path / "clip.mp4", fps=25, height=32, width=48) as writer,
     ):
         writer.write(clip()[0])
         raise error
@@ -273,13 +278,13 @@ def test_interrupted_writing_leaves_no_file(tmp_path, error):
 def test_interrupted_writing_keeps_the_old_file(tmp_path):
     path = write(tmp_path / "clip.mp4", clip(3))
     before = path.read_bytes()
-    with pytest.raises(ValueError), video.VideoWriter(path, fps=25, height=32, width=48) as writer:
+    with pytest.raises(ValueError), VideoWriter(path, fps=25, height=32, width=48) as writer:
         writer.write(clip()[0])
         raise ValueError
     assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]
 
 
-@pytest.mark.parametrize("suffix", video.WRITABLE_VIDEO_SUFFIXES)
+@pytest.mark.parametrize("suffix", WRITABLE_VIDEO_SUFFIXES)
 @pytest.mark.parametrize("frames", [3, 200])
 def test_full_disk_is_an_error_that_names_the_file(tmp_path, suffix, frames):
     """Few frames fail when the file is closed, many while they are written: the encoder holds some
@@ -297,7 +302,7 @@ def test_full_disk_does_not_hide_another_error(tmp_path):
     with (
         file_size_limit(100),
         pytest.raises(KeyboardInterrupt),
-        video.VideoWriter(tmp_path / "clip.mp4", fps=25, height=32, width=48) as writer,
+        VideoWriter(tmp_path / "clip.mp4", fps=25, height=32, width=48) as writer,
     ):
         writer.write(clip()[0])
         raise KeyboardInterrupt
@@ -324,7 +329,7 @@ def file_size_limit(size):
 
 def test_writer_refuses_what_it_cannot_write(tmp_path):
     with pytest.raises(UserError, match=r"clip\.gif .*\.mp4, \.mkv, \.mov"):
-        video.VideoWriter(tmp_path / "clip.gif", fps=25, height=32, width=48)
+        VideoWriter(tmp_path / "clip.gif", fps=25, height=32, width=48)
     with pytest.raises(UserError, match=r"clip\.mp4 cannot be written: No such file"):
         write(tmp_path / "missing" / "clip.mp4", clip(2))
     with pytest.raises(UserError, match="one size, here 48x32; one has 20x20"):
@@ -335,7 +340,7 @@ def test_writer_refuses_what_it_cannot_write(tmp_path):
 
 
 def write_two_sizes(path):
-    with video.VideoWriter(path, fps=25, height=32, width=48) as writer:
+    with VideoWriter(path, fps=25, height=32, width=48) as writer:
         writer.write(clip(1)[0])
         writer.write(clip(1, 20, 20)[0])
 
@@ -397,11 +402,11 @@ def test_changing_frame_size_is_refused(tmp_path):
         list(video.read_frames(both))
 
 
-@pytest.mark.parametrize("suffix", video.WRITABLE_IMAGE_SUFFIXES)
+@pytest.mark.parametrize("suffix", WRITABLE_IMAGE_SUFFIXES)
 def test_image_is_a_video_of_one_frame(tmp_path, suffix):
     frame = clip(1, 21, 33)[0]
     path = tmp_path / f"photo{suffix}"
-    video.write_image(path, frame)
+    write_image(path, frame)
     (back,) = video.read_frames(path)
     assert np.abs(back.astype(float) - frame).mean() < (1e-9 if suffix == ".png" else 4)
     info = video.probe(path)
@@ -427,4 +432,4 @@ def test_sixteen_bit_image_keeps_its_range(tmp_path):
 
 def test_image_suffix_must_be_known(tmp_path):
     with pytest.raises(UserError, match=r"photo\.xyz .*\.png, \.jpg, \.jpeg, \.webp"):
-        video.write_image(tmp_path / "photo.xyz", clip(1)[0])
+        write_image(tmp_path / "photo.xyz", clip(1)[0])

@@ -13,7 +13,9 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation import clips
 from cvvae_jax.evaluation.clips import Clips
 from cvvae_jax.evaluation.protocol import Protocol
-from cvvae_jax.video_io.video import VideoWriter, read_frames, write_image
+from cvvae_jax.video_io.images import write_image
+from cvvae_jax.video_io.video import read_frames
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 FPS = 25
 

@@ -8,7 +8,8 @@ from report_results import clip_and_recon
 from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.report import write_example
 from cvvae_jax.evaluation.report.players import error_colors
-from cvvae_jax.video_io.video import frame_times, probe, read_frames
+from cvvae_jax.video_io.frame_index import frame_times
+from cvvae_jax.video_io.video import probe, read_frames
 
 GAP = 4
 

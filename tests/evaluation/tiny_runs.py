@@ -10,7 +10,7 @@ from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
-from cvvae_jax.video_io.video import VideoWriter
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 WIDTHS = {
     "block_channels": (4, 4),

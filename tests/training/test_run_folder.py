@@ -27,7 +27,7 @@ from cvvae_jax.resumable.files import write_whole
 from cvvae_jax.training import loop, run_folder
 from cvvae_jax.training.log import StageLog
 from cvvae_jax.training.run_folder import known_sides
-from cvvae_jax.video_io.video import write_image
+from cvvae_jax.video_io.images import write_image
 
 HOLD = """
 import sys, time

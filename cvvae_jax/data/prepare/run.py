@@ -8,14 +8,14 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from cvvae_jax.config.places import is_remote
-from cvvae_jax.data.prepare import plan, shards
+from cvvae_jax.data.prepare import shards, source_files
 from cvvae_jax.data.prepare.local_runner import Job, LocalRunner
 from cvvae_jax.data.prepare.options import PrepareOptions
 from cvvae_jax.data.prepare.shards import PARTS, ShardJob, shard_name
 from cvvae_jax.data.record_format import BEGUN, COMPLETE, INDEX
 from cvvae_jax.data.sources import open_sources, write_exclusions
 from cvvae_jax.errors import UserError
-from cvvae_jax.resumable.checksums import SUMS, sums
+from cvvae_jax.resumable.checksums import SUMS, sums_text
 from cvvae_jax.resumable.lock import locked
 from cvvae_jax.resumable.target import (
     SCRATCH,
@@ -66,11 +66,11 @@ def prepare(options: PrepareOptions, track: Track | None = None) -> Summary:
     with interruptible(), named_errors(target.place):
         was_complete = _check(target, settings)
         if not was_complete:
-            plan.open_kind.cache_clear()
+            source_files.open_kind.cache_clear()
             sources = open_sources(settings["source"], exclude=settings["exclude"])
             with _locked(target):
                 if not _check(target, settings):
-                    _begin(target, {**settings, "names": plan.digest(sources)})
+                    _begin(target, {**settings, "names": source_files.digest(sources)})
                     _prepare(options, target, sources, runner, track)
         target.remove(WORK)
         return _summary(target, was_complete)
@@ -89,18 +89,18 @@ def _prepare(
     options: PrepareOptions, target: Target, sources: dict, runner: Any, track: Track | None
 ) -> None:
     place, exclude, config = *_places(options), options.config
-    hash_jobs = plan.hash_jobs(sources, place, exclude, target)
-    _finish(runner, _missing(hash_jobs, target, plan.HASHES), track, "files hashed")
-    if plan.hashed_digest(hash_jobs) != plan.digest(sources):
+    hash_jobs = source_files.hash_jobs(sources, place, exclude, target)
+    _finish(runner, _missing(hash_jobs, target, source_files.HASHES), track, "files hashed")
+    if source_files.hashed_digest(hash_jobs) != source_files.digest(sources):
         target.remove(WORK)
         target.remove(BEGUN)
         raise UserError(f"The files of {place} changed while they were read; begin again.")
-    files, bad = plan.collect(hash_jobs)
+    files, bad = source_files.collect(hash_jobs)
     if not files:
         raise UserError(f"{place}: none of its {len(bad)} files can be read.")
 
     name, version = shards.name_and_version(target.place)
-    groups = plan.cut(files, config.shard_mb)
+    groups = source_files.cut(files, config.shard_mb)
     names = [shard_name(name, number, len(groups)) for number in range(len(groups))]
     shard_jobs = [
         ShardJob(place, exclude, target, config, shard, tuple(group))
@@ -154,7 +154,7 @@ def _complete(
         COMPLETE: shards.info(*name_and_version, lengths, size),
     }
     begun = target.read(BEGUN).decode()
-    texts[SUMS] = sums({BEGUN: begun} | {n: text for n, text in texts.items() if n != SUMS})
+    texts[SUMS] = sums_text({BEGUN: begun} | {n: text for n, text in texts.items() if n != SUMS})
     for name, text in texts.items():
         target.write(name, text)
 
@@ -187,7 +187,7 @@ def _runner(options: PrepareOptions) -> Any:
     if options.runner is None:
         return LocalRunner(options.workers)
     # Imported here: few have Beam.
-    from cvvae_jax.data.prepare.beam_pipeline import BeamRunner
+    from cvvae_jax.data.prepare.beam_runner import BeamRunner
 
     return BeamRunner(options.runner, options.beam_options)
 

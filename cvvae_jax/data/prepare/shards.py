@@ -11,13 +11,13 @@ import numpy as np
 from array_record.python import array_record_module
 
 from cvvae_jax.data.prepare.options import PrepareConfig
-from cvvae_jax.data.prepare.plan import File, content_hash, open_kind
+from cvvae_jax.data.prepare.source_files import File, content_hash, open_kind
 from cvvae_jax.data.prepare.transcode import BadMedium, transcode
 from cvvae_jax.data.record_format import encode
 from cvvae_jax.errors import UserError
-from cvvae_jax.resumable.checksums import of_record
+from cvvae_jax.resumable.checksums import record_checksum
 from cvvae_jax.resumable.target import WORK, Target
-from cvvae_jax.video_io.media import Media
+from cvvae_jax.video_io.media_types import Media
 
 _VERSION = r"\d+\.\d+\.\d+"
 FEATURES = "features.json"
@@ -192,7 +192,7 @@ class ShardJob:
             for entry, path in found:
                 record = encode(entry, path.read_bytes())
                 writer.write(record)
-                rows.append({"crc32": of_record(record), **vars(entry)})
+                rows.append({"crc32": record_checksum(record), **vars(entry)})
         finally:
             for path in pieces.iterdir():
                 path.unlink()

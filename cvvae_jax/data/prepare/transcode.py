@@ -18,9 +18,11 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import resized
 from cvvae_jax.video_io.decoding import open_video, to_rgb
 from cvvae_jax.video_io.display import STANDARD, Display
+from cvvae_jax.video_io.frame_index import frame_times
 from cvvae_jax.video_io.images import FORMATS, read_image
-from cvvae_jax.video_io.media import Blob, Frames, Kind, Media
-from cvvae_jax.video_io.video import VideoWriter, frame_times, probe
+from cvvae_jax.video_io.media_types import Blob, Frames, Media, MediaKind
+from cvvae_jax.video_io.video import probe
+from cvvae_jax.video_io.video_writer import VideoWriter
 
 # What x264 takes, and what is still of use.
 _SIDES = (16, 16384)
@@ -37,7 +39,7 @@ class BadMedium(Exception):
 
 
 def transcode(
-    media: Media, kind: Kind, name: str, sha256: str, config: PrepareConfig, folder: Path
+    media: Media, kind: MediaKind, name: str, sha256: str, config: PrepareConfig, folder: Path
 ) -> list[tuple[Entry, Path]]:
     """Write what is stored of a medium into files of a folder.
 

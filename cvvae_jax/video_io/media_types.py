@@ -43,7 +43,7 @@ class NothingFound(UserError):
 
 MediaFile = str | Path | Blob
 """What is decoded here. A plain string is a local path."""
-Kind = Literal["video", "image"]
+MediaKind = Literal["video", "image"]
 """What is wanted of a source."""
 Media = Path | Blob | Frames
 """What a source holds."""

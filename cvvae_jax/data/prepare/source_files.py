@@ -11,7 +11,7 @@ from typing import get_args
 from cvvae_jax.data.sources import Source, open_source
 from cvvae_jax.resumable.target import WORK, Target
 from cvvae_jax.video_io.containers import one_line
-from cvvae_jax.video_io.media import Blob, Kind, Media
+from cvvae_jax.video_io.media_types import Blob, Media, MediaKind
 
 HASHES = f"{WORK}/hashes"
 """Folder of the hash jobs' results."""
@@ -24,7 +24,7 @@ _HASH_JOBS = 1000
 class File:
     """A medium of the source."""
 
-    kind: Kind
+    kind: MediaKind
     number: int
     """In the source of its kind."""
     name: str
@@ -41,7 +41,7 @@ class HashJob:
     place: str
     exclude: str | None
     target: Target
-    kind: Kind
+    kind: MediaKind
     start: int
     stop: int
 
@@ -66,13 +66,13 @@ class HashJob:
         self.target.write(f"{HASHES}/{self.result}", json.dumps(rows))
 
 
-@functools.lru_cache(maxsize=len(get_args(Kind)))
-def open_kind(place: str, exclude: str | None, kind: Kind) -> Source:
+@functools.lru_cache(maxsize=len(get_args(MediaKind)))
+def open_kind(place: str, exclude: str | None, kind: MediaKind) -> Source:
     """A source that a process opens once for all of its jobs."""
     return open_source(place, kind, exclude=exclude)
 
 
-def digest(sources: dict[Kind, Source]) -> str:
+def digest(sources: dict[MediaKind, Source]) -> str:
     """A hash of the names of all media."""
     return _digest(
         (kind, source.name(number))
@@ -86,7 +86,7 @@ def hashed_digest(jobs: Sequence[HashJob]) -> str:
     return _digest((job.kind, name) for job in jobs for name, *_ in _rows(job))
 
 
-def _digest(names: Iterable[tuple[Kind, str]]) -> str:
+def _digest(names: Iterable[tuple[MediaKind, str]]) -> str:
     state = hashlib.sha256()
     for pair in names:
         state.update(json.dumps(pair).encode())
@@ -98,7 +98,7 @@ def _rows(job: HashJob) -> list[list]:
 
 
 def hash_jobs(
-    sources: dict[Kind, Source], place: str, exclude: str | None, target: Target
+    sources: dict[MediaKind, Source], place: str, exclude: str | None, target: Target
 ) -> list[HashJob]:
     """Jobs that together hash every medium."""
     step = max(1, sum(map(len, sources.values())) // _HASH_JOBS)
