@@ -20,8 +20,7 @@ from golden_files import (
 
 from cvvae_jax import parameter_paths
 from cvvae_jax.config import DiscriminatorConfig, ImageVAEConfig, LossConfig, LPIPSConfig
-from cvvae_jax.convert.convert import official_shapes
-from cvvae_jax.convert.families import abstract_model
+from cvvae_jax.convert.convert import abstract_model, official_shapes
 from cvvae_jax.convert.names import diffusers_rows, discriminator_rows, lpips_rows, official_name
 from cvvae_jax.models import video_vae
 from cvvae_jax.models.discriminator import Discriminator
