@@ -49,8 +49,8 @@ class LossConfig:
     compat_mode: Literal["none", "encoder", "decoder", "both"] = "decoder"
     """The paper's latent regularization. With `decoder`, the frozen image decoder has to
     reconstruct the video's frames from the video's latents. With `encoder`, the video decoder has
-    to reconstruct the video from the frozen image encoder's latents (paper and released:
-    decoder)."""
+    to reconstruct the video from the frozen image encoder's latents. `both` asks for both (paper
+    and released: decoder)."""
     compat_weight: float = 1.0
     """Weight of the compatibility loss. The decoder's loss is added with this weight; the encoder's
     is averaged with the reconstruction's loss, at this weight against 1 (released: 1)."""
