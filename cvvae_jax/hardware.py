@@ -38,26 +38,15 @@ class Chip:
 
 _GOOGLE = "https://docs.cloud.google.com/tpu/docs"
 _NVIDIA = "NVIDIA's data sheets of"
-_COMPILER = "memory: what libtpu 0.0.52 says is available"
+_XLA = "memory: what libtpu 0.0.52 says is available"
 
 _CHIPS = (
     # Both directions of ICI together: 400 GB/s. 2 x 100 Gbit/s per host of 8 chips.
-    Chip(
-        "v5e",
-        "TPU v5 lite",
-        15.75 * GIB,
-        197e12,
-        200e9,
-        3.125e9,
-        256,
-        f"{_GOOGLE}/v5e; {_COMPILER}",
-    ),
+    Chip("v5e", "TPU v5 lite", 15.75 * GIB, 197e12, 200e9, 3.125e9, 256, f"{_GOOGLE}/v5e; {_XLA}"),
     # 1200 GB/s. 50 Gbit/s per chip.
-    Chip("v5p", "TPU v5", 95.73 * GIB, 459e12, 600e9, 6.25e9, 8960, f"{_GOOGLE}/v5p; {_COMPILER}"),
+    Chip("v5p", "TPU v5", 95.73 * GIB, 459e12, 600e9, 6.25e9, 8960, f"{_GOOGLE}/v5p; {_XLA}"),
     # 800 GB/s. 4 x 200 Gbit/s per host of 8 chips.
-    Chip(
-        "v6e", "TPU v6 lite", 31.24 * GIB, 918e12, 400e9, 12.5e9, 256, f"{_GOOGLE}/v6e; {_COMPILER}"
-    ),
+    Chip("v6e", "TPU v6 lite", 31.24 * GIB, 918e12, 400e9, 12.5e9, 256, f"{_GOOGLE}/v6e; {_XLA}"),
     # jax takes 3/4 of a GPU's memory unless XLA_PYTHON_CLIENT_MEM_FRACTION says more; 9/10 is
     # assumed. NVLink: 600 and 900 GB/s of both directions; InfiniBand of a DGX machine.
     Chip("A100", "NVIDIA A100", 72e9, 312e12, 300e9, 25e9, 8, f"{_NVIDIA} A100 80GB and DGX"),

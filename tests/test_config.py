@@ -140,7 +140,7 @@ def test_help_documents_fields_and_starts_no_jax():
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
     assert "--train.steps" in done.stdout
-    assert "Training steps, each on one batch." in done.stdout
+    assert "Number of training steps, each on one batch." in done.stdout
 
 
 def test_user_errors_are_one_line_and_exit_2(tmp_path):

@@ -189,7 +189,7 @@ class Checkpoints:
             OSError: the file system can't read one now, which says nothing of the checkpoint.
         """
         self.wait()
-        return broadcast_from_first(self._newest_whole)
+        return broadcast_from_first(self._newest_intact)
 
     def _newest_intact(self) -> int | None:
         """The step; process 0 only."""

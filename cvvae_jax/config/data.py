@@ -63,32 +63,33 @@ class DataConfig:
     """A file with names of media to leave out, one per line, as the command `data check` writes
     it."""
     eval_clips: int = 16
-    """Number of unseen clips that an evaluation measures (ours)."""
+    """Number of unseen clips that an evaluation measures."""
     min_stride: int = 1
-    """Smallest distance between neighboring frames of a clip, in frames of the video (as
-    released)."""
+    """Smallest distance between neighboring frames of a clip, in frames of the video (released:
+    1)."""
     max_stride: int = 8
-    """Largest such distance (as released). One is drawn for every clip, among those for which the
-    video is long enough."""
+    """Largest such distance. One is drawn for every clip, among those for which the video is long
+    enough (released: 8)."""
     fps: tuple[float, float] | None = None
     """Instead of strides: a range from which a clip's frames per second are drawn. A clip never has
     more than its video has, and it has more than drawn where the video would be too short."""
     short_side: int | None = None
     """Videos are resized so that their short side has this many pixels, then cropped; if unset or
-    too small, they are resized so that they just cover the crop."""
+    too small, they are resized so that they just cover the crop (released: 512)."""
     crop: Literal["random", "center"] = "random"
-    """The part of a video's frame that is taken (as released); images are cropped in the middle."""
+    """The part of a video's frame that is taken; images are cropped in the middle (released:
+    random)."""
     flip: bool = False
-    """Whether a random half of the clips is mirrored, left for right (ours)."""
+    """Whether a random half of the clips is mirrored, left for right."""
     reverse: bool = False
-    """Whether a random half of the clips runs backward (ours)."""
+    """Whether a random half of the clips runs backward."""
     max_bad: float = 0.1
     """The largest share of records that may fail to decode; another record replaces each. A run
-    stops when more have failed, of at least 200 (ours)."""
+    stops when more have failed, of at least 200."""
     workers: int = 0
-    """Number of processes that decode; with 0, threads of the main process decode (ours)."""
+    """Number of processes that decode; with 0, threads of the main process decode."""
     threads: int = 2
-    """Number of threads that decode, in every process (ours)."""
+    """Number of threads that decode, in every process."""
 
     def __post_init__(self):
         expand_home(self, "videos", "images", "eval_videos", "exclude")

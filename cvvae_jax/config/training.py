@@ -32,47 +32,53 @@ Mapping = Literal["first", "slice", "mean", "random"]
 class LossConfig:
     """The training objective. Errors are summed over a frame's pixels and averaged over frames.
 
-    Defaults are those of the released official recipe unless a field says otherwise.
+    Defaults are those of the released official recipe, but for `gan_start_step`.
     """
 
     recon: Literal["l1", "l2"] = "l1"
-    """Pixel error of the reconstruction: absolute or squared."""
+    """Pixel error of the reconstruction: absolute or squared (released: l1)."""
     lpips_weight: float = 0.5
     """Weight of LPIPS beside the error of a pixel. A weight above 0 needs `lpips`, the weights of
-    the LPIPS network."""
+    the LPIPS network (released: 0.5)."""
     log_scale: float = 0.0
-    """Initial value of the learned log-scales of the reconstruction and of the image decoder's
-    view."""
+    """Initial value of the learned log-scales of the reconstruction and of the image decoder's view
+    (released: 0)."""
     kl_weight: float = 1.0
-    """Weight of the KL divergence to a standard normal, which is summed over a clip's latents."""
+    """Weight of the KL divergence to a standard normal, which is summed over a clip's latents
+    (released: 1)."""
     compat_mode: Literal["none", "encoder", "decoder", "both"] = "decoder"
     """The paper's latent regularization. With `decoder`, the frozen image decoder has to
     reconstruct the video's frames from the video's latents. With `encoder`, the video decoder has
-    to reconstruct the video from the frozen image encoder's latents."""
+    to reconstruct the video from the frozen image encoder's latents. `both` asks for both (paper
+    and released: decoder)."""
     compat_weight: float = 1.0
     """Weight of the compatibility loss. The decoder's loss is added with this weight; the encoder's
-    is averaged with the reconstruction's loss, at this weight against 1."""
+    is averaged with the reconstruction's loss, at this weight against 1 (released: 1)."""
     compat_recon: Literal["l1", "l2"] = "l1"
-    """Pixel error of the decoder's compatibility loss; the encoder's uses `recon`."""
+    """Pixel error of the decoder's compatibility loss; the encoder's uses `recon` (released:
+    l1)."""
     compat_lpips_weight: float = 0.0
-    """Weight of LPIPS in the decoder's compatibility loss; the encoder's uses `lpips_weight`."""
+    """Weight of LPIPS in the decoder's compatibility loss; the encoder's uses
+    `lpips_weight` (released: 0)."""
     mapping: Mapping = "random"
     """The frame that the compatibility loss compares with a latent frame, of the four that the
     latent frame encodes: the last one (`slice`), a random one, or the average of all (`mean`).
-    With `first`, only the video's first frame is compared. This is the paper's psi."""
+    With `first`, only the video's first frame is compared. This is the paper's psi (paper and
+    released: random)."""
     gan: Literal["none", "hinge", "vanilla"] = "hinge"
-    """The discriminator's loss; `none` trains without a discriminator."""
+    """The discriminator's loss; `none` trains without a discriminator (released:
+    hinge)."""
     gan_weight: float = 0.5
     """Weight of the GAN loss beside the rest of the objective. It is multiplied by the adaptive
-    weight, which makes both gradients equally long at the decoder's last layer."""
+    weight, which makes both gradients equally long at the decoder's last layer (released: 0.5)."""
     gan_start_step: int = 0
-    """Step at which the GAN loss and the discriminator's training begin (released: 1, where the
-    first step has the learning rate 0)."""
+    """Step at which the GAN loss and the discriminator's training begin (released: 1, after a first
+    step with the learning rate 0)."""
     gan_penalty: Literal["none", "r1", "lecam"] = "none"
-    """Regularization of the discriminator (ours): the squared gradient at real videos (R1), or the
-    distance of its logits to their running averages (LeCAM)."""
+    """Regularization of the discriminator: the squared gradient at real videos (R1), or the
+    distance of its logits to their running averages (LeCAM); the official code has none."""
     gan_penalty_weight: float = 1.0
-    """Weight of `gan_penalty` (ours)."""
+    """Weight of `gan_penalty`."""
 
     def __post_init__(self):
         at_least(
@@ -98,30 +104,32 @@ class LossConfig:
 class OptimizerConfig:
     """AdamW for one network, with global-norm clipping and a schedule of the learning rate.
 
-    Defaults are ours unless a field says otherwise; the official recipes' values are in configs/.
+    Defaults are ours where they differ from the values in parentheses.
     """
 
     learning_rate: float = 1e-4
-    """Peak learning rate (the paper's)."""
+    """Peak learning rate (paper: 1e-4; released: 4e-5)."""
     schedule: Literal["constant", "cosine", "cosine_unclamped"] = "cosine"
     """The schedule after the warm-up: the peak; a cosine that falls to `final_fraction` at
-    `period_steps` and stays there; or the released one, which rises again after that."""
+    `period_steps` and stays there; or a cosine that rises again after that (paper: cosine;
+    released: cosine_unclamped)."""
     warmup_steps: int = 100
-    """Steps in which the learning rate rises linearly from zero to the peak."""
+    """Steps in which the learning rate rises linearly from zero to the peak (released: 1000)."""
     period_steps: int | None = None
-    """Step at which the cosine reaches its floor; if unset, the last step of the run."""
+    """Step at which the cosine reaches its floor; if unset, the last step of the run (released:
+    60,000)."""
     final_fraction: float = 0.01
-    """The cosine's floor as a fraction of the peak."""
+    """The cosine's floor as a fraction of the peak (released: 0.005)."""
     beta1: float = 0.9
-    """Decay of AdamW's first moment (as released)."""
+    """Decay of AdamW's first moment (released: 0.9)."""
     beta2: float = 0.98
-    """Decay of AdamW's second moment (as released)."""
+    """Decay of AdamW's second moment (released: 0.98)."""
     eps: float = 1e-8
-    """AdamW's epsilon."""
+    """AdamW's epsilon (released: 1e-4)."""
     weight_decay: float = 0.01
-    """AdamW's weight decay (as released)."""
+    """AdamW's weight decay (released: 0.01)."""
     clip_norm: float = 1.0
-    """Largest global norm of a gradient; longer gradients are scaled down to it (as released)."""
+    """Largest global norm of a gradient; longer gradients are scaled down to it (released: 1)."""
 
     def __post_init__(self):
         at_least(self, 0, "learning_rate", "warmup_steps", "final_fraction", "weight_decay")
@@ -140,10 +148,7 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
-    """One training stage: its batches, optimizers, checkpoints and evaluations.
-
-    Defaults are ours unless a field says otherwise; the official recipes' values are in configs/.
-    """
+    """One training stage: its batches, optimizers, checkpoints and evaluations."""
 
     steps: int
     """Number of training steps, each on one batch."""
@@ -152,11 +157,11 @@ class StageConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer of the VAE and of the log-scales."""
     gan_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-5, schedule="constant")
-    """Optimizer of the discriminator; learning rate and schedule as released."""
+    """Optimizer of the discriminator (released: a constant rate of 2e-5 without a warm-up)."""
     updates: Literal["alternate", "joint"] = "alternate"
     """Which network a step updates when there is a GAN: `alternate` updates the VAE in even steps
-    and the discriminator in odd ones, as released; `joint` updates both in every step, from one
-    forward pass."""
+    and the discriminator in odd ones; `joint` updates both in every step, from one forward pass
+    (released: alternate)."""
     accumulate: int = 1
     """Number of equal parts in which a batch is computed, one after the other, to save memory. The
     result is the same but for rounding."""
@@ -236,18 +241,21 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A whole run: an image VAE, loaded or trained in a first stage, then a video VAE compatible
-    with it."""
+    """A whole run: an image VAE is loaded, or trained in a first stage, then a video VAE is trained
+    to be compatible with it.
+
+    Values that are called `released` are those of the official SD3 recipe, `paper` those of the
+    paper. The other defaults are ours, or the recipe's.
+    """
 
     image_model: ImageVAEConfig
     """The frozen image VAE as the run trains it; without effect where `image_vae` is set."""
     model: VideoVAEConfig
-    """The video VAE. Defaults are the official SD2.1 family's."""
+    """The video VAE. What a recipe leaves out is as in the official SD2.1 family."""
     image_train: StageConfig
-    """Stage 1, which trains the image VAE; skipped where `image_vae` is set. Defaults are ours
-    unless a setting says otherwise."""
+    """Stage 1, which trains the image VAE; skipped where `image_vae` is set."""
     train: StageConfig
-    """Stage 2, which trains the video VAE. Defaults are ours unless a setting says otherwise."""
+    """Stage 2, which trains the video VAE."""
     image_vae: str | None = None
     """Weights of the image VAE to be compatible with, ours or PyTorch's."""
     init: Literal["inflate", "random"] = "inflate"
@@ -261,12 +269,11 @@ class TrainConfig:
     frozen_dtype: DType = "float32"
     """Type of the computation of the image VAE and of the LPIPS network."""
     discriminator: DiscriminatorConfig = dataclasses.field(default_factory=DiscriminatorConfig)
-    """The discriminator of the GAN loss. Defaults are the official model's."""
+    """The discriminator of the GAN loss. What a recipe leaves out is as in the official model."""
     data: DataConfig = dataclasses.field(default_factory=DataConfig)
-    """Training and evaluation data. Defaults are ours unless a setting says otherwise."""
+    """Training and evaluation data."""
     loss: LossConfig = LossConfig()
-    """The objective. Defaults are the released recipe's unless a setting says otherwise. An image
-    VAE is trained with all terms but the compatibility loss."""
+    """The objective. An image VAE is trained with all terms but the compatibility loss."""
     mesh: MeshConfig = MeshConfig()
     """How devices are arranged."""
     matmul_precision: Literal["default", "high", "highest"] = "default"

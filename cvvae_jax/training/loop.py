@@ -130,23 +130,16 @@ def _train(run: _Run, programs: TrainPrograms, state: TrainState, stop: StopSign
     progress = Progress(job, run.config, run.frozen.image_vae, start)
     # The effect of a rollback must outlive a kill: it is saved once both networks had an update.
     resumed = start + 2 if int(state.guard.rollbacks) else None
+    alone = jax.process_count() == 1  # no other process must learn of a stop first
     try:
         offset = int(state.guard.data_offset)
         with contextlib.closing(_batches(run, start + offset)) as stream:
             timed = progress.timed(stream)
             for n, batch in zip(range(start + 1, stage.steps + 1), timed, strict=False):
-                if stop.requested and n == start + 1 and jax.process_count() == 1:
+                if alone and stop.requested and n == start + 1:
                     raise Stopped(stop.requested, start, kept=run.checkpoints.latest_step() or 0)
-                marked = batch | {"stop": np.full(len(batch["seed"]), stop.number, np.uint8)}
-                placed = sharding.put_batch(marked, job.mesh)
-                with stop.after("the program is compiled and its step done"):
-                    program = progress.program(programs, n - 1, placed["video"].shape)
-                with jax.profiler.StepTraceAnnotation("train", step_num=n):
-                    state, metrics = program.compiled(state, placed, run.frozen)
-                progress.step(n, metrics)
-                stopped = progress.stop
-                if jax.process_count() == 1:  # no other process must learn of it first
-                    stopped = stopped or stop.requested
+                state = _step(run, programs, progress, n, state, batch, stop)
+                stopped = progress.stop or (stop.requested if alone else None)
                 last = n == stage.steps
                 if last or n % stage.eval_every == 0:
                     with stop.after("the evaluation is done"):
@@ -160,6 +153,26 @@ def _train(run: _Run, programs: TrainPrograms, state: TrainState, stop: StopSign
     finally:
         progress.close()
     return state.ema
+
+
+def _step(
+    run: _Run,
+    programs: TrainPrograms,
+    progress: Progress,
+    n: int,
+    state: TrainState,
+    batch: dict[str, np.ndarray],
+    stop: StopSignals,
+) -> TrainState:
+    """Dispatches step `n`, counted from 1, and returns the state after it."""
+    marked = batch | {"stop": np.full(len(batch["seed"]), stop.number, np.uint8)}
+    placed = sharding.put_batch(marked, run.job.mesh)
+    with stop.after("the program is compiled and its step done"):
+        program = progress.program(programs, n - 1, placed["video"].shape)
+    with jax.profiler.StepTraceAnnotation("train", step_num=n):
+        state, metrics = program.compiled(state, placed, run.frozen)
+    progress.step(n, metrics)
+    return state
 
 
 def _save(
