@@ -15,9 +15,8 @@ from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import ImageVAEConfig, SVDVAEConfig, VideoVAEConfig
 from cvvae_jax.config.latent_scale import latent_scale
-from cvvae_jax.convert.convert import to_official
+from cvvae_jax.convert.convert import abstract_model, to_official
 from cvvae_jax.convert.export import write_official
-from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.names import diffusers_rows
 from cvvae_jax.errors import UserError
 from cvvae_jax.latents.file import SUFFIXES, LatentsMetadata, LatentsWriter, open_latents

@@ -111,7 +111,7 @@ def main(command_line: list[str], *, joined: "Processes | None" = None) -> None:
     share = arguments.share if joined is None else Share(joined.index, joined.count)
     evaluation = _evaluation(arguments)
     print(f"Device: {jax.devices()[0].device_kind}", file=sys.stderr, flush=True)
-    meet = None if joined is None else joined.meet
+    meet = None if joined is None else joined.barrier
     report = evaluate(evaluation, share=share, meet=meet, track=track)
     if report is None:
         print(f"{evaluation.out}: {share} is done; other processes have not finished theirs.")
@@ -172,38 +172,35 @@ def _image_vae(arguments: EvaluateArguments) -> "Contender | None":
 
 
 def _networks(arguments: EvaluateArguments, metrics: set[str]) -> "dict[str, NetworkFile]":
-    """Load the networks of metrics that the user gives and the protocol has.
+    """The networks of metrics that the protocol asks for and weights are given for, by metric.
 
     Raises:
         UserError: a file holds another network.
     """
     from cvvae_jax.convert.card import sha256
+    from cvvae_jax.evaluation.metrics import METRICS
     from cvvae_jax.evaluation.run import NetworkFile
     from cvvae_jax.loading import load, open_model
-    from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
-    from cvvae_jax.models.feature_networks.i3d import I3D
-    from cvvae_jax.models.feature_networks.inception import InceptionV3
-    from cvvae_jax.models.feature_networks.vgg import LPIPS
 
-    wanted = {
-        "lpips_vgg": ("--lpips", arguments.lpips, arguments.lpips_heads, LPIPS),
-        "lpips_alex": ("--lpips-alex", arguments.lpips_alex, arguments.lpips_alex_heads, AlexLPIPS),
-        "fvd": ("--i3d", arguments.i3d, None, I3D),
-        "fid": ("--inception", arguments.inception, None, InceptionV3),
-    }
     found = {}
-    for metric, (flag, path, heads, kind) in wanted.items():
-        if path is None or metric not in metrics:
+    for metric in METRICS.values():
+        network = metric.network
+        if network is None or metric.name not in metrics:
+            continue
+        path = getattr(arguments, network.option)
+        heads = getattr(arguments, network.heads_option) if network.heads_option else None
+        if path is None:
             continue
         opened = open_model(path, lpips_heads=heads)
-        if not issubclass(opened.model_class, kind):
+        if not issubclass(opened.model_class, network.model_class):
+            flag, wanted = network.option.replace("_", "-"), network.model_class.__name__
             raise UserError(
-                f"{flag} {path} holds a {opened.model_class.__name__}; {kind.__name__} is wanted."
+                f"--{flag} {path} holds a {opened.model_class.__name__}; {wanted} is wanted."
             )
         files = (opened.weight_files, () if heads is None else (heads,))
         digest = sha256(tuple(itertools.chain(*files)))
         model = load(path, lpips_heads=heads)
-        found[metric] = NetworkFile(str(path), digest, model)
+        found[metric.name] = NetworkFile(str(path), digest, model)
     return found
 
 

@@ -17,9 +17,9 @@ from cvvae_jax.preflight.compiler import CompileRequest, StepCost, Topology, com
 from cvvae_jax.preflight.cost import Traffic, least_time, memory_parts
 from cvvae_jax.preflight.estimate import estimated_memory, estimated_traffic
 from cvvae_jax.training.dry_run import parameters
-from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.jobs import plan_run, video_shape
 from cvvae_jax.training.programs import AbstractStage, abstract_stages
+from cvvae_jax.training.step import Update
 
 Batches = Literal["given", "largest"]
 

@@ -34,9 +34,9 @@ from cvvae_jax.preflight.cost import (
     memory_from_buffer_assignment,
 )
 from cvvae_jax.recipe import to_json
-from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.jobs import plan_run
 from cvvae_jax.training.programs import NAME, AbstractStage, abstract_stages
+from cvvae_jax.training.step import Update
 
 _ACCEPTED = (
     f"a TPU slice ({', '.join(TPUS)}) such as v5e:4x8 or v5p:4x4x4, cpu:8, or GPUs "

@@ -14,8 +14,8 @@ from jax.extend import core
 
 from cvvae_jax import parameter_paths
 from cvvae_jax.preflight.cost import Memory, Traffic, batch_bytes
-from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.programs import AbstractStage, bytes_per_device
+from cvvae_jax.training.step import Update
 
 # These operations are not fused: their operands and their results lie in memory.
 _WHOLE = {"conv_general_dilated", "dot_general", "sort", "gather", "scatter-add", "scatter", "fft"}
