@@ -100,7 +100,7 @@ class SavedModel:
 
 def _not_finite_in_memory(leaves: dict[str, np.ndarray]) -> dict[str, str]:
     """Which parameters hold NaN or Inf, and which of them."""
-    found = {path: convert.not_finite(array) for path, array in leaves.items()}
+    found = {path: convert.describe_not_finite(array) for path, array in leaves.items()}
     return {path: what for path, what in found.items() if what}
 
 

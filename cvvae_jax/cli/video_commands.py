@@ -193,8 +193,8 @@ def require_target(source: Path, target: Path, *, image: bool) -> None:
         kind, suffixes = "an image", WRITABLE_IMAGE_SUFFIXES
     if target.suffix.lower() not in suffixes:
         raise UserError(
-            f"{source} is {kind}, so the name of the file to write must end in one of "
-            f"{', '.join(suffixes)}, but it is {target.name}."
+            f"{source} is {kind}, so the file to write must end in one of "
+            f"{', '.join(suffixes)}, not {target.name}."
         )
 
 

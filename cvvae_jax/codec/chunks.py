@@ -135,8 +135,8 @@ def run_chunks(
         for group in _grouped(chunks, plan.chunks_at_once):
             yield _start(programs, direction, _concatenated(group), plan), len(group)
 
-    for waited_for, count in _one_behind(outputs()):
-        yield from np.split(waited_for(), count)
+    for wait, count in _one_behind(outputs()):
+        yield from np.split(wait(), count)
 
 
 def _start(

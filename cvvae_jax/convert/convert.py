@@ -46,7 +46,7 @@ def official_shape(shape: tuple[int, ...], *, unit_axes: int) -> tuple[int, ...]
     return (shape[-1], shape[-2], *shape[:-2], *(1,) * unit_axes)
 
 
-def not_finite(array: np.ndarray) -> str | None:
+def describe_not_finite(array: np.ndarray) -> str | None:
     """`NaN` or `Inf` where a floating-point array holds one, else None."""
     # Without their sign, the bits of Inf are above those of every number, and those of NaN above
     # Inf's. Integers are compared some thirty times faster than half-precision numbers.
@@ -186,7 +186,7 @@ def fill(
         array = our_order(tensor.reshape(place.shape), unit_axes=place.unit_axes)
         with np.errstate(over="ignore"):  # found below, and reported by name
             array = array.astype(wanted[place.path].dtype, copy=False)
-        if not_finite is not None and (problem := not_finite(array)):
+        if not_finite is not None and (problem := describe_not_finite(array)):
             not_finite[name] = problem
         return place.path, _put(array, layout.get(place.path))
 

@@ -59,8 +59,8 @@ def test_what_is_no_number_is_found(dtype):
     dtype = jnp.dtype(dtype)
     largest = jnp.finfo(dtype).max
     sound = np.array([[0.0, -0.0], [largest, -largest]], dtype)
-    assert convert.not_finite(sound) is None
-    assert convert.not_finite(sound[:0]) is None
+    assert convert.describe_not_finite(sound) is None
+    assert convert.describe_not_finite(sound[:0]) is None
     for values, what in (([np.inf], "Inf"), ([-np.inf], "Inf"), ([-np.nan, np.inf], "NaN")):
         for array in (np.array([1.0, *values], dtype), np.array(values[0], dtype)):
-            assert convert.not_finite(array) == what
+            assert convert.describe_not_finite(array) == what

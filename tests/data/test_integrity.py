@@ -167,7 +167,7 @@ def test_the_number_of_records_is_that_of_the_index(latents, tmp_path):
     (folder / "SHA256SUMS").unlink()
     lines = (folder / "index.jsonl").read_text().splitlines(keepends=True)
     (folder / "index.jsonl").write_text("".join(lines[:-1]))
-    with pytest.raises(UserError, match=f"{len(lines) - 1} records, and statistics.json says"):
+    with pytest.raises(UserError, match=f"{len(lines) - 1} records, but statistics.json says"):
         cvvae_jax.LatentsDataset(folder)
     if next(folder.glob("*.array_record"), None):
         said = json.loads((folder / "statistics.json").read_text())

@@ -265,7 +265,7 @@ def test_sets_that_cannot_be_read_are_refused_in_a_sentence(corpus, whole, tmp_p
         cvvae_jax.LatentsDataset(corpus)
     with pytest.raises(KeyboardInterrupt):
         write(corpus, tmp_path / "out", PlainEncoder(fails_at=4))
-    with pytest.raises(UserError, match="is not finished: `latents` goes on"):
+    with pytest.raises(UserError, match="is not finished: give the same `latents` command"):
         cvvae_jax.LatentsDataset(tmp_path / "out")
     with pytest.raises(UserError, match="keeps none of its records"):
         cvvae_jax.LatentsDataset(whole, keep=lambda record: False)

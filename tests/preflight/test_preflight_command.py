@@ -121,7 +121,7 @@ def test_run_that_does_not_fit_is_told_what_to_change(folder, capsys, monkeypatc
     assert "ESTIMATED" in text and "A100" in text and "DOESN'T FIT" in text
     settings = ["--train.remat", "--train.accumulate up to 2", "--mesh.fsdp 4", "bfloat16", ".size"]
     for setting in settings:
-        assert setting in text.split("In this order:")[1]
+        assert setting in text.split("Try in this order:")[1]
 
 
 def test_clips_taken_one_by_one_are_not_split_further(folder, capsys, monkeypatch):
@@ -132,7 +132,7 @@ def test_clips_taken_one_by_one_are_not_split_further(folder, capsys, monkeypatc
     preflight(config, "gpu:8xA100", batches="given", only_shardings=False)
     text = capsys.readouterr().out
     assert "4 are LEFT OUT" in text and "DOESN'T FIT" in text
-    assert "--train.accumulate" not in text.split("In this order:")[1]
+    assert "--train.accumulate" not in text.split("Try in this order:")[1]
 
 
 def test_shardings_are_listed_on_demand(folder, capsys):
