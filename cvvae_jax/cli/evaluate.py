@@ -110,8 +110,8 @@ def main(arguments: list[str], *, joined: "Processes | None" = None) -> None:
     share = options.share if joined is None else Share(joined.index, joined.count)
     evaluation = _evaluation(options)
     print(f"Device: {jax.devices()[0].device_kind}", file=sys.stderr, flush=True)
-    meet = None if joined is None else joined.meet
-    report = evaluate(evaluation, share=share, meet=meet, track=track)
+    barrier = None if joined is None else joined.meet
+    report = evaluate(evaluation, share=share, barrier=barrier, track=track)
     if report is None:
         print(f"{evaluation.out}: {share} is done; the clips of others are missing.")
     else:

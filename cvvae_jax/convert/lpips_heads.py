@@ -88,7 +88,7 @@ def shapes_of_half(half: Half, model: Any, family: Family) -> Mapping[str, tuple
         model: our model, which may be abstract.
         family: whose names the tensors have.
     """
-    named = dict(official_shapes(model, family.rows(model.config)).values())
+    named = dict(official_shapes(model, family.layer_names(model.config)).values())
     return {name: x for name, x in named.items() if bool(_HEAD.match(name)) == (half == "heads")}
 
 

@@ -140,7 +140,7 @@ def _differences(model: Any, family: Family) -> list[str]:
     groups = getattr(config, "norm_groups", _GROUPS)
     if groups != _GROUPS and "norm_groups" not in family.unseen:
         return [f"norm_groups {_GROUPS} (it is {groups})"]
-    shapes = dict(official_shapes(model, family.rows(config)).values())
+    shapes = dict(official_shapes(model, family.layer_names(config)).values())
     _, read = recognize(shapes, groups=groups, source="the export")
     read = _with_unseen(family, read, official_config(family, config))
     ignored = {"dtype", "decoder_dtype", "param_dtype"}

@@ -12,7 +12,7 @@ import numpy as np
 
 from cvvae_jax.config import DType
 from cvvae_jax.convert.card import stated_license
-from cvvae_jax.convert.convert import Place, abstract_model, fill, places
+from cvvae_jax.convert.convert import TensorPlace, abstract_model, fill, places
 from cvvae_jax.convert.families import AUTOENCODER, IMAGE, Family
 from cvvae_jax.convert.files import TensorInfo, WeightFiles, open_weights
 from cvvae_jax.convert.files.source import read_json
@@ -25,7 +25,7 @@ from cvvae_jax.convert.lpips_heads import (
     shapes_of_half,
 )
 from cvvae_jax.convert.official_config import norm_groups, with_official_config
-from cvvae_jax.convert.parts import Part, list_parts, select
+from cvvae_jax.convert.parts import ModelTensors, list_parts, select
 from cvvae_jax.convert.recognition import recognize, with_usual_scale
 from cvvae_jax.convert.sizes import Shapes
 from cvvae_jax.errors import UserError
@@ -41,7 +41,7 @@ class OfficialModel:
     """A model in official weight files, not read yet."""
 
     files: WeightFiles
-    part: Part
+    part: ModelTensors
     family: Family
     config: Any
     """Our configuration."""
@@ -49,7 +49,7 @@ class OfficialModel:
     abstract: Any
     """Our model's shapes and types."""
 
-    places: dict[str, Place]
+    places: dict[str, TensorPlace]
     """Where every tensor goes, by its name in the file."""
 
     assumed: tuple[str, ...]
@@ -197,7 +197,7 @@ def open_official(
     try:
         # The half that is there must fit; only then is the other one worth looking for.
         absent = shapes_of_half(half, model, family) if half else {}
-        found = places(shapes | absent, model, family.rows(ours))
+        found = places(shapes | absent, model, family.layer_names(ours))
     except UserError as error:
         raise UserError(f"{source} is no whole {family.title}: {error}") from None
     incomplete = remedy(half, family, files.path) if half else None
@@ -226,7 +226,7 @@ def _heads(
 
 
 def _given_config(
-    files: WeightFiles, part: Part, config: Path | None
+    files: WeightFiles, part: ModelTensors, config: Path | None
 ) -> tuple[dict[str, Any] | None, str]:
     """The config.json that was named, or the one beside the weights, which speaks of the
     autoencoder where the file holds one."""
@@ -239,7 +239,7 @@ def _given_config(
     return read_json(config), str(config)
 
 
-def _refuse_scales(files: WeightFiles, part: Part) -> None:
+def _refuse_scales(files: WeightFiles, part: ModelTensors) -> None:
     """Weights of 8 bits may be meant times factors, of which every program has its own kind."""
     eight_bits = any(files.tensors[name].dtype.name in _EIGHT_BITS for name in part.names.values())
     scales = [stored for name, stored in part.names.items() if _SCALE.search(name)]

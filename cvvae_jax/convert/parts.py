@@ -30,7 +30,7 @@ _COUNTER = ".num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ModelTensors:
     """One model among the tensors of a file."""
 
     prefixes: tuple[str, ...]
@@ -73,7 +73,7 @@ def _as_written(prefix: str, name: str) -> str:
     return "".join(parts)
 
 
-def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
+def select(names: Iterable[str], *, prefix: str | None, source: str) -> ModelTensors:
     """The tensors of one model.
 
     Args:
@@ -115,7 +115,9 @@ def _only(parts: dict[str, tuple[str, int]], source: str) -> tuple[str, ...]:
     return tuple(candidates) or ("",)
 
 
-def _cut(names: list[str], prefixes: tuple[str, ...], kind: str | None, source: str) -> Part:
+def _cut(
+    names: list[str], prefixes: tuple[str, ...], kind: str | None, source: str
+) -> ModelTensors:
     own, left_alone = {}, []
     longest_first = sorted(prefixes, key=len, reverse=True)
     for name in names:
@@ -127,7 +129,7 @@ def _cut(names: list[str], prefixes: tuple[str, ...], kind: str | None, source: 
         if (modern := modern_name(bare)) in own:
             raise UserError(f"{source} holds both {own[modern]} and {name}, which are the same.")
         own[modern] = name
-    return Part(prefixes, own, tuple(left_alone))
+    return ModelTensors(prefixes, own, tuple(left_alone))
 
 
 def _is_beside(name: str, kind: str | None) -> bool:

@@ -29,7 +29,7 @@ from cvvae_jax.resumable.parallel import in_order
 from cvvae_jax.resumable.share import Share
 from cvvae_jax.resumable.target import Track, interruptible, named_errors
 
-Meet = Callable[[str], None]
+Barrier = Callable[[str], None]
 """Waits, under a name, until all processes have come there."""
 
 
@@ -98,7 +98,7 @@ def evaluate(
     evaluation: Evaluation,
     *,
     share: Share,
-    meet: Meet | None = None,
+    barrier: Barrier | None = None,
     track: Track | None = None,
 ) -> Path | None:
     """Measures what is not measured yet, and writes results and report when everything is.
@@ -106,7 +106,7 @@ def evaluate(
     Args:
         evaluation: all of it.
         share: which of the clips this process measures.
-        meet: where the processes can wait for each other; then the first one writes. Without it,
+        barrier: where the processes can wait for each other; then the first one writes. Without it,
             the last one does.
         track: shows progress; None for none.
 
@@ -136,15 +136,15 @@ def evaluate(
             pass
         mine = [c for i, c in enumerate(evaluation.contenders) if share.has(i)]
         bench.measure_flat_fields(mine)
-        if meet is not None:
-            meet("measured")
+        if barrier is not None:
+            barrier("measured")
         if any(_missing(evaluation, store, n, looked=True) for n in numbers):
             return None
-        if meet is None or share.process_index == 0:
+        if barrier is None or share.process_index == 0:
             bench.measure_flat_fields(evaluation.contenders)  # those that others left
             write_results(evaluation, store, bench.rebuild)
-        if meet is not None:
-            meet("written")
+        if barrier is not None:
+            barrier("written")
         return evaluation.out / REPORT_NAME
 
 

@@ -31,7 +31,7 @@ class TensorInfo:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightFile:
     """One file with tensors."""
 
     path: Path
