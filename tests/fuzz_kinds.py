@@ -24,7 +24,7 @@ from cvvae_jax.data.record_shards import _reader as open_shard
 from cvvae_jax.data.tar_shards import TarShards
 from cvvae_jax.errors import UserError
 from cvvae_jax.latents import dataset
-from cvvae_jax.latents.file import Facts, LatentsWriter, open_latents
+from cvvae_jax.latents.file import LatentsMetadata, LatentsWriter, open_latents
 from cvvae_jax.recipe import from_json, load_recipe, to_json
 from cvvae_jax.video_io.images import read_image
 from cvvae_jax.video_io.video import probe, read_frames
@@ -49,7 +49,7 @@ def _latents(suffix):
         values = np.random.default_rng(0).standard_normal((3, 2, 3, 4)).astype(np.float32)
         with LatentsWriter(path) as writer:
             writer.write(values)
-            writer.finish(Facts(frames=9, height=16, width=24, fps="25", source="a.mp4"))
+            writer.finish(LatentsMetadata(frames=9, height=16, width=24, fps="25", source="a.mp4"))
         return path
 
     return make
@@ -57,7 +57,7 @@ def _latents(suffix):
 
 def _read_latents(path):
     file = open_latents(path)
-    return np.concatenate(list(file.parts())), file.facts
+    return np.concatenate(list(file.parts())), file.metadata
 
 
 def _list(suffix):

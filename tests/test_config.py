@@ -79,7 +79,7 @@ def test_help_without_a_recipe_is_the_usage(capsys):
     with pytest.raises(SystemExit) as done:
         parse_train_config(["--help"])
     assert done.value.code == 0
-    assert "RECIPE --help documents every field" in capsys.readouterr().out
+    assert "RECIPE --help documents every setting" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

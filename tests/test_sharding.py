@@ -22,7 +22,7 @@ from tiny_training import (
 from cvvae_jax import sharding
 from cvvae_jax.config import MeshConfig
 from cvvae_jax.errors import UserError
-from cvvae_jax.training.gradients import Networks
+from cvvae_jax.training.state import TrainedNetworks
 from cvvae_jax.training.step import train_step
 
 # Sizes of (data, fsdp, space).
@@ -74,7 +74,7 @@ def test_losses_and_gradients_equal_those_of_one_device(shape, name):
     whole = batch_of(name, space)
     batch = sharding.put_batch(whole, mesh)
     assert batch["video"].addressable_shards[0].data.size == whole["video"].size // 8
-    networks = Networks(state.model, state.log_scales, state.discriminator)
+    networks = TrainedNetworks(state.model, state.log_scales, state.discriminator)
     run = sharding.split_rows(compiled_gradients(loss=LOSSES[name]), mesh)
     run = jax.jit(run, out_shardings=(sharding.shardings(networks, mesh), None))
     with jax.set_mesh(mesh):

@@ -31,7 +31,7 @@ from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.objective import Draws
-from cvvae_jax.training.state import Frozen, Optimizers, Streams, TrainState
+from cvvae_jax.training.state import Frozen, Optimizers, RandomKeys, TrainState
 from cvvae_jax.training.step import accumulated_gradients
 
 WIDTHS = {"block_channels": (8, 8), "blocks_per_level": 1, "norm_groups": 2, "mid_attention": False}
@@ -108,8 +108,8 @@ def random_batch(
 def batch_gradients(state: TrainState, batch: dict[str, Any], frozen: Frozen, **options: Any):
     """`accumulated_gradients` of a batch with the draws of its seeds."""
     video, seeds = batch["video"], batch["seed"]
-    streams = Streams.create(0)
-    draws = Draws.create(state.model, streams, seeds, state.step, video_shape=video.shape)
+    keys = RandomKeys.create(0)
+    draws = Draws.create(state.model, keys, seeds, state.step, video_shape=video.shape)
     return accumulated_gradients(state, jnp.asarray(video), draws, frozen, **options)
 
 

@@ -1,4 +1,4 @@
-"""What one process finds out for all, so that they go the same way."""
+"""A result that process 0 computes for all processes, so that all of them take the same path."""
 
 import json
 from collections.abc import Callable
@@ -11,12 +11,15 @@ from jax.experimental import multihost_utils
 from cvvae_jax.errors import UserError
 
 
-def found_by_first(find: Callable[[], Any]) -> Any:
-    """What process 0 finds, on every process; a value for JSON.
+def broadcast_from_first(find: Callable[[], Any]) -> Any:
+    """Calls a function on process 0, and returns its result on every process.
+
+    Args:
+        find: a function that returns a value for JSON.
 
     Raises:
-        UserError: process 0 met it; on every process.
-        OSError: the same.
+        UserError: the function raised it on process 0; then every process raises it.
+        OSError: likewise.
     """
     if jax.process_count() == 1:
         return find()
@@ -24,7 +27,7 @@ def found_by_first(find: Callable[[], Any]) -> Any:
     if jax.process_index() == 0:
         try:
             mine["found"] = find()
-        except UserError as error:  # raised below, where the others do
+        except UserError as error:  # raised below, on every process
             mine["refused"] = str(error)
         except OSError as error:
             name = None if error.filename is None else str(error.filename)

@@ -232,7 +232,7 @@ def test_killed_writer_leaves_the_frames_until_then(tmp_path):
     program = """
 import os, sys
 import numpy as np
-from cvvae_jax.data.video import VideoWriter
+from cvvae_jax.video_io.video_writer import VideoWriter
 with VideoWriter(sys.argv[1], fps=25, height=16, width=16, keep_begun=True) as writer:
     for i in range(150):
         writer.write(np.full((16, 16, 3), 100 + i % 2, np.uint8))  # one keyframe
@@ -254,7 +254,7 @@ def test_plan_is_printed_and_nothing_is_run(tmp_path, weights, capsys):
     said = capsys.readouterr().out
     assert "Time: one chunk of 5 frames." in said
     assert "4 tiles of 16 x 16 of frames of 32 x 24 pixels" in said
-    assert "blended" in said and "GiB a device" in said
+    assert "blended" in said and "GiB per device" in said
     assert names(tmp_path) == {"in.mp4"}
 
 
@@ -262,7 +262,7 @@ def test_what_an_earlier_run_has_begun_is_no_input_for_the_same_output(tmp_path,
     source = make_video(tmp_path / "out.partial.mp4", frames=5, height=16, width=16)
     before = Path(source).read_bytes()
     assert main(["reconstruct", source, str(tmp_path / "out.mp4"), "--weights", weights]) == 2
-    assert "would be written first" in capsys.readouterr().err
+    assert "has the name of the temporary file" in capsys.readouterr().err
     assert Path(source).read_bytes() == before
 
 

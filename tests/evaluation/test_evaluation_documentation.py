@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from cvvae_jax.cli.evaluate import Evaluate
+from cvvae_jax.cli.evaluate import EvaluateArguments
 from cvvae_jax.evaluation import flat_fields
 from cvvae_jax.evaluation.metrics import METRICS, all_figures
 from cvvae_jax.evaluation.protocol import Protocol
@@ -26,7 +26,8 @@ def test_documented_python_runs():
 
 
 def test_documented_options_are_there():
-    there = {field.name for kind in (Evaluate, Share) for field in dataclasses.fields(kind)}
+    kinds = (EvaluateArguments, Share)
+    there = {field.name for kind in kinds for field in dataclasses.fields(kind)}
     there |= {"loss.compat_weight"}  # train.py's
     named = {name.replace("-", "_") for name in re.findall(r"--([a-z0-9][\w.-]*)", TEXT)}
     assert named <= there

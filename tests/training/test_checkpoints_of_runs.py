@@ -82,7 +82,7 @@ def test_best_checkpoint_needs_a_score_that_there_is(config):
         plan_run(dataclasses.replace(config, train=stage))
     stage = dataclasses.replace(config.train, keep_best="psnr_compat")
     config = dataclasses.replace(config, image_vae=None, image_train=stage)
-    with pytest.raises(UserError, match="but of the image VAE only recon is measured"):
+    with pytest.raises(UserError, match="but only recon is measured of the image VAE"):
         plan_run(config)
 
 

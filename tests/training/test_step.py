@@ -21,7 +21,7 @@ from cvvae_jax import parameter_paths
 from cvvae_jax.config import LossConfig
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training import step as step_module
-from cvvae_jax.training.gradients import Networks
+from cvvae_jax.training.state import TrainedNetworks
 from cvvae_jax.training.step import train_step, update_of
 
 LOSS = dataclasses.replace(SMOOTH, compat_mode="none", gan_penalty="lecam")
@@ -165,7 +165,7 @@ def test_gradient_that_is_not_finite_is_skipped_though_the_loss_is_finite(networ
     before = first_state()
 
     def gradients(state, *_, **__):
-        grads = Networks(state.model, state.log_scales, state.discriminator)
+        grads = TrainedNetworks(state.model, state.log_scales, state.discriminator)
         flat = parameter_paths.flatten(getattr(grads, network))
         name = next(iter(flat))
         flat[name] = flat[name].at[(0,) * flat[name].ndim].set(jnp.inf)

@@ -209,7 +209,7 @@ def test_misfits_are_found_before_anything_is_written(tmp_path, bucket):
 def test_frames_that_devices_cannot_share_are_found_too(tmp_path):
     config = dataclasses.replace(tiny_run(tmp_path), mesh=MeshConfig(space=8))
     stage = dataclasses.replace(config.train, buckets=(Bucket(5, 24, 8),))
-    with pytest.raises(UserError, match=r"over 8 devices .* heights are multiples of 16"):
+    with pytest.raises(UserError, match=r"over 8 devices .* heights must be multiples of 16"):
         loop.train(dataclasses.replace(config, train=stage))
 
 
