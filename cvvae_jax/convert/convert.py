@@ -60,8 +60,8 @@ def not_finite(array: np.ndarray) -> str | None:
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
-    """The same numbers in the order of their axes; jax reorders several times faster than numpy,
-    and its arrays on a CPU are numpy's without a copy."""
+    """A contiguous array of equal numbers; jax reorders several times faster than numpy, and its
+    arrays on a CPU become numpy's without a copy."""
     if array.flags.c_contiguous or _cpu() is None:
         return np.ascontiguousarray(array)
     return np.asarray(jax.device_put(array, _cpu()))
@@ -86,7 +86,7 @@ _THREADS = 2
 
 @dataclasses.dataclass(frozen=True)
 class TensorPlace:
-    """Where an official tensor goes."""
+    """The parameter of ours that an official tensor fills."""
 
     path: str
     """Flat path of our parameter."""

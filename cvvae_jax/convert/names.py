@@ -11,7 +11,7 @@ import re
 
 @dataclasses.dataclass(frozen=True)
 class LayerName:
-    """Where a layer of the official weights is found here."""
+    """The name of a layer in official weights, and its path in our model."""
 
     official: str
     """Layer name there, without `.weight`, `.bias` or another parameter's name."""

@@ -1,5 +1,5 @@
-"""Which tensors of a file are the model's: training states and pipelines hold others beside it,
-and put a prefix before its names."""
+"""Finds the tensors of one model in a file: training states and pipelines hold further tensors, and
+put a prefix before the model's names."""
 
 import dataclasses
 import difflib
@@ -34,7 +34,7 @@ class ModelTensors:
     """One model among the tensors of a file."""
 
     prefixes: tuple[str, ...]
-    """What stands before its names; several that differ by wrappers of modules alone."""
+    """The prefixes of its names; several only where they differ by wrappers of modules."""
 
     names: dict[str, str]
     """Its tensors: the name without prefix and wrappers, in today's spelling, and the name in the
@@ -45,7 +45,7 @@ class ModelTensors:
 
     @property
     def prefix(self) -> str:
-        """What stands before the names of most of its tensors."""
+        """The prefix of most of its tensors."""
         return self.prefixes[0]
 
 

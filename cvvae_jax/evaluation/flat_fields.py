@@ -1,4 +1,4 @@
-"""What contenders make of clips of one color, and what results say of it."""
+"""Measures contenders on clips of one color (flat fields), and summarizes them."""
 
 import dataclasses
 from typing import Any
@@ -90,7 +90,7 @@ FLAT_FIELD_FIGURES = (
         "What repeats with every chunk, beyond what repeats with every latent frame.",
     ),
 )
-"""What results have of every contender, in 8-bit levels, in the order of tables."""
+"""The figures of flat fields, in 8-bit levels, in the order of tables."""
 
 
 def shape(contender: Contender, protocol: Protocol) -> tuple[int, int]:
@@ -164,7 +164,7 @@ def measure_flat_fields(
 
 
 def summarize_flat_fields(arrays: Arrays) -> dict[str, Any]:
-    """What results say of a contender's flat fields: numbers, or None for what isn't there.
+    """A contender's entry on flat fields in results.json: numbers, or None where there is none.
 
     - `frames`, `side`: of the clips, in pixels; `colors`: red, green and blue of each, 8-bit.
     - every key of `FLAT_FIELD_FIGURES`: root mean square over the colors, in 8-bit levels.

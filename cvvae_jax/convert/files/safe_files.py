@@ -91,7 +91,7 @@ def _header(path: Path, file: BinaryIO, *, size: int) -> tuple[dict[str, Any], i
 
 
 def _place(entry: Any) -> _Offsets | None:
-    """Where a tensor lies in the data; None where the entry doesn't say it."""
+    """The offsets of a tensor in the data; None where the entry states none."""
     match entry:
         case {"data_offsets": [int(start), int(end)]} if 0 <= start <= end:
             return _Offsets(start, end)

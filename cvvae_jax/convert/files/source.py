@@ -1,4 +1,4 @@
-"""What the readers of weight files share: the description of a file and its checks."""
+"""Descriptions of weight files, and the checks that all their readers make."""
 
 import contextlib
 import dataclasses

@@ -130,7 +130,7 @@ class Scores:
 
     @property
     def unit(self) -> str:
-        """What stands after a value of the main metric: its unit, or else its name."""
+        """The word after a value of the main metric: its unit, or else its name."""
         return self._metrics.get(self.main, {}).get("unit") or self.label(self.main)
 
     @property
@@ -155,7 +155,7 @@ class Scores:
 
 
 def tables(entries: list[dict], scores: Scores) -> list[Table]:
-    """Those tables that some contender's entry has values for."""
+    """The tables that some contender's entry has values for."""
     latents = [entry.get("latents") or {} for entry in entries]
     probes = [each.get("probe_r2") or {} for each in latents]
     lipschitz = [entry.get("lipschitz") or {} for entry in entries]

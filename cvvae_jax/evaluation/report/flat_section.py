@@ -36,7 +36,7 @@ class Section:
 
 
 def section(results: Results, folder: Path) -> Section | None:
-    """What results["flat_fields"] holds; None where it holds nothing.
+    """The section of results["flat_fields"]; None where that is empty.
 
     Raises:
         UserError: a picture's file is missing, or lies outside the folder.
@@ -115,7 +115,7 @@ def _curves(results: Results, of) -> list[Curve]:
 
 
 def _pictures(results: Results, folder: Path) -> list[Picture]:
-    """Of models: those of baselines are gray."""
+    """The pictures of models; those of baselines would be gray."""
     models = [each["name"] for each in results["contenders"] if not is_baseline(each)]
     return [
         Picture(

@@ -87,7 +87,7 @@ def _best(metric: dict, values: list[numbers.Number]) -> str | None:
 def _cell(
     results: Results, metric: dict, name: str, color: int, *, best: str | None, is_ranked: bool
 ) -> Cell:
-    """Of a baseline, which is not ranked, the score and the difference alone."""
+    """A contender's cell; baselines, which are not ranked, have only score and difference."""
     own, entry, digits = (
         score(results, name, metric),
         paired(results, name, metric),
