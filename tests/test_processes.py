@@ -170,11 +170,11 @@ client = types.SimpleNamespace(
 group.jax_distributed.global_state = types.SimpleNamespace(
     client=client, coordinator_address="127.0.0.1:1", process_id=1, num_processes=2
 )
-group._STUCK, group._PERIOD = 1.0, 0.1
+group._STUCK, group._PERIOD = 5.0, 0.1
 process = group.Processes()
-time.sleep(2)  # longer than a stuck process may
+time.sleep(7)  # longer than a stuck process may
 {end}
-time.sleep(20)
+time.sleep(200)
 """
 
 
@@ -183,7 +183,7 @@ time.sleep(20)
     ("end", "code", "said"),
     [
         ("threading.Thread(target=ctypes.CDLL(None).abort).start()", group.DIED, "0 has died"),
-        ("print('stuck', flush=True); ctypes.PyDLL(None).sleep(20)", 1, "Timeout (0:00:01)!"),
+        ("print('stuck', flush=True); ctypes.PyDLL(None).sleep(200)", 1, "Timeout (0:00:05)!"),
     ],
     ids=["abort", "pythons_lock_held"],
 )
@@ -191,10 +191,10 @@ def test_process_that_can_not_go_on_is_ended(end, code, said):
     """`PyDLL` keeps Python's lock, which what jax's abort calls would wait for."""
     command = [sys.executable, "-c", ALONE.replace("{end}", end)]
     start = time.monotonic()
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert ended.returncode == code and said in ended.stderr, ended.stderr
     assert ("stuck" in ended.stdout) == (code == 1)
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 200
 
 
 @pytest.mark.parametrize("status", [1, 2, 130])

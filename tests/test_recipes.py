@@ -84,7 +84,7 @@ def test_recipes_start_no_jax():
         f"for recipe in {RECIPES}:\n    load_recipe(recipe)\n"
         "assert 'jax' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
 
 
 def test_every_ablation_is_listed():

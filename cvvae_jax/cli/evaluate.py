@@ -172,7 +172,7 @@ def _image_vae(arguments: EvaluateArguments) -> "Contender | None":
 
 
 def _networks(arguments: EvaluateArguments, metrics: set[str]) -> "dict[str, NetworkFile]":
-    """Load the networks of metrics that the user gives and the protocol has.
+    """The networks of metrics that the protocol asks for and weights are given for, by metric.
 
     Raises:
         UserError: a file holds another network.

@@ -1,13 +1,16 @@
 """Runs a command of the program, and turns errors into one line and an exit status."""
 
-import _thread
 import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
 import threading
+import time
 import traceback
+import types
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from cvvae_jax.cli.program import discard_output, keep_printing, program
@@ -141,13 +144,28 @@ def _set_hooks() -> None:
 
     def hook(args):
         if args.exc_type is KeyboardInterrupt:
-            # Ctrl-C came while the garbage collector ran a callback of jax, where Python drops
-            # exceptions. They would be dropped here, too, so a timer raises it again.
-            threading.Timer(0.1, _thread.interrupt_main).start()
+            # It came while jax's callback of the garbage collector ran, where Python drops it.
+            again = threading.Thread(target=_interrupt_after, args=(hook,), daemon=True)
+            again.start()
         elif str(args.exc_value) != "Event loop is closed":
             report(args)
 
     sys.unraisablehook = hook
+
+
+def _interrupt_after(function: Callable) -> None:
+    """Interrupts the main thread once more as soon as it has left a function, in which Python would
+    drop the exception; by a signal, which also ends what the thread waits for."""
+    main = threading.main_thread().ident
+    while _is_within(function, sys._current_frames().get(main)):
+        time.sleep(0.01)
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+def _is_within(function: Callable, frame: types.FrameType | None) -> bool:
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _fail(message: str) -> int:

@@ -23,7 +23,7 @@ from cvvae_jax.video_io.display import Display
 from cvvae_jax.video_io.images import write_image
 from cvvae_jax.video_io.times import Times
 from cvvae_jax.video_io.video import VideoInfo
-from cvvae_jax.video_io.video_writer import VideoWriter, begun_path
+from cvvae_jax.video_io.video_writer import VideoWriter, begun_path, remove_begun
 
 if TYPE_CHECKING:
     from cvvae_jax.codec.codec import Codec
@@ -130,11 +130,12 @@ def print_plan(
 
 def check_paths(arguments: CodecArguments, source: Path, target: Path) -> None:
     """Raise UserError unless the source can be read and the target can be written."""
-    if source.is_dir():
+    # Unlike a Path's methods, these functions take a name that is too long for that of no file.
+    if os.path.isdir(source):
         raise UserError(f"{source} is a folder; name a file to read.")
-    if not source.is_file():
+    if not os.path.isfile(source):
         raise UserError(f"{source}: no such file.")
-    if target.exists() and os.path.samefile(source, target):
+    if os.path.exists(target) and os.path.samefile(source, target):
         raise UserError(f"{target} is the input file; name another file to write.")
     begun = begun_path(target)
     if begun.exists() and os.path.samefile(source, begun):
@@ -142,9 +143,9 @@ def check_paths(arguments: CodecArguments, source: Path, target: Path) -> None:
             f"{source} has the name of the temporary file of {target}; rename it, or name another "
             "file to write."
         )
-    if not target.parent.is_dir():
+    if not os.path.isdir(target.parent):
         raise UserError(f"{target} cannot be written: there is no folder {target.parent}.")
-    if target.is_dir():
+    if os.path.isdir(target):
         raise UserError(f"{target} is a folder; name a file to write.")
     # Only the writer looks: it may have begun to write before the other processes look.
     if not arguments.plan and (not arguments.distributed or is_writer()):
@@ -221,7 +222,7 @@ def video_output(
         yield lambda frame: write_image(target, frame)
         return
     if overwrite:  # the temporary file of a killed process may be there
-        begun_path(target).unlink(missing_ok=True)
+        remove_begun(target)
     writer = VideoWriter(
         target,
         times=times,

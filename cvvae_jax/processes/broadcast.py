@@ -6,9 +6,24 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed as jax_distributed  # its public part has no barriers
 from jax.experimental import multihost_utils
 
 from cvvae_jax.errors import UserError
+
+_LONGEST_WAIT = 24 * 3600
+"""Seconds; that another process has died is seen by `processes`, not by waiting."""
+
+
+def wait_for_all(topic: str) -> None:
+    """Waits until all processes of the run have come here, under a topic that is used once.
+
+    Unlike the first collective among some devices, which gives up on CPUs after half a minute, this
+    waits for a process that takes long, as one may that compiles on a machine with too much to do.
+    """
+    if jax.process_count() > 1:
+        client = jax_distributed.global_state.client
+        client.wait_at_barrier(f"cvvae_jax/{topic}", 1000 * _LONGEST_WAIT)
 
 
 def broadcast_from_first(find: Callable[[], Any]) -> Any:

@@ -42,11 +42,18 @@ def written_aside(path: Path) -> Iterator[Path]:
 
 
 def require_vacant(path: Path, *, overwrite: bool) -> None:
-    """Raise UserError where a file to write is there already, and is not to be replaced.
+    """Raise UserError where a file to write exists already and is not to be replaced, or where no
+    file can have that name.
 
     A link counts as a file, wherever it leads.
     """
-    if not overwrite and os.path.lexists(path):
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    if not overwrite:
         raise UserError(f"{path} exists; --overwrite replaces it.")
 
 

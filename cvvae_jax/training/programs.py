@@ -16,6 +16,7 @@ from cvvae_jax import sharding
 from cvvae_jax.config import StageConfig, TrainConfig
 from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.processes.broadcast import wait_for_all
 from cvvae_jax.training.jobs import Job, RunPlan, initial_state
 from cvvae_jax.training.state import Frozen, StepMetrics, TrainState
 from cvvae_jax.training.step import Update, train_step, update_of
@@ -75,12 +76,13 @@ class TrainPrograms:
 
     def of(self, step: int, video_shape: tuple[int, ...]) -> tuple[TrainProgram, bool]:
         """The program of a step, counted from 0, for a global batch of this shape; and whether it
-        was compiled just now."""
+        was compiled just now, by all processes."""
         update = update_of(step, self._job.stage, self._job.loss)
         key = (update, video_shape)
         is_new = key not in self._programs
         if is_new:
             self._programs[key] = self.compile(update, video_shape)
+            wait_for_all(f"{self._job.title}: {update} {video_shape}")
         return self._programs[key], is_new
 
     def compile(self, update: Update, video_shape: tuple[int, ...]) -> TrainProgram:

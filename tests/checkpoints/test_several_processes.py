@@ -97,7 +97,7 @@ def test_a_failure_of_one_process_is_one_of_all_at_once_and_all_use_the_same_ste
         for index in range(2)
     ]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()

@@ -314,7 +314,7 @@ def test_processes_share_a_video_and_the_first_one_writes(tmp_path, weights, sou
     ):
         own = [command, *map(str, paths), *options]
         with workers(tmp_path / command, own, own, devices=2, script=script) as running:
-            assert running.wait(timeout=200) == [0, 0], running.said(0) + running.said(1)
+            assert running.wait(timeout=300) == [0, 0], running.said(0) + running.said(1)
             assert paths[1].name in running.said(0)
             assert paths[1].name not in running.said(1)
     codec = Codec(load(weights), chunk_frames=4, devices=jax.devices()[:1])

@@ -7,7 +7,7 @@ import json
 
 import jax
 import pytest
-from tiny_training import DISCRIMINATOR, short_run
+from tiny_training import DISCRIMINATOR, IMAGE, VIDEO, short_run
 
 from cvvae_jax import hardware, parameter_paths
 from cvvae_jax.cli.main import main
@@ -25,8 +25,10 @@ SHAPE = video_shape(BUCKET)
 
 
 def tiny(folder, **changes) -> TrainConfig:
-    config = dataclasses.replace(short_run(folder, str(folder / "missing")), loss=LOSS, **changes)
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, buckets=(BUCKET,)))
+    config = short_run(folder, str(folder / "missing"))
+    networks = {"image_model": IMAGE, "model": VIDEO}
+    stage = dataclasses.replace(config.train, buckets=(BUCKET,))
+    return dataclasses.replace(config, loss=LOSS, train=stage, **networks, **changes)
 
 
 @functools.cache

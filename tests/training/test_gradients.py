@@ -24,9 +24,11 @@ from cvvae_jax.training.state import RandomKeys
 
 # The official code's gradient norms are tested quickly, in tests/test_golden_steps.py.
 MODES = [
-    pytest.param(mode, marks=pytest.mark.slow) for mode in ("both", "decoder", "encoder", "none")
+    "both",
+    *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("decoder", "encoder", "none")),
 ]
 BATCH = random_batch(2)
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
 
 
 def loss_of(mode: str):

@@ -27,7 +27,7 @@ from cvvae_jax.resumable.files import write_whole
 from cvvae_jax.training import loop, run_folder
 from cvvae_jax.training.log import StageLog
 from cvvae_jax.training.run_folder import known_sides
-from cvvae_jax.video_io.video import write_image
+from cvvae_jax.video_io.images import write_image
 
 HOLD = """
 import sys, time
@@ -226,7 +226,7 @@ def test_second_train_command_ends_with_2_and_the_first_goes_on(image_vae, tmp_p
         second = subprocess.run(command, env=variables, capture_output=True, text=True)
         assert content(tmp_path / "run") == before
         first.send_signal(signal.SIGUSR1)
-        assert first.wait(timeout=120) == 0
+        assert first.wait(timeout=300) == 0
     finally:
         first.kill()
     assert second.returncode == 2

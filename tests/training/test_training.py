@@ -32,6 +32,8 @@ from cvvae_jax.training.jobs import plan_run
 from cvvae_jax.training.log import StageLog
 from cvvae_jax.training.run_folder import write_config
 
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
+
 WIDTHS = {
     "block_channels": (8, 8),
     "blocks_per_level": 1,
