@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 
-def in_step(
+def repeat_to_frames(
     frames: Float[Array | np.ndarray, "b n h w c"], *, temporal_compression: int
 ) -> Float[Array | np.ndarray, "b t h w c"]:
     """Every latent frame's image for as long as the video frames it stands for, t = 1 + (n - 1) k.

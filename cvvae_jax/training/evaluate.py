@@ -14,7 +14,7 @@ from cvvae_jax.checkpoint import newest_complete_step
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.metrics.baselines import bicubic_in_space, bicubic_in_space_and_time
 from cvvae_jax.metrics.image import SSIM_WINDOW, psnr, ssim
-from cvvae_jax.metrics.latents import in_step
+from cvvae_jax.metrics.latents import repeat_to_frames
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.inputs import to_float
@@ -87,7 +87,7 @@ def _evaluate_batch(model, frozen, clips):
     if frozen is not None:
         time = model.temporal_compression
         views["compat"] = frozen.decode(latents)
-        rivals["compat"] = in_step(views["compat"], temporal_compression=time)
+        rivals["compat"] = repeat_to_frames(views["compat"], temporal_compression=time)
         rivals["image_latents"] = model.decode(frozen.encode(video[:, ::time]).mode())
         rivals["image_vae"] = frozen.decode(frozen.encode(video).mode())
     metrics = {"psnr": psnr}

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image, ImageDraw
 
-from cvvae_jax.metrics.latents import in_step
+from cvvae_jax.metrics.latents import repeat_to_frames
 from cvvae_jax.models.inputs import to_uint8
 
 _LABELS = {
@@ -60,7 +60,7 @@ def side_by_side(views: dict[str, np.ndarray]) -> np.ndarray:
     t = rows["input"].shape[1]
     if "compat" in rows and rows["compat"].shape[1] > 1:
         k = (t - 1) // (rows["compat"].shape[1] - 1)
-        rows["compat"] = in_step(rows["compat"], temporal_compression=k)
+        rows["compat"] = repeat_to_frames(rows["compat"], temporal_compression=k)
     strips = [np.concatenate(list(np.asarray(to_uint8(row))), axis=2) for row in rows.values()]
     return np.concatenate(strips, axis=1)
 

@@ -7,7 +7,7 @@ from scipy.ndimage import gaussian_filter
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from cvvae_jax.metrics.image import ms_ssim, mse, psnr, psnr_of, ssim
-from cvvae_jax.metrics.latents import in_step
+from cvvae_jax.metrics.latents import repeat_to_frames
 from cvvae_jax.models.inputs import to_float
 
 CONTENTS = ("random", "smooth", "bright", "photograph")
@@ -101,9 +101,11 @@ def test_psnr_is_of_the_mean_squared_error():
 
 def test_images_of_latents_last_as_long_as_what_they_stand_for():
     frames = np.arange(3, dtype=np.float32).reshape(1, 3, 1, 1, 1)
-    held = in_step(frames, temporal_compression=4)
+    held = repeat_to_frames(frames, temporal_compression=4)
     np.testing.assert_array_equal(held.ravel(), [0, 1, 1, 1, 1, 2, 2, 2, 2])
-    np.testing.assert_array_equal(in_step(frames[:, :1], temporal_compression=4), frames[:, :1])
+    np.testing.assert_array_equal(
+        repeat_to_frames(frames[:, :1], temporal_compression=4), frames[:, :1]
+    )
 
 
 @pytest.mark.parametrize("noise", [0.01, 0.3, 2.0])

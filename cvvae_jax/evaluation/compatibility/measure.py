@@ -19,7 +19,7 @@ from cvvae_jax.codec.codec import Codec, Mode
 from cvvae_jax.codec.values import Latents, Pixels, checked_pixels
 from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.compatibility.stretch import stretch
-from cvvae_jax.metrics.latents import group_means, in_step, key_frames, patches
+from cvvae_jax.metrics.latents import group_means, key_frames, patches, repeat_to_frames
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.image_vae import ImageVAE
@@ -176,7 +176,7 @@ class _Pair:
         self, frames: Float[Array | np.ndarray, "b n h w c"]
     ) -> Float[Array | np.ndarray, "b t h w c"]:
         """Images, or latents, for the frames that their latent frames stand for."""
-        return in_step(frames, temporal_compression=self.time)[:, : self.video.shape[1]]
+        return repeat_to_frames(frames, temporal_compression=self.time)[:, : self.video.shape[1]]
 
     def scores(self, recon: np.ndarray, target: np.ndarray) -> Measured:
         """Every metric of every frame."""
