@@ -74,12 +74,12 @@ class SavedModel:
 
     @property
     def license(self) -> dict[str, str]:
-        """As its model card states it."""
+        """The license that its model card states."""
         return stated_license(self.folder, {})
 
     @property
     def stored_tensors(self) -> dict[str, jax.ShapeDtypeStruct]:
-        """Its parameters as they are stored, by flat path."""
+        """The parameters as they are stored, by flat path."""
         return checkpoint.read_shapes(self.folder)
 
     def load(self, shardings: Any, *, not_finite: dict[str, str] | None = None) -> Any:
@@ -105,7 +105,7 @@ def _not_finite_in_memory(leaves: dict[str, np.ndarray]) -> dict[str, str]:
 
 
 def _not_finite_on_devices(leaves: dict[str, jax.Array]) -> dict[str, str]:
-    """The same where they lie, which may be the devices of other processes."""
+    """Which parameters hold NaN or Inf, found on their devices, which may be other processes'."""
 
     def judge(leaves):
         return {path: (jnp.isnan(x).any(), jnp.isinf(x).any()) for path, x in leaves.items()}
@@ -188,13 +188,14 @@ def open_model(
     raw: bool = False,
     whole: bool = True,
 ) -> SavedModel | OfficialModel:
-    """What `load` would load, checked as far as that goes without reading parameters.
+    """Opens what `load` would load: checks all that can be checked without reading parameters.
 
     Args:
         path, prefix, config, lpips_heads, raw: as in `load`.
         dtype: type of the computation; default: the checkpoint's, of PyTorch weights float32.
         param_dtype: type of the parameters; default: as stored.
-        whole: False: half an LPIPS is taken too, which can be described but not loaded.
+        whole: whether an LPIPS without its heads or without its network is refused; False: such a
+            file can be described but not loaded.
 
     Raises:
         UserError: there is no whole known model at `path`, or an argument does not go with it.
@@ -243,12 +244,12 @@ def _described(folder: Path) -> tuple[type, Any]:
 
 @dataclasses.dataclass(frozen=True)
 class _Description:
-    """What `checkpoint.read_description` gives."""
+    """The description of a model, as `checkpoint.read_description` gives it."""
 
     model: str
     """The class."""
     config: dict[str, Any]
-    """Its settings."""
+    """The settings of its configuration."""
 
 
 def _with_types(settings: Any, dtype: DType | None, param_dtype: DType | None) -> Any:

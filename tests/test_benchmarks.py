@@ -107,7 +107,7 @@ def _draws(row: Row):
 
 def _assert_same_lengths(ours, theirs, family) -> None:
     """To 1e-3, or 1e-6 of the longest where the true gradient is zero."""
-    rows = family.rows(ours.config)
+    rows = family.layer_names(ours.config)
     lengths = {
         official_name(rows, path)[0]: float(np.linalg.norm(leaf))
         for path, leaf in parameter_paths.flatten(ours).items()

@@ -30,12 +30,12 @@ from cvvae_jax.config import (
     VideoVAEConfig,
 )
 from cvvae_jax.convert.names import (
-    diffusers_rows,
-    discriminator_rows,
-    i3d_rows,
-    ldm_rows,
-    lpips_rows,
-    svd_rows,
+    diffusers_names,
+    discriminator_names,
+    i3d_names,
+    ldm_names,
+    lpips_names,
+    svd_names,
 )
 from cvvae_jax.losses import lpips
 from cvvae_jax.models import video_vae
@@ -108,16 +108,16 @@ def svd_config(golden: dict) -> SVDVAEConfig:
 def video_model(golden: dict, dtype: str) -> VideoVAE:
     config = dataclasses.replace(video_config(golden), dtype=dtype)
     rows = (
-        diffusers_rows()
+        diffusers_names()
         if golden["family"] == "sd3"
-        else ldm_rows(len(config.block_channels), image=False)
+        else ldm_names(len(config.block_channels), image=False)
     )
     return build(VideoVAE, config, golden, rows)
 
 
 def image_model(golden: dict, dtype: str) -> ImageVAE:
     config = dataclasses.replace(image_config(golden), dtype=dtype)
-    return build(ImageVAE, config, golden, diffusers_rows())
+    return build(ImageVAE, config, golden, diffusers_names())
 
 
 @jax.jit
@@ -174,7 +174,7 @@ def test_svd_vae_equals_diffusers(name, case, dtype):
     """The frames of a case are one video, decoded together."""
     golden, arrays = read(name)
     video = channels_last(golden_input(name, case, golden["cases"][case]))
-    moments, decoded = outputs(build(SVDVAE, svd_config(golden), golden, svd_rows()), video)
+    moments, decoded = outputs(build(SVDVAE, svd_config(golden), golden, svd_names()), video)
     assert_equal(moments[0], channels_last(arrays[f"{case}.moments"]), dtype)
     assert_equal(decoded[0], channels_last(arrays[f"{case}.decoded"]), dtype)
 
@@ -184,7 +184,7 @@ def test_discriminator_equals_official(name, case, dtype):
     golden, arrays = read(name)
     base, layers = golden["config"]["ndf"], golden["config"]["n_layers"]
     config = DiscriminatorConfig(base_channels=base, layers=layers)
-    network = build(Discriminator, config, golden, discriminator_rows(layers))
+    network = build(Discriminator, config, golden, discriminator_names(layers))
     video = channels_last(golden_input(name, case, golden["cases"][case]))
     logits = jax.jit(lambda network, video: network(video))(network, video)
     assert_equal(logits, channels_last(arrays[f"{case}.logits"]), dtype)
@@ -200,7 +200,7 @@ def lpips_tensor(key: str, shape: list[int]) -> np.ndarray:
 def test_lpips_equals_official(name, case, dtype):
     """Every image is a video of one frame."""
     golden = json.loads((FOLDER / f"{name}.json").read_text())
-    network = build(LPIPS, LPIPSConfig(), golden, lpips_rows(), lpips_tensor)
+    network = build(LPIPS, LPIPSConfig(), golden, lpips_names(), lpips_tensor)
     inputs = (key.split("/") for key in golden["inputs"])
     images = [channels_last(golden_input(*key, golden["shape"]))[:, None] for key in inputs]
     assert_equal(jax.jit(lpips)(network, *images)[:, 0], np.asarray(golden[case]), dtype)
@@ -217,7 +217,7 @@ def i3d_tensor(key: str, shape: list[int]) -> np.ndarray:
 @pytest.mark.parametrize(("name", "case", "dtype"), cases("i3d", "float32"))
 def test_i3d_equals_official(name, case, dtype):
     golden, arrays = read(name)
-    network = build(I3D, I3DConfig(), golden, i3d_rows(), i3d_tensor)
+    network = build(I3D, I3DConfig(), golden, i3d_names(), i3d_tensor)
     video = channels_last(golden_input(name, case, golden["cases"][case]))
     both = jax.jit(lambda network, video: (network.features(video), network.logits(video)))
     features, logits = both(network, video)

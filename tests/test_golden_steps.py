@@ -21,7 +21,7 @@ from golden_files import (
 from cvvae_jax import parameter_paths
 from cvvae_jax.config import DiscriminatorConfig, ImageVAEConfig, LossConfig, LPIPSConfig
 from cvvae_jax.convert.convert import abstract_model, official_shapes
-from cvvae_jax.convert.names import diffusers_rows, discriminator_rows, lpips_rows, official_name
+from cvvae_jax.convert.names import diffusers_names, discriminator_names, lpips_names, official_name
 from cvvae_jax.models import video_vae
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.vgg import LPIPS
@@ -68,20 +68,20 @@ def golden_networks(golden: dict) -> tuple[TrainedNetworks, Frozen]:
     tensors = {
         k: v for k, v in golden["state_dict"].items() if k.startswith(("encoder", "decoder"))
     }
-    model = build(VideoVAE, config, {"state_dict": tensors}, diffusers_rows())
+    model = build(VideoVAE, config, {"state_dict": tensors}, diffusers_names())
     image_config = ImageVAEConfig(quant_conv=False, **widths)
-    wanted = official_shapes(abstract_model(ImageVAE, image_config), diffusers_rows())
+    wanted = official_shapes(abstract_model(ImageVAE, image_config), diffusers_names())
     image = {"state_dict": dict(wanted.values())}
-    image_vae = build(ImageVAE, image_config, image, diffusers_rows(), image_decoder_tensor)
+    image_vae = build(ImageVAE, image_config, image, diffusers_names(), image_decoder_tensor)
     lpips_network = build_part(
-        LPIPS, LPIPSConfig(), golden, "loss.perceptual_loss.", lpips_rows(), positive=("lin",)
+        LPIPS, LPIPSConfig(), golden, "loss.perceptual_loss.", lpips_names(), positive=("lin",)
     )
     discriminator = build_part(
         Discriminator,
         DiscriminatorConfig(base_channels=32, layers=3),
         golden,
         "loss.discriminator.",
-        discriminator_rows(3),
+        discriminator_names(3),
     )
     return TrainedNetworks(model, LogScales.create(0.1), discriminator), Frozen(
         image_vae, lpips_network
@@ -151,8 +151,8 @@ def test_training_step_equals_official(name, case, dtype, updates):
     scales = {"loss.logvar": vae.log_scales.recon, "loss.logvar_2d": vae.log_scales.compat}
     for key, value in scales.items():
         np.testing.assert_allclose(abs(value), norms.pop(key), rtol=1e-3, err_msg=key)
-    assert_norms_equal(vae.model, diffusers_rows(), norms)
-    rows, prefix = discriminator_rows(3), "loss.discriminator."
+    assert_norms_equal(vae.model, diffusers_names(), norms)
+    rows, prefix = discriminator_names(3), "loss.discriminator."
     assert_norms_equal(
         discriminator.discriminator, rows, golden["discriminator_grad_norms"], prefix
     )

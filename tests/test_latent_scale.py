@@ -17,7 +17,7 @@ from cvvae_jax.config import ImageVAEConfig, SVDVAEConfig, VideoVAEConfig
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.convert.convert import abstract_model, to_official
 from cvvae_jax.convert.export import write_official
-from cvvae_jax.convert.names import diffusers_rows
+from cvvae_jax.convert.names import diffusers_names
 from cvvae_jax.errors import UserError
 from cvvae_jax.latents.file import SUFFIXES, LatentsMetadata, LatentsWriter, open_latents
 from cvvae_jax.loading import open_model
@@ -37,7 +37,7 @@ NORMED = {"scaling_factor": 0.5, "latents_mean": tuple(MEAN), "latents_std": tup
 @pytest.fixture(scope="module")
 def tensors() -> dict[str, np.ndarray]:
     vae = random_model(ImageVAE, ImageVAEConfig(**SMALL))
-    return dict(to_official(vae, diffusers_rows()))
+    return dict(to_official(vae, diffusers_names()))
 
 
 def write(path, tensors, config):

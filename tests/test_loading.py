@@ -20,7 +20,7 @@ from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import ImageVAEConfig, MeshConfig
 from cvvae_jax.convert.convert import to_official
 from cvvae_jax.convert.export import write_official
-from cvvae_jax.convert.names import diffusers_rows
+from cvvae_jax.convert.names import diffusers_names
 from cvvae_jax.errors import UserError
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.discriminator import Discriminator
@@ -37,7 +37,7 @@ def vae() -> ImageVAE:
 
 @pytest.fixture
 def official(vae) -> dict[str, np.ndarray]:
-    return dict(to_official(vae, diffusers_rows()))
+    return dict(to_official(vae, diffusers_names()))
 
 
 def write(path, tensors, config: dict | None = None):
@@ -147,7 +147,7 @@ def test_a_scale_that_has_to_be_assumed_is_said(tmp_path, official):
 
 def test_sixteen_channels_without_a_config_are_taken_for_sd3s(tmp_path):
     vae = ImageVAE(dataclasses.replace(CONFIG, latent_channels=16), rngs=nnx.Rngs(0))
-    folder = write(tmp_path / "x", dict(to_official(vae, diffusers_rows())))
+    folder = write(tmp_path / "x", dict(to_official(vae, diffusers_names())))
     (folder / "config.json").unlink()
     opened = open_model(folder)
     assert (opened.config.scaling_factor, opened.config.shift_factor) == (1.5305, 0.0609)
@@ -183,7 +183,7 @@ def test_the_license_in_the_metadata_is_read(tmp_path, official):
 @pytest.mark.parametrize("given", [{}, {"scaling_factor": 0.18215, "shift_factor": None}])
 def test_a_config_without_a_scale_means_the_official_default(tmp_path, given):
     vae = ImageVAE(dataclasses.replace(CONFIG, latent_channels=16), rngs=nnx.Rngs(0))
-    folder = write(tmp_path / "x", dict(to_official(vae, diffusers_rows())), given)
+    folder = write(tmp_path / "x", dict(to_official(vae, diffusers_names())), given)
     assert cvvae_jax.load(folder).config == vae.config
 
 
@@ -323,7 +323,7 @@ def test_weights_of_eight_bits_are_read_exactly_as_float32(tmp_path, vae, offici
     with pytest.warns(UserWarning, match=r"weights of 8 bits \(float8_e\w+\), .* as float32"):
         loaded = cvvae_jax.load(path)
     assert loaded.config.param_dtype == "float32"
-    written = dict(to_official(loaded, diffusers_rows()))
+    written = dict(to_official(loaded, diffusers_names()))
     for name, (_, array) in tensors.items():
         np.testing.assert_array_equal(written[name], array.astype(np.float32), err_msg=name)
 
@@ -381,10 +381,10 @@ def test_training_states_hold_several_models(tmp_path, official, tiny_discrimina
 @pytest.fixture
 def tiny_discriminator() -> dict[str, np.ndarray]:
     from cvvae_jax.config import DiscriminatorConfig
-    from cvvae_jax.convert.names import discriminator_rows
+    from cvvae_jax.convert.names import discriminator_names
 
     model = Discriminator(DiscriminatorConfig(base_channels=32, layers=3), rngs=nnx.Rngs(0))
-    return dict(to_official(model, discriminator_rows(3)))
+    return dict(to_official(model, discriminator_names(3)))
 
 
 def test_weights_that_are_no_numbers_are_named_in_a_warning(tmp_path, official):

@@ -29,7 +29,7 @@ class Theirs:
         torch.backends.cudnn.benchmark = True
         self._last = variant != "eager"
         spatial = model.config.decoder_attention == "spatial"
-        rows = (families.SD3 if spatial else families.SD21).rows(model.config)
+        rows = (families.SD3 if spatial else families.SD21).layer_names(model.config)
         self._tensors = {name: self._put(tensor) for name, tensor in to_official(model, rows)}
         self._array = self._put(np.moveaxis(array, -1, 1))
         self._network = (

@@ -51,7 +51,7 @@ class OfficialNetworks:
         def tensors(model: Any, family: families.Family, *, trained: bool) -> Tensors:
             return {
                 name: torch.tensor(array, device=device, requires_grad=trained)
-                for name, array in to_official(model, family.rows(model.config))
+                for name, array in to_official(model, family.layer_names(model.config))
             }
 
         log_scale = torch.full((), config.loss.log_scale, device=device)

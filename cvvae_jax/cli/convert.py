@@ -36,11 +36,11 @@ class Convert:
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="DST")]
     """Folder to write."""
     to: Literal["jax", "torch"] | None = None
-    """What to write; unset: PyTorch weights become ours and ours PyTorch's."""
+    """Format to write; default: PyTorch weights become a checkpoint of ours, and ours PyTorch's."""
     dtype: DType | None = None
     """Type of the weights, which are computed with in float32 all the same; unset: the source's."""
     prefix: str | None = None
-    """What stands before the model's names in a file that holds several, such as
+    """Prefix of the model's tensors in a file that holds several models, such as
     loss.discriminator. in CV-VAE's training states."""
     config: Path | None = None
     """An official config.json, where it does not lie beside the weights."""
@@ -48,7 +48,7 @@ class Convert:
     """LPIPS' heads (vgg.pth or alex.pth of the package lpips), where SRC is torchvision's VGG16 or
     AlexNet; both become one model."""
     raw: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Of a run, take the parameters as the optimizer left them; else their average."""
+    """Take a run's parameters as the optimizer left them, rather than their average."""
     verify: tyro.conf.FlagCreatePairsOff[bool] = False
     """Run PyTorch and JAX side by side on a small clip and compare them stage by stage (needs
     torch)."""
@@ -131,7 +131,7 @@ def _heads_origin(options: Convert, source: Any) -> Any:
 
 
 def _name(given: Path, found: Path) -> str:
-    """What was converted, without the folders above it; with the folder that was found inside."""
+    """The source's name for the card: without the folders above it, with a folder found inside."""
     given, found = (Path(os.path.abspath(path)) for path in (given, found))
     return str(found.relative_to(given.parent)) if found.is_relative_to(given) else given.name
 

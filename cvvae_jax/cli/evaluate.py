@@ -111,8 +111,8 @@ def main(command_line: list[str], *, joined: "Processes | None" = None) -> None:
     share = arguments.share if joined is None else Share(joined.index, joined.count)
     evaluation = _evaluation(arguments)
     print(f"Device: {jax.devices()[0].device_kind}", file=sys.stderr, flush=True)
-    meet = None if joined is None else joined.barrier
-    report = evaluate(evaluation, share=share, meet=meet, track=track)
+    barrier = None if joined is None else joined.barrier
+    report = evaluate(evaluation, share=share, barrier=barrier, track=track)
     if report is None:
         print(f"{evaluation.out}: {share} is done; other processes have not finished theirs.")
     else:

@@ -63,7 +63,7 @@ class Inspect:
     path: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="PATH")]
     """Weight file, or folder with one; run folder, checkpoint or saved model."""
     prefix: str | None = None
-    """What stands before the model's names in a file that holds several."""
+    """Prefix of the model's tensors in a file that holds several models."""
     config: Path | None = None
     """An official config.json, where it does not lie beside the weights."""
     lpips_heads: Path | None = None

@@ -26,7 +26,7 @@ _PUBLISHED = {
 
 @dataclasses.dataclass(frozen=True)
 class HeadsOrigin:
-    """Where LPIPS' heads come from, if not from the file with its network; see `Origin`."""
+    """The origin of LPIPS' heads, where the file with its network lacks them; see `Origin`."""
 
     name: str
     sha256: str
@@ -35,22 +35,22 @@ class HeadsOrigin:
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """Where a model comes from, for its card."""
+    """The origin of a model, as its card states it."""
 
     name: str
     """Name of the file or folder that was converted."""
 
     sha256: str
-    """Of its weights, from `sha256`."""
+    """Hash of its weights, from `sha256`."""
 
     license: dict[str, str]
-    """What the source states, from `stated_license`."""
+    """The license that the source states, from `stated_license`."""
 
     weights: str
     """Which weights these are, in words."""
 
     to: Literal["jax", "torch"]
-    """What they were converted to."""
+    """The format that the weights were converted to."""
 
     heads: HeadsOrigin | None = None
     """The second source of LPIPS, where there are two."""
@@ -105,7 +105,7 @@ def license_name(stated: dict[str, str]) -> str:
 
 
 def _license_of(origin: Origin | HeadsOrigin) -> str:
-    """What the source states, else what is known of a published file."""
+    """The license that the source states, else that which a published file is known to have."""
     if origin.license:
         return license_name(origin.license)
     return _PUBLISHED.get(origin.sha256, license_name({}))

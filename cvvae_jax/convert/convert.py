@@ -13,7 +13,7 @@ import numpy as np
 from flax import nnx
 
 from cvvae_jax import parameter_paths
-from cvvae_jax.convert.names import Row, official_name, our_path
+from cvvae_jax.convert.names import LayerName, official_name, our_path
 from cvvae_jax.errors import UserError
 
 
@@ -60,8 +60,8 @@ def describe_not_finite(array: np.ndarray) -> str | None:
 
 
 def _contiguous(array: np.ndarray) -> np.ndarray:
-    """The same numbers in the order of their axes; jax reorders several times faster than numpy,
-    and its arrays on a CPU are numpy's without a copy."""
+    """A contiguous array of equal numbers; jax reorders several times faster than numpy, and its
+    arrays on a CPU become numpy's without a copy."""
     if array.flags.c_contiguous or _cpu() is None:
         return np.ascontiguousarray(array)
     return np.asarray(jax.device_put(array, _cpu()))
@@ -85,8 +85,8 @@ _THREADS = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class Place:
-    """Where an official tensor goes."""
+class TensorPlace:
+    """The parameter of ours that an official tensor fills."""
 
     path: str
     """Flat path of our parameter."""
@@ -95,10 +95,12 @@ class Place:
     """The official shape that this parameter has."""
 
     unit_axes: int
-    """See `names.Row`."""
+    """See `names.LayerName`."""
 
 
-def places(shapes: Mapping[str, tuple[int, ...]], target: Any, rows: list[Row]) -> dict[str, Place]:
+def places(
+    shapes: Mapping[str, tuple[int, ...]], target: Any, rows: list[LayerName]
+) -> dict[str, TensorPlace]:
     """The place of every official tensor in the model `target`, which may be abstract.
 
     Args:
@@ -119,7 +121,7 @@ def places(shapes: Mapping[str, tuple[int, ...]], target: Any, rows: list[Row]) 
                 expected = wanted[path][1]
                 if _without_unit_axes(shape) != _without_unit_axes(expected):
                     misshapen.append(f"{name} is {shape}, must be {expected}")
-                found[name] = Place(path, expected, row.unit_axes)
+                found[name] = TensorPlace(path, expected, row.unit_axes)
             case _:
                 unexpected.append(name)
     taken = {place.path for place in found.values()}
@@ -128,7 +130,7 @@ def places(shapes: Mapping[str, tuple[int, ...]], target: Any, rows: list[Row]) 
     return found
 
 
-def official_shapes(target: Any, rows: list[Row]) -> dict[str, tuple[str, tuple[int, ...]]]:
+def official_shapes(target: Any, rows: list[LayerName]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Official name and shape of every parameter of a model, by our path."""
     named = {}
     for path, leaf in parameter_paths.flatten(target).items():
@@ -160,7 +162,7 @@ def abstract_model(model_class: type, config: Any) -> Any:
 def fill(
     target: Model,
     official: Iterable[tuple[str, np.ndarray]],
-    where: Mapping[str, Place],
+    where: Mapping[str, TensorPlace],
     *,
     shardings: Any = None,
     not_finite: dict[str, str] | None = None,
@@ -193,7 +195,9 @@ def fill(
     return parameter_paths.unflatten(target, dict(_in_parallel(put, official)))
 
 
-def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[Row]) -> Model:
+def from_official(
+    target: Model, official: Mapping[str, np.ndarray], rows: list[LayerName]
+) -> Model:
     """The model `target` (real or abstract) filled with official tensors, on jax's first device.
 
     Parameters take the target's types.
@@ -206,7 +210,7 @@ def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[
     return jax.tree.map(jnp.asarray, model)
 
 
-def to_official(model: Any, rows: list[Row]) -> Iterator[tuple[str, np.ndarray]]:
+def to_official(model: Any, rows: list[LayerName]) -> Iterator[tuple[str, np.ndarray]]:
     """The parameters of a model as official tensors, by name and one at a time, contiguous, in
     their own types."""
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from cvvae_jax import checkpoint, parameter_paths
 from cvvae_jax.convert.convert import official_shapes, to_official
-from cvvae_jax.convert.names import Row
+from cvvae_jax.convert.names import LayerName
 from cvvae_jax.convert.official_config import exportable
 from cvvae_jax.errors import UserError
 
@@ -111,7 +111,7 @@ def write_official(model: Any, path: Path) -> None:
         UserError: no official class can hold the model.
     """
     family, config = exportable(model)
-    rows = family.rows(model.config)
+    rows = family.layer_names(model.config)
     path.mkdir()
     with (path / WEIGHTS).open("wb") as file:
         file.write(_header(model, rows))
@@ -120,7 +120,7 @@ def write_official(model: Any, path: Path) -> None:
     (path / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
 
-def _header(model: Any, rows: list[Row]) -> bytes:
+def _header(model: Any, rows: list[LayerName]) -> bytes:
     """The head of a safetensors file. The library takes whole models only, so that a model would be
     in memory twice; a test holds that it reads what is written here."""
     entries, end = {"__metadata__": {"format": "pt"}}, 0

@@ -19,7 +19,7 @@ from cvvae_jax.config import (
 )
 from cvvae_jax.config.latent_scale import LATENT_SCALE
 from cvvae_jax.convert import names, sizes
-from cvvae_jax.convert.names import Row
+from cvvae_jax.convert.names import LayerName
 from cvvae_jax.convert.sizes import Shapes
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
@@ -70,7 +70,7 @@ class Family:
     signature: Signature
     """The names of tensors by which a file of the family is recognized."""
 
-    rows: Callable[[Any], list[Row]]
+    layer_names: Callable[[Any], list[LayerName]]
     """The table of layer names for a configuration."""
 
     read_config: Callable[[Shapes], Any] | None = None
@@ -240,7 +240,7 @@ _IMAGE_SETTINGS = {
 
 SD21 = Family(
     *("CV-VAE SD2.1", VideoVAE, VideoVAEConfig, "CVVAEModel", AUTOENCODER),
-    lambda config: names.ldm_rows(len(config.block_channels), image=False),
+    lambda config: names.ldm_names(len(config.block_channels), image=False),
     official_config=_sd21_config,
     unseen=(*_CAUSAL, *LATENT_SCALE),
     usual=PRESETS["sd21"],
@@ -249,7 +249,7 @@ SD21 = Family(
 )
 SD3 = Family(
     *("CV-VAE SD3", VideoVAE, VideoVAEConfig, "CVVAESD3Model", AUTOENCODER),
-    lambda config: names.diffusers_rows(),
+    lambda config: names.diffusers_names(),
     official_config=_sd3_config,
     unseen=("norm_groups", *_CAUSAL, *LATENT_SCALE),
     usual=PRESETS["sd3"],
@@ -258,19 +258,19 @@ SD3 = Family(
 )
 IMAGE = Family(
     *("image VAE", ImageVAE, ImageVAEConfig, "AutoencoderKL", AUTOENCODER),
-    lambda config: names.diffusers_rows(),
+    lambda config: names.diffusers_names(),
     **_IMAGE_SETTINGS,
 )
 IMAGE_LDM = Family(
     "image VAE, latent-diffusion names",
     *(ImageVAE, ImageVAEConfig, "AutoencoderKL", AUTOENCODER),
-    lambda config: names.ldm_rows(len(config.block_channels), image=True),
+    lambda config: names.ldm_names(len(config.block_channels), image=True),
     exported=False,
     **_IMAGE_SETTINGS,
 )
 SVD = Family(
     *("SVD VAE", SVDVAE, SVDVAEConfig, "AutoencoderKLTemporalDecoder", AUTOENCODER),
-    lambda config: names.svd_rows(),
+    lambda config: names.svd_names(),
     official_config=_svd_config,
     unseen=LATENT_SCALE,
     usual=SVDVAEConfig(),
@@ -279,14 +279,14 @@ SVD = Family(
 DISCRIMINATOR = Family(
     *("3-D discriminator", Discriminator, DiscriminatorConfig, "NLayerDiscriminator3D"),
     Signature("discriminator", r"main\.\d+\."),
-    lambda config: names.discriminator_rows(config.layers),
+    lambda config: names.discriminator_names(config.layers),
     lambda shapes: DiscriminatorConfig(**sizes.discriminator_sizes(shapes)),
     official_config=_discriminator_config,
     defined_in="CV-VAE's training code",
 )
 PERCEPTUAL_VGG16 = Family(
     *("LPIPS, torchvision's names", LPIPS, LPIPSConfig, "LPIPS", IMAGENET),
-    lambda config: names.lpips_rows(torchvision=True),
+    lambda config: names.lpips_names(torchvision=True),
     lambda shapes: LPIPSConfig(),
     lambda shapes: not sizes.is_alexnet(shapes),
     defined_in="the package lpips",
@@ -294,7 +294,7 @@ PERCEPTUAL_VGG16 = Family(
 )
 PERCEPTUAL_ALEXNET = Family(
     *("LPIPS with AlexNet, torchvision's names", AlexLPIPS, LPIPSConfig, "LPIPS", IMAGENET),
-    lambda config: names.alex_lpips_rows(torchvision=True),
+    lambda config: names.alex_lpips_names(torchvision=True),
     lambda shapes: LPIPSConfig(),
     sizes.is_alexnet,
     defined_in="the package lpips",
@@ -302,14 +302,14 @@ PERCEPTUAL_ALEXNET = Family(
 )
 PERCEPTUAL = Family(
     *("LPIPS", LPIPS, LPIPSConfig, "LPIPS", _LPIPS),
-    lambda config: names.lpips_rows(),
+    lambda config: names.lpips_names(),
     lambda shapes: LPIPSConfig(),
     lambda shapes: not sizes.is_alexnet(shapes),
     defined_in="the package lpips",
 )
 PERCEPTUAL_ALEX = Family(
     *("LPIPS with AlexNet", AlexLPIPS, LPIPSConfig, "LPIPS", _LPIPS),
-    lambda config: names.alex_lpips_rows(),
+    lambda config: names.alex_lpips_names(),
     lambda shapes: LPIPSConfig(),
     sizes.is_alexnet,
     defined_in="the package lpips",
@@ -317,7 +317,7 @@ PERCEPTUAL_ALEX = Family(
 VIDEO_CLASSES = Family(
     *("Inception-I3D", I3D, I3DConfig, "InceptionI3d"),
     Signature("Inception-I3D", r"(?:Conv3d_\w+|Mixed_\w+\.b\d[ab]?|logits)\.(?:conv3d|bn)\."),
-    lambda config: names.i3d_rows(),
+    lambda config: names.i3d_names(),
     lambda shapes: I3DConfig(),
     defined_in="piergiaj/pytorch-i3d",
 )
@@ -327,7 +327,7 @@ IMAGE_CLASSES = Family(
         "InceptionV3",
         r"(?:Conv2d_\w+|Mixed_\w+\.branch\w+|AuxLogits\.conv\d)\.(?:conv|bn)\.",
     ),
-    lambda config: names.inception_rows(),
+    lambda config: names.inception_names(),
     lambda shapes: InceptionConfig(),
     defined_in="pytorch-fid",
 )

@@ -42,7 +42,7 @@ class Heads:
 
     @property
     def license(self) -> dict[str, str]:
-        """As the file, or a model card beside it, states it."""
+        """The license that the file, or a model card beside it, states."""
         return stated_license(self.files.files[0].parent, self.files.metadata)
 
 
@@ -88,12 +88,12 @@ def shapes_of_half(half: Half, model: Any, family: Family) -> Mapping[str, tuple
         model: our model, which may be abstract.
         family: whose names the tensors have.
     """
-    named = dict(official_shapes(model, family.rows(model.config)).values())
+    named = dict(official_shapes(model, family.layer_names(model.config)).values())
     return {name: x for name, x in named.items() if bool(_HEAD.match(name)) == (half == "heads")}
 
 
 def remedy(half: Half, family: Family, path: Path) -> str:
-    """What a file of this family without this half of LPIPS is, and what makes it whole."""
+    """A sentence that says which half of LPIPS a file lacks, and which option adds it."""
     network, network_file, heads_file = _FILES[family.model_class]
     if half == "heads":
         return (

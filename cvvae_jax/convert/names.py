@@ -10,8 +10,8 @@ import re
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
-    """Where a layer of the official weights is found here."""
+class LayerName:
+    """The name of a layer in official weights, and its path in our model."""
 
     official: str
     """Layer name there, without `.weight`, `.bias` or another parameter's name."""
@@ -37,7 +37,7 @@ _SAME = {"bias": "bias", "mix_factor": "mix_factor"}
 _SAME_IN_NORMS = {"running_mean": "running_mean", "running_var": "running_var"}
 
 
-def our_path(rows: list[Row], official: str) -> tuple[str, Row] | None:
+def our_path(rows: list[LayerName], official: str) -> tuple[str, LayerName] | None:
     """The flat path here of an official tensor name, and its row; None where no row fits."""
     layer, _, leaf = official.rpartition(".")
     for row in rows:
@@ -49,7 +49,7 @@ def our_path(rows: list[Row], official: str) -> tuple[str, Row] | None:
     return None
 
 
-def official_name(rows: list[Row], path: str) -> tuple[str, Row] | None:
+def official_name(rows: list[LayerName], path: str) -> tuple[str, LayerName] | None:
     """The official name of one of our flat paths, and its row; None where no row fits."""
     layer, _, leaf = path.rpartition("/")
     for row in rows:
@@ -72,25 +72,29 @@ def modern_name(name: str) -> str:
     return re.sub(layer, lambda match: f"{match[1]}.{modern[match[2]]}.", name)
 
 
-def diffusers_rows() -> list[Row]:
+def diffusers_names() -> list[LayerName]:
     """AutoencoderKL of any size, and the CV-VAE SD3 family, which has the same names."""
     rows = _quant_convs()
     for end, level, resample in (("encoder", "down", "down"), ("decoder", "up", "up")):
         block = f"{end}.{level}_blocks.#", f"{end}/{level}_blocks/#"
         mid = f"{end}.mid_block", f"{end}/mid_block"
         rows += [
-            Row(f"{block[0]}.resnets.#.conv_shortcut", f"{block[1]}/resnets/#/conv_shortcut", 2),
-            Row(f"{block[0]}.resnets.#.*", f"{block[1]}/resnets/#/*"),
-            Row(f"{block[0]}.{resample}samplers.0.conv", f"{block[1]}/{resample}samplers/00/conv"),
-            Row(f"{mid[0]}.resnets.#.*", f"{mid[1]}/resnets/#/*"),
-            Row(f"{mid[0]}.attentions.0.to_out.0", f"{mid[1]}/attentions/00/to_out"),
-            Row(f"{mid[0]}.attentions.0.*", f"{mid[1]}/attentions/00/*"),
-            Row(f"{end}.*", f"{end}/*"),
+            LayerName(
+                f"{block[0]}.resnets.#.conv_shortcut", f"{block[1]}/resnets/#/conv_shortcut", 2
+            ),
+            LayerName(f"{block[0]}.resnets.#.*", f"{block[1]}/resnets/#/*"),
+            LayerName(
+                f"{block[0]}.{resample}samplers.0.conv", f"{block[1]}/{resample}samplers/00/conv"
+            ),
+            LayerName(f"{mid[0]}.resnets.#.*", f"{mid[1]}/resnets/#/*"),
+            LayerName(f"{mid[0]}.attentions.0.to_out.0", f"{mid[1]}/attentions/00/to_out"),
+            LayerName(f"{mid[0]}.attentions.0.*", f"{mid[1]}/attentions/00/*"),
+            LayerName(f"{end}.*", f"{end}/*"),
         ]
     return rows
 
 
-def svd_rows() -> list[Row]:
+def svd_names() -> list[LayerName]:
     """AutoencoderKLTemporalDecoder: as AutoencoderKL, with two parts in every residual block of the
     decoder."""
     rows = []
@@ -98,13 +102,13 @@ def svd_rows() -> list[Row]:
         block = f"decoder.{there}.resnets.#", f"decoder/{here}/resnets/#"
         shortcut = "spatial_res_block.conv_shortcut", "spatial_res_block/conv_shortcut"
         rows += [
-            Row(f"{block[0]}.{shortcut[0]}", f"{block[1]}/{shortcut[1]}", 2),
-            Row(f"{block[0]}.*.*", f"{block[1]}/*/*"),
+            LayerName(f"{block[0]}.{shortcut[0]}", f"{block[1]}/{shortcut[1]}", 2),
+            LayerName(f"{block[0]}.*.*", f"{block[1]}/*/*"),
         ]
-    return [*rows, *diffusers_rows()]
+    return [*rows, *diffusers_names()]
 
 
-def ldm_rows(levels: int, *, image: bool) -> list[Row]:
+def ldm_names(levels: int, *, image: bool) -> list[LayerName]:
     """Names in latent-diffusion's style, with this many resolution levels: of Stable Diffusion's
     own files with `image`, else of the CV-VAE SD2.1 family.
 
@@ -117,51 +121,57 @@ def ldm_rows(levels: int, *, image: bool) -> list[Row]:
             position = i if level == "down" else levels - 1 - i
             block = f"{end}.{level}.{i}", f"{end}/{level}_blocks/{position:02d}"
             rows += [
-                Row(
+                LayerName(
                     f"{block[0]}.block.#.nin_shortcut",
                     f"{block[1]}/resnets/#/conv_shortcut",
                     shortcut_axes,
                 ),
-                Row(f"{block[0]}.block.#.*", f"{block[1]}/resnets/#/*"),
-                Row(f"{block[0]}.{level}sample.conv", f"{block[1]}/{level}samplers/00/conv"),
+                LayerName(f"{block[0]}.block.#.*", f"{block[1]}/resnets/#/*"),
+                LayerName(f"{block[0]}.{level}sample.conv", f"{block[1]}/{level}samplers/00/conv"),
             ]
         rows += _ldm_middle(end)
-        rows += [Row(f"{end}.norm_out", f"{end}/conv_norm_out"), Row(f"{end}.*", f"{end}/*")]
+        rows += [
+            LayerName(f"{end}.norm_out", f"{end}/conv_norm_out"),
+            LayerName(f"{end}.*", f"{end}/*"),
+        ]
     return rows
 
 
-def _quant_convs() -> list[Row]:
-    return [Row("quant_conv", "quant_conv", 2), Row("post_quant_conv", "post_quant_conv", 2)]
-
-
-def _ldm_middle(end: str) -> list[Row]:
-    attention = f"{end}.mid.attn_1", f"{end}/mid_block/attentions/00"
+def _quant_convs() -> list[LayerName]:
     return [
-        Row(f"{end}.mid.block_1.*", f"{end}/mid_block/resnets/00/*"),
-        Row(f"{end}.mid.block_2.*", f"{end}/mid_block/resnets/01/*"),
-        Row(f"{attention[0]}.norm", f"{attention[1]}/group_norm"),
-        Row(f"{attention[0]}.q", f"{attention[1]}/to_q", 2),
-        Row(f"{attention[0]}.k", f"{attention[1]}/to_k", 2),
-        Row(f"{attention[0]}.v", f"{attention[1]}/to_v", 2),
-        Row(f"{attention[0]}.proj_out", f"{attention[1]}/to_out", 2),
-        Row(f"{attention[0]}.*", f"{attention[1]}/*"),
+        LayerName("quant_conv", "quant_conv", 2),
+        LayerName("post_quant_conv", "post_quant_conv", 2),
     ]
 
 
-def discriminator_rows(layers: int) -> list[Row]:
+def _ldm_middle(end: str) -> list[LayerName]:
+    attention = f"{end}.mid.attn_1", f"{end}/mid_block/attentions/00"
+    return [
+        LayerName(f"{end}.mid.block_1.*", f"{end}/mid_block/resnets/00/*"),
+        LayerName(f"{end}.mid.block_2.*", f"{end}/mid_block/resnets/01/*"),
+        LayerName(f"{attention[0]}.norm", f"{attention[1]}/group_norm"),
+        LayerName(f"{attention[0]}.q", f"{attention[1]}/to_q", 2),
+        LayerName(f"{attention[0]}.k", f"{attention[1]}/to_k", 2),
+        LayerName(f"{attention[0]}.v", f"{attention[1]}/to_v", 2),
+        LayerName(f"{attention[0]}.proj_out", f"{attention[1]}/to_out", 2),
+        LayerName(f"{attention[0]}.*", f"{attention[1]}/*"),
+    ]
+
+
+def discriminator_names(layers: int) -> list[LayerName]:
     """The 3-D discriminator with this many residual blocks: a plain sequence of three entries a
     block there."""
-    rows = [Row("main.0", "conv_in")]
+    rows = [LayerName("main.0", "conv_in")]
     for i in range(layers):
         rows += [
-            Row(f"main.{3 * i + 2}.nin_shortcut", f"blocks/{i:02d}/conv_shortcut", 3),
-            Row(f"main.{3 * i + 2}.*", f"blocks/{i:02d}/*"),
-            Row(f"main.{3 * i + 3}", f"norms/{i:02d}"),
+            LayerName(f"main.{3 * i + 2}.nin_shortcut", f"blocks/{i:02d}/conv_shortcut", 3),
+            LayerName(f"main.{3 * i + 2}.*", f"blocks/{i:02d}/*"),
+            LayerName(f"main.{3 * i + 3}", f"norms/{i:02d}"),
         ]
-    return [*rows, Row(f"main.{3 * layers + 2}", "conv_out")]
+    return [*rows, LayerName(f"main.{3 * layers + 2}", "conv_out")]
 
 
-def lpips_rows(*, torchvision: bool = False) -> list[Row]:
+def lpips_names(*, torchvision: bool = False) -> list[LayerName]:
     """LPIPS with VGG16: positions there count torchvision's layers, ReLU and pooling included.
 
     With `torchvision` the network is called as in torchvision's own VGG16, else as in LPIPS.
@@ -170,41 +180,49 @@ def lpips_rows(*, torchvision: bool = False) -> list[Row]:
     rows = []
     for i, level in enumerate(positions):
         network = "features" if torchvision else f"net.slice{i + 1}"
-        rows += [Row(f"{network}.{p}", f"levels/{i:02d}/{j:02d}") for j, p in enumerate(level)]
-        rows.append(Row(f"lin{i}.model.1", f"heads/{i:02d}", 2))
+        rows += [
+            LayerName(f"{network}.{p}", f"levels/{i:02d}/{j:02d}") for j, p in enumerate(level)
+        ]
+        rows.append(LayerName(f"lin{i}.model.1", f"heads/{i:02d}", 2))
     return rows
 
 
-def alex_lpips_rows(*, torchvision: bool = False) -> list[Row]:
-    """LPIPS with AlexNet, as `lpips_rows`."""
+def alex_lpips_names(*, torchvision: bool = False) -> list[LayerName]:
+    """LPIPS with AlexNet, as `lpips_names`."""
     rows = []
     for i, position in enumerate((0, 3, 6, 8, 10)):
         network = "features" if torchvision else f"net.slice{i + 1}"
-        rows.append(Row(f"{network}.{position}", f"layers/{i:02d}"))
-        rows.append(Row(f"lin{i}.model.1", f"heads/{i:02d}", 2))
+        rows.append(LayerName(f"{network}.{position}", f"layers/{i:02d}"))
+        rows.append(LayerName(f"lin{i}.model.1", f"heads/{i:02d}", 2))
     return rows
 
 
-def i3d_rows() -> list[Row]:
+def i3d_names() -> list[LayerName]:
     """Inception-I3D, pytorch-i3d's names: single layers, then blocks of named branches."""
     layers = {f"Conv3d_{name}": f"stem/{i:02d}" for i, name in enumerate(_I3D_STEM)}
     for i, blocks in enumerate(("3b 3c", "4b 4c 4d 4e 4f", "5b 5c")):
         for j, name in enumerate(blocks.split()):
             layers[f"Mixed_{name}.*"] = f"levels/{i:02d}/{j:02d}/*"
-    rows = [Row("logits.conv3d", "classifier")]
+    rows = [LayerName("logits.conv3d", "classifier")]
     for official, ours in layers.items():
-        rows += [Row(f"{official}.conv3d", f"{ours}/conv"), Row(f"{official}.bn", f"{ours}/norm")]
+        rows += [
+            LayerName(f"{official}.conv3d", f"{ours}/conv"),
+            LayerName(f"{official}.bn", f"{ours}/norm"),
+        ]
     return rows
 
 
-def inception_rows() -> list[Row]:
+def inception_names() -> list[LayerName]:
     """InceptionV3, torchvision's names: single layers, then blocks of named ones."""
     layers = {f"Conv2d_{name}": f"stem/{i:02d}" for i, name in enumerate(_INCEPTION_STEM)}
     blocks = "5b 5c 5d 6a 6b 6c 6d 6e 7a 7b 7c"
     layers |= {f"Mixed_{name}.*": f"blocks/{i:02d}/*" for i, name in enumerate(blocks.split())}
-    rows = [Row("fc", "classifier")]
+    rows = [LayerName("fc", "classifier")]
     for official, ours in layers.items():
-        rows += [Row(f"{official}.conv", f"{ours}/conv"), Row(f"{official}.bn", f"{ours}/norm")]
+        rows += [
+            LayerName(f"{official}.conv", f"{ours}/conv"),
+            LayerName(f"{official}.bn", f"{ours}/norm"),
+        ]
     return rows
 
 

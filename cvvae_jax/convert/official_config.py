@@ -76,7 +76,7 @@ def norm_groups(given: dict[str, Any], *, source: str) -> int:
 
 
 def _unseen(family: Family, given: dict[str, Any]) -> dict[str, Any]:
-    """What a config.json says of settings that no tensor shows, by their names here."""
+    """The settings of a config.json that no tensor shows, by their names here."""
     names = family.unseen
     named = {name: given.get(_OFFICIAL_NAMES.get(name, name)) for name in names}
     return {name: value for name, value in named.items() if value is not None}
@@ -132,7 +132,7 @@ def exportable(model: Any) -> tuple[Family, dict[str, Any]]:
 
 
 def _differences(model: Any, family: Family) -> list[str]:
-    """What would be read back otherwise from an export as this family."""
+    """The settings that would be read back changed from an export as this family, in words."""
     config = model.config
     channels = getattr(config, "block_channels", ())
     if family is families.SD21 and any(width % channels[0] for width in channels):
@@ -140,7 +140,7 @@ def _differences(model: Any, family: Family) -> list[str]:
     groups = getattr(config, "norm_groups", _GROUPS)
     if groups != _GROUPS and "norm_groups" not in family.unseen:
         return [f"norm_groups {_GROUPS} (it is {groups})"]
-    shapes = dict(official_shapes(model, family.rows(config)).values())
+    shapes = dict(official_shapes(model, family.layer_names(config)).values())
     _, read = recognize(shapes, groups=groups, source="the export")
     read = _with_unseen(family, read, official_config(family, config))
     ignored = {"dtype", "decoder_dtype", "param_dtype"}

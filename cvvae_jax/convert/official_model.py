@@ -1,5 +1,5 @@
-"""A model in official weight files: everything that can be said and checked before a number is
-read, then its parameters, one tensor at a time."""
+"""A model in official weight files: described and checked from headers alone, then read one tensor
+at a time."""
 
 import dataclasses
 import re
@@ -12,7 +12,7 @@ import numpy as np
 
 from cvvae_jax.config import DType
 from cvvae_jax.convert.card import stated_license
-from cvvae_jax.convert.convert import Place, abstract_model, fill, places
+from cvvae_jax.convert.convert import TensorPlace, abstract_model, fill, places
 from cvvae_jax.convert.families import AUTOENCODER, IMAGE, Family
 from cvvae_jax.convert.files import TensorInfo, WeightFiles, open_weights
 from cvvae_jax.convert.files.source import read_json
@@ -25,7 +25,7 @@ from cvvae_jax.convert.lpips_heads import (
     shapes_of_half,
 )
 from cvvae_jax.convert.official_config import norm_groups, with_official_config
-from cvvae_jax.convert.parts import Part, list_parts, select
+from cvvae_jax.convert.parts import ModelTensors, list_parts, select
 from cvvae_jax.convert.recognition import recognize, with_usual_scale
 from cvvae_jax.convert.sizes import Shapes
 from cvvae_jax.errors import UserError
@@ -41,7 +41,7 @@ class OfficialModel:
     """A model in official weight files, not read yet."""
 
     files: WeightFiles
-    part: Part
+    part: ModelTensors
     family: Family
     config: Any
     """Our configuration."""
@@ -49,8 +49,8 @@ class OfficialModel:
     abstract: Any
     """Our model's shapes and types."""
 
-    places: dict[str, Place]
-    """Where every tensor goes, by its name in the file."""
+    places: dict[str, TensorPlace]
+    """The parameter that every tensor fills, by the tensor's name in the file."""
 
     assumed: tuple[str, ...]
     """Settings that nothing in the files shows, in words."""
@@ -59,7 +59,7 @@ class OfficialModel:
     """LPIPS' heads, where they are in a file of their own."""
 
     incomplete: str | None = None
-    """What the model lacks that only another file has, in words; None for a whole one."""
+    """A sentence that says which file completes the model; None for a whole one."""
 
     is_ours = False
 
@@ -75,12 +75,12 @@ class OfficialModel:
 
     @property
     def title(self) -> str:
-        """What people call the family."""
+        """The family's name."""
         return self.family.title
 
     @property
     def format(self) -> str:
-        """What kind of file it is."""
+        """The format and the number of the files."""
         suffix = "safetensors" if self.files.files[0].suffix == ".safetensors" else "PyTorch pickle"
         return f"{suffix}, {len(self.files.files)} file{'s' * (len(self.files.files) > 1)}"
 
@@ -91,7 +91,7 @@ class OfficialModel:
 
     @property
     def license(self) -> dict[str, str]:
-        """As the source states it."""
+        """The license that the source states."""
         return stated_license(self.files.files[0].parent, self.files.metadata)
 
     @property
@@ -166,7 +166,8 @@ def open_official(
         lpips_heads: a file with LPIPS' heads, where `path` holds only its network.
         dtype: type of the computation; default: float32.
         param_dtype: type of the parameters; default: the file's.
-        whole: False: half an LPIPS is taken too, which can be described but not loaded.
+        whole: whether an LPIPS without its heads or without its network is refused; False: such a
+            file can be described but not loaded.
 
     Raises:
         UserError: it can't be read, or is not one whole known model.
@@ -195,9 +196,9 @@ def open_official(
     ours = dataclasses.replace(ours, param_dtype=param_dtype, dtype=dtype or "float32")
     model = abstract_model(family.model_class, ours)
     try:
-        # The half that is there must fit; only then is the other one worth looking for.
+        # The half that is there must fit before the other half is asked for.
         absent = shapes_of_half(half, model, family) if half else {}
-        found = places(shapes | absent, model, family.rows(ours))
+        found = places(shapes | absent, model, family.layer_names(ours))
     except UserError as error:
         raise UserError(f"{source} is no whole {family.title}: {error}") from None
     incomplete = remedy(half, family, files.path) if half else None
@@ -226,7 +227,7 @@ def _heads(
 
 
 def _given_config(
-    files: WeightFiles, part: Part, config: Path | None
+    files: WeightFiles, part: ModelTensors, config: Path | None
 ) -> tuple[dict[str, Any] | None, str]:
     """The config.json that was named, or the one beside the weights, which speaks of the
     autoencoder where the file holds one."""
@@ -239,7 +240,7 @@ def _given_config(
     return read_json(config), str(config)
 
 
-def _refuse_scales(files: WeightFiles, part: Part) -> None:
+def _refuse_scales(files: WeightFiles, part: ModelTensors) -> None:
     """Weights of 8 bits may be meant times factors, of which every program has its own kind."""
     eight_bits = any(files.tensors[name].dtype.name in _EIGHT_BITS for name in part.names.values())
     scales = [stored for name, stored in part.names.items() if _SCALE.search(name)]

@@ -1,5 +1,5 @@
-"""Which tensors of a file are the model's: training states and pipelines hold others beside it,
-and put a prefix before its names."""
+"""Finds the tensors of one model in a file: training states and pipelines hold further tensors, and
+put a prefix before the model's names."""
 
 import dataclasses
 import difflib
@@ -30,11 +30,11 @@ _COUNTER = ".num_batches_tracked"
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class ModelTensors:
     """One model among the tensors of a file."""
 
     prefixes: tuple[str, ...]
-    """What stands before its names; several that differ by wrappers of modules alone."""
+    """The prefixes of its names; several only where they differ by wrappers of modules."""
 
     names: dict[str, str]
     """Its tensors: the name without prefix and wrappers, in today's spelling, and the name in the
@@ -45,7 +45,7 @@ class Part:
 
     @property
     def prefix(self) -> str:
-        """What stands before the names of most of its tensors."""
+        """The prefix of most of its tensors."""
         return self.prefixes[0]
 
 
@@ -73,7 +73,7 @@ def _as_written(prefix: str, name: str) -> str:
     return "".join(parts)
 
 
-def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
+def select(names: Iterable[str], *, prefix: str | None, source: str) -> ModelTensors:
     """The tensors of one model.
 
     Args:
@@ -115,7 +115,9 @@ def _only(parts: dict[str, tuple[str, int]], source: str) -> tuple[str, ...]:
     return tuple(candidates) or ("",)
 
 
-def _cut(names: list[str], prefixes: tuple[str, ...], kind: str | None, source: str) -> Part:
+def _cut(
+    names: list[str], prefixes: tuple[str, ...], kind: str | None, source: str
+) -> ModelTensors:
     own, left_alone = {}, []
     longest_first = sorted(prefixes, key=len, reverse=True)
     for name in names:
@@ -127,7 +129,7 @@ def _cut(names: list[str], prefixes: tuple[str, ...], kind: str | None, source: 
         if (modern := modern_name(bare)) in own:
             raise UserError(f"{source} holds both {own[modern]} and {name}, which are the same.")
         own[modern] = name
-    return Part(prefixes, own, tuple(left_alone))
+    return ModelTensors(prefixes, own, tuple(left_alone))
 
 
 def _is_beside(name: str, kind: str | None) -> bool:

@@ -16,7 +16,7 @@ from cvvae_jax.convert.families import (
     SVD,
     Family,
 )
-from cvvae_jax.convert.names import Row, our_path
+from cvvae_jax.convert.names import LayerName, our_path
 from cvvae_jax.convert.sizes import Shapes, levels_of, most, sizes_of
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.video_vae import PRESETS
@@ -60,10 +60,10 @@ def recognize(shapes: Shapes, *, groups: int = 32, source: str) -> tuple[Family,
 
 def _autoencoder(shapes: Shapes, *, ldm: bool, groups: int, source: str) -> tuple[Family, Any]:
     if _any(shapes, r"decoder\..*(spatial_res_block|temporal_res_block|time_mixer).*"):
-        ours = _by_path(shapes, names.svd_rows())
+        ours = _by_path(shapes, names.svd_names())
         sizes = sizes_of(ours, groups=groups, source=source)
         return SVD, SVDVAEConfig(**sizes)
-    rows = names.ldm_rows(levels_of(shapes), image=True) if ldm else names.diffusers_rows()
+    rows = names.ldm_names(levels_of(shapes), image=True) if ldm else names.diffusers_names()
     ours = _by_path(shapes, rows)
     ranks = Counter(len(shape) for path, shape in ours.items() if path.endswith("conv1/kernel"))
     if len(ranks) > 1 and min(ranks.values()) > 1:
@@ -103,7 +103,7 @@ def with_usual_scale(config: ImageVAEConfig) -> ImageVAEConfig:
     return config
 
 
-def _by_path(shapes: Shapes, rows: list[Row]) -> dict[str, tuple[int, ...]]:
+def _by_path(shapes: Shapes, rows: list[LayerName]) -> dict[str, tuple[int, ...]]:
     found = {name: our_path(rows, name) for name in shapes}
     return {place[0]: shapes[name] for name, place in found.items() if place}
 

@@ -101,7 +101,7 @@ def levels_of(shapes: Shapes) -> int:
 
 
 def numbers(names: Iterable[str], pattern: str) -> list[int]:
-    """What the group of a pattern matches in the names that it fits."""
+    """The numbers that the group of a pattern matches in the names that fit it."""
     matches = map(re.compile(pattern).fullmatch, names)
     return [int(match[1]) for match in matches if match and len(match[1]) <= _DIGITS]
 

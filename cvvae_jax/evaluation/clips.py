@@ -35,12 +35,12 @@ _LARGEST_CLIP = 2**30
 
 @dataclasses.dataclass(frozen=True)
 class ClipInfo:
-    """What results say of a clip."""
+    """A clip's entry in results.json."""
 
     name: str
     """The file's, within its place."""
     sha256: str
-    """Of the file, or of the decoded frames where there is no file."""
+    """Hash of the file, or of the decoded frames where there is no file."""
     start: int
     """Number of the clip's first frame in the file."""
     frames: int
@@ -58,7 +58,7 @@ class Clip:
     """Frames to measure on."""
 
     number: int
-    """Of the file in its place."""
+    """Number of the file in its place."""
     info: ClipInfo
     video: UInt8[np.ndarray, "t h w 3"]
 

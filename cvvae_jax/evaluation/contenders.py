@@ -1,4 +1,4 @@
-"""What is evaluated: models, and what any model must beat."""
+"""Contenders of an evaluation: models, and baselines that any model must beat."""
 
 import dataclasses
 import functools
@@ -44,7 +44,7 @@ _DESCRIPTIONS = {
 
 @dataclasses.dataclass(frozen=True)
 class Contender:
-    """Something that gives back a video; a model isn't loaded yet."""
+    """A model, not loaded yet, or a baseline, which reconstructs videos."""
 
     name: str
     kind: str
@@ -53,7 +53,7 @@ class Contender:
     weights: str | None
     """Path of the weights, None without any."""
     sha256: str | None
-    """Of the weights."""
+    """Hash of the weights."""
     parameters: int | None
     temporal_compression: int
     spatial_compression: int
@@ -70,7 +70,7 @@ class Contender:
         return f"{self.latent_channels} channels for {side} x {side} pixels"
 
     def record(self) -> dict[str, Any]:
-        """What results say of it."""
+        """The contender's entry in results.json."""
         fields = {field.name for field in dataclasses.fields(self)} - {"open"}
         return {name: getattr(self, name) for name in sorted(fields)}
 
@@ -138,7 +138,7 @@ class Baseline:
         return np.asarray(to_uint8(self._function(to_float(videos))))
 
     def tile_borders(self, videos: Pixels) -> tuple[list[int], list[int]]:
-        """It has none."""
+        """No borders: a baseline cuts no tiles."""
         return [], []
 
 

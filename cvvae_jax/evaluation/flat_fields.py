@@ -1,4 +1,4 @@
-"""What contenders make of clips of one color, and what results say of it."""
+"""Measures contenders on clips of one color (flat fields), and summarizes them."""
 
 import dataclasses
 from typing import Any
@@ -38,7 +38,7 @@ PARTS = (
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
+class FlatFieldFigure:
     """A kind of error of flat fields, as a table names it."""
 
     key: str
@@ -46,49 +46,51 @@ class Part:
     description: str
 
 
-FIGURES = (
-    Part(
+FLAT_FIELD_FIGURES = (
+    FlatFieldFigure(
         "color",
         "Error of the color",
         "Root mean square, over colors and channels, of the mean error of a clip: a shift of the "
         "color, without any structure.",
     ),
-    Part(
+    FlatFieldFigure(
         "structure",
         "Structure",
         "Root mean square of all else: what isn't of one color in what comes back of one color.",
     ),
-    Part(
+    FlatFieldFigure(
         "border",
         "Borders",
         "In the outer two latents of the frame, beside the mean of its interior, less what the "
         "interior has itself.",
     ),
-    Part(
+    FlatFieldFigure(
         "lattice",
         "Lattice of latents",
         "What repeats with every latent across the frame's interior: blocks and checkerboards.",
     ),
-    Part(
+    FlatFieldFigure(
         "tile",
         "Tiles",
         "Steps across the borders of tiles, less those beside them. Only where the protocol names "
         "tiles of a size.",
     ),
-    Part("time", "Over time", "What changes from frame to frame, of any kind."),
-    Part("first_frame", "First frame", "Between the first frame and the mean of all others."),
-    Part(
+    FlatFieldFigure("time", "Over time", "What changes from frame to frame, of any kind."),
+    FlatFieldFigure(
+        "first_frame", "First frame", "Between the first frame and the mean of all others."
+    ),
+    FlatFieldFigure(
         "group_phase",
         "Phase of the latent frame",
         "What repeats with every latent frame: by a frame's place among those of its latent frame.",
     ),
-    Part(
+    FlatFieldFigure(
         "chunk_phase",
         "Phase of the chunk",
         "What repeats with every chunk, beyond what repeats with every latent frame.",
     ),
 )
-"""What results have of every contender, in 8-bit levels, in the order of tables."""
+"""The figures of flat fields, in 8-bit levels, in the order of tables."""
 
 
 def shape(contender: Contender, protocol: Protocol) -> tuple[int, int]:
@@ -162,10 +164,10 @@ def measure_flat_fields(
 
 
 def summarize_flat_fields(arrays: Arrays) -> dict[str, Any]:
-    """What results say of a contender's flat fields: numbers, or None for what isn't there.
+    """A contender's entry on flat fields in results.json: numbers, or None where there is none.
 
     - `frames`, `side`: of the clips, in pixels; `colors`: red, green and blue of each, 8-bit.
-    - every key of `FIGURES`: root mean square over the colors, in 8-bit levels.
+    - every key of `FLAT_FIELD_FIGURES`: root mean square over the colors, in 8-bit levels.
     - `by_color`: the same for every color; of `color` the mean error's red, green and blue.
     - `by_frame`: `structure` frame by frame, over the colors.
     - `spectrum`: `frequencies` in cycles per pixel and `power` in squared levels, over the colors.

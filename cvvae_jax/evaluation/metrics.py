@@ -22,7 +22,7 @@ from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.feature_networks.vgg import SPATIAL_COMPRESSION as VGG_PIXELS
 
 Arrays = dict[str, np.ndarray]
-"""What is measured of one clip, by name."""
+"""The arrays that are measured of one clip, by name."""
 
 Kind = Literal["frames", "clip", "clip_features", "frame_features", "built_in"]
 """How the function of a metric is called:
@@ -126,7 +126,7 @@ def _mean(values: np.ndarray | None) -> float | None:
 
 
 def _mean_where_defined(name: str) -> Callable[[Arrays], float | None]:
-    """Without the NaN of borders that aren't there and of frames in which nothing moves on."""
+    """The mean without NaN, which stands for missing borders and for frames that show no motion."""
 
     def figure(arrays: Arrays) -> float | None:
         values = np.atleast_1d(arrays.get(name, np.nan))

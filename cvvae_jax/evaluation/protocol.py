@@ -1,4 +1,4 @@
-"""Protocols: everything that two evaluations must have in common for their figures to be compared.
+"""Protocols: all that two evaluations must have in common for their figures to be comparable.
 
 A protocol is a TOML file with the fields of `Protocol`, such as configs/protocols/cvvae-paper.toml.
 """
@@ -24,9 +24,9 @@ class Protocol:
     """Which clips are measured, how they go through a model, and what is measured."""
 
     description: str = ""
-    """What the protocol stands for, and its source; no part of its hash."""
+    """Purpose and source of the protocol, in words; no part of its hash."""
     media: Literal["video", "image"] = "video"
-    """What is looked for in the data; an image is a clip of one frame."""
+    """The media that are measured; an image is a clip of one frame."""
     frames: int | None = None
     """Frames of a clip; shorter videos are left out, and listed. Unset: whole videos."""
     stride: int = 1
@@ -34,15 +34,15 @@ class Protocol:
     fps: float | None = None
     """Frames per second of the clips, in place of a stride; videos of a lower rate keep theirs."""
     start: Literal["first", "middle"] = "first"
-    """Where in the video the clip lies: at its first frame, or in its middle."""
+    """Position of the clip in its video: at the first frame, or in the middle."""
     size: int | None = None
     """Pixels of the short side after the resize, also of smaller videos. Unset: as they are."""
     crop: Literal["center", "none"] = "center"
-    """With a size, the square in the middle, or whole frames."""
+    """The part of a resized frame that is measured: the square in the middle, or all of it."""
     resize: Literal["bicubic", "bilinear", "lanczos", "area"] = "bicubic"
     """The filter of the resize, antialiased, on 8-bit frames (Pillow's)."""
     latents: Literal["mode", "sample"] = "mode"
-    """What is decoded: the posterior's mode, or a sample."""
+    """The latents that are decoded: the posterior's mode, or a sample."""
     seed: int = 0
     """Seed of the samples; a clip's noise depends on its number in the data alone."""
     pixels: Literal["uint8", "float"] = "uint8"
@@ -53,7 +53,7 @@ class Protocol:
     tile: int | Literal["auto", "whole"] = "auto"
     """Pixels of the tiles that frames are cut into, `whole`: never, `auto`: where memory asks."""
     metrics: tuple[str, ...] = ("psnr", "ssim", "ms_ssim", "time", "seams", "compatibility")
-    """What is measured, by the names of `metrics.METRICS`."""
+    """Names of the metrics that are measured, as in `metrics.METRICS`."""
     spectrum_window: int = 16
     """Frames of the windows that the spectrum of the error is averaged over."""
     flat_fields: bool = True

@@ -1,4 +1,4 @@
-"""What an evaluation leaves: results.json, examples, and the report."""
+"""Writes the results of an evaluation: results.json, examples, and the report."""
 
 import dataclasses
 import datetime
@@ -137,7 +137,7 @@ def _compatibility_not_measured(evaluation: "Evaluation") -> list[dict[str, str]
 
 
 def _environment(evaluation: "Evaluation") -> dict[str, Any]:
-    """Of the process that sums up; clips may have been measured by others."""
+    """The environment of the process that sums up; others may have measured clips."""
     return {
         "command": shlex.join(sys.argv),
         "device": jax.devices()[0].device_kind,
@@ -164,7 +164,7 @@ def _all_flat_fields(protocol: Protocol, store: Store, names: Sequence[str]) -> 
 
 
 def _flat_fields(store: Store, name: str) -> dict[str, Any]:
-    """What a contender makes of clips of one color, with pictures."""
+    """A contender's entry on flat fields, with pictures."""
     arrays = store.read(name, FLAT_FIELDS)
     (store.folder / _MEDIA).mkdir(exist_ok=True)
     found = []

@@ -29,8 +29,8 @@ from cvvae_jax.resumable.parallel import in_order
 from cvvae_jax.resumable.share import Share
 from cvvae_jax.resumable.target import Track, interruptible, named_errors
 
-Meet = Callable[[str], None]
-"""Waits, under a name, until all processes have come there."""
+Barrier = Callable[[str], None]
+"""Waits until all processes have reached the barrier of this name."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,10 +44,10 @@ class NetworkFile:
 
 @dataclasses.dataclass(frozen=True)
 class Evaluation:
-    """What is evaluated, on what, and how."""
+    """The contenders, the clips and the settings of an evaluation."""
 
     name: str
-    """Of the protocol."""
+    """Name of the protocol."""
     protocol: Protocol
     data: str
     """Place of the clips, as training data's."""
@@ -55,7 +55,7 @@ class Evaluation:
     contenders: Sequence[Contender]
     """The first one is what differences are taken against."""
     image_vae: Contender | None
-    """What compatibility is measured with."""
+    """The image VAE that compatibility is measured with."""
     networks: dict[str, NetworkFile]
     """By metric."""
     examples: int = 1
@@ -68,7 +68,7 @@ class Evaluation:
 
     @functools.cached_property
     def clips(self) -> Clips:
-        """Those of the data, found but not read."""
+        """The clips of the data, found but not read."""
         return Clips(self.data, self.protocol)
 
     def is_paired(self, contender: Contender) -> bool:
@@ -83,7 +83,7 @@ class Evaluation:
 
     @property
     def settings(self) -> dict:
-        """What all figures of a folder must have in common."""
+        """The settings that all figures of a folder must have in common."""
         return {
             "protocol": self.protocol.hash,
             "definitions of metrics": DEFINITIONS,
@@ -98,16 +98,16 @@ def evaluate(
     evaluation: Evaluation,
     *,
     share: Share,
-    meet: Meet | None = None,
+    barrier: Barrier | None = None,
     track: Track | None = None,
 ) -> Path | None:
-    """Measures what is not measured yet, and writes results and report when everything is.
+    """Measures the clips that are not measured yet; then writes results and report.
 
     Args:
-        evaluation: all of it.
+        evaluation: contenders, clips and settings.
         share: which of the clips this process measures.
-        meet: where the processes can wait for each other; then the first one writes. Without it,
-            the last one does.
+        barrier: lets the processes wait for each other; then process 0 writes the results. Without
+            it, the process that ends last does.
         track: shows progress; None for none.
 
     Returns:
@@ -136,20 +136,20 @@ def evaluate(
             pass
         mine = [c for i, c in enumerate(evaluation.contenders) if share.has(i)]
         bench.measure_flat_fields(mine)
-        if meet is not None:
-            meet("measured")
+        if barrier is not None:
+            barrier("measured")
         if any(_missing(evaluation, store, n, looked=True) for n in numbers):
             return None
-        if meet is None or share.process_index == 0:
+        if barrier is None or share.process_index == 0:
             bench.measure_flat_fields(evaluation.contenders)  # those that others left
             write_results(evaluation, store, bench.rebuild)
-        if meet is not None:
-            meet("written")
+        if barrier is not None:
+            barrier("written")
         return evaluation.out / REPORT_NAME
 
 
 def _check_image_vae(evaluation: Evaluation) -> None:
-    """Refuses an image VAE that no video VAE goes with."""
+    """Refuses an image VAE whose latents no video VAE has the shape of."""
     image_vae = evaluation.image_vae
     models = [contender for contender in evaluation.contenders if contender.kind == "VideoVAE"]
     if image_vae is None or not models:
@@ -164,7 +164,8 @@ def _check_image_vae(evaluation: Evaluation) -> None:
 def _missing(
     evaluation: Evaluation, store: Store, number: int, *, looked: bool = False
 ) -> list[str]:
-    """Whose figures of a clip are missing; with `looked`, none of a clip that was left out."""
+    """Contenders whose figures of a clip are missing; with `looked`, a clip that was left out has
+    none missing."""
     clip = store.clip(number)
     if looked and isinstance(clip, LeftOut):
         return []
@@ -173,12 +174,12 @@ def _missing(
 
 
 class Bench:
-    """Where clips are measured; models are loaded when the first one needs them."""
+    """Measures clips; models are loaded when the first clip needs them."""
 
     def __init__(self, evaluation: Evaluation, store: Store):
         self._evaluation, self._store = evaluation, store
         self._opened: dict[str, Model | Baseline] = {}
-        # Of the clips at hand: every model is compared with the same ones.
+        # By the numbers of the clips at hand: every model is compared with the same posteriors.
         self._image_posteriors: dict[tuple[int, ...], DiagonalGaussian] = {}
 
     def measure(self, numbers: Sequence[int]) -> Iterator[int]:
@@ -335,7 +336,7 @@ class Bench:
 
 @contextlib.contextmanager
 def _naming(clips: Sequence[Clip]) -> Iterator[None]:
-    """Says which clips an error is about."""
+    """Puts the names of clips before the message of an error."""
     try:
         yield
     except UserError as error:

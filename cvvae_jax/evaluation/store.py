@@ -30,7 +30,7 @@ FLAT_FIELDS = "flat_fields"
 """In place of a clip's number: what is measured of a contender's flat fields."""
 
 Key = int | Literal["flat_fields"]
-"""What a contender is measured on."""
+"""The number of a clip, or flat fields: what a contender is measured on."""
 
 _NAME = re.compile(r"[\w+-][\w .+-]*")
 
@@ -95,7 +95,7 @@ class Store:
         (self.folder / "clips").mkdir(exist_ok=True)
 
     def _files(self) -> set[str]:
-        """What is in the folder, but for files that are being written."""
+        """Names of all that is in the folder, but for files that are being written."""
         if not self.folder.is_dir():
             return set()
         return {path.name for path in self.folder.iterdir() if not path.name.startswith(".")}
@@ -127,7 +127,7 @@ class Store:
         _write(path, json.dumps(contender.record(), indent=2).encode())
 
     def clip(self, number: int) -> ClipInfo | LeftOut | None:
-        """What a clip is; None while nobody has looked."""
+        """A clip's entry, or why it was left out; None while no process has opened it."""
         path = self._clip(number)
         if not path.exists():
             return None
@@ -151,7 +151,7 @@ class Store:
         _write(path, file.getvalue())
 
     def read(self, name: str, number: Key) -> Arrays:
-        """What was measured.
+        """The arrays that were measured.
 
         Raises:
             UserError: the file is damaged.
@@ -201,8 +201,8 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, data: bytes, *, exclusive: bool = False) -> None:
-    """All of a file, or nothing of it; processes may write the same one, and with `exclusive` the
-    first one's stays."""
+    """Writes a whole file or nothing. Processes may write one file at once; with `exclusive` the
+    file of the first process stays."""
     with _partial(path) as partial:
         partial.write_bytes(data)
         if not exclusive:

@@ -16,12 +16,12 @@ from cvvae_jax.metrics.image import psnr_of
 from cvvae_jax.metrics.time import by_position, frequencies
 
 RESAMPLES = 10_000
-"""Times that clips are drawn anew."""
+"""How often the clips are redrawn with replacement."""
 LEVEL = 0.95
-"""Share of all intervals that hold the mean of all clips there could be."""
+"""Confidence level: the share of all intervals that hold the true mean."""
 FEWEST = 6
-"""Clips that an interval takes: of fewer, no redrawing has a mean beyond the true one often
-enough."""
+"""The least number of clips that an interval is computed from: with fewer, redrawn means reach
+beyond the true one too rarely."""
 
 
 def mean_interval(
@@ -60,19 +60,19 @@ COMPATIBILITY = "compatibility/"
 """Begins the names of the arrays that compatibility is summarized from."""
 
 Read = Callable[[str], Iterator[Arrays]]
-"""What was measured of a contender, clip by clip, in the clips' order."""
+"""Reads the arrays that were measured of a contender, clip by clip, in the clips' order."""
 
 
 def summarize(
     read: Read, names: Sequence[str], protocol: Protocol, *, group: int
 ) -> dict[str, Any]:
-    """The figures of all contenders: `metrics`, `scores`, `paired`, `series`, `compatibility`.
+    """Summarizes all contenders: `metrics`, `scores`, `paired`, `series`, `compatibility`.
 
     Args:
-        read: gives what was measured.
-        names: of the contenders; the first one is what differences are taken against.
-        protocol: what was measured.
-        group: frames of a latent frame, that positions are told by.
+        read: reads the arrays of a contender.
+        names: the contenders; differences are taken against the first one.
+        protocol: settings of the measurement.
+        group: frames of a latent frame after the first, the period of `psnr_by_group_position`.
     """
     parts = {name: _contender(read, name, protocol, group=group) for name in names}
     values = {name: part["values"] for name, part in parts.items()}
@@ -122,7 +122,7 @@ def _score(values: list[float | None]) -> dict[str, Any]:
 
 
 def _paired(own: dict[str, list], other: dict[str, list]) -> dict[str, Any]:
-    """Differences, clip by clip."""
+    """Mean differences of figures, from differences clip by clip, with their intervals."""
     found = {}
     for key in own.keys() & other.keys():
         difference, low, high = mean_interval(_floats(own[key]) - _floats(other[key]))
@@ -136,7 +136,7 @@ def _floats(values: Iterable[float | None]) -> np.ndarray:
 
 
 def _distances(read: Read, name: str) -> dict[str, Any]:
-    """Between the clips' features and those of their reconstructions."""
+    """Frechet distances between the features of clips and of their reconstructions."""
     found = {}
     for key in (metric.name for metric in metrics_of("clip_features", "frame_features")):
         ours, theirs = FeatureStatistics(), FeatureStatistics()
@@ -167,8 +167,8 @@ def _series(
 
 
 def _over_time(series: list[np.ndarray]) -> list[float]:
-    """Means over the clips that last as long as half of all do, so far: the same ones at every
-    frame, or a curve would jump where clips end."""
+    """Means over the clips, frame by frame, up to the median length of clips. Shorter clips are
+    left out altogether: a curve would jump where they end."""
     length = int(np.ceil(np.median([len(values) for values in series])))
     return np.mean([v[:length] for v in series if len(v) >= length], axis=0).tolist()
 

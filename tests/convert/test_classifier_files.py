@@ -14,7 +14,7 @@ from cvvae_jax.cli.main import main
 from cvvae_jax.config import I3DConfig, InceptionConfig
 from cvvae_jax.convert.convert import abstract_model, official_shapes
 from cvvae_jax.convert.export import WEIGHTS
-from cvvae_jax.convert.names import i3d_rows, inception_rows
+from cvvae_jax.convert.names import i3d_names, inception_names
 from cvvae_jax.errors import UserError
 from cvvae_jax.loading import open_model
 from cvvae_jax.models.feature_networks import i3d, inception
@@ -23,8 +23,8 @@ from cvvae_jax.models.feature_networks.inception import InceptionV3, Layer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "i3d.json"
 MODELS = {
-    "i3d": (I3D, I3DConfig, i3d_rows),
-    "inception": (InceptionV3, InceptionConfig, inception_rows),
+    "i3d": (I3D, I3DConfig, i3d_names),
+    "inception": (InceptionV3, InceptionConfig, inception_names),
 }
 
 

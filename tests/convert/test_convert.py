@@ -8,7 +8,7 @@ from cvvae_jax import parameter_paths
 from cvvae_jax.config import ImageVAEConfig
 from cvvae_jax.convert import convert
 from cvvae_jax.convert.convert import from_official
-from cvvae_jax.convert.names import diffusers_rows, official_name
+from cvvae_jax.convert.names import diffusers_names, official_name
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.image_vae import ImageVAE
 
@@ -21,7 +21,7 @@ def vae() -> ImageVAE:
 
 @pytest.fixture
 def official(vae) -> dict[str, np.ndarray]:
-    rows, found = diffusers_rows(), {}
+    rows, found = diffusers_names(), {}
     for path, leaf in parameter_paths.flatten(vae).items():
         name, row = official_name(rows, path)
         found[name] = convert.official_order(np.asarray(leaf), unit_axes=row.unit_axes)
@@ -30,7 +30,7 @@ def official(vae) -> dict[str, np.ndarray]:
 
 def test_official_tensors_fill_an_abstract_model_exactly(vae, official):
     abstract = jax.eval_shape(lambda: vae)
-    filled = from_official(abstract, official, diffusers_rows())
+    filled = from_official(abstract, official, diffusers_names())
     for ours, theirs in zip(jax.tree.leaves(filled), jax.tree.leaves(vae), strict=True):
         np.testing.assert_array_equal(ours, theirs)
 
@@ -39,7 +39,7 @@ def test_all_misfits_are_listed_at_once(vae, official):
     official["decoder.surprise.weight"] = official.pop("decoder.conv_in.bias")
     official["decoder.conv_out.bias"] = np.zeros(5, np.float32)
     with pytest.raises(UserError) as error:
-        from_official(vae, official, diffusers_rows())
+        from_official(vae, official, diffusers_names())
     for words in (
         "missing (1): decoder.conv_in.bias",
         "unexpected (1): decoder.surprise.weight",
@@ -50,7 +50,7 @@ def test_all_misfits_are_listed_at_once(vae, official):
 
 def test_parameters_take_the_models_type(vae, official):
     half = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.bfloat16), vae)
-    filled = from_official(half, official, diffusers_rows())
+    filled = from_official(half, official, diffusers_names())
     assert {leaf.dtype for leaf in jax.tree.leaves(filled)} == {jnp.dtype("bfloat16")}
 
 

@@ -52,7 +52,7 @@ def test_export_has_exactly_the_official_names_shapes_and_settings(layouts, name
     model = abstract(family, config)
     exported, settings = official_config.exportable(model)
     assert exported is family
-    named = dict(official_shapes(model, family.rows(config)).values())
+    named = dict(official_shapes(model, family.layer_names(config)).values())
     assert named == {key: tuple(shape) for key, shape in layouts[name]["tensors"].items()}
     expected = layouts[name]["config"]
     assert settings["_class_name"] == family.official_class
@@ -172,7 +172,7 @@ def test_sd3_keeps_its_groups_causality_and_scale():
     )
     family, settings = official_config.exportable(abstract(families.SD3, config))
     assert family is families.SD3
-    shapes = official_shapes(abstract(family, config), family.rows(config)).values()
+    shapes = official_shapes(abstract(family, config), family.layer_names(config)).values()
     _, read = recognition.recognize(dict(shapes), groups=16, source="x")
     read = official_config.with_official_config(family, read, settings, source="x.json")
     assert read == config

@@ -6,28 +6,28 @@ import pytest
 
 from cvvae_jax.convert import convert
 from cvvae_jax.convert.names import (
-    diffusers_rows,
-    discriminator_rows,
-    ldm_rows,
-    lpips_rows,
+    diffusers_names,
+    discriminator_names,
+    ldm_names,
+    lpips_names,
     modern_name,
     official_name,
     our_path,
-    svd_rows,
+    svd_names,
 )
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 TABLES = {
-    "cvvae_sd21_tiny": ldm_rows(4, image=False),
-    "cvvae_sd21": ldm_rows(4, image=False),
-    "cvvae_sd3_tiny": diffusers_rows(),
-    "autoencoderkl_sd_tiny": diffusers_rows(),
-    "autoencoderkl_sd3_tiny": diffusers_rows(),
-    "autoencoderkl_temporal_tiny": svd_rows(),
-    "autoencoderkl_temporal_two_layers": svd_rows(),
-    "disc3d_tiny": discriminator_rows(3),
-    "disc3d": discriminator_rows(4),
-    "lpips": lpips_rows(),
+    "cvvae_sd21_tiny": ldm_names(4, image=False),
+    "cvvae_sd21": ldm_names(4, image=False),
+    "cvvae_sd3_tiny": diffusers_names(),
+    "autoencoderkl_sd_tiny": diffusers_names(),
+    "autoencoderkl_sd3_tiny": diffusers_names(),
+    "autoencoderkl_temporal_tiny": svd_names(),
+    "autoencoderkl_temporal_two_layers": svd_names(),
+    "disc3d_tiny": discriminator_names(3),
+    "disc3d": discriminator_names(4),
+    "lpips": lpips_names(),
 }
 
 
@@ -46,12 +46,12 @@ def test_every_official_tensor_goes_to_one_path_and_back(name):
 
 
 def test_decoder_levels_count_from_the_lowest_resolution():
-    path, _ = our_path(ldm_rows(4, image=False), "decoder.up.3.block.0.conv1.weight")
+    path, _ = our_path(ldm_names(4, image=False), "decoder.up.3.block.0.conv1.weight")
     assert path == "decoder/up_blocks/00/resnets/00/conv1/kernel"
 
 
 def test_linear_layers_drop_the_unit_axes_of_their_official_kernels():
-    path, row = our_path(ldm_rows(4, image=False), "decoder.up.1.block.0.nin_shortcut.weight")
+    path, row = our_path(ldm_names(4, image=False), "decoder.up.1.block.0.nin_shortcut.weight")
     assert path == "decoder/up_blocks/02/resnets/00/conv_shortcut/kernel"
     assert convert.our_order(np.zeros((64, 128, 1, 1, 1)), unit_axes=row.unit_axes).shape == (
         128,
@@ -71,9 +71,9 @@ def test_linear_layers_drop_the_unit_axes_of_their_official_kernels():
     ],
 )
 def test_discriminator_is_named_by_its_parts(official, ours):
-    path, row = our_path(discriminator_rows(4), official)
+    path, row = our_path(discriminator_names(4), official)
     assert path == ours
-    assert official_name(discriminator_rows(4), path) == (official, row)
+    assert official_name(discriminator_names(4), path) == (official, row)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_discriminator_is_named_by_its_parts(official, ours):
     ],
 )
 def test_decoder_blocks_of_svd_have_parts(official, ours):
-    path, _ = our_path(svd_rows(), f"decoder.{official}")
+    path, _ = our_path(svd_names(), f"decoder.{official}")
     assert path == f"decoder/mid_block/resnets/01/{ours}"
 
 
@@ -100,7 +100,7 @@ def test_decoder_blocks_of_svd_have_parts(official, ours):
     ],
 )
 def test_original_image_vae_files_have_2d_kernels(official, shape, ours):
-    path, row = our_path(ldm_rows(4, image=True), official)
+    path, row = our_path(ldm_names(4, image=True), official)
     assert path.endswith(f"{ours}/kernel")
     kernel = convert.our_order(np.zeros(shape), unit_axes=row.unit_axes)
     assert kernel.shape == ((3, 3, 4, 8) if shape[-1] == 3 else (4, 8))
@@ -111,8 +111,8 @@ def test_original_and_diffusers_files_name_the_same_parameters():
     """Every parameter of the image VAE has a name in both layouts, and the name leads back to
     it."""
     official = json.loads((GOLDEN / "autoencoderkl_sd_tiny.json").read_text())["state_dict"]
-    rows = ldm_rows(4, image=True)
-    paths = [our_path(diffusers_rows(), key)[0] for key in official]
+    rows = ldm_names(4, image=True)
+    paths = [our_path(diffusers_names(), key)[0] for key in official]
     names = [official_name(rows, path)[0] for path in paths]
     assert len(set(names)) == len(names)
     assert not any("blocks" in name or "mid_block" in name for name in names)
@@ -135,5 +135,5 @@ def test_new_names_stay():
 
 
 def test_unknown_names_have_no_place():
-    assert our_path(ldm_rows(4, image=False), "encoder.down.4.block.0.conv1.weight") is None
-    assert our_path(ldm_rows(4, image=False), "encoder.conv_in.running_mean") is None
+    assert our_path(ldm_names(4, image=False), "encoder.down.4.block.0.conv1.weight") is None
+    assert our_path(ldm_names(4, image=False), "encoder.conv_in.running_mean") is None

@@ -52,7 +52,7 @@ def test_all_figures_are_documented():
 
 
 def test_all_figures_of_flat_fields_are_documented():
-    assert not [f.key for f in flat_fields.FIGURES if f"`{f.key}`" not in TEXT]
+    assert not [f.key for f in flat_fields.FLAT_FIELD_FIGURES if f"`{f.key}`" not in TEXT]
 
 
 def test_tests_that_hold_metrics_against_references_are_there():

@@ -10,7 +10,7 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.contenders import Baseline, Contender, Model
 from cvvae_jax.evaluation.flat_fields import (
     COLORS,
-    FIGURES,
+    FLAT_FIELD_FIGURES,
     MIDDLE,
     as_picture,
     measure_flat_fields,
@@ -48,8 +48,8 @@ def told(plant, protocol: Protocol = PROTOCOL) -> dict:
 
 def test_what_gives_clips_back_exactly_has_zeros():
     found = told(lambda videos: videos)
-    assert {found[figure.key] for figure in FIGURES} == {0.0, None}
-    assert [figure.key for figure in FIGURES if found[figure.key] is None] == ["tile"]
+    assert {found[figure.key] for figure in FLAT_FIELD_FIGURES} == {0.0, None}
+    assert [figure.key for figure in FLAT_FIELD_FIGURES if found[figure.key] is None] == ["tile"]
     assert set(found["by_frame"]) == {0.0} and set(found["spectrum"]["power"]) == {0.0}
 
 

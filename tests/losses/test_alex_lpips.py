@@ -18,7 +18,7 @@ from cvvae_jax.cli.main import main
 from cvvae_jax.config import LossConfig, LPIPSConfig
 from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.convert.families import PERCEPTUAL_ALEX, PERCEPTUAL_ALEXNET
-from cvvae_jax.convert.names import alex_lpips_rows
+from cvvae_jax.convert.names import alex_lpips_names
 from cvvae_jax.errors import UserError
 from cvvae_jax.loading import open_model
 from cvvae_jax.losses import lpips
@@ -200,6 +200,6 @@ def test_the_packages_own_heads_are_alexnets():
     pytest.importorskip("torch")
     opened = open_model(Path(package.__file__).parent / "weights/v0.1/alex.pth", whole=False)
     assert opened.family is PERCEPTUAL_ALEX
-    wanted = official_shapes(opened.abstract, alex_lpips_rows()).values()
+    wanted = official_shapes(opened.abstract, alex_lpips_names()).values()
     shapes = {name: shape for name, shape in wanted if name.startswith("lin")}
     assert {n: t.shape for n, t in opened.stored_tensors.items()} == shapes

@@ -12,7 +12,7 @@ import pytest
 from cvvae_jax import parameter_paths
 from cvvae_jax.config import I3DConfig, InceptionConfig
 from cvvae_jax.convert.convert import abstract_model, from_official
-from cvvae_jax.convert.names import inception_rows
+from cvvae_jax.convert.names import inception_names
 from cvvae_jax.metrics.frechet import frame_features
 from cvvae_jax.models.feature_networks.i3d import I3D
 from cvvae_jax.models.feature_networks.inception import InceptionV3
@@ -122,7 +122,7 @@ def test_inception_is_pytorch_fids(fid_network):
     torch = pytest.importorskip("torch")
     network, features = fid_network
     official = {n: x.numpy() for n, x in network.state_dict().items() if "num_batches" not in n}
-    ours = from_official(INCEPTION_SHAPES, official, inception_rows())
+    ours = from_official(INCEPTION_SHAPES, official, inception_names())
     pictures = np.random.default_rng(1).integers(0, 256, (2, 120, 160, 3), np.uint8)
     with torch.inference_mode():
         images = torch.from_numpy(np.moveaxis(pictures, -1, 1).copy()).float() / 255

@@ -12,7 +12,7 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from cvvae_jax.convert.files.source import Source, Stamp, TensorInfo, check_count, readable
+from cvvae_jax.convert.files.source import Stamp, TensorInfo, WeightFile, check_count, readable
 from cvvae_jax.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
@@ -35,7 +35,7 @@ _OF_ML_DTYPES = {
 _DEPTH = 3
 
 
-def open_pickle(path: Path) -> Source:
+def open_pickle(path: Path) -> WeightFile:
     """Checks a file of `torch.save`; of a file in its zip format no tensor is read.
 
     The file may hold a dict of tensors, or a training state with such dicts in it. Tensors that
@@ -54,7 +54,7 @@ def open_pickle(path: Path) -> Source:
     check_count(path, len(tensors))
     infos = {name: _info(path, name, tensor, stamp.size) for name, tensor in tensors.items()}
     read = _read_mapped if zipped else _read_whole
-    return Source(path, infos, {}, functools.partial(read, path, stamp))
+    return WeightFile(path, infos, {}, functools.partial(read, path, stamp))
 
 
 def _check_zip(path: Path, *, size: int) -> None:

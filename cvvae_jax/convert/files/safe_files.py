@@ -12,9 +12,9 @@ import numpy as np
 
 from cvvae_jax.convert.files.source import (
     JSON_LIMIT,
-    Source,
     Stamp,
     TensorInfo,
+    WeightFile,
     check_count,
     parse_object,
     readable,
@@ -43,12 +43,12 @@ _MOST_AXES = 32
 
 
 @dataclasses.dataclass(frozen=True)
-class _Place:
+class _Offsets:
     start: int
     end: int
 
 
-def open_safetensors(path: Path) -> Source:
+def open_safetensors(path: Path) -> WeightFile:
     """Checks a safetensors file by its header; no tensor is read.
 
     Tensors that can't be read, of a type or a shape that isn't known, have a `fault`; they are no
@@ -67,7 +67,7 @@ def open_safetensors(path: Path) -> Source:
     faults = _faults(path, header, places, data_size=stamp.size - start)
     infos = {name: _info(entry, faults.get(name)) for name, entry in header.items()}
     starts = {name: start + place.start for name, place in places.items() if place}
-    return Source(
+    return WeightFile(
         path,
         infos,
         {key: value for key, value in metadata.items() if isinstance(value, str)},
@@ -90,16 +90,16 @@ def _header(path: Path, file: BinaryIO, *, size: int) -> tuple[dict[str, Any], i
     return parse_object(file.read(length), f"the header of {path}"), 8 + length
 
 
-def _place(entry: Any) -> _Place | None:
-    """Where a tensor lies in the data; None where the entry doesn't say it."""
+def _place(entry: Any) -> _Offsets | None:
+    """The offsets of a tensor in the data; None where the entry states none."""
     match entry:
         case {"data_offsets": [int(start), int(end)]} if 0 <= start <= end:
-            return _Place(start, end)
+            return _Offsets(start, end)
     return None
 
 
 def _faults(
-    path: Path, header: dict[str, Any], places: dict[str, _Place | None], *, data_size: int
+    path: Path, header: dict[str, Any], places: dict[str, _Offsets | None], *, data_size: int
 ) -> dict[str, str]:
     """Why single tensors can't be read, by their names.
 

@@ -1,4 +1,4 @@
-"""What the readers of weight files share: the description of a file and its checks."""
+"""Descriptions of weight files, and the checks that all their readers make."""
 
 import contextlib
 import dataclasses
@@ -31,7 +31,7 @@ class TensorInfo:
 
 
 @dataclasses.dataclass(frozen=True)
-class Source:
+class WeightFile:
     """One file with tensors."""
 
     path: Path

@@ -13,8 +13,8 @@ from cvvae_jax.config.places import at_home
 from cvvae_jax.convert.files.pickles import ZIP_MAGIC, open_pickle
 from cvvae_jax.convert.files.safe_files import open_safetensors
 from cvvae_jax.convert.files.source import (
-    Source,
     TensorInfo,
+    WeightFile,
     check_not_lfs,
     read_json,
     readable,
@@ -44,7 +44,7 @@ class WeightFiles:
     """The config.json in the same folder; None without one."""
     metadata: dict[str, str]
     """Safetensors' own metadata, empty without any."""
-    _sources: tuple[Source, ...] = dataclasses.field(repr=False)
+    _sources: tuple[WeightFile, ...] = dataclasses.field(repr=False)
 
     def read(self, names: Iterable[str]) -> Iterator[tuple[str, np.ndarray]]:
         """Every named tensor once, in the order of the files, with the shape and type of `tensors`.
@@ -155,7 +155,7 @@ def _rank(name: str) -> tuple[bool, bool, bool, bool] | None:
     return (not name.startswith("diffusion_pytorch_model."), not safe, variant, bool(index))
 
 
-def _open_file(path: Path) -> Source:
+def _open_file(path: Path) -> WeightFile:
     """Opens a file by its content: endings are many, and what is read is safe by any name."""
     with readable(path), path.open("rb") as file:
         head = file.read(512)
@@ -186,7 +186,7 @@ def _is_text(head: bytes) -> bool:
     return not re.search(r"[\x00-\x08\x0e-\x1f\x7f]", text)
 
 
-def _open_shards(index: Path) -> tuple[Source, ...]:
+def _open_shards(index: Path) -> tuple[WeightFile, ...]:
     """All files of an index; each must hold exactly the tensors that the index places in it."""
     places = _weight_map(index)
     names = sorted(set(places.values()))

@@ -169,7 +169,7 @@ def _error(ours: np.ndarray, theirs: np.ndarray) -> float:
 
 
 def _in_float32(model: Any) -> Any:
-    """The same parameters in a model that computes in float32."""
+    """A model of equal parameters that computes in float32."""
     config = dataclasses.replace(model.config, dtype="float32", param_dtype="float32")
     leaves = {
         path: jnp.asarray(leaf, jnp.float32)
@@ -201,7 +201,7 @@ def _to_torch(video: Float[Array, "b t h w c"]) -> Any:
 
 
 def _from_torch(tensor: Any) -> Float[Array, "b *sizes"]:
-    """With channels last; what has no channels is left as it is."""
+    """A PyTorch tensor with its channels last; LPIPS distances have none and stay as they are."""
     array = tensor.numpy()
     return jnp.asarray(np.moveaxis(array, 1, -1) if array.ndim == 5 else array)
 
@@ -213,8 +213,7 @@ def _levels(prefix: str, levels: Iterable[nnx.Module]) -> list[tuple[str, Callab
 def _run(
     layers: list[tuple[str, Callable, Any]], video: Array, *, frames_alone: bool
 ) -> Iterator[Stage]:
-    """What comes out of layer after layer; with `frames_alone` every frame is a video of its
-    own."""
+    """The output of every layer in turn; with `frames_alone` every frame is a video of its own."""
     b, t = video.shape[:2]
     hidden = video.reshape(b * t, 1, *video.shape[2:]) if frames_alone else video
     for stage, function, modules in layers:

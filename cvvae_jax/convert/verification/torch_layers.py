@@ -75,7 +75,7 @@ class Layers:
     """Groups of every group norm."""
 
     eps: float
-    """Of every group norm."""
+    """Epsilon of every group norm."""
 
     time: TimePadding
     """What 3-D convolutions see beyond the ends: the first frame twice before the start; a black
@@ -131,7 +131,7 @@ class Layers:
         return self.shortcut(name, x) + hidden
 
     def shortcut(self, name: str, x: Float[Tensor, "b c t h w"]) -> Float[Tensor, "b d t h w"]:
-        """What a residual block adds its result to."""
+        """The input of a residual block, brought to the channels of its result."""
         layer = f"{name}.{self.names.shortcut}"
         return self.pointwise(layer, x) if self.has(layer) else x
 

@@ -106,7 +106,8 @@ def lpips_stages(
 
 
 def _layers(tensors: Tensors, *, groups: int, causal: bool) -> Layers:
-    """What the official classes fix: CV-VAE's two families differ in more than names."""
+    """The layers with the paddings and epsilons that the official classes fix; CV-VAE's two
+    families differ in them."""
     names = LATENT_DIFFUSION if "encoder.norm_out.weight" in tensors else DIFFUSERS
     if not _is_video(tensors):
         return Layers(tensors, names, groups, 1e-6, time="zero", space="zero")

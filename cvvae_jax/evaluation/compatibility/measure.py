@@ -69,7 +69,7 @@ def measure_compatibility(
     image_posterior: DiagonalGaussian | None = None,
     recon: np.ndarray | None = None,
 ) -> Measured:
-    """What `summarize_compatibility` needs of some clips, as float32 with a leading batch axis.
+    """Measures clips for `summarize_compatibility`: float32 arrays with a leading batch axis.
 
     METRIC stands for every name that `image_metrics` gives. A video has t frames of any size, n
     latent frames, and b clips; what is decoded has the video's size.
@@ -143,7 +143,7 @@ class _Pair:
     codec: Codec
     image_codec: Codec
     video: np.ndarray
-    """As it was given."""
+    """The clips, uint8 or float32, as they were given."""
     image_metrics: ImageMetrics
 
     @property
@@ -162,15 +162,15 @@ class _Pair:
         return _floats(self.video)
 
     def images(self, latents: Float[np.ndarray, "b n y x z"]) -> Float[np.ndarray, "b n h w 3"]:
-        """What D_i shows."""
+        """The images that D_i decodes from latents."""
         return self._decoded(self.image_codec, latents, frames=latents.shape[1], mode="video")
 
     def alone(self, latents: Float[np.ndarray, "b n y x z"]) -> Float[np.ndarray, "b n h w 3"]:
-        """What D_v shows in image mode."""
+        """The images that D_v decodes from single latent frames."""
         return self._decoded(self.codec, latents, frames=latents.shape[1], mode="image")
 
     def together(self, latents: Float[np.ndarray, "b n y x z"]) -> Float[np.ndarray, "b t h w 3"]:
-        """What D_v shows in video mode."""
+        """The videos that D_v decodes from all latent frames together."""
         return self._decoded(self.codec, latents, frames=self.video.shape[1], mode="video")
 
     def held(

@@ -1,4 +1,4 @@
-"""What links an error of the image decoder to a distance of latents, measured on a frame."""
+"""How far the image decoder stretches distances of latents into errors, measured on a frame."""
 
 import jax
 import jax.numpy as jnp
@@ -9,9 +9,9 @@ from cvvae_jax.metrics.latents import path_length, stretches
 from cvvae_jax.models.image_vae import ImageVAE
 
 STEPS = 12
-"""Of Lanczos' method at each point."""
+"""Steps of Lanczos' method at each point."""
 POINTS = (0.0, 0.5, 1.0)
-"""Where on the way from one latents to the other singular values are looked at."""
+"""Points on the way between the two encoders' latents at which singular values are computed."""
 
 
 @jax.jit
@@ -21,7 +21,7 @@ def stretch(
     latents: Float[Array | np.ndarray, "y x z"],
     target: Float[Array | np.ndarray, "h w 3"],
 ) -> dict[str, Float[Array, ""]]:
-    """What links an error of D_i to a distance of latents; lengths are roots of mean squares.
+    """Measures how D_i stretches distances of latents; lengths are roots of mean squares.
 
     Args:
         image_vae: has the decoder D_i.

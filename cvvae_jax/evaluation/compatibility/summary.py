@@ -22,8 +22,8 @@ MMD_SAMPLES = 1000
 
 
 def summarize_compatibility(clips: Sequence[Clip]) -> dict:
-    """What `measure_compatibility` found of each clip, without its batch axis, in one dict for
-    JSON: numbers, or None for what the clips don't allow.
+    """Summarizes what `measure_compatibility` found of each clip, given without its batch axis, as
+    one dict for JSON: numbers, or None where the clips don't allow one.
 
     - `matrix`, `mappings`, `mappings_video_decoder`: every metric's mean over a clip's frames,
       averaged over clips; `color_shift` likewise.

@@ -11,15 +11,15 @@ from cvvae_jax.evaluation.summary import LEVEL
 
 Results = dict[str, Any]
 INTERVAL = f"{100 * LEVEL:.0f}\N{NO-BREAK SPACE}% interval"
-"""What the intervals of results are, as the page calls them."""
+"""The page's name for the intervals of results."""
 BASELINE = "baseline"
-"""What results call a contender that is no model."""
+"""The kind, in results.json, of a contender that is no model."""
 _ALIKE = ("temporal_compression", "spatial_compression", "latent_channels")
 
 
 @dataclasses.dataclass(frozen=True)
 class Answer:
-    """What the top of the page says."""
+    """The text at the top of the page."""
 
     headline: Markup
     """One sentence: which is better, and by how much."""
@@ -58,7 +58,7 @@ class Standings:
     low: str
     high: str
     zero: float
-    """Where zero lies, in percent."""
+    """Position of zero on the scale, in percent."""
 
 
 def first_metric(results: Results) -> dict | None:
@@ -86,7 +86,7 @@ def paired(results: Results, contender: str, metric: dict) -> dict:
 
 
 def verdict(metric: dict, entry: dict) -> str | None:
-    """What a paired difference says: better, worse, or unclear if its interval holds zero.
+    """The verdict of a paired difference: better, worse, or unclear if its interval holds zero.
 
     None without an interval, and for metrics that have no better direction.
     """

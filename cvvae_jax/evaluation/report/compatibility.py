@@ -26,7 +26,7 @@ _BY_POSITION = {
 
 
 def plots(found: dict[str, dict], order: list[str]) -> list[Plot]:
-    """Those plots that there are values for.
+    """The plots that there are values for.
 
     Args:
         found: each contender's entry.
@@ -79,7 +79,7 @@ def _of_channels(latents: dict[str, dict], order: list[str]) -> list[Plot]:
 
 
 def _limits(rows: list[dict]) -> tuple[float | int, float | int]:
-    """What the channels of all contenders lie in, so that their plots compare."""
+    """Limits of the axis that hold the channels of all contenders, so that plots compare."""
     ends = [0.0]
     for row in rows:
         for encoder in ("video", "image"):
@@ -132,7 +132,7 @@ class Section:
 
 
 def section(results: Results) -> Section | None:
-    """What results["compatibility"] holds; None where it holds nothing."""
+    """The section of results["compatibility"]; None where that is empty."""
     found = {name: entry for name, entry in (results.get("compatibility") or {}).items() if entry}
     if not found:
         return None

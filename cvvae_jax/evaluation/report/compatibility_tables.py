@@ -92,7 +92,7 @@ _LIPSCHITZ = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class QuantityRow:
     """A named quantity and, for each contender, its text and smaller ones below it."""
 
     label: Markup | str
@@ -106,7 +106,7 @@ class Table:
 
     title: str
     remark: str
-    rows: list[Row]
+    rows: list[QuantityRow]
 
 
 class Scores:
@@ -130,7 +130,7 @@ class Scores:
 
     @property
     def unit(self) -> str:
-        """What stands after a value of the main metric: its unit, or else its name."""
+        """The word after a value of the main metric: its unit, or else its name."""
         return self._metrics.get(self.main, {}).get("unit") or self.label(self.main)
 
     @property
@@ -155,7 +155,7 @@ class Scores:
 
 
 def tables(entries: list[dict], scores: Scores) -> list[Table]:
-    """Those tables that some contender's entry has values for."""
+    """The tables that some contender's entry has values for."""
     latents = [entry.get("latents") or {} for entry in entries]
     probes = [each.get("probe_r2") or {} for each in latents]
     lipschitz = [entry.get("lipschitz") or {} for entry in entries]
@@ -201,29 +201,29 @@ def _keys(parts: list[dict]) -> list[str]:
     return list(dict.fromkeys(key for part in parts for key in part))
 
 
-def _mapping_rows(parts: list[dict], scores: Scores) -> list[Row]:
+def _mapping_rows(parts: list[dict], scores: Scores) -> list[QuantityRow]:
     rows = []
     for mapping in _keys(parts):
         found = [part.get(mapping) or {} for part in parts]
         cells = [(scores.text(scores.main, x.get(scores.main)), scores.others(x)) for x in found]
-        rows.append(Row(mapping, _MAPPINGS.get(mapping, ""), cells))
+        rows.append(QuantityRow(mapping, _MAPPINGS.get(mapping, ""), cells))
     return rows
 
 
-def _rows(parts: list[dict], names: dict[str, tuple[str, str]]) -> list[Row]:
+def _rows(parts: list[dict], names: dict[str, tuple[str, str]]) -> list[QuantityRow]:
     return [
-        Row(label, text, [(numbers.significant(part.get(key)), []) for part in parts])
+        QuantityRow(label, text, [(numbers.significant(part.get(key)), []) for part in parts])
         for key, (label, text) in names.items()
         if any(part.get(key) is not None for part in parts)
     ]
 
 
-def _other_rows(parts: list[dict]) -> list[Row]:
+def _other_rows(parts: list[dict]) -> list[QuantityRow]:
     """Figures that the page has no names for."""
     flat = [flattened(part) for part in parts]
     keys = [key for key in _keys(flat) if key not in _LIPSCHITZ]
     return [
-        Row(key.replace("_", " "), "", [(_figure(part.get(key)), []) for part in flat])
+        QuantityRow(key.replace("_", " "), "", [(_figure(part.get(key)), []) for part in flat])
         for key in keys
     ]
 
@@ -232,12 +232,12 @@ def _figure(value) -> str:
     return numbers.significant(value) if type(value) in (int, float) else display(value)
 
 
-def _shift_rows(parts: list[dict]) -> list[Row]:
+def _shift_rows(parts: list[dict]) -> list[QuantityRow]:
     rows = []
     for pair in _keys(parts):
         texts = [[numbers.signed(value, 2) for value in part.get(pair) or []] for part in parts]
         cells = [(_color(text) if text else numbers.MISSING, []) for text in texts]
-        rows.append(Row(pair_name(pair), "", cells))
+        rows.append(QuantityRow(pair_name(pair), "", cells))
     return rows
 
 

@@ -3,10 +3,10 @@
 import dataclasses
 from pathlib import Path
 
-from cvvae_jax.evaluation.flat_fields import FIGURES
+from cvvae_jax.evaluation.flat_fields import FLAT_FIELD_FIGURES
 from cvvae_jax.evaluation.report import numbers
 from cvvae_jax.evaluation.report.answer import Results, is_baseline
-from cvvae_jax.evaluation.report.compatibility_tables import Row
+from cvvae_jax.evaluation.report.compatibility_tables import QuantityRow
 from cvvae_jax.evaluation.report.plots import Curve, Plot, lines
 from cvvae_jax.evaluation.report.sections import data_uri, scale_note
 
@@ -30,13 +30,13 @@ class Section:
     names: list[str]
     colors: int
     """How many."""
-    rows: list[Row]
+    rows: list[QuantityRow]
     plots: list[Plot]
     pictures: list[Picture]
 
 
 def section(results: Results, folder: Path) -> Section | None:
-    """What results["flat_fields"] holds; None where it holds nothing.
+    """The section of results["flat_fields"]; None where that is empty.
 
     Raises:
         UserError: a picture's file is missing, or lies outside the folder.
@@ -53,15 +53,15 @@ def section(results: Results, folder: Path) -> Section | None:
     )
 
 
-def _rows(found: dict[str, dict]) -> list[Row]:
+def _rows(found: dict[str, dict]) -> list[QuantityRow]:
     """Kinds of structure that some contender has a number of."""
     return [
-        Row(
+        QuantityRow(
             figure.label,
             figure.description,
             [(numbers.fixed(entry.get(figure.key), 2), []) for entry in found.values()],
         )
-        for figure in FIGURES
+        for figure in FLAT_FIELD_FIGURES
         if any(entry.get(figure.key) is not None for entry in found.values())
     ]
 
@@ -115,7 +115,7 @@ def _curves(results: Results, of) -> list[Curve]:
 
 
 def _pictures(results: Results, folder: Path) -> list[Picture]:
-    """Of models: those of baselines are gray."""
+    """The pictures of models; those of baselines would be gray."""
     models = [each["name"] for each in results["contenders"] if not is_baseline(each)]
     return [
         Picture(

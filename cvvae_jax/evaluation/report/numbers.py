@@ -14,7 +14,7 @@ def fixed(value: Number, digits: int) -> str:
 
 
 def signed(value: Number, digits: int) -> str:
-    """As `fixed`, with the sign of positive numbers, too; what rounds to zero has none."""
+    """A number as `fixed` writes it, with its sign; numbers that round to zero have none."""
     if value is None:
         return MISSING
     text = fixed(value, digits)
@@ -53,7 +53,7 @@ def millions(count: int | None) -> str:
 
 
 def percent(value: Number, low: float | int, high: float | int) -> float | None:
-    """Where a number lies between two others, in percent."""
+    """The position of a number between two others, in percent."""
     if value is None:
         return None
     return round(100 * (value - low) / (high - low), 2) if high > low else 50.0

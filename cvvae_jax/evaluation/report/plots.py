@@ -29,7 +29,7 @@ _LONG_NUMBER = re.compile(r"-?\d+\.\d{3,}")
 
 
 def series_color(number: int) -> str:
-    """What stands for the color of the contender of this number."""
+    """A placeholder for the color of the contender of this number."""
     return f"#02020{number % SERIES}"
 
 
@@ -102,7 +102,7 @@ class Curve:
     color: int
     values: Numbers
     places: Numbers | None = None
-    """Where the values lie; None for 0, 1, 2, .."""
+    """Positions of the values on the horizontal axis; None for 0, 1, 2, .."""
     is_baseline: bool = False
     """Whether it is no model's, and the axis makes no room for it."""
 
@@ -160,7 +160,7 @@ def lines(
 
 
 def limits(curves: Sequence[Curve], *, log: bool) -> tuple[float, float] | None:
-    """Of the vertical axis: what holds all values, with a margin; None without any."""
+    """Limits of the vertical axis that hold all values, with a margin; None without values."""
     values = [x for curve in curves for x in curve.values if x is not None and (x > 0 or not log)]
     if not values:
         return None
@@ -173,7 +173,7 @@ def limits(curves: Sequence[Curve], *, log: bool) -> tuple[float, float] | None:
 
 
 def off_scale(curves: Sequence[Curve], *, log: bool) -> list[Curve]:
-    """Those that leave the axis, which fits the models, somewhere or everywhere."""
+    """The curves that leave the axis, which fits the models, somewhere or everywhere."""
     room = limits([curve for curve in curves if not curve.is_baseline], log=log)
     if room is None:
         return []

@@ -40,7 +40,7 @@ class Cell:
 
 
 @dataclasses.dataclass(frozen=True)
-class Row:
+class MetricRow:
     """A metric and its cells, in the contenders' order."""
 
     metric: dict
@@ -49,15 +49,15 @@ class Row:
     cells: list[Cell]
 
 
-def groups(results: Results) -> list[tuple[str, list[Row]]]:
+def groups(results: Results) -> list[tuple[str, list[MetricRow]]]:
     """Titles and rows, by the metrics' groups; a group without metrics is left out."""
-    found: dict[str, list[Row]] = {group: [] for group in GROUPS}
+    found: dict[str, list[MetricRow]] = {group: [] for group in GROUPS}
     for metric in results["metrics"]:
         found.setdefault(metric["group"], []).append(_row(results, metric))
     return [(GROUPS.get(group, group), rows) for group, rows in found.items() if rows]
 
 
-def _row(results: Results, metric: dict) -> Row:
+def _row(results: Results, metric: dict) -> MetricRow:
     names = [contender["name"] for contender in results["contenders"]]
     models = [each["name"] for each in results["contenders"] if not is_baseline(each)]
     best = _best(metric, [value_of(results, name, metric) for name in models])
@@ -66,7 +66,7 @@ def _row(results: Results, metric: dict) -> Row:
         for color, name in enumerate(names)
     ]
     better = metric["better"]
-    return Row(metric, DIRECTIONS[better], ARROWS[better], cells)
+    return MetricRow(metric, DIRECTIONS[better], ARROWS[better], cells)
 
 
 def _best(metric: dict, values: list[numbers.Number]) -> str | None:
@@ -87,7 +87,7 @@ def _best(metric: dict, values: list[numbers.Number]) -> str | None:
 def _cell(
     results: Results, metric: dict, name: str, color: int, *, best: str | None, is_ranked: bool
 ) -> Cell:
-    """Of a baseline, which is not ranked, the score and the difference alone."""
+    """A contender's cell; baselines, which are not ranked, have only score and difference."""
     own, entry, digits = (
         score(results, name, metric),
         paired(results, name, metric),

@@ -26,7 +26,7 @@ class Player:
 
 
 def plots(results: Results) -> list[Plot]:
-    """Those plots that there are values for."""
+    """The plots that there are values for."""
     made = [
         _psnr_over_time(results),
         _psnr_by_position(results, "group"),
