@@ -24,7 +24,7 @@ ALLOWED = {
     "metrics": {"config", "errors", "losses", "models.feature_networks", "rows"},
     "video_io": {"config", "errors", "resumable"},
     "data": {"config", "errors", "resumable", "video_io"},
-    "convert": {"checkpoint", "config", "errors", "losses", "models", "paths"},
+    "convert": {"checkpoint", "config", "errors", "losses", "models", "paths", "resumable"},
     "loading": {"checkpoint", "config", "convert", "errors", "paths", "recipe", "sharding"},
     "codec": {"config", "errors", "models", "rows"},
     "latents": {"codec", "config", "data", "errors", "resumable", "video_io"},

@@ -18,6 +18,7 @@ from cvvae_jax.checkpoint.orbax_saving import quiet
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable import manifest
+from cvvae_jax.resumable.files import sync
 
 Tree = TypeVar("Tree")
 
@@ -66,7 +67,7 @@ def save_model(path: Path | str, model: Any) -> None:
             checkpointer.save(written, args=ocp.args.Composite(**items))
         manifest.write(written)
         written.rename(path)
-    manifest.sync(path.parent)
+    sync(path.parent)
 
 
 def find_model(path: Path | str) -> Path | None:

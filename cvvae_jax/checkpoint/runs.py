@@ -25,6 +25,7 @@ from cvvae_jax.checkpoint.origin import mesh_of, origin
 from cvvae_jax.errors import UserError
 from cvvae_jax.processes.broadcast import found_by_first
 from cvvae_jax.resumable import manifest
+from cvvae_jax.resumable.files import sync
 
 _TEXTS = ("config", "model", "origin", "scores")  # items that are JSON
 
@@ -119,7 +120,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 manifest.write(partial)
                 partial.rename(self._folder / str(step))
-                manifest.sync(self._folder)  # older ones are removed only after that
+                sync(self._folder)  # older ones are removed only after that
         except Exception as error:  # Orbax and TensorStore raise bare ones
             self._failed(step, error)
             return

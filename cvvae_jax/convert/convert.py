@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -14,6 +12,7 @@ import numpy as np
 from cvvae_jax import paths
 from cvvae_jax.convert.names import Row, official_name, our_path
 from cvvae_jax.errors import UserError
+from cvvae_jax.resumable.parallel import map_in_order
 
 
 def our_order(tensor: np.ndarray, *, unit_axes: int) -> np.ndarray:
@@ -169,7 +168,7 @@ def fill(
             not_finite[name] = problem
         return place.path, _put(array, layout.get(place.path))
 
-    return paths.unflatten(target, dict(_in_parallel(put, official)))
+    return paths.unflatten(target, dict(map_in_order(put, official, threads=_THREADS)))
 
 
 def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[Row]) -> Model:
@@ -193,19 +192,7 @@ def to_official(model: Any, rows: list[Row]) -> Iterator[tuple[str, np.ndarray]]
         name, row = official_name(rows, parameter[0])
         return name, official_order(np.asarray(parameter[1]), unit_axes=row.unit_axes)
 
-    return _in_parallel(convert, paths.flatten(model).items())
-
-
-def _in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map` on a few threads, with no more items at a time in memory than there are threads."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        running = deque()
-        for item in items:
-            if len(running) == _THREADS:
-                yield running.popleft().result()
-            running.append(pool.submit(function, item))
-        while running:
-            yield running.popleft().result()
+    return map_in_order(convert, paths.flatten(model).items(), threads=_THREADS)
 
 
 def _put(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> np.ndarray | jax.Array:

@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import ArrayLike
 from cvvae_jax.config.places import at_home, is_remote
 from cvvae_jax.data.files import SUFFIXES, fetch_bytes, find, readable
 from cvvae_jax.errors import UserError, visible
+from cvvae_jax.resumable.files import written_aside
 from cvvae_jax.video_io.containers import suffix
 from cvvae_jax.video_io.media_types import Blob, MediaKind, NothingFound
 
@@ -301,11 +301,5 @@ def _keep(key: str, members: _Members) -> None:
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
         folder = _cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            try:
-                np.savez(file, **vars(members))
-                file.flush()
-                os.replace(file.name, folder / f"{key}.npz")
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with written_aside(folder / f"{key}.npz") as temporary:
+            np.savez(temporary, **vars(members))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import get_args
 
 from cvvae_jax.data.sources import Source, open_source
+from cvvae_jax.resumable.files import file_sha256
 from cvvae_jax.resumable.target import WORK, Target
 from cvvae_jax.video_io.containers import one_line
 from cvvae_jax.video_io.media_types import Blob, Media, MediaKind
@@ -158,8 +159,7 @@ def content_hash(media: Media) -> tuple[str, int]:
         OSError: it cannot be read.
     """
     if isinstance(media, Path):
-        with media.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), media.stat().st_size
+        return file_sha256(media), media.stat().st_size
     if isinstance(media, Blob):
         return hashlib.sha256(media.data).hexdigest(), len(media.data)
     state = hashlib.sha256(repr((media.array.shape, media.fps)).encode())
