@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
-from cvvae_jax import checkpoint, paths, sharding
+from cvvae_jax import checkpoint, parameter_paths, sharding
 from cvvae_jax.config import DType
 from cvvae_jax.config.places import at_home
 from cvvae_jax.config.reading import build
@@ -93,13 +93,13 @@ class SavedModel:
         model = checkpoint.restore_model(self.folder, target, shardings=shardings, raw=self.raw)
         if not_finite is not None:
             judge = _not_finite_in_memory if shardings is None else _not_finite_on_devices
-            not_finite |= judge(paths.flatten(model))
+            not_finite |= judge(parameter_paths.flatten(model))
         return model
 
 
 def _not_finite_in_memory(leaves: dict[str, np.ndarray]) -> dict[str, str]:
     """Which parameters hold NaN or Inf, and which of them."""
-    found = {path: convert.not_finite(array) for path, array in leaves.items()}
+    found = {path: convert.describe_not_finite(array) for path, array in leaves.items()}
     return {path: what for path, what in found.items() if what}
 
 

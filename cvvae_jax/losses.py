@@ -13,11 +13,11 @@ import jax.numpy as jnp
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
-from cvvae_jax import rows
 from cvvae_jax.config import Mapping, Remat
 from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
 from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.remat import run
+from cvvae_jax.split_frames import mean_over_devices, sum_over_devices
 
 # Added to the GAN gradient's norm, and the largest ratio: the official code's.
 _EPSILON, _LARGEST_RATIO = 1e-4, 1e4
@@ -29,14 +29,14 @@ Kind = Literal["hinge", "vanilla"]
 
 def generator_loss(logits_fake: Float[Array, "..."]) -> Float[Array, ""]:
     """Low where the discriminator takes reconstructions for real; the same for both kinds."""
-    return -rows.average(logits_fake.mean())
+    return -mean_over_devices(logits_fake.mean())
 
 
 def real_loss(logits_real: Float[Array, "..."], *, kind: Kind) -> Float[Array, ""]:
     """Low where the discriminator takes real videos for real: half of its loss."""
     logits = -logits_real
     losses = jax.nn.relu(1 + logits) if kind == "hinge" else jax.nn.softplus(logits)
-    return 0.5 * rows.average(losses.mean())
+    return 0.5 * mean_over_devices(losses.mean())
 
 
 def fake_loss(logits_fake: Float[Array, "..."], *, kind: Kind) -> Float[Array, ""]:
@@ -67,10 +67,10 @@ def r1_penalty(
 
     def summed(video):
         out = logits(video)
-        return rows.average(out.reshape(len(out), -1).mean(axis=1)).sum()
+        return mean_over_devices(out.reshape(len(out), -1).mean(axis=1)).sum()
 
     squares = jnp.square(jax.grad(summed)(video)).sum(axis=(1, 2, 3, 4))
-    return 0.5 * rows.total(squares).mean()
+    return 0.5 * sum_over_devices(squares).mean()
 
 
 def lecam_real(logits_real: Float[Array, "..."], average_fake: Float[Array, ""]):
@@ -78,12 +78,12 @@ def lecam_real(logits_real: Float[Array, "..."], average_fake: Float[Array, ""])
 
     Tseng et al. 2021, "Regularizing generative adversarial networks under limited data".
     """
-    return rows.average(jnp.square(jax.nn.relu(logits_real - average_fake)).mean())
+    return mean_over_devices(jnp.square(jax.nn.relu(logits_real - average_fake)).mean())
 
 
 def lecam_fake(logits_fake: Float[Array, "..."], average_real: Float[Array, ""]):
     """LeCAM's pull of fake logits up to the running average of real ones."""
-    return rows.average(jnp.square(jax.nn.relu(average_real - logits_fake)).mean())
+    return mean_over_devices(jnp.square(jax.nn.relu(average_real - logits_fake)).mean())
 
 
 def lecam_average(average: Float[Array, ""], logits_mean: Float[Array, ""]) -> Float[Array, ""]:
@@ -148,7 +148,7 @@ def lpips(
 
 
 def _distance(head, a, b):
-    return rows.average(head(jnp.square(_normalized(a) - _normalized(b))).mean(axis=(2, 3, 4)))
+    return mean_over_devices(head(jnp.square(_normalized(a) - _normalized(b))).mean(axis=(2, 3, 4)))
 
 
 def _normalized(features: Float[Array, "b t h w c"]) -> Float[Array, "b t h w c"]:
@@ -168,7 +168,7 @@ def pixel_error(
     """Absolute or squared error, summed over a frame's pixels and channels, in float32."""
     error = recon.astype(jnp.float32) - video
     error = jnp.abs(error) if kind == "l1" else jnp.square(error)
-    return rows.total(error.sum(axis=(2, 3, 4)))
+    return sum_over_devices(error.sum(axis=(2, 3, 4)))
 
 
 def likelihood_loss(

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding, PartitionSpec
 
-from cvvae_jax import paths, rows
+from cvvae_jax import parameter_paths, split_frames
 from cvvae_jax.config import MeshConfig
 from cvvae_jax.errors import UserError
 
@@ -77,7 +77,7 @@ def make_mesh(
     _check_batches(batches, data * config.fsdp, accumulate)
     used = np.asarray(of_every_process(devices, math.prod(shape))).reshape(shape)
     _check_processes(used)
-    return Mesh(used, ("data", "fsdp", rows.AXIS), axis_types=(AxisType.Auto,) * 3)
+    return Mesh(used, ("data", "fsdp", split_frames.AXIS), axis_types=(AxisType.Auto,) * 3)
 
 
 def of_every_process(devices: list, count: int) -> list:
@@ -130,7 +130,7 @@ def shardings(tree: Any, mesh: Mesh | AbstractMesh) -> Any:
     fsdp = mesh.shape["fsdp"]
 
     def of_leaf(path, leaf):
-        name = paths.path_name(path)
+        name = parameter_paths.path_name(path)
         rule = next(rule for pattern, rule in RULES if re.fullmatch(pattern, name))
         return NamedSharding(mesh, rule(leaf.shape, fsdp))
 
@@ -165,7 +165,7 @@ def batch_shardings(batch: dict[str, Any], mesh: Mesh) -> dict[str, NamedShardin
 
 def _spec_of_rows(name: str) -> tuple:
     """What follows the records in an array of a batch."""
-    return (None, rows.AXIS) if name == "video" else ()
+    return (None, split_frames.AXIS) if name == "video" else ()
 
 
 def whole_clips(mesh: Mesh) -> NamedSharding:
@@ -184,13 +184,13 @@ def put_batch(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
 
 def split_rows(step: Callable, mesh: Mesh) -> Callable:
     """A training step on a mesh that splits frames: `step(state, batch, frozen)`, where every
-    device computes with its own rows and the functions of `cvvae_jax.rows`.
+    device computes with its own rows and the functions of `cvvae_jax.split_frames`.
 
     The axes `data` and `fsdp` stay the partitioner's, which never sees a convolution over a split
     frame. Gradients of parameters are summed over `space` where they arise, so that state and
     metrics are whole and equal on all devices.
     """
-    if mesh.shape[rows.AXIS] == 1:
+    if mesh.shape[split_frames.AXIS] == 1:
         return step
     whole = PartitionSpec()
 
@@ -201,7 +201,7 @@ def split_rows(step: Callable, mesh: Mesh) -> Callable:
             mesh=mesh,
             in_specs=(whole, own, whole),
             out_specs=whole,
-            axis_names={rows.AXIS},
+            axis_names={split_frames.AXIS},
         )(state, batch, frozen)
 
     return run

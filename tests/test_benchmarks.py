@@ -14,7 +14,7 @@ import pytest
 from benchmarks.train_step import table, workers
 from benchmarks.train_step.__main__ import Benchmark, main, rows
 from benchmarks.train_step.setting import Networks, Row, random_batch
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.convert import families
 from cvvae_jax.convert.names import official_name
 from cvvae_jax.models.inputs import to_float
@@ -110,7 +110,7 @@ def _assert_same_lengths(ours, theirs, family) -> None:
     rows = family.rows(ours.config)
     lengths = {
         official_name(rows, path)[0]: float(np.linalg.norm(leaf))
-        for path, leaf in paths.flatten(ours).items()
+        for path, leaf in parameter_paths.flatten(ours).items()
     }
     longest = max(lengths.values())
     for name, length in lengths.items():

@@ -8,7 +8,7 @@ import pytest
 from flax import nnx
 
 import cvvae_jax
-from cvvae_jax import paths, sharding
+from cvvae_jax import parameter_paths, sharding
 from cvvae_jax.checkpoint import Checkpoints, find_model, save_model
 from cvvae_jax.config import ImageVAEConfig, MeshConfig, VideoVAEConfig
 from cvvae_jax.errors import UserError
@@ -32,8 +32,8 @@ def train_state(model: VideoVAE, optimizer: optax.GradientTransformation) -> Tra
 
 
 def assert_same(ours, theirs):
-    theirs = paths.flatten(theirs)
-    for path, leaf in paths.flatten(ours).items():
+    theirs = parameter_paths.flatten(theirs)
+    for path, leaf in parameter_paths.flatten(ours).items():
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
 
 

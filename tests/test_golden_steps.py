@@ -18,7 +18,7 @@ from golden_files import (
     read,
 )
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import DiscriminatorConfig, ImageVAEConfig, LossConfig, LPIPSConfig
 from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.convert.families import abstract_model
@@ -102,7 +102,7 @@ def assert_norms_equal(gradients, rows: list, expected: dict[str, float], prefix
     floor = 1e-6 * np.sqrt(sum(norm**2 for norm in expected.values()))
     found = {
         prefix + official_name(rows, path)[0]: float(jnp.linalg.norm(leaf.ravel()))
-        for path, leaf in paths.flatten(gradients).items()
+        for path, leaf in parameter_paths.flatten(gradients).items()
     }
     assert set(found) == set(expected)
     for name, norm in expected.items():

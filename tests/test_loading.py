@@ -15,7 +15,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 import cvvae_jax
-from cvvae_jax import paths, sharding
+from cvvae_jax import parameter_paths, sharding
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import ImageVAEConfig, MeshConfig
 from cvvae_jax.convert.convert import to_official
@@ -60,8 +60,8 @@ def write_raw(path, tensors: dict[str, tuple[str, np.ndarray]]):
 
 
 def assert_same(ours, theirs):
-    theirs = paths.flatten(theirs)
-    for path, leaf in paths.flatten(ours).items():
+    theirs = parameter_paths.flatten(theirs)
+    for path, leaf in parameter_paths.flatten(ours).items():
         np.testing.assert_array_equal(leaf, theirs[path], err_msg=path)
 
 
@@ -77,7 +77,7 @@ def test_half_precision_stays_and_is_computed_in_float32(tmp_path, official, sto
     half = {name: tensor.astype(jnp.dtype(stored)) for name, tensor in official.items()}
     loaded = cvvae_jax.load(write(tmp_path / "x", half))
     assert (loaded.config.param_dtype, loaded.config.dtype) == (stored, "float32")
-    for path, leaf in paths.flatten(loaded).items():
+    for path, leaf in parameter_paths.flatten(loaded).items():
         assert leaf.dtype == jnp.dtype(stored), path
     video = jnp.zeros((1, 1, 16, 16, 3))
     assert loaded.moments(video).dtype == jnp.float32
@@ -114,8 +114,8 @@ def test_parameters_are_laid_out_on_a_mesh(tmp_path, vae, official, ours, monkey
     mesh = sharding.make_mesh(MeshConfig(data=2, fsdp=4), batches=(8,))
     loaded = cvvae_jax.load(tmp_path / "x", mesh=mesh)
     assert_same(loaded, vae)
-    expected = paths.flatten(sharding.shardings(vae, mesh))
-    for path, leaf in paths.flatten(loaded).items():
+    expected = parameter_paths.flatten(sharding.shardings(vae, mesh))
+    for path, leaf in parameter_paths.flatten(loaded).items():
         assert leaf.sharding == expected[path], path
     kernel = loaded.decoder.conv_in.kernel[...]
     assert len({str(shard.index) for shard in kernel.addressable_shards}) == 4

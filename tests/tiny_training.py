@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import (
     Bucket,
     DataConfig,
@@ -127,7 +127,7 @@ def assert_gradients_equal(ours: Any, theirs: Any, *, tolerance: float) -> None:
     Gradients that are zero but for rounding (biases before a norm) are compared with 1e-6 of the
     global norm.
     """
-    ours, theirs = paths.flatten(ours), paths.flatten(theirs)
+    ours, theirs = parameter_paths.flatten(ours), parameter_paths.flatten(theirs)
     assert set(ours) == set(theirs)
     theirs = {path: np.asarray(gradient, np.float64) for path, gradient in theirs.items()}
     floor = 1e-6 * np.sqrt(sum(np.square(gradient).sum() for gradient in theirs.values()))

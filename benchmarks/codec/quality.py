@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import cvvae_jax
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.errors import UserError
 from cvvae_jax.metrics.image import psnr
@@ -67,7 +67,9 @@ def _clips(folder: Path) -> list[np.ndarray]:
 def _typed(model: VideoVAE, encoder: str, decoder: str) -> VideoVAE:
     """The same parameters, in float32, with other types of computation."""
     config = dataclasses.replace(model.config, dtype=encoder, decoder_dtype=decoder)
-    return paths.unflatten(abstract_model(VideoVAE, config), paths.flatten(model))
+    return parameter_paths.unflatten(
+        abstract_model(VideoVAE, config), parameter_paths.flatten(model)
+    )
 
 
 def _through(model: VideoVAE, videos: list[np.ndarray]) -> list[tuple[np.ndarray, np.ndarray]]:

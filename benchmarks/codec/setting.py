@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from benchmarks.train_step.setting import random_array
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import DType, VideoVAEConfig
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.hardware import count_flops
@@ -60,9 +60,9 @@ def random_model(config: VideoVAEConfig) -> VideoVAE:
     """The same weights every time; speed doesn't depend on them."""
     rng = np.random.default_rng(0)
     abstract = abstract_model(VideoVAE, config)
-    leaves = paths.flatten(abstract).items()
+    leaves = parameter_paths.flatten(abstract).items()
     arrays = {path: jnp.asarray(random_array(rng, path, leaf)) for path, leaf in leaves}
-    return paths.unflatten(abstract, arrays)
+    return parameter_paths.unflatten(abstract, arrays)
 
 
 def random_input(part: Part, config: VideoVAEConfig, size: Size) -> np.ndarray:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import Bucket, LPIPSConfig, Remat, TrainConfig
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.hardware import count_flops
@@ -114,8 +114,8 @@ class Networks:
         initializers takes minutes on a CPU."""
         rng = np.random.default_rng(0)
         abstract = cls.abstract(config, tiny=tiny)
-        leaves = paths.flatten(abstract).items()
-        return paths.unflatten(
+        leaves = parameter_paths.flatten(abstract).items()
+        return parameter_paths.unflatten(
             abstract, {path: random_array(rng, path, leaf) for path, leaf in leaves}
         )
 

@@ -12,7 +12,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.checkpoint import steps
 from cvvae_jax.checkpoint.orbax_saving import quiet
 from cvvae_jax.config.places import at_home
@@ -56,7 +56,7 @@ def save_model(path: Path | str, model: Any) -> None:
         raise UserError(f"{path} exists; a model is never written over another.")
     json, weights = ocp.JsonCheckpointHandler(), arrays_handler()
     items = {
-        "weights": ocp.args.PyTreeSave(paths.flatten(model)),
+        "weights": ocp.args.PyTreeSave(parameter_paths.flatten(model)),
         "model": ocp.args.JsonSave(describe_model(model)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -126,8 +126,8 @@ def restore_model(folder: Path, target: Tree, *, shardings: Any = None, raw: boo
     if raw and not (folder / "state").is_dir():
         raise UserError(f"{folder} has no train state, so only its averaged weights are there.")
     item, prefix = ("state", "model/") if raw else ("weights", "")
-    layout = paths.flatten(shardings) if shardings is not None else {}
-    wanted = paths.flatten(target)
+    layout = parameter_paths.flatten(shardings) if shardings is not None else {}
+    wanted = parameter_paths.flatten(target)
     problems = _misfits(wanted, _stored(folder, item), prefix)
     if problems:
         listed = "; ".join(problems)
@@ -139,7 +139,9 @@ def restore_model(folder: Path, target: Tree, *, shardings: Any = None, raw: boo
     }
     how = ocp.args.PyTreeRestore(item=leaves, restore_args=arguments, partial_restore=raw)
     restored = _restore_item(folder, item, how)
-    return paths.unflatten(target, {p.removeprefix(prefix): v for p, v in restored.items()})
+    return parameter_paths.unflatten(
+        target, {p.removeprefix(prefix): v for p, v in restored.items()}
+    )
 
 
 def _restore_args(leaf: Any, sharding: jax.sharding.Sharding | None) -> ocp.RestoreArgs:
@@ -163,11 +165,11 @@ def restore_state(folder: Path, target: Tree, shardings: Any) -> tuple[Tree, lis
         UserError: the state doesn't fit the target, that is the run's configuration, or can't be
             read.
     """
-    layout, wanted = paths.flatten(shardings), paths.flatten(target)
+    layout, wanted = parameter_paths.flatten(shardings), parameter_paths.flatten(target)
     stored = check_state(folder, target)
     arguments = {path: _restore_args(leaf, layout[path]) for path, leaf in wanted.items()}
     how = ocp.args.PyTreeRestore(item=wanted, restore_args=arguments)
-    restored = paths.unflatten(target, _restore_item(folder, "state", how))
+    restored = parameter_paths.unflatten(target, _restore_item(folder, "state", how))
     casts = {
         f"{path.split('/')[0]} {stored[path].dtype} -> {leaf.dtype}": None
         for path, leaf in wanted.items()
@@ -187,7 +189,7 @@ def check_state(folder: Path, target: Any) -> dict[str, jax.ShapeDtypeStruct]:
         UserError: it has others, so that it is not of this run's configuration, or can't be read.
     """
     stored = _stored(folder, "state")
-    problems = _misfits(paths.flatten(target), stored, "")
+    problems = _misfits(parameter_paths.flatten(target), stored, "")
     if problems:
         listed = "; ".join(problems[:3]) + ("; ..." if len(problems) > 3 else "")
         raise UserError(

@@ -18,7 +18,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 from jax.experimental import multihost_utils
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.checkpoint import items, steps
 from cvvae_jax.checkpoint.orbax_saving import TogetherArgs, TogetherHandler, begin_quiet, end_quiet
 from cvvae_jax.checkpoint.origin import mesh_of, origin
@@ -85,9 +85,9 @@ class Checkpoints:
         self.wait()
         self._failure = None
         written = {
-            "state": ocp.args.PyTreeSave(paths.flatten(state)),
+            "state": ocp.args.PyTreeSave(parameter_paths.flatten(state)),
             "config": ocp.args.JsonSave(config),
-            "weights": ocp.args.PyTreeSave(paths.flatten(weights)),
+            "weights": ocp.args.PyTreeSave(parameter_paths.flatten(weights)),
             "model": ocp.args.JsonSave(items.describe_model(weights)),
             "origin": ocp.args.JsonSave(origin(state)),
         }

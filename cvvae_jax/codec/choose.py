@@ -136,7 +136,7 @@ def _source_of_programs() -> str:
     """A hash of the code that the programs are made of."""
     package = Path(__file__).parents[1]
     sources = [
-        package / "rows.py",
+        package / "split_frames.py",
         package / "codec" / "programs.py",
         *sorted((package / "models").glob("*.py")),
     ]

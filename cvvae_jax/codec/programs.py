@@ -15,7 +15,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
-from cvvae_jax import rows
+from cvvae_jax import split_frames
 from cvvae_jax.codec.values import PixelType
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.inputs import to_float, to_uint8
@@ -224,13 +224,13 @@ class Programs:
 
     def _mesh(self, share: Share) -> Mesh:
         used = np.asarray(self._devices[: share.groups * share.split_rows])
-        axes = {_PIECES: share.groups, rows.AXIS: share.split_rows}
+        axes = {_PIECES: share.groups, split_frames.AXIS: share.split_rows}
         names = [name for name in axes if name == _PIECES or share.split_rows > 1]
         shape = [axes[name] for name in names]
         return Mesh(used.reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
 
     def _sharding(self, share: Share) -> NamedSharding:
-        split = (_PIECES, None, rows.AXIS) if share.split_rows > 1 else (_PIECES,)
+        split = (_PIECES, None, split_frames.AXIS) if share.split_rows > 1 else (_PIECES,)
         return NamedSharding(self._mesh(share), PartitionSpec(*split))
 
     def _whole(self, share: Share) -> NamedSharding:
@@ -299,5 +299,5 @@ _DECODED = {
 def _on_own_rows(
     vae: VAE, pieces: Array, *, apply: Callable, latent_rows: int, all_latent_rows: int
 ) -> Array:
-    with rows.filled_up(latent_rows, all_latent_rows):
+    with split_frames.filled_up(latent_rows, all_latent_rows):
         return apply(vae, pieces)

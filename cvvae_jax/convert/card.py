@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config.latent_scale import in_words
 from cvvae_jax.convert.families import Family
 from cvvae_jax.convert.files.source import readable
@@ -135,6 +135,7 @@ def model_card(origin: Origin, model: Any, family: Family | None, *, name: str) 
     one = origin.heads is None or origin.heads.license == origin.license
     stated = origin.license if one else {}
     head = "".join(f"{key}: {_yaml(value)}\n" for key, value in stated.items())
+    size = parameter_paths.count(model)
     return f"""---
 {head}tags:
 - video
@@ -145,7 +146,7 @@ def model_card(origin: Origin, model: Any, family: Family | None, *, name: str) 
 
 | | |
 |---|---|
-| model | {type(model).__name__}, {paths.count(model):,} parameters in {model.config.param_dtype} |
+| model | {type(model).__name__}, {size:,} parameters in {model.config.param_dtype} |
 | family | {family.title if family else "none of the official ones"} |
 {_latents_row(model.config)}| converted from | {origin.name} ({origin.weights}) |
 | SHA-256 of the source | {origin.sha256} |

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.convert.names import Row, official_name, our_path
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.parallel import map_in_order
@@ -44,7 +44,7 @@ def official_shape(shape: tuple[int, ...], *, unit_axes: int) -> tuple[int, ...]
     return (shape[-1], shape[-2], *shape[:-2], *(1,) * unit_axes)
 
 
-def not_finite(array: np.ndarray) -> str | None:
+def describe_not_finite(array: np.ndarray) -> str | None:
     """`NaN` or `Inf` where a floating-point array holds one, else None."""
     # Without their sign, the bits of Inf are above those of every number, and those of NaN above
     # Inf's. Integers are compared some thirty times faster than half-precision numbers.
@@ -129,7 +129,7 @@ def places(shapes: Mapping[str, tuple[int, ...]], target: Any, rows: list[Row]) 
 def official_shapes(target: Any, rows: list[Row]) -> dict[str, tuple[str, tuple[int, ...]]]:
     """Official name and shape of every parameter of a model, by our path."""
     named = {}
-    for path, leaf in paths.flatten(target).items():
+    for path, leaf in parameter_paths.flatten(target).items():
         name, row = official_name(rows, path)
         named[path] = name, official_shape(leaf.shape, unit_axes=row.unit_axes)
     return named
@@ -155,8 +155,8 @@ def fill(
         not_finite: takes the names of tensors that hold NaN or Inf in the target's type, and which
             of them.
     """
-    layout = paths.flatten(shardings) if shardings is not None else {}
-    wanted = paths.flatten(target)
+    layout = parameter_paths.flatten(shardings) if shardings is not None else {}
+    wanted = parameter_paths.flatten(target)
 
     def put(named: tuple[str, np.ndarray]) -> tuple[str, np.ndarray | jax.Array]:
         name, tensor = named
@@ -164,11 +164,11 @@ def fill(
         array = our_order(tensor.reshape(place.shape), unit_axes=place.unit_axes)
         with np.errstate(over="ignore"):  # found below, and reported by name
             array = array.astype(wanted[place.path].dtype, copy=False)
-        if not_finite is not None and (problem := not_finite(array)):
+        if not_finite is not None and (problem := describe_not_finite(array)):
             not_finite[name] = problem
         return place.path, _put(array, layout.get(place.path))
 
-    return paths.unflatten(target, dict(map_in_order(put, official, threads=_THREADS)))
+    return parameter_paths.unflatten(target, dict(map_in_order(put, official, threads=_THREADS)))
 
 
 def from_official(target: Model, official: Mapping[str, np.ndarray], rows: list[Row]) -> Model:
@@ -192,7 +192,7 @@ def to_official(model: Any, rows: list[Row]) -> Iterator[tuple[str, np.ndarray]]
         name, row = official_name(rows, parameter[0])
         return name, official_order(np.asarray(parameter[1]), unit_axes=row.unit_axes)
 
-    return map_in_order(convert, paths.flatten(model).items(), threads=_THREADS)
+    return map_in_order(convert, parameter_paths.flatten(model).items(), threads=_THREADS)
 
 
 def _put(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> np.ndarray | jax.Array:

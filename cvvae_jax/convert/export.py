@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from cvvae_jax import checkpoint, paths
+from cvvae_jax import checkpoint, parameter_paths
 from cvvae_jax.convert.convert import official_shapes, to_official
 from cvvae_jax.convert.names import Row
 from cvvae_jax.convert.official_config import exportable
@@ -102,7 +102,7 @@ def _header(model: Any, rows: list[Row]) -> bytes:
     """The head of a safetensors file. The library takes whole models only, so that a model would be
     in memory twice; a test holds that it reads what is written here."""
     entries, end = {"__metadata__": {"format": "pt"}}, 0
-    leaves = paths.flatten(model)
+    leaves = parameter_paths.flatten(model)
     for path, (name, shape) in official_shapes(model, rows).items():
         start, end = end, end + leaves[path].nbytes
         tag = _TAGS[leaves[path].dtype.name]

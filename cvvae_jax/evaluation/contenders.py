@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Key, UInt32
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.values import Latents, Pixels
 from cvvae_jax.config import DType
@@ -175,7 +175,7 @@ def model_contender(argument: str, *, dtype: DType | None = None) -> Contender:
         description=_DESCRIPTIONS[kind],
         weights=str(path),
         sha256=sha256(found.weight_files),
-        parameters=paths.count(found.abstract),
+        parameters=parameter_paths.count(found.abstract),
         temporal_compression=getattr(config, "temporal_compression", 1),
         spatial_compression=config.spatial_compression,
         latent_channels=config.latent_channels,

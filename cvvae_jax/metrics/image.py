@@ -4,7 +4,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cvvae_jax import rows
+from cvvae_jax import split_frames
 
 SSIM_WINDOW = 11
 """Height and width in pixels of the window of SSIM, and of the smallest frames it is defined on."""
@@ -22,7 +22,7 @@ _PSNR_LIMIT = 100.0
 def mse(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) -> Float[Array, "b t"]:
     """Mean squared error of every frame, float32, for values in [-1, 1]; `recon` is clipped to
     them."""
-    return rows.average(jnp.square(error(recon, video)).mean(axis=(2, 3, 4)))
+    return split_frames.mean_over_devices(jnp.square(error(recon, video)).mean(axis=(2, 3, 4)))
 
 
 def psnr(recon: Float[Array, "b t h w 3"], video: Float[Array, "b t h w 3"]) -> Float[Array, "b t"]:

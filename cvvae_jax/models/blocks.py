@@ -13,7 +13,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from cvvae_jax import rows
+from cvvae_jax import split_frames
 from cvvae_jax.config import Remat
 from cvvae_jax.models.conv import Conv, ConvKind, UpsamplingConv, WindowPadding, window_pads
 from cvvae_jax.models.conv_forms import are_defined
@@ -77,7 +77,7 @@ class GroupNorm(nnx.Module):
         Only means of single channels are put in groups: as a video of (group, channel of the group)
         would be padded to many times its size on a TPU, whose last axis is 128 wide.
         """
-        means = rows.mean(video)
+        means = split_frames.mean_over_video(video)
         grouped = reduce(means, "b (g k) -> b g", "mean", g=self.groups)
         return repeat(grouped, "b g -> b 1 1 1 (g k)", k=means.shape[1] // self.groups)
 
@@ -118,7 +118,9 @@ class SpatialAttention(nnx.Module):
         b, _, h, w, _ = video.shape
         frames = self.group_norm(rearrange(video, "b t h w c -> (b t) 1 h w c"))
         tokens = rearrange(frames, "(b t) 1 h w c -> b t (h w) c", b=b)
-        keys, values = rows.gather(self.to_k(tokens)), rows.gather(self.to_v(tokens))
+        keys, values = (
+            split_frames.gather_positions(layer(tokens)) for layer in (self.to_k, self.to_v)
+        )
         tokens = attention(self.to_q(tokens), keys, values)
         return rearrange(self.to_out(tokens), "b t (h w) c -> b t h w c", h=h, w=w)
 

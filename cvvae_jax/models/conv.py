@@ -9,7 +9,7 @@ from flax import nnx
 from jax import lax
 from jaxtyping import Array, Float
 
-from cvvae_jax import rows
+from cvvae_jax import split_frames
 from cvvae_jax.models import conv_forms
 from cvvae_jax.models.conv_forms import SpatialPads
 
@@ -177,7 +177,7 @@ def window_pads(
     Raises:
         ValueError: the rows of the video are split over devices.
     """
-    if rows.are_split():
+    if split_frames.are_split():
         raise ValueError("networks with any windows know nothing of rows on other devices.")
     if padding != "same":
         pads = [(pad, pad) for pad in padding]
@@ -217,8 +217,8 @@ def pad_space(
     """A video with as much of its border as a convolution can't add itself, and what that is still
     to add. Rows that are split over devices have the neighbors' as a border."""
     rows_pads = columns_pads = pads
-    if rows.are_split():
-        video, rows_pads = rows.with_neighbors(video, pads, mode=mode), (0, 0)
+    if split_frames.are_split():
+        video, rows_pads = split_frames.with_neighbor_rows(video, pads, mode=mode), (0, 0)
     if mode == "edge":
         video = pad_edges(pad_edges(video, rows_pads, axis=2), columns_pads, axis=3)
         rows_pads = columns_pads = (0, 0)

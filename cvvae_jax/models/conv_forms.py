@@ -18,7 +18,7 @@ from jax import lax
 from jax.custom_derivatives import SymbolicZero
 from jaxtyping import Array, Float
 
-from cvvae_jax import rows
+from cvvae_jax import split_frames
 from cvvae_jax.models import winograd
 from cvvae_jax.models.winograd import ALONE, DOUBLING, KEEPING
 
@@ -195,7 +195,7 @@ def _form_of_frames(kernel: Array) -> Form:
 def _many(video: Array, kernel: Array, strides: Strides, *, doubled: bool) -> bool:
     """Whether few products pay: they have no strides, lose digits below float32, and know nothing
     of rows on other devices."""
-    if strides != _UNIT or kernel.shape[1:3] != (3, 3) or rows.are_split():
+    if strides != _UNIT or kernel.shape[1:3] != (3, 3) or split_frames.are_split():
         return False
     if video.dtype != jnp.float32 or min(kernel.shape[3:]) < _MANY_CHANNELS:
         return False

@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from cvvae_jax import rows
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import KeyLike, random_keys
 
@@ -70,7 +69,7 @@ class DiagonalGaussian:
         Raises:
             UserError: the other one's latents have another shape.
         """
-        return rows.total(self.kl_of_each(other).sum(axis=(1, 2, 3, 4)))
+        return self.kl_of_each(other).sum(axis=(1, 2, 3, 4))
 
     def kl_of_each(self, other: "DiagonalGaussian | None" = None) -> Float[Array, "b n y x z"]:
         """The KL divergence in nats of every entry, whose sum is `kl`; raises what `kl` does."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE, Decoder, Encoder, decoder_dtypes, style_dtypes
@@ -131,7 +131,10 @@ def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> V
             differences are listed.
     """
     video_vae = VideoVAE(config, rngs=rngs)
-    source, target = paths.flatten(_fold_quant_convs(image_vae)), paths.flatten(video_vae)
+    source, target = (
+        parameter_paths.flatten(_fold_quant_convs(image_vae)),
+        parameter_paths.flatten(video_vae),
+    )
     leaves = {
         path: _inflated(path, source.get(path), leaf, config) for path, leaf in target.items()
     }
@@ -139,7 +142,7 @@ def inflate(image_vae: ImageVAE, config: VideoVAEConfig, *, rngs: nnx.Rngs) -> V
         raise UserError(
             f"the image VAE can't be inflated to this video VAE; {'; '.join(problems)}."
         )
-    return paths.unflatten(video_vae, leaves)
+    return parameter_paths.unflatten(video_vae, leaves)
 
 
 def _inflated(path: str, source: Array | None, target: Array, config: VideoVAEConfig) -> Array:
@@ -184,7 +187,7 @@ def _fold_quant_convs(image_vae: ImageVAE) -> dict[str, nnx.Module]:
     networks = {"encoder": image_vae.encoder, "decoder": image_vae.decoder}
     if not image_vae.config.quant_conv:
         return networks
-    leaves = paths.flatten(networks)
+    leaves = parameter_paths.flatten(networks)
     quant, post_quant = image_vae.quant_conv, image_vae.post_quant_conv
     leaves["encoder/conv_out/bias"] = (
         leaves["encoder/conv_out/bias"] @ quant.kernel[...] + quant.bias[...]
@@ -193,4 +196,4 @@ def _fold_quant_convs(image_vae: ImageVAE) -> dict[str, nnx.Module]:
     kernel: Float[Array, "kh kw z c"] = leaves["decoder/conv_in/kernel"]
     leaves["decoder/conv_in/bias"] += jnp.einsum("hwzc,z->c", kernel, post_quant.bias[...])
     leaves["decoder/conv_in/kernel"] = jnp.einsum("yz,hwzc->hwyc", post_quant.kernel[...], kernel)
-    return paths.unflatten(networks, leaves)
+    return parameter_paths.unflatten(networks, leaves)

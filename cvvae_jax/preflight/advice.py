@@ -6,7 +6,7 @@ from collections.abc import Callable
 from jax.sharding import AbstractMesh
 from rich.filesize import decimal
 
-from cvvae_jax import rows
+from cvvae_jax import split_frames
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.models.feature_networks.vgg import SPATIAL_COMPRESSION
 from cvvae_jax.preflight.cost import Memory
@@ -90,7 +90,7 @@ def _fsdp(stage: AbstractStage) -> str | None:
 def _space(stage: AbstractStage, problem: Problem) -> str | None:
     """Where the devices of a process can share a clip that is alone on one."""
     mesh, buckets = stage.job.mesh, stage.job.stage.buckets
-    space = 2 * mesh.shape[rows.AXIS]
+    space = 2 * mesh.shape[split_frames.AXIS]
     own = [d for d in mesh.devices.flat if d.process_index == mesh.devices.flat[0].process_index]
     divided = all(b.height % (space * SPATIAL_COMPRESSION) == 0 for b in buckets)
     if problem.clips > 1 or len(own) % space or not divided:

@@ -9,7 +9,7 @@ import jax
 from rich.console import Console
 from rich.filesize import decimal
 
-from cvvae_jax import paths, sharding
+from cvvae_jax import parameter_paths, sharding
 from cvvae_jax.config import Bucket, MeshConfig, TrainConfig
 from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import FLOAT32, GIB
@@ -199,8 +199,8 @@ def shardings(stage: AbstractStage) -> list[str]:
     }
     rows = [("parameter", "shape", "split over", "bytes a device")]
     for name, tree in trees.items():
-        layouts = paths.flatten(sharding.shardings(tree, stage.job.mesh))
-        for path, leaf in paths.flatten(tree).items():
+        layouts = parameter_paths.flatten(sharding.shardings(tree, stage.job.mesh))
+        for path, leaf in parameter_paths.flatten(tree).items():
             shard = layouts[path].shard_shape(leaf.shape)
             split = " ".join(str(axis or ".") for axis in layouts[path].spec) or "whole"
             size = math.prod(shard) * leaf.dtype.itemsize

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.preflight.cost import Memory, Traffic, batch_bytes
 from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.programs import AbstractStage, bytes_per_device
@@ -58,7 +58,7 @@ def estimated_traffic(stage: AbstractStage, update: Update) -> list[Traffic]:
         "discriminator": (discriminator,),
         "joint": (model, discriminator),
     }
-    gradients = 4 * paths.count(trained[update])
+    gradients = 4 * parameter_paths.count(trained[update])
     used = (model, stage.frozen, *((discriminator,) if update != "plain" else ()))
     parameters = sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(used))
     found = {

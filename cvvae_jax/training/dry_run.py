@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.filesize import decimal
 from rich.table import Table
 
-from cvvae_jax import paths, sharding
+from cvvae_jax import parameter_paths, sharding
 from cvvae_jax.config import OptimizerConfig, TrainConfig
 from cvvae_jax.training.jobs import Job, plan_run, video_shape
 from cvvae_jax.training.programs import AbstractStage, abstract_stages, bytes_per_device
@@ -108,7 +108,7 @@ def _programs(stage: AbstractStage, config: TrainConfig) -> None:
 
 
 def _millions(tree: Any) -> str:
-    return f"{paths.count(tree) / 1e6:.2f} M"
+    return f"{parameter_paths.count(tree) / 1e6:.2f} M"
 
 
 def _types(config: Any) -> str:

@@ -15,7 +15,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from cvvae_jax import losses, rows
+from cvvae_jax import losses, split_frames
 from cvvae_jax.config import LossConfig, Remat
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
@@ -259,4 +259,4 @@ def _logits(
 
 
 def _mean(logits: tuple[Array, ...]) -> Float[Array, ""]:
-    return rows.average(sum(x.mean() for x in logits) / len(logits))
+    return split_frames.mean_over_devices(sum(x.mean() for x in logits) / len(logits))

@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
-from cvvae_jax import paths, rows, sharding
+from cvvae_jax import parameter_paths, sharding, split_frames
 from cvvae_jax.config import (
     Bucket,
     DiscriminatorConfig,
@@ -134,8 +134,10 @@ def plan_run(
     def create_video(key: jax.Array, frozen: ImageVAE, start: VideoVAE | None) -> VideoVAE:
         if start is not None:
             target = jax.eval_shape(lambda key: VideoVAE(video_config, rngs=nnx.Rngs(key)), key)
-            leaves, types = paths.flatten(start), paths.flatten(target)
-            return paths.unflatten(target, {p: x.astype(types[p].dtype) for p, x in leaves.items()})
+            leaves, types = parameter_paths.flatten(start), parameter_paths.flatten(target)
+            return parameter_paths.unflatten(
+                target, {p: x.astype(types[p].dtype) for p, x in leaves.items()}
+            )
         if config.init == "inflate":
             return inflate(frozen, video_config, rngs=nnx.Rngs(key))
         return VideoVAE(video_config, rngs=nnx.Rngs(key))
@@ -185,7 +187,7 @@ def load_image_vae(plan: Plan, trained: ImageVAE | None, config: TrainConfig) ->
     if plan.image_vae is not None:
         return plan.image_vae.load(plan.video.mesh)
     target = abstract_network(ImageVAE, frozen_config(plan.image_config, config))
-    frozen = paths.unflatten(target, paths.flatten(trained))
+    frozen = parameter_paths.unflatten(target, parameter_paths.flatten(trained))
     return on_mesh(frozen, plan.video.mesh)
 
 
@@ -293,7 +295,7 @@ def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConf
                 f"{name} is too small for a discriminator of {job.discriminator.layers} layers "
                 "(discriminator.layers)."
             )
-    devices = job.mesh.shape[rows.AXIS]
+    devices = job.mesh.shape[split_frames.AXIS]
     multiple = devices * _rows_of_a_position(job, model)
     if devices > 1 and bucket.height % multiple:
         raise UserError(

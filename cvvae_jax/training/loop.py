@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from cvvae_jax import paths, sharding
+from cvvae_jax import parameter_paths, sharding
 from cvvae_jax.checkpoint import Checkpoints
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches, batches
@@ -170,9 +170,10 @@ def _announce(job: Job, state: TrainState) -> None:
     if start == steps:
         say(job.folder, f"{job.title}: all {start} steps are done already")
         return
-    size = f"{paths.count(state.model) / 1e6:.2f} M parameters"
+    size = f"{parameter_paths.count(state.model) / 1e6:.2f} M parameters"
     if state.discriminator is not None:
-        size += f", against {paths.count(state.discriminator) / 1e6:.2f} M of the discriminator"
+        judge = parameter_paths.count(state.discriminator)
+        size += f", against {judge / 1e6:.2f} M of the discriminator"
     where = sharding.describe(job.mesh)
     say(job.folder, f"{job.title}: {size}; step {start} of {steps}, on {where}")
 

@@ -7,7 +7,7 @@ from typing import Literal
 import jax
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from cvvae_jax import rows
+from cvvae_jax import split_frames
 from cvvae_jax.config import LossConfig, Remat
 from cvvae_jax.losses import compat_targets, draw_offsets, likelihood_loss, lpips, pixel_error
 from cvvae_jax.metrics.image import psnr
@@ -46,12 +46,12 @@ class Draws:
         _, t, h, w, _ = video_shape
         space, time = model.config.spatial_compression, model.temporal_compression
         groups = (t - 1) // time
-        height = rows.devices() * h
+        height = split_frames.device_count() * h
         shape = (1 + groups, height // space, w // space, model.config.latent_channels)
 
         def noise(key: Key[Array, ""]):
             keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(seeds)
-            return rows.own(jax.vmap(lambda key: jax.random.normal(key, shape))(keys))
+            return split_frames.own_rows(jax.vmap(lambda key: jax.random.normal(key, shape))(keys))
 
         key = jax.random.fold_in(streams.steps, step)
         offsets = draw_offsets(key, groups=groups, temporal_compression=time)
@@ -162,7 +162,7 @@ def negative_elbo(
         )
         nll += loss.compat_weight * other
         metrics |= parts
-    kl = outputs.posterior.kl().mean()
+    kl = split_frames.sum_over_devices(outputs.posterior.kl()).mean()
     return nll + loss.kl_weight * kl, metrics | {"loss/nll": nll, "loss/kl": kl}
 
 
@@ -182,7 +182,7 @@ def _frame_loss(
     LPIPS, one number a frame, is added to the error of every value of the frame, as in the official
     code.
     """
-    values = rows.devices() * math.prod(video.shape[2:])
+    values = split_frames.device_count() * math.prod(video.shape[2:])
     error = pixel_error(recon, video, kind=kind)
     metrics = {f"loss/{name}": error.mean(), f"psnr/{name}": psnr(recon, video).mean()}
     if lpips_weight:

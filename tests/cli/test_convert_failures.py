@@ -15,7 +15,7 @@ import pytest
 from converting import ROOT, assert_refused, run, snapshot, write
 
 import cvvae_jax
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.convert import export
 from cvvae_jax.convert.export import WEIGHTS
 from cvvae_jax.errors import UserError
@@ -202,7 +202,7 @@ def test_a_killed_conversion_loses_nothing(tmp_path, source, tensors, overwrite)
     start = time.monotonic()
     assert process.wait() == 0
     seconds = time.monotonic() - start
-    new = paths.flatten(cvvae_jax.load(tmp_path / "ours"))
+    new = parameter_paths.flatten(cvvae_jax.load(tmp_path / "ours"))
     old = write(tmp_path / "old", {name: t + 1 for name, t in tensors.items()})
     before, rng, outcomes = snapshot(source), np.random.default_rng(0), collections.Counter()
     for _ in range(10):
@@ -236,7 +236,7 @@ def _start(source: Path, target: Path, *, until: Path) -> subprocess.Popen:
 def _outcome(target: Path, new: dict) -> str:
     if not target.exists():
         return "none"
-    found = paths.flatten(cvvae_jax.load(target))
+    found = parameter_paths.flatten(cvvae_jax.load(target))
     shift = {float(np.round(np.max(found[path] - new[path]))) for path in new}
     assert shift in ({0.0}, {1.0})
     return "new" if shift == {0.0} else "old"

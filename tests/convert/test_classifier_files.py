@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import cvvae_jax
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import I3DConfig, InceptionConfig
 from cvvae_jax.convert.convert import official_shapes
@@ -80,7 +80,7 @@ def test_every_tensor_is_where_it_belongs(tmp_path, kind):
     model = cvvae_jax.load(save(kind, tmp_path / "x.safetensors"))
     model_class, _, rows = MODELS[kind]
     assert isinstance(model, model_class)
-    official, ours = official_tensors(kind), paths.flatten(model)
+    official, ours = official_tensors(kind), parameter_paths.flatten(model)
     named = official_shapes(model, rows())
     assert ours.keys() == named.keys()
     for path, (name, _) in named.items():

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import ImageVAEConfig
 from cvvae_jax.convert import convert
 from cvvae_jax.convert.convert import from_official
@@ -22,7 +22,7 @@ def vae() -> ImageVAE:
 @pytest.fixture
 def official(vae) -> dict[str, np.ndarray]:
     rows, found = diffusers_rows(), {}
-    for path, leaf in paths.flatten(vae).items():
+    for path, leaf in parameter_paths.flatten(vae).items():
         name, row = official_name(rows, path)
         found[name] = convert.official_order(np.asarray(leaf), unit_axes=row.unit_axes)
     return found
@@ -59,8 +59,8 @@ def test_what_is_no_number_is_found(dtype):
     dtype = jnp.dtype(dtype)
     largest = jnp.finfo(dtype).max
     sound = np.array([[0.0, -0.0], [largest, -largest]], dtype)
-    assert convert.not_finite(sound) is None
-    assert convert.not_finite(sound[:0]) is None
+    assert convert.describe_not_finite(sound) is None
+    assert convert.describe_not_finite(sound[:0]) is None
     for values, what in (([np.inf], "Inf"), ([-np.inf], "Inf"), ([-np.nan, np.inf], "NaN")):
         for array in (np.array([1.0, *values], dtype), np.array(values[0], dtype)):
-            assert convert.not_finite(array) == what
+            assert convert.describe_not_finite(array) == what

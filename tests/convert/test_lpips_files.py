@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import cvvae_jax
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.cli.main import main
 from cvvae_jax.convert.export import WEIGHTS
 from cvvae_jax.convert.official_model import open_official
@@ -71,7 +71,7 @@ def official_names() -> dict[str, np.ndarray]:
 def assert_holds(model: LPIPS, official: dict[str, np.ndarray] | None = None) -> None:
     """Every parameter is the tensor that belongs there, bit by bit."""
     official = official or NETWORK | HEADS
-    ours = paths.flatten(model)
+    ours = parameter_paths.flatten(model)
     assert isinstance(model, LPIPS)
     assert len(ours) == 26 + 5
     for i, layers in enumerate(LEVELS):

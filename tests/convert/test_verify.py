@@ -13,7 +13,7 @@ import pytest
 from golden_files import golden_tensor, random_state
 from safetensors.numpy import save_file
 
-from cvvae_jax import paths, sharding
+from cvvae_jax import parameter_paths, sharding
 from cvvae_jax.cli.main import main
 from cvvae_jax.convert import convert as convert_tensors
 from cvvae_jax.convert.official_model import OfficialModel, open_official
@@ -207,9 +207,9 @@ def test_stages_of_the_losses_networks_end_in_what_they_compute(opened):
 def test_swapped_tensors_are_found_at_their_stage(first, second, stage, opened):
     official = opened("cvvae_sd21_tiny")
     model = load(official)
-    leaves = paths.flatten(model)
+    leaves = parameter_paths.flatten(model)
     leaves[first], leaves[second] = leaves[second], leaves[first]
-    errors = verify(paths.unflatten(model, leaves), official)
+    errors = verify(parameter_paths.unflatten(model, leaves), official)
     wrong = {name: error for name, error in errors if error > FLOAT32_TOLERANCE}
     assert next(iter(wrong)) == stage
     assert wrong[stage] > 0.05
@@ -228,9 +228,9 @@ def test_weights_in_half_precision_are_compared_as_exactly(tmp_path):
 def test_values_that_are_no_numbers_never_pass(opened):
     official = opened("disc3d_tiny")
     model = load(official)
-    leaves = paths.flatten(model)
+    leaves = parameter_paths.flatten(model)
     leaves["norms/01/bias"] = leaves["norms/01/bias"].at[3].set(jnp.nan)
-    errors = dict(verify(paths.unflatten(model, leaves), official))
+    errors = dict(verify(parameter_paths.unflatten(model, leaves), official))
     assert errors["blocks/00"] < FLOAT32_TOLERANCE
     assert errors["blocks/01"] == errors["conv_out"] == np.inf
 

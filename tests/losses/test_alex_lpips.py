@@ -13,7 +13,7 @@ from tiny_models import random_model
 from tiny_training import short_run
 
 import cvvae_jax
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import LossConfig, LPIPSConfig
 from cvvae_jax.convert.convert import official_shapes
@@ -110,7 +110,7 @@ def test_smaller_frames_than_its_windows_are_refused(network):
 def test_two_files_become_one_model_with_every_tensor_in_its_place(files):
     model = cvvae_jax.load(files[0], lpips_heads=files[1])
     assert isinstance(model, AlexLPIPS)
-    official, heads, ours = network_tensors(), head_tensors(), paths.flatten(model)
+    official, heads, ours = network_tensors(), head_tensors(), parameter_paths.flatten(model)
     assert len(ours) == 10 + 5
     for i, (position, *_) in enumerate(LAYERS):
         kernel = official[f"features.{position}.weight"].transpose(2, 3, 1, 0)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import LPIPSConfig
 from cvvae_jax.losses import _normalized, lpips
 from cvvae_jax.models.feature_networks import vgg
@@ -87,4 +87,4 @@ def test_network_has_the_official_number_of_parameters():
     network = jax.eval_shape(
         lambda key: LPIPS(LPIPSConfig(), rngs=nnx.Rngs(key)), jax.random.key(0)
     )
-    assert paths.count(network) == 14_714_688 + 1472
+    assert parameter_paths.count(network) == 14_714_688 + 1472

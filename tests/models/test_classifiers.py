@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import I3DConfig, InceptionConfig
 from cvvae_jax.convert.convert import from_official
 from cvvae_jax.convert.families import abstract_model
@@ -31,13 +31,13 @@ def video(*sizes: int) -> jax.ShapeDtypeStruct:
 
 def test_i3d_has_the_official_number_of_parameters():
     shapes = json.loads(GOLDEN.read_text())["state_dict"].values()
-    assert paths.count(I3D_SHAPES) == sum(map(math.prod, shapes))
+    assert parameter_paths.count(I3D_SHAPES) == sum(map(math.prod, shapes))
 
 
 def test_inception_has_the_official_number_of_parameters():
     """Those of torchvision's InceptionV3 without its auxiliary classifier, 8 classes more, and a
     mean and a variance for each of the 17,216 channels of its norms."""
-    assert paths.count(INCEPTION_SHAPES) == 23_834_568 + 8 * 2049 + 2 * 17_216
+    assert parameter_paths.count(INCEPTION_SHAPES) == 23_834_568 + 8 * 2049 + 2 * 17_216
 
 
 @pytest.mark.parametrize(("sizes", "steps"), [((9, 193, 193), 1), ((17, 224, 300), 2)])

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import DiscriminatorConfig
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.discriminator import Discriminator, DiscriminatorBlock
@@ -46,13 +46,13 @@ def test_defaults_have_the_official_number_of_parameters(half_3d, count):
     network = jax.eval_shape(
         lambda key: Discriminator(config, rngs=nnx.Rngs(key)), jax.random.key(0)
     )
-    assert paths.count(network) == count
+    assert parameter_paths.count(network) == count
 
 
 def test_kernels_start_small_and_biases_at_zero():
     """A deviation of 0.02: the estimate from n numbers has a standard error of 0.02 / sqrt(2n),
     under 3 % in the kernels of a thousand numbers or more."""
-    leaves = paths.flatten(tiny(base_channels=8, norm_groups=8, layers=2))
+    leaves = parameter_paths.flatten(tiny(base_channels=8, norm_groups=8, layers=2))
     convs = {path: leaf for path, leaf in leaves.items() if "conv" in path}
     for path, leaf in convs.items():
         if path.endswith("bias"):

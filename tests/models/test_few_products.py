@@ -10,7 +10,7 @@ from flax import nnx
 from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 
-from cvvae_jax import rows
+from cvvae_jax import split_frames
 from cvvae_jax.models import conv_forms, winograd
 from cvvae_jax.models.conv import Conv, ConvKind
 from cvvae_jax.models.winograd import DOUBLING, KEEPING
@@ -116,8 +116,8 @@ def test_split_rows_equal_the_whole_frame_that_has_few_products():
     float32 = jnp.dtype("float32")
     conv = Conv(8, 8, kind=ConvKind("causal"), dtype=float32, param_dtype=float32, rngs=nnx.Rngs(0))
     video = random(1, 3, 16, 6, 8)
-    mesh = Mesh(np.array(jax.devices()[:4]), (rows.AXIS,), axis_types=(AxisType.Auto,))
-    own = P(None, None, rows.AXIS)
+    mesh = Mesh(np.array(jax.devices()[:4]), (split_frames.AXIS,), axis_types=(AxisType.Auto,))
+    own = P(None, None, split_frames.AXIS)
     split = jax.shard_map(conv, mesh=mesh, in_specs=own, out_specs=own)
     assert loops(conv, video) and not loops(split, video)
     assert_same(jax.jit(split)(video), jax.jit(conv)(video))

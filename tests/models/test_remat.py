@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import (
     DiscriminatorConfig,
     ImageVAEConfig,
@@ -119,7 +119,7 @@ def gradients(case: Case, inputs, remat: Remat) -> dict[str, np.ndarray]:
     grad = jax.jit(jax.grad(lambda *inputs: jnp.sin(run(*inputs)).sum(), argnums=(0, 1)))
     network, video = grad(*inputs)
     return {"video": np.asarray(video)} | {
-        path: np.asarray(leaf) for path, leaf in paths.flatten(network).items()
+        path: np.asarray(leaf) for path, leaf in parameter_paths.flatten(network).items()
     }
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import SVDVAEConfig
 from cvvae_jax.models.svd_vae import SVDVAE
 
@@ -50,13 +50,13 @@ def test_decoder_sees_other_frames_of_the_video_but_not_of_the_batch(vae):
 def test_without_the_temporal_share_frames_are_decoded_alone(vae):
     """Up to the last convolution along time, whose middle tap alone is left here; the factor mixes
     by its sigmoid, which is 0 in float32 below -104."""
-    leaves = paths.flatten(vae)
+    leaves = parameter_paths.flatten(vae)
     for path, leaf in leaves.items():
         if path.endswith("mix_factor"):
             leaves[path] = jnp.full_like(leaf, -200.0)
     kernel = leaves["decoder/time_conv_out/kernel"]
     leaves["decoder/time_conv_out/kernel"] = kernel.at[::2].set(0.0)
-    alone = paths.unflatten(vae, leaves)
+    alone = parameter_paths.unflatten(vae, leaves)
     latents = random_video(1, 3, 4, 4, 4)
     np.testing.assert_allclose(
         decode(alone, latents)[:, 1:2], decode(alone, latents[:, 1:2]), rtol=1e-5, atol=1e-5
@@ -66,4 +66,4 @@ def test_without_the_temporal_share_frames_are_decoded_alone(vae):
 def test_published_model_has_the_official_number_of_parameters():
     config = SVDVAEConfig()
     vae = jax.eval_shape(lambda key: SVDVAE(config, rngs=nnx.Rngs(key)), jax.random.key(0))
-    assert paths.count(vae) == 97_742_847
+    assert parameter_paths.count(vae) == 97_742_847

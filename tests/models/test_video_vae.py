@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import ImageVAEConfig, VideoVAEConfig
 from cvvae_jax.errors import UserError
 from cvvae_jax.models import blocks, image_vae, video_vae
@@ -72,26 +72,28 @@ def test_presets_have_the_official_number_of_parameters(preset, millions):
     config = video_vae.PRESETS[preset]
     vae = jax.eval_shape(lambda key: VideoVAE(config, rngs=nnx.Rngs(key)), jax.random.key(0))
     tolerance = 1e-7 if preset != "sd21_full3d" else 0.5  # the paper rounds that one to 256 M
-    assert paths.count(vae) / 1e6 == pytest.approx(millions, abs=tolerance)
+    assert parameter_paths.count(vae) / 1e6 == pytest.approx(millions, abs=tolerance)
 
 
 @pytest.mark.parametrize("preset", image_vae.PRESETS)
 def test_image_presets_have_the_official_number_of_parameters(preset):
     config = image_vae.PRESETS[preset]
     vae = jax.eval_shape(lambda key: ImageVAE(config, rngs=nnx.Rngs(key)), jax.random.key(0))
-    assert paths.count(vae) == (83_819_683 if config.latent_channels == 16 else 83_653_863)
+    assert parameter_paths.count(vae) == (
+        83_819_683 if config.latent_channels == 16 else 83_653_863
+    )
 
 
 def random_image_vae(*, post_quant_bias: bool = False, **changes) -> ImageVAE:
     """With noise on every array, since a new model's biases of 0 and scales of 1 hide what is
     dropped; on the bias of `post_quant_conv` by wish."""
     vae = ImageVAE(ImageVAEConfig(**TINY | changes), rngs=nnx.Rngs(0))
-    leaves = paths.flatten(vae)
+    leaves = parameter_paths.flatten(vae)
     keys = jax.random.split(jax.random.key(2), len(leaves))
     for key, (path, leaf) in zip(keys, leaves.items(), strict=True):
         if path != "post_quant_conv/bias" or post_quant_bias:
             leaves[path] = leaf + 0.1 * jax.random.normal(key, leaf.shape)
-    return paths.unflatten(vae, leaves)
+    return parameter_paths.unflatten(vae, leaves)
 
 
 VARIANTS = [
@@ -146,8 +148,8 @@ def test_any_preset_can_be_inflated(preset):
     base = dataclasses.replace(video_vae.PRESETS[preset], **TINY)
     z = base.latent_channels
     image = random_image_vae(latent_channels=z, quant_conv=False)
-    video = paths.flatten(inflate(image, base, rngs=nnx.Rngs(1)))
-    for path, leaf in paths.flatten(image).items():
+    video = parameter_paths.flatten(inflate(image, base, rngs=nnx.Rngs(1)))
+    for path, leaf in parameter_paths.flatten(image).items():
         ours = video[path].sum(axis=0) if video[path].ndim == 5 else video[path]
         np.testing.assert_array_equal(ours[..., : leaf.shape[-1]], leaf)
         np.testing.assert_array_equal(ours[..., -leaf.shape[-1] :], leaf)

@@ -9,7 +9,7 @@ import jax
 import pytest
 from tiny_training import DISCRIMINATOR, short_run
 
-from cvvae_jax import hardware, paths
+from cvvae_jax import hardware, parameter_paths
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import Bucket, LossConfig, MeshConfig, TrainConfig
 from cvvae_jax.errors import UserError
@@ -51,7 +51,9 @@ def test_parts_of_memory_are_all_of_it(folder):
     sizes = parts(stage, SHAPE, step.memory)
     assert sum(sizes.values()) == step.memory.total
     parameters = bytes_per_device(stage.state.model, stage.job.mesh)
-    assert parameters < 0.2 * 4 * paths.count(stage.state.model)  # biases and norms stay whole
+    assert parameters < 0.2 * 4 * parameter_paths.count(
+        stage.state.model
+    )  # biases and norms stay whole
     assert sizes["parameters"] == sizes["averages"] == parameters
     assert sizes["moments"] - 2 * parameters in range(64)  # counts, and moments of log-scales
     assert sizes["batch"] == 5 * 40 * 40 * 3 + 5
@@ -64,7 +66,7 @@ def test_split_parameters_move_and_activations_stay(folder):
     them."""
     stage, step = compiled(folder, "cpu:8", 8)
     assert {traffic.kind for traffic in step.traffic} <= {"all-reduce", "all-gather"}
-    parameters = 4 * paths.count((stage.state.model, stage.frozen))
+    parameters = 4 * parameter_paths.count((stage.state.model, stage.frozen))
     assert parameters < 5 * 40 * 40 * 8 * 4
     assert sum(traffic.bytes for traffic in step.traffic) < 2.5 * parameters
 
@@ -88,7 +90,7 @@ def test_estimates_for_gpus_are_not_of_split_frames(folder):
 def test_traffic_of_equal_parameters_is_one_sum_of_gradients(folder):
     stage, step = compiled(folder, "cpu:8", 1)
     assert {traffic.kind for traffic in step.traffic} == {"all-reduce"}
-    gradients = 4 * paths.count(stage.state.model)
+    gradients = 4 * parameter_paths.count(stage.state.model)
     assert gradients <= step.traffic[0].bytes < 1.1 * gradients + 1000  # and some means
 
 

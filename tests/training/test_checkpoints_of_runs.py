@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.checkpoint import Checkpoints
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.errors import UserError
@@ -63,7 +63,7 @@ def test_run_goes_on_after_a_failed_save_and_from_before_a_damaged_checkpoint(co
     log = (folder / "log.txt").read_text()
     assert "warning: the checkpoint of step 6 could not be written" in log
     assert "File too large. Earlier ones stay" in log
-    expected = paths.flatten(load(folder))
+    expected = parameter_paths.flatten(load(folder))
     damaged = flip_a_bit(folder / "checkpoints/9")
     disk.steps = set()
     loop.train(config)
@@ -72,7 +72,7 @@ def test_run_goes_on_after_a_failed_save_and_from_before_a_damaged_checkpoint(co
     assert "it is kept as 9.damaged, and the one before is used" in log
     assert "step 3 of 9" in log
     assert steps_in(folder) == {"3", "6", "9", "9.damaged"}
-    for path, leaf in paths.flatten(load(folder)).items():
+    for path, leaf in parameter_paths.flatten(load(folder)).items():
         np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from tiny_training import logged_lines, short_run
 
-from cvvae_jax import paths, sharding
+from cvvae_jax import parameter_paths, sharding
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.loading import load
 from cvvae_jax.processes.stop import Stopped
@@ -81,6 +81,6 @@ def test_run_logs_both_networks_and_ends_the_same_after_a_signal(
     expected, found = timeless(finished), timeless(config)
     assert (found[2], found[6]) == (expected[2], expected[6])
     assert found[4].items() <= expected[4].items()
-    expected = paths.flatten(load(finished.workdir))
-    for path, leaf in paths.flatten(load(config.workdir)).items():
+    expected = parameter_paths.flatten(load(finished.workdir))
+    for path, leaf in parameter_paths.flatten(load(config.workdir)).items():
         np.testing.assert_array_equal(leaf, expected[path], err_msg=path)

@@ -16,7 +16,7 @@ from tiny_training import (
     random_batch,
 )
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import Remat
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training.objective import Draws, generate, image_latents, negative_elbo
@@ -59,10 +59,10 @@ def defined(state, frozen, loss):
         return -sum(state.discriminator(recon).mean() for recon in recons) / len(recons)
 
     def at_last_layer(function):
-        flat, name = paths.flatten(state.model), "decoder/conv_out/kernel"
+        flat, name = parameter_paths.flatten(state.model), "decoder/conv_out/kernel"
 
         def of_kernel(kernel):
-            return function(paths.unflatten(state.model, flat | {name: kernel}))
+            return function(parameter_paths.unflatten(state.model, flat | {name: kernel}))
 
         return jnp.linalg.norm(jax.grad(of_kernel)(flat[name]).ravel())
 

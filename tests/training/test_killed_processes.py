@@ -13,7 +13,7 @@ import pytest
 from many_processes import Workers, workers, write_recipe
 from tiny_training import logged_lines, short_run
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.loading import load
 from cvvae_jax.processes import group
@@ -45,7 +45,9 @@ def wait_for_more_steps(both: Workers, config: TrainConfig, count: int) -> None:
 
 def assert_equal_to_the_bit(ours: TrainConfig, theirs: TrainConfig) -> None:
     for raw in (False, True):
-        found, expected = (paths.flatten(load(c.workdir, raw=raw)) for c in (ours, theirs))
+        found, expected = (
+            parameter_paths.flatten(load(c.workdir, raw=raw)) for c in (ours, theirs)
+        )
         for path, leaf in found.items():
             np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
 

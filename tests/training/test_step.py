@@ -17,7 +17,7 @@ from tiny_training import (
     random_batch,
 )
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import LossConfig
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training import step as step_module
@@ -166,10 +166,10 @@ def test_gradient_that_is_not_finite_is_skipped_though_the_loss_is_finite(networ
 
     def gradients(state, *_, **__):
         grads = Networks(state.model, state.log_scales, state.discriminator)
-        flat = paths.flatten(getattr(grads, network))
+        flat = parameter_paths.flatten(getattr(grads, network))
         name = next(iter(flat))
         flat[name] = flat[name].at[(0,) * flat[name].ndim].set(jnp.inf)
-        broken = paths.unflatten(getattr(grads, network), flat)
+        broken = parameter_paths.unflatten(getattr(grads, network), flat)
         names = ("loss/total", "gan/logits_real", "gan/logits_fake")
         metrics = {name: jnp.ones(()) for name in names}
         return dataclasses.replace(grads, **{network: broken}), metrics

@@ -12,7 +12,7 @@ from flax import nnx
 from many_processes import workers, write_recipe
 from tiny_training import logged_lines, short_run
 
-from cvvae_jax import paths, sharding
+from cvvae_jax import parameter_paths, sharding
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import ImageVAEConfig, TrainConfig, VideoVAEConfig
 from cvvae_jax.errors import UserError
@@ -28,7 +28,9 @@ def assert_runs_equal(ours: TrainConfig, theirs: TrainConfig, *, tolerance: floa
             if not name.startswith("throughput/"):
                 np.testing.assert_allclose(line[name], value, rtol=tolerance, err_msg=name)
     for raw in (False, True):
-        found, expected = (paths.flatten(load(c.workdir, raw=raw)) for c in (ours, theirs))
+        found, expected = (
+            parameter_paths.flatten(load(c.workdir, raw=raw)) for c in (ours, theirs)
+        )
         assert found.keys() == expected.keys()
         for path, leaf in found.items():
             largest = np.abs(expected[path]).max()

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.config import (
     Bucket,
     DataConfig,
@@ -136,8 +136,8 @@ def test_resumed_run_equals_uninterrupted_run(finished, tmp_path, monkeypatch, d
     assert (tmp_path / "checkpoints/4/state").exists()
     assert not (tmp_path / "checkpoints/6").exists()
     loop.train(tiny_run(tmp_path))
-    expected = paths.flatten(load(finished))
-    for path, leaf in paths.flatten(load(tmp_path)).items():
+    expected = parameter_paths.flatten(load(finished))
+    for path, leaf in parameter_paths.flatten(load(tmp_path)).items():
         np.testing.assert_array_equal(leaf, expected[path], err_msg=path)
     assert timeless(tmp_path) == timeless(finished)
 

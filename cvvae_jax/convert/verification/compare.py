@@ -11,7 +11,7 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.official_model import OfficialModel
 from cvvae_jax.losses import lpips
@@ -171,8 +171,11 @@ def _error(ours: np.ndarray, theirs: np.ndarray) -> float:
 def _in_float32(model: Any) -> Any:
     """The same parameters in a model that computes in float32."""
     config = dataclasses.replace(model.config, dtype="float32", param_dtype="float32")
-    leaves = {path: jnp.asarray(leaf, jnp.float32) for path, leaf in paths.flatten(model).items()}
-    return paths.unflatten(abstract_model(type(model), config), leaves)
+    leaves = {
+        path: jnp.asarray(leaf, jnp.float32)
+        for path, leaf in parameter_paths.flatten(model).items()
+    }
+    return parameter_paths.unflatten(abstract_model(type(model), config), leaves)
 
 
 def _torch_tensors(official: OfficialModel) -> Iterator[tuple[str, Any]]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from cvvae_jax import paths
+from cvvae_jax import parameter_paths
 
 
 class Stack(nnx.Module):
@@ -13,26 +13,26 @@ class Stack(nnx.Module):
 
 
 def test_names_are_flat_and_positions_zero_padded():
-    names = list(paths.flatten(Stack(2)))
+    names = list(parameter_paths.flatten(Stack(2)))
     assert names == ["layers/00/bias", "layers/00/kernel", "layers/01/bias", "layers/01/kernel"]
 
 
 def test_more_than_ten_layers_keep_their_order():
     stack = Stack(12)
-    shuffled = dict(sorted(paths.flatten(stack).items(), reverse=True))
-    restored = paths.unflatten(stack, shuffled)
+    shuffled = dict(sorted(parameter_paths.flatten(stack).items(), reverse=True))
+    restored = parameter_paths.unflatten(stack, shuffled)
     for ours, theirs in zip(jax.tree.leaves(restored), jax.tree.leaves(stack), strict=True):
         np.testing.assert_array_equal(ours, theirs)
-    assert sorted(paths.flatten(stack)) == list(paths.flatten(stack))
+    assert sorted(parameter_paths.flatten(stack)) == list(parameter_paths.flatten(stack))
 
 
 def test_missing_and_extra_leaves_are_all_named():
-    leaves = paths.flatten(Stack(2))
+    leaves = parameter_paths.flatten(Stack(2))
     leaves["surprise"] = leaves.pop("layers/00/bias")
     leaves["another"] = jnp.zeros(1)
     with pytest.raises(ValueError, match=r"missing: \['layers/00/bias'\].*'another', 'surprise'"):
-        paths.unflatten(Stack(2), leaves)
+        parameter_paths.unflatten(Stack(2), leaves)
 
 
 def test_count_is_the_number_of_numbers():
-    assert paths.count(Stack(3)) == 6
+    assert parameter_paths.count(Stack(3)) == 6

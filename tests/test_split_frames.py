@@ -1,4 +1,4 @@
-"""Layers on frames whose rows are split over devices compute what they do on whole frames."""
+"""Layers compute the same on frames whose rows are split over devices as on whole frames."""
 
 import functools
 
@@ -11,7 +11,7 @@ from jax.sharding import AxisType, Mesh
 from jax.sharding import PartitionSpec as P
 from tiny_training import assert_gradients_equal
 
-from cvvae_jax import rows
+from cvvae_jax import split_frames
 from cvvae_jax.models import blocks
 from cvvae_jax.models.blocks import (
     Downsample,
@@ -62,11 +62,11 @@ def split_and_whole(name):
 
     def loss(layer, video):
         out = layer(video)
-        return rows.total(jnp.sin(3 * out).sum()), out
+        return split_frames.sum_over_devices(jnp.sin(3 * out).sum()), out
 
     run = jax.value_and_grad(loss, argnums=(0, 1), has_aux=True)
-    mesh = Mesh(np.array(jax.devices()[:4]), (rows.AXIS,), axis_types=(AxisType.Auto,))
-    own = P(None, None, rows.AXIS)
+    mesh = Mesh(np.array(jax.devices()[:4]), (split_frames.AXIS,), axis_types=(AxisType.Auto,))
+    own = P(None, None, split_frames.AXIS)
     split = jax.shard_map(run, mesh=mesh, in_specs=(P(), own), out_specs=((P(), own), (P(), own)))
     return (lambda: jax.jit(split)(layer, video)), (lambda: jax.jit(run)(layer, video))
 
@@ -103,9 +103,9 @@ def test_attention_in_parts_on_split_rows_equals_whole_with_gradients(monkeypatc
 @pytest.mark.parametrize("mode", ["zero", "edge"])
 def test_neighbors_rows_are_those_of_the_whole_frame(pads, mode):
     video = np.arange(2 * 1 * 8 * 1 * 1, dtype=np.float32).reshape(2, 1, 8, 1, 1)
-    mesh = Mesh(np.array(jax.devices()[:4]), (rows.AXIS,), axis_types=(AxisType.Auto,))
-    own = P(None, None, rows.AXIS)
-    add = functools.partial(rows.with_neighbors, pads=pads, mode=mode)
+    mesh = Mesh(np.array(jax.devices()[:4]), (split_frames.AXIS,), axis_types=(AxisType.Auto,))
+    own = P(None, None, split_frames.AXIS)
+    add = functools.partial(split_frames.with_neighbor_rows, pads=pads, mode=mode)
     ours = jax.shard_map(add, mesh=mesh, in_specs=own, out_specs=own)(video)
     names = {"zero": "constant", "edge": "edge"}
     padded = np.pad(video, ((0, 0), (0, 0), pads, (0, 0), (0, 0)), mode=names[mode])
@@ -116,6 +116,10 @@ def test_neighbors_rows_are_those_of_the_whole_frame(pads, mode):
 
 def test_without_split_rows_nothing_is_exchanged():
     video = jnp.ones((1, 1, 4, 4, 2))
-    assert not rows.are_split() and rows.devices() == 1
-    for function in (rows.total, rows.average, rows.own):
+    assert not split_frames.are_split() and split_frames.device_count() == 1
+    for function in (
+        split_frames.sum_over_devices,
+        split_frames.mean_over_devices,
+        split_frames.own_rows,
+    ):
         assert function(video) is video
