@@ -95,7 +95,7 @@ ONLY_IMPORTER = {
     "orbax": {"checkpoint"},
     "torch": {"convert"},
     "grain": {"data"},
-    "av": {"data", "latents", "video_io"},
+    "av": {"video_io"},
     "array_record": {"data", "latents"},
     "tensorflow_datasets": {"data"},
     "fsspec": {"data", "resumable"},

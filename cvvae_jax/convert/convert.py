@@ -75,8 +75,6 @@ def _cpu() -> jax.Device | None:
 
 
 Model = TypeVar("Model")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # Reordering axes is most of the work. Every thread holds a tensor, of up to 8 % of a whole model.
 _THREADS = 2

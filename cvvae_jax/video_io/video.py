@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import (
@@ -26,6 +27,9 @@ from cvvae_jax.video_io.display import STANDARD, Display
 from cvvae_jax.video_io.frame_index import count_frames, whole_index
 from cvvae_jax.video_io.images import is_image, read_image
 from cvvae_jax.video_io.media_types import Blob, Frames, Media, MediaFile
+
+Frame = av.VideoFrame | np.ndarray
+"""A decoded frame: PyAV's, or an upright uint8 array (height, width, 3)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,3 +190,24 @@ def _rescaled(media: Frames, frame: np.ndarray, size) -> np.ndarray:
         av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"),
         cover=(height, width),
     )
+
+
+def frame_size(frame: Frame) -> tuple[int, int]:
+    """Height and width of a frame, upright."""
+    return upright_size(frame) if isinstance(frame, av.VideoFrame) else frame.shape[:2]
+
+
+def resized_frame(frame: Frame, **size) -> np.ndarray:
+    """A frame as an upright uint8 array (height, width, 3), resized with an antialiasing filter.
+
+    Args:
+        frame: the frame.
+        **size: `short_side` or `cover`, as `containers.resized` takes them.
+    """
+    if isinstance(frame, av.VideoFrame):
+        return to_rgb(frame, **size)
+    height, width = resized(*frame.shape[:2], **size)
+    if (height, width) == frame.shape[:2]:
+        return np.ascontiguousarray(frame)
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))

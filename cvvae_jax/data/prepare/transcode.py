@@ -8,20 +8,18 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.record_format import Entry
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io.containers import resized
-from cvvae_jax.video_io.decoding import open_video, to_rgb
+from cvvae_jax.video_io.decoding import open_video
 from cvvae_jax.video_io.display import STANDARD, Display
 from cvvae_jax.video_io.frame_index import frame_times
 from cvvae_jax.video_io.images import FORMATS, read_image
 from cvvae_jax.video_io.media_types import Blob, Frames, Media, MediaKind
-from cvvae_jax.video_io.video import probe
+from cvvae_jax.video_io.video import Frame, frame_size, probe, resized_frame
 from cvvae_jax.video_io.video_writer import VideoWriter
 
 # What x264 takes, and what is still of use.
@@ -102,14 +100,11 @@ def _jpeg(frame: np.ndarray) -> tuple[bytes, str, int, int]:
     return file.getvalue(), ".jpg", *frame.shape[:2]
 
 
-def _small(frame: np.ndarray, short_side: int) -> np.ndarray:
-    """A frame as an image, no larger than wanted."""
-    height, width = frame.shape[:2]
+def _small(frame: Frame, short_side: int) -> np.ndarray:
+    """A frame as an array, reduced where its short side is longer than wanted."""
+    height, width = frame_size(frame)
     _require_sides(height, width)
-    if min(height, width) <= short_side:
-        return np.ascontiguousarray(frame)
-    size = resized(height, width, short_side=short_side)
-    return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC))
+    return resized_frame(frame, short_side=min(short_side, height, width))
 
 
 def _videos(
@@ -189,7 +184,7 @@ def _pictures(media: Media, numbers: np.ndarray, short_side: int) -> Iterator[np
         deque(frames, maxlen=0)  # raises where those that are left out are damaged
 
 
-def _frames(media: Media) -> Iterator[np.ndarray | av.VideoFrame]:
+def _frames(media: Media) -> Iterator[Frame]:
     if isinstance(media, Frames):
         yield from media.array
         return
@@ -197,12 +192,9 @@ def _frames(media: Media) -> Iterator[np.ndarray | av.VideoFrame]:
         yield from video.frames(threads="NONE")
 
 
-def _picture(frame: np.ndarray | av.VideoFrame, short_side: int) -> np.ndarray:
-    if isinstance(frame, av.VideoFrame):
-        _require_sides(frame.height, frame.width)
-        picture = to_rgb(frame, short_side=min(short_side, frame.height, frame.width))
-    else:
-        picture = _small(frame, short_side)
+def _picture(frame: Frame, short_side: int) -> np.ndarray:
+    """A frame as `_small` gives it, without the last row or column where their number is odd."""
+    picture = _small(frame, short_side)
     height, width = (side - side % 2 for side in picture.shape[:2])
     return picture[:height, :width]
 
