@@ -1,4 +1,4 @@
-"""`python -m cvvae_jax data check | prepare | show`: what training data is, before training."""
+"""`python -m cvvae_jax data check | prepare | show`: checks and prepares training data."""
 
 import dataclasses
 import os
@@ -73,7 +73,7 @@ def _check(options: Check) -> None:
 
     if options.fix is not None:
         require_vacant(options.fix, overwrite=options.overwrite)
-        require_writable(options.fix)  # fails now, if it must, and not after hours
+        require_writable(options.fix)  # fails now rather than after hours
     bad, good = {}, set()
     for kind, source in open_sources(options.place).items():
         results = check(source, workers=options.workers)
@@ -82,7 +82,7 @@ def _check(options: Check) -> None:
                 good.add(name)
             else:
                 bad[name] = reason
-    # Shards that don't say what is in them give all of it as videos, and once more as images.
+    # Shards without an index list all records as videos, and again as images.
     bad = {name: reason for name, reason in bad.items() if name not in good}
     for name in sorted(bad):
         line = bad[name] if name in bad[name] else f"{name}: {bad[name]}"
@@ -112,7 +112,7 @@ def _prepare(arguments: list[str]) -> None:
 
 
 def _show(arguments: list[str]) -> None:
-    """OUTPUT RECIPE [--section.field VALUE ..]."""
+    """Runs `data show OUTPUT RECIPE [--section.field VALUE ..]`."""
     from cvvae_jax.data.preview import preview
     from cvvae_jax.recipe import parse_train_config
 
