@@ -1,7 +1,7 @@
 """Measures VAEs: `python eval.py [NAME=]PATH .. --data DIR --protocol NAME [--out DIR]`.
 
-`--help` documents every option. With `--distributed` this is one process of several. It is
-`cvvae-jax evaluate` for the folder of a clone.
+This script runs the command `evaluate` in a clone of the repository, where nothing is installed.
+`--help` documents every argument.
 """
 
 import sys

@@ -1,7 +1,7 @@
 """Trains a video VAE: `python train.py RECIPE [--dry-run] [--distributed] [--section.field VALUE]`.
 
-`--help` after a recipe documents every field; `--dry-run` prints what the run would be. It is
-`cvvae-jax train` for the folder of a clone.
+`--help` after a recipe documents every setting; `--dry-run` prints what the run would be. In the
+folder of a clone, this script does what the installed `cvvae-jax train` does.
 """
 
 import sys

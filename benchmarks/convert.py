@@ -73,8 +73,8 @@ def prepare(folder: str) -> float:
     import jax
     import numpy as np
 
+    from cvvae_jax.convert.convert import abstract_model
     from cvvae_jax.convert.export import write_official
-    from cvvae_jax.convert.families import abstract_model
     from cvvae_jax.models.video_vae import PRESETS, VideoVAE
 
     rng = np.random.default_rng(0)

@@ -2,23 +2,24 @@
 
     python train.py configs/finetune.py --data.videos DIR --data.images DIR2
 
-Starts from the weights of CV-VAE v1.1 in place of inflation and goes on with the objective it was
-trained with, configs/sd21.py, so that latents stay those of the image VAE. What makes it cheap:
+The run starts from the weights of CV-VAE v1.1 rather than from inflation, and goes on with the
+objective that they were trained with (configs/sd21.py), so that latents stay compatible with the
+image VAE. It is cheap because of these settings:
 
 - 4000 steps at a quarter of the official learning rate, with small batches;
-- both networks are updated in every step, from one forward pass, rather than in turns;
-- bfloat16 in all networks; parameters, moments and averages are float32;
-- activations inside of blocks are computed again in the backward pass.
+- every step updates both networks, from one forward pass, rather than one of them;
+- all networks compute in bfloat16, while parameters, moments and averages are float32;
+- the backward pass computes activations inside of blocks again.
 
-Machine and time: one accelerator. `--dry-run` prints what it needs of yours; if that is too much,
-`--train.accumulate 2` takes batches in halves. On several devices, raise the batches.
+Machine and time: one accelerator. `--dry-run` prints how much memory it takes; if that is too much,
+`--train.accumulate 2` computes batches in halves. On several devices, raise the batches.
 
-Nothing has been published to expect. To know what it gained, measure the weights you start from on
-the same clips: the same command with `--train.steps 1 --train.optimizer.learning-rate 0 --workdir
-runs/before`.
+There are no published figures to expect. To know what a run gained, measure the weights that it
+starts from on the same clips, by the same command with `--train.steps 1
+--train.optimizer.learning-rate 0 --workdir runs/before`.
 
-Files (docs/weights.md): CV-VAE v1.1 as it is published (float16; parameters are float32 in
-training), the image VAE that it was trained against, and LPIPS.
+Files (see docs/weights.md): the published CV-VAE v1.1, in float16 (training keeps parameters in
+float32), the image VAE that it was trained against, and LPIPS.
 """
 
 import dataclasses
@@ -36,8 +37,8 @@ def get_config() -> TrainConfig:
     optimizer = dataclasses.replace(
         config.train.optimizer,
         learning_rate=1e-5,
-        # Its weights being new, the discriminator learns at full speed from the first step, while
-        # the VAE waits for it.
+        # The VAE learns slowly at first, while the discriminator, whose weights are random, learns
+        # at its full rate.
         warmup_steps=500,
         schedule="cosine",
         period_steps=None,

@@ -2,17 +2,17 @@
 
     python train.py configs/quickstart.py
 
-Stage 1 trains an image VAE (0.24 M parameters, 4 x 4 pixels a latent, 16 channels) on photos from
-scikit-image; stage 2 inflates it to a video VAE (0.58 M parameters, 4 frames a latent frame) and
-trains that against the frozen image VAE: L1, KL, and the decoder-based compatibility loss with
-random mapping, three batches of moving photographs to one of photos.
+Stage 1 trains an image VAE (0.24 M parameters, 4 x 4 pixels per latent, 16 channels) on photos from
+scikit-image. Stage 2 inflates it to a video VAE (0.58 M parameters, 4 frames per latent frame), and
+trains that against the frozen image VAE, with L1, KL, and the decoder-based compatibility loss with
+random mapping. Three of four batches are moving photographs, the fourth is photos.
 
-Takes 6 to 15 minutes on two cores. Expect, on unseen clips, a reconstruction of about 28 dB and
-28 dB for the image decoder's view of the video's latents, where scaling down to the latent
-grid and up again gives 26.6 dB; docs/quickstart.md has the measurements.
+The run takes 6 to 15 minutes on two cores. Expect a PSNR on unseen clips of about 28 dB for the
+reconstruction, and 28 dB for the image decoder on the video's latents; scaling down to the latent
+grid and up again gives 26.6 dB. docs/quickstart.md has the measurements.
 
-Latents are larger than Stable Diffusion's (a number for 12 of the video's, there for 192): so small
-a network learns the task within minutes only if the bottleneck is wide.
+A latent number stands for 12 numbers of the video, and in Stable Diffusion for 192: so small a
+network learns the task within minutes only if the bottleneck is wide.
 """
 
 from cvvae_jax.config import (
@@ -34,10 +34,10 @@ def get_config() -> TrainConfig:
         "blocks_per_level": 1,
         "latent_channels": 16,
         "norm_groups": 4,
-        # A norm removes brightness and contrast of the few channels of a group, which so narrow a
-        # network can't recover (17 dB after 400 steps); a large epsilon leaves most of them.
+        # A norm removes the brightness and contrast of the few channels of a group, which so narrow
+        # a network can't recover (17 dB after 400 steps). A large epsilon keeps most of both.
         "norm_eps": 1.0,
-        "mid_attention": False,  # slows down learning more than it adds here
+        "mid_attention": False,  # it would slow learning down more than it adds here
     }
     return TrainConfig(
         image_model=ImageVAEConfig(quant_conv=False, **shared),

@@ -2,19 +2,24 @@
 
     python train.py configs/sd21_paper.py --data.videos DIR --data.images DIR2
 
-What the paper gives: four buckets and their shares, their batches on 16 A100, 1e-4 with a cosine,
-200,000 steps, float32. What it doesn't give is the released code's, which trains SD3: warm-up and
-floor of the cosine, AdamW's numbers, the discriminator's learning rate, crops, weights of the
-losses. See configs/sd3.py for these.
+The paper gives four buckets and their shares, their batches on 16 A100, a learning rate of 1e-4
+with a cosine, 200,000 steps, and float32. All other settings are those of the released code, which
+trains SD3 (see configs/sd3.py): warm-up and floor of the cosine, AdamW's settings, the
+discriminator's learning rate, crops, and weights of the losses.
 
-Machine and time: 200,000 steps on 16 A100, says the paper, and not how long. Batches are global; on
-fewer devices, `--train.accumulate` takes them in parts (16 on one device, 8 on two).
+Machine and time: 200,000 steps on 16 A100, says the paper, but not how long they took. Batches are
+global; on fewer devices, `--train.accumulate` computes them in parts (16 on one device, 8 on two).
 
 Expect what the paper states for CV-VAE (2D+3D) (PSNR / SSIM / LPIPS, 256 x 256, 33 frames, stride
 3): COCO 27.6 / .805 / .136, WebVid 28.5 / .817 / .143. We have not trained it. The table at the
-end of a run is of your own held-out clips, and not comparable.
+end of a run measures your own held-out clips, and can't be compared with these.
 
-The paper's ablations are variants of this recipe, in configs/ablations/.
+The paper's ablations are variants of this recipe, in configs/ablations/. Three of their rows are
+this recipe itself, and have no file there. The paper states their PSNR:
+
+- architecture 2D+3D, `model.half_3d` True: COCO 27.6 dB, WebVid 28.5 dB;
+- decoder-based regularization, `loss.compat_mode` `decoder`: COCO 27.5 dB, WebVid 28.0 dB;
+- random mapping, `loss.mapping` `random`: WebVid 28.4 dB.
 """
 
 import dataclasses
@@ -24,7 +29,7 @@ from cvvae_jax.config import Bucket, TrainConfig
 from cvvae_jax.recipe import load_recipe
 
 PARENT = Path(__file__).with_name("sd21.py")
-GPUS = 16  # of the paper's run, whose batches are taken to be per GPU
+GPUS = 16  # as in the paper, whose batches we take to be per GPU
 
 
 def get_config() -> TrainConfig:

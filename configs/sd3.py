@@ -2,22 +2,23 @@
 
     python train.py configs/sd3.py --data.videos DIR --data.images DIR2
 
-Inflates SD3's image VAE to a video VAE (16 channels, 4 frames of 8 x 8 pixels a latent) and trains
-it against the frozen one: L1 + LPIPS, KL, the decoder-based compatibility loss with random
-mapping, and a 3-D discriminator, which takes every second step.
+SD3's image VAE is inflated to a video VAE, whose latents have 16 channels for 4 frames of 8 x 8
+pixels. The video VAE is trained against the frozen image VAE: with L1 and LPIPS, KL, the
+decoder-based compatibility loss with random mapping, and a 3-D discriminator, which is trained in
+every second step.
 
-Machine and time: 200,000 steps, which the official launcher runs on 8 GPUs in float32. Nobody has
-published how long that takes. `--dry-run` prints operations and memory for your devices, and the
-run its speed. Batches are global; on fewer devices, `--train.accumulate` takes them in parts (8 on
-one device, 4 on two).
+Machine and time: 200,000 steps, which the official launcher runs on 8 GPUs in float32. How long
+they take has not been published. `--dry-run` prints operations and memory for your devices, and a
+run prints its speed. Batches are global; on fewer devices, `--train.accumulate` computes them in
+parts (8 on one device, 4 on two).
 
 Expect what the paper states for CV-VAE-SD3 (PSNR / SSIM / LPIPS, 256 x 256, 33 frames, stride 3):
 COCO 33.6 / .916 / .072, WebVid 32.0 / .899 / .087. We have not trained it. The table at the end of
-a run is of your own held-out clips, and not comparable.
+a run measures your own held-out clips, and can't be compared with these.
 
-Files: docs/weights.md says where SD3's VAE and the two files of LPIPS are, and how to convert them.
-Settings are those of the released configuration and code (AILab-CVC/CV-VAE) unless a comment says
-otherwise.
+Files: docs/weights.md says where to get SD3's VAE and the two files of LPIPS, and how to convert
+them. Settings are those of the released configuration and code (AILab-CVC/CV-VAE) unless a comment
+says otherwise.
 """
 
 import dataclasses
@@ -33,7 +34,7 @@ from cvvae_jax.config import (
     VideoVAEConfig,
 )
 
-GPUS = 8  # of the official run, whose batches are stated per GPU
+GPUS = 8  # as in the official run, whose batches are stated per GPU
 
 
 def get_config() -> TrainConfig:
@@ -43,16 +44,16 @@ def get_config() -> TrainConfig:
     train = StageConfig(
         steps=200_000,
         buckets=(
-            # Official GPUs draw images or videos each for itself; here all devices share a draw.
-            # The paper (SD2.1): four buckets, configs/sd21_paper.py.
+            # In the official run every GPU draws its own bucket; here all devices share one.
+            # The paper has four buckets (SD2.1): see configs/sd21_paper.py.
             Bucket(frames=1, size=320, batch=8 * GPUS, weight=0.5),
             Bucket(frames=17, size=256, batch=1 * GPUS, weight=0.5),
         ),
         optimizer=OptimizerConfig(
             learning_rate=4e-5,  # the paper: 1e-4
-            # After 60,000 steps the official cosine rises again, to the peak at 119,000 and, down
-            # and up once more, 30 % of it at the end. --train.optimizer.schedule cosine stays at
-            # the floor; the paper says "cosine" and no more.
+            # After 60,000 steps the official cosine rises again. It is at the peak at 119,000, at
+            # the floor at 178,000, and at 30 % of the peak at the end. The paper only says
+            # "cosine"; --train.optimizer.schedule cosine stays at the floor.
             schedule="cosine_unclamped",
             warmup_steps=1000,
             period_steps=60_000,
@@ -64,8 +65,8 @@ def get_config() -> TrainConfig:
         ),
         updates="alternate",
         remat="blocks",
-        # The official run keeps no average. Ours doesn't change training; it is what evaluations
-        # and `load` take. --train.ema-decay 0 makes it equal to the parameters.
+        # The official run keeps no averaged parameters. Ours don't change training; evaluations and
+        # `load` use them. With --train.ema-decay 0 they equal the parameters.
         ema_decay=0.9999,
         checkpoint_every=2000,
         log_every=50,
@@ -82,7 +83,7 @@ def get_config() -> TrainConfig:
             **latents,
         ),
         train=train,
-        # Used only without an image VAE to load: --image-vae None.
+        # Only used with --image-vae None, where the run trains the image VAE.
         image_train=dataclasses.replace(train, buckets=train.buckets[:1]),
         image_vae="weights/sd3-vae",
         init="inflate",  # the paper; the released configuration names a checkpoint of its own
@@ -91,7 +92,7 @@ def get_config() -> TrainConfig:
             videos="data/videos",  # the paper: WebVid-10M
             images="data/images",  # the paper: LAION-COCO and Unsplash
             max_stride=8,
-            short_side=512,  # of videos; images get the bucket's size and a crop of the middle
+            short_side=512,  # images are resized to the bucket's size, and cropped in the middle
             workers=16,
         ),
         loss=LossConfig(
@@ -106,11 +107,11 @@ def get_config() -> TrainConfig:
             mapping="random",
             gan="hinge",
             gan_weight=0.5,
-            # Officially 1: the first batch, whose learning rate is 0, has no GAN loss.
+            # Released: 1. The first step has no GAN loss there, but its learning rate is 0.
             gan_start_step=0,
         ),
-        # float32 products. GPUs take TF32 for them, TPUs three passes of bfloat16; `highest` is
-        # float32 proper on both.
+        # For float32 products, GPUs then use TF32, and TPUs three passes of bfloat16. `highest` is
+        # full float32 on both.
         matmul_precision="high",
         workdir="runs/sd3",
     )

@@ -1,12 +1,13 @@
-"""cvvae_jax: compatible video VAEs in JAX.
+"""Compatible video VAEs in JAX.
 
-Everywhere, videos are arrays (batch, time, height, width, channel) with values in [-1, 1]; an image
-is a video of one frame. Latents are (batch, n, y, x, z), unscaled unless said otherwise.
+Videos are arrays (batch, time, height, width, channel), as floats in [-1, 1] or as uint8 in
+[0, 255]. An image is a video of one frame. Latents are arrays (batch, n, y, x, z) with n latent
+frames of y x x positions and z channels; they are unscaled unless a docstring says otherwise.
 """
 
 import importlib
 
-_HOMES = {
+_MODULES = {
     "load": "cvvae_jax.loading",
     "VideoVAE": "cvvae_jax.models.video_vae",
     "ImageVAE": "cvvae_jax.models.image_vae",
@@ -16,17 +17,17 @@ _HOMES = {
     "load_latents": "cvvae_jax.latents.file",
     "LatentsDataset": "cvvae_jax.latents.dataset",
 }
-__all__ = list(_HOMES)
+__all__ = list(_MODULES)
 __version__ = "0.1.0"
 
 
 def __getattr__(name: str):
-    """Public names on first use, so that importing the package, or asking for help, starts no
-    jax."""
-    if name not in _HOMES:
+    """Import public names at their first use, so that neither importing the package nor `--help`
+    imports jax."""
+    if name not in _MODULES:
         raise AttributeError(f"module 'cvvae_jax' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_MODULES[name]), name)
 
 
 def __dir__():
-    return sorted([*globals(), *_HOMES])
+    return sorted([*globals(), *_MODULES])

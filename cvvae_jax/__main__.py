@@ -1,4 +1,4 @@
-"""`python -m cvvae_jax COMMAND`."""
+"""Runs a command as `python -m cvvae_jax COMMAND`."""
 
 from cvvae_jax.cli.main import run
 

@@ -17,7 +17,8 @@ from cvvae_jax.config.places import at_home
 from cvvae_jax.config.reading import build
 from cvvae_jax.convert import convert, sizes
 from cvvae_jax.convert.card import stated_license
-from cvvae_jax.convert.families import MODELS, Family, abstract_model
+from cvvae_jax.convert.convert import abstract_model
+from cvvae_jax.convert.families import MODELS, Family
 from cvvae_jax.convert.files.source import readable
 from cvvae_jax.convert.official_config import exportable
 from cvvae_jax.convert.official_model import OfficialModel, open_official

@@ -1,8 +1,8 @@
-"""Recipes: Python files that make a configuration, the command line over them, and JSON.
+"""Recipes: Python files that return a configuration, and its overrides on the command line.
 
-A recipe is a file with a function `get_config() -> TrainConfig`. On the command line every field
-can be overridden: `python train.py configs/quickstart.py --train.steps 200 --data.videos DIR`. The
-recipes of `configs/` also go by their names: `cvvae-jax train quickstart`.
+A recipe is a file with a function `get_config() -> TrainConfig`. Every setting can be overridden on
+the command line: `python train.py configs/quickstart.py --train.steps 200 --data.videos DIR`. The
+recipes in `configs/` can be named without folder and suffix: `cvvae-jax train quickstart`.
 """
 
 import dataclasses
@@ -22,8 +22,8 @@ from cvvae_jax.resources import configs_folder
 
 
 def recipe_names() -> list[str]:
-    """The recipes that come with the package, such as `quickstart` or `ablations/mapping_mean`;
-    those in folders last."""
+    """Names of the package's recipes, such as `quickstart` or `ablations/mapping_mean`; those in
+    subfolders come last."""
     folder = configs_folder()
     names = [path.relative_to(folder).with_suffix("").as_posix() for path in _files(folder)]
     return sorted(names, key=lambda name: ("/" in name, name))
@@ -33,10 +33,10 @@ def load_recipe(recipe: str) -> TrainConfig:
     """The configuration of a recipe.
 
     Args:
-        recipe: a file, or one of `recipe_names`.
+        recipe: a file, or one of `recipe_names()`.
 
     Raises:
-        ConfigError: there is no such recipe, or it has no `get_config`.
+        ConfigError: there is no such recipe, or it defines no `get_config`.
     """
     get_config = runpy.run_path(str(_recipe_file(recipe))).get("get_config")
     if get_config is None:
@@ -49,7 +49,7 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _recipe_file(recipe: str) -> Path:
-    """A file of this path, or a recipe of this name."""
+    """The file at a path, or the file of the recipe of that name."""
     file = Path(at_home(recipe))
     if file.is_file():
         return file
@@ -64,15 +64,16 @@ def _recipe_file(recipe: str) -> Path:
 def parse_train_config(
     argv: list[str], prog: str = "python train.py", *, flags: dict[str, str] | None = None
 ) -> TrainConfig:
-    """A recipe with command-line overrides: `RECIPE [--section.field VALUE ..]`.
+    """The configuration of a recipe with overrides: `RECIPE [--section.field VALUE ..]`.
 
     Args:
-        argv: the command line.
-        prog: what stands before it, for usages.
-        flags: what else the command takes, and what that does, for its help.
+        argv: the arguments of the command.
+        prog: the program and command, as the usage message shows them.
+        flags: further flags of the command with their help; the caller has removed them from
+            `argv`.
 
     Raises:
-        ConfigError: no recipe is named, or it cannot be read.
+        ConfigError: no recipe is named, or it can't be read.
         SystemExit: an override is malformed (tyro prints why), or help was asked for.
     """
     explained = [f"  {flag:<16}{meaning}" for flag, meaning in (flags or {}).items()]
@@ -83,7 +84,7 @@ def parse_train_config(
     )
     match argv:
         case [("-h" | "--help"), *_]:
-            rest = f"{prog} RECIPE --help documents every field."
+            rest = f"{prog} RECIPE --help documents every setting."
             print("\n".join([usage, "", *explained, *[""][: len(explained)], rest]))
             raise SystemExit(0)
         case [recipe, *overrides] if not recipe.startswith("-"):
@@ -104,10 +105,10 @@ def to_json(config: Any) -> str:
 
 
 def from_json(kind: type, text: str) -> Any:
-    """The inverse of `to_json` for a dataclass `kind` of config.py.
+    """The inverse of `to_json` for a configuration dataclass of type `kind`.
 
     Raises:
-        ConfigError: it is no JSON, or a field is unknown, missing, of another type or out of its
-            range.
+        UserError: the text is no JSON, or a field is unknown, missing, of another type or out of
+            its range.
     """
     return build(kind, parse(text, f"a {kind.__name__}"))

@@ -1,4 +1,4 @@
-"""Where files are that lie beside the package in a clone, and inside of it when it is installed."""
+"""Folders that are beside the package in a clone, and inside of it when it is installed."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ _PACKAGE = Path(__file__).parent
 
 
 def configs_folder() -> Path:
-    """The folder of recipes, with that of protocols, `protocols/`, in it."""
+    """The folder of recipes, whose subfolder `protocols` has the protocols of evaluations."""
     return _folder("configs")
 
 
 def documentation(page: str) -> Path:
-    """A page of the documentation, such as `weights.md`."""
+    """The path of a page of the documentation, such as `weights.md`."""
     return _folder("docs") / page
 
 

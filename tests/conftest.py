@@ -1,6 +1,10 @@
 """Strict settings for all tests: eight virtual CPU devices, float32, no silent broadcasting."""
 
+import collections
+import ctypes
+import gc
 import os
+import sys
 
 os.environ["JAX_PLATFORMS"] = "cpu"
 # The networks are tiny and their programs run once, so most of the time would go into optimizing.
@@ -18,22 +22,76 @@ from jaxtyping import install_import_hook
 # Checks the shapes in the signatures of all public functions; before the package is imported.
 install_import_hook("cvvae_jax", "beartype.beartype")
 
+import compile_cache  # noqa: E402
 import jax  # noqa: E402
 import pytest  # noqa: E402
+
+from cvvae_jax.models.conv_forms import as_defined  # noqa: E402
 
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
-def pytest_collection_modifyitems(items):
-    """Training takes longest: begun last, it would leave the other process without work."""
-    items.sort(key=lambda item: "training" not in item.path.parts)
+SECONDS = collections.Counter()
+"""Of the files of this run."""
+_KEPT = "seconds_of_files"
+
+
+def pytest_runtest_logreport(report):
+    """Of all tests, where other processes run them."""
+    SECONDS[_file_of(report.nodeid)] += report.duration
+
+
+def pytest_sessionfinish(session):
+    """The next run begins with the longest files."""
+    cache = session.config.cache
+    if not hasattr(session.config, "workerinput"):
+        known = cache.get(_KEPT, {})
+        longest = {file: max(seconds, known.get(file, 0)) for file, seconds in SECONDS.items()}
+        cache.set(_KEPT, known | longest)
+
+
+def pytest_collection_modifyitems(config, items):
+    """Longest files first: begun last, one would leave the other process without work."""
+    known = config.cache.get(_KEPT, {})
+
+    def order(item):
+        file = _file_of(item.nodeid)
+        return -known.get(file, 60 if "/training/" in file else 0)
+
+    items.sort(key=order)
+
+
+def _file_of(name: str) -> str:
+    return name.split("::")[0]
+
+
+def pytest_configure(config):
+    """Programs compiled in one test, or in the last run, are not compiled again in another."""
+    folder = config.cache.mkdir("compiled")
+    if not hasattr(config, "workerinput"):
+        compile_cache.tidy(folder)
+    compile_cache.use(folder)
 
 
 @pytest.fixture(scope="session", autouse=True)
-def compile_once(tmp_path_factory):
-    """Programs compiled in one test are not compiled again in another: whole runs share most."""
+def caches_of_this_session(tmp_path_factory):
+    """The package's own caches are as empty as a new user's."""
     os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.mktemp("cache"))
-    jax.config.update("jax_compilation_cache_dir", str(tmp_path_factory.mktemp("compiled")))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
-    jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def give_memory_back():
+    """The C library would keep what compiling needed for a moment, gigabytes after some files."""
+    yield
+    if sys.platform == "linux":
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+
+
+@pytest.fixture(scope="module")
+def convolutions_as_defined():
+    """In place of the forms that compute them faster, and compile slower; those have tests of their
+    own."""
+    with as_defined():
+        yield

@@ -5,7 +5,10 @@ import sys
 import tarfile
 from pathlib import Path
 
+import jax
 import numpy as np
+import pytest
+from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
 
@@ -13,7 +16,10 @@ sys.path.insert(0, str(Path(__file__).parent / "data"))
 
 from latents_of import PlainEncoder, records, write
 from prepare_media import pictures, write_video
+from tiny_training import IMAGE
 
+from cvvae_jax import parameter_paths
+from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.convert.files import open_weights
 from cvvae_jax.data.files import FileList
@@ -24,8 +30,11 @@ from cvvae_jax.data.record_shards import _reader as open_shard
 from cvvae_jax.data.tar_shards import TarShards
 from cvvae_jax.errors import UserError
 from cvvae_jax.latents import dataset
-from cvvae_jax.latents.file import Facts, LatentsWriter, open_latents
+from cvvae_jax.latents.file import LatentsMetadata, LatentsWriter, open_latents
+from cvvae_jax.loading import load
+from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.recipe import from_json, load_recipe, to_json
+from cvvae_jax.resumable import manifest
 from cvvae_jax.video_io.images import read_image
 from cvvae_jax.video_io.video import probe, read_frames
 
@@ -49,7 +58,7 @@ def _latents(suffix):
         values = np.random.default_rng(0).standard_normal((3, 2, 3, 4)).astype(np.float32)
         with LatentsWriter(path) as writer:
             writer.write(values)
-            writer.finish(Facts(frames=9, height=16, width=24, fps="25", source="a.mp4"))
+            writer.finish(LatentsMetadata(frames=9, height=16, width=24, fps="25", source="a.mp4"))
         return path
 
     return make
@@ -57,7 +66,7 @@ def _latents(suffix):
 
 def _read_latents(path):
     file = open_latents(path)
-    return np.concatenate(list(file.parts())), file.facts
+    return np.concatenate(list(file.parts())), file.metadata
 
 
 def _list(suffix):
@@ -148,6 +157,35 @@ def _read_video(path):
     return sum(1 for _ in read_frames(path))
 
 
+def _model(name, *, checksums=True):
+    """A saved model, of which the largest file of this name is damaged; without `checksums` its
+    manifest fits the damaged file, as an attacker's does."""
+
+    def make(folder):
+        model = jax.jit(lambda key: ImageVAE(IMAGE, rngs=nnx.Rngs(key)))(jax.random.key(0))
+        save_model(folder / "saved", model)
+        return max((folder / "saved").glob(name), key=lambda path: path.stat().st_size)
+
+    def read(path):
+        folder = path.parents[name.count("/")]
+        if not checksums:
+            manifest.write(folder)
+        return parameter_paths.flatten(load(folder))
+
+    return make, read, checksums
+
+
+def _pickle(zipped):
+    def make(folder):
+        torch = pytest.importorskip("torch")
+        tensors = {f"encoder.{i}": torch.full((2, i + 1), float(i)) for i in range(9)}
+        state = {"state_dict": tensors, "epoch": 3}
+        torch.save(state, folder / "x.ckpt", _use_new_zipfile_serialization=zipped)
+        return folder / "x.ckpt"
+
+    return make, _read_weights, False
+
+
 def _weights(folder):
     path = folder / "x.safetensors"
     save_file({f"encoder.{i}": np.full((2, i + 1), i, np.float32) for i in range(9)}, path)
@@ -186,6 +224,16 @@ KINDS = {
     "mp4": (_video("mp4"), _read_video, False),
     "mkv": (_video("mkv"), _read_video, False),
     "weights": (_weights, _read_weights, False),
+    "pickle in a zip archive": _pickle(True),
+    "pickle of the old format": _pickle(False),
+    "manifest of a model": _model("manifest.json"),
+    "arrays of a model": _model("weights/ocdbt.process_0/d/*"),
+    "unguarded description of a model": _model("model/metadata", checksums=False),
+    "unguarded names of arrays": _model("weights/_METADATA", checksums=False),
+    "unguarded places of arrays": _model("weights/_sharding", checksums=False),
+    "unguarded manifest of arrays": _model("weights/manifest.ocdbt", checksums=False),
+    "unguarded index of arrays": _model("weights/d/*", checksums=False),
+    "unguarded arrays": _model("weights/ocdbt.process_0/d/*", checksums=False),
 }
 """By name: what makes the file in a folder, what reads it, and whether a mutation that isn't
 refused must give exactly what the good file gives, as with checksums."""

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -9,8 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
-
-import jax
 
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.recipe import to_json
@@ -35,22 +34,22 @@ def write_recipe(folder: Path, config: TrainConfig) -> Path:
 
 
 def environment(*, devices: int) -> dict[str, str]:
-    """For a process of so many devices, which compiles as the tests do, and only once."""
+    """For a process of so many devices, which compiles as the tests do."""
     flags = [flag for flag in os.environ["XLA_FLAGS"].split() if "device_count" not in flag]
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
         "XLA_FLAGS": " ".join([*flags, f"--xla_force_host_platform_device_count={devices}"]),
-        "JAX_COMPILATION_CACHE_DIR": jax.config.jax_compilation_cache_dir,
-        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
-        "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
         "PYTHONPATH": str(ROOT),
     }
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """One below those that the system gives to connections, of other tests' too, meanwhile."""
+    while True:
+        port = random.SystemRandom().randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Workers:
@@ -90,7 +89,7 @@ class Workers:
                 )
             self.processes.append(process)
 
-    def wait(self, timeout: float = 120) -> list[int]:
+    def wait(self, timeout: float = 600) -> list[int]:
         """The exit codes."""
         end = time.monotonic() + timeout
         return [p.wait(timeout=max(0.1, end - time.monotonic())) for p in self.processes]
@@ -99,7 +98,7 @@ class Workers:
         """What a process has printed."""
         return self._said[index].read_text(errors="replace")
 
-    def wait_for(self, index: int, text: str, *, seconds: float = 120) -> None:
+    def wait_for(self, index: int, text: str, *, seconds: float = 600) -> None:
         """Until a process has printed something."""
         end = time.monotonic() + seconds
         while text not in self.said(index):

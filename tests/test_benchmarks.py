@@ -18,10 +18,10 @@ from cvvae_jax import parameter_paths
 from cvvae_jax.convert import families
 from cvvae_jax.convert.names import official_name
 from cvvae_jax.models.inputs import to_float
-from cvvae_jax.training.gradients import Batch, gradients
-from cvvae_jax.training.gradients import Networks as Trained
-from cvvae_jax.training.objective import Draws
-from cvvae_jax.training.state import Averages, LogScales
+from cvvae_jax.training.objective import Batch, Draws
+from cvvae_jax.training.state import LogitMeans, LogScales
+from cvvae_jax.training.state import TrainedNetworks as Trained
+from cvvae_jax.training.step import gradients
 
 ROW = Row("jax", "video", "joint", "default", "none", family="sd3", tiny=True, devices=1)
 
@@ -80,7 +80,7 @@ def test_torch_step_is_ours(family):
     batch = Batch(to_float(jnp.asarray(video)), Draws(noise, noise, offsets))
     run = functools.partial(gradients, update="joint", loss=config.loss, remat="none")
     trained = Trained(networks.model, LogScales.create(0.0), networks.discriminator)
-    ours, metrics = jax.jit(run)(trained, Averages.create(), batch, networks.frozen)
+    ours, metrics = jax.jit(run)(trained, LogitMeans.create(), batch, networks.frozen)
 
     official = theirs.OfficialNetworks.create(networks, config, device="cpu")
     channels_first = functools.partial(np.moveaxis, source=-1, destination=1)

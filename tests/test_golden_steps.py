@@ -20,17 +20,16 @@ from golden_files import (
 
 from cvvae_jax import parameter_paths
 from cvvae_jax.config import DiscriminatorConfig, ImageVAEConfig, LossConfig, LPIPSConfig
-from cvvae_jax.convert.convert import official_shapes
-from cvvae_jax.convert.families import abstract_model
+from cvvae_jax.convert.convert import abstract_model, official_shapes
 from cvvae_jax.convert.names import diffusers_rows, discriminator_rows, lpips_rows, official_name
 from cvvae_jax.models import video_vae
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
-from cvvae_jax.training.gradients import Batch, Networks, gradients
-from cvvae_jax.training.objective import Draws, generate
-from cvvae_jax.training.state import Averages, Frozen, LogScales
+from cvvae_jax.training.objective import Batch, Draws, generate
+from cvvae_jax.training.state import Frozen, LogitMeans, LogScales, TrainedNetworks
+from cvvae_jax.training.step import gradients
 
 
 def part_of(golden: dict, prefix: str) -> dict:
@@ -58,7 +57,7 @@ def image_decoder_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
     return np.zeros(shape, np.float32) if unused else golden_tensor(f"constraint_{name}", shape)
 
 
-def golden_networks(golden: dict) -> tuple[Networks, Frozen]:
+def golden_networks(golden: dict) -> tuple[TrainedNetworks, Frozen]:
     """The four networks of a training step."""
     widths = {
         "block_channels": (32, 32, 64, 64),
@@ -84,7 +83,9 @@ def golden_networks(golden: dict) -> tuple[Networks, Frozen]:
         "loss.discriminator.",
         discriminator_rows(3),
     )
-    return Networks(model, LogScales.create(0.1), discriminator), Frozen(image_vae, lpips_network)
+    return TrainedNetworks(model, LogScales.create(0.1), discriminator), Frozen(
+        image_vae, lpips_network
+    )
 
 
 def golden_batch(golden: dict) -> Batch:
@@ -121,7 +122,7 @@ def test_training_step_equals_official(name, case, dtype, updates):
 
     def run(update):
         step = functools.partial(gradients, update=update, loss=loss, remat="none")
-        return jax.jit(step)(networks, Averages.create(), golden_batch(golden), frozen)
+        return jax.jit(step)(networks, LogitMeans.create(), golden_batch(golden), frozen)
 
     if updates == "joint":
         both, metrics = run("joint")

@@ -15,12 +15,11 @@ from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import ImageVAEConfig, SVDVAEConfig, VideoVAEConfig
 from cvvae_jax.config.latent_scale import latent_scale
-from cvvae_jax.convert.convert import to_official
+from cvvae_jax.convert.convert import abstract_model, to_official
 from cvvae_jax.convert.export import write_official
-from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.names import diffusers_rows
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.file import SUFFIXES, Facts, LatentsWriter, open_latents
+from cvvae_jax.latents.file import SUFFIXES, LatentsMetadata, LatentsWriter, open_latents
 from cvvae_jax.loading import open_model
 from cvvae_jax.models import video_vae
 from cvvae_jax.models.image_vae import ImageVAE
@@ -155,11 +154,11 @@ def test_every_configuration_checks_them(kind):
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_files_of_latents_say_them(tmp_path, suffix):
-    facts = Facts(frames=1, height=8, width=8, scaled=True, shift_factor=0.0, **NORMED)
+    facts = LatentsMetadata(frames=1, height=8, width=8, scaled=True, shift_factor=0.0, **NORMED)
     with LatentsWriter(tmp_path / f"z{suffix}") as writer:
         writer.write(np.zeros((1, 1, 1, 4), np.float32))
         writer.finish(facts)
-    assert open_latents(tmp_path / f"z{suffix}").facts == facts
+    assert open_latents(tmp_path / f"z{suffix}").metadata == facts
 
 
 def test_commands_scale_with_them(tmp_path):
@@ -173,10 +172,10 @@ def test_commands_scale_with_them(tmp_path):
     weights = ("--weights", names["vae"])
     assert main(["encode", names["in.png"], names["z.npz"], "--scaled", *weights]) == 0
     scaled = open_latents(names["z.npz"])
-    assert is_normed(scaled.facts)
+    assert is_normed(scaled.metadata)
     with LatentsWriter(names["x.npz"]) as writer:
         writer.write(next(scaled.parts()) * np.float32(STD) / 0.5 + np.float32(MEAN))
-        writer.finish(dataclasses.replace(scaled.facts, scaled=False))
+        writer.finish(dataclasses.replace(scaled.metadata, scaled=False))
     shown = []
     for name in ("z", "x"):
         target = tmp_path / f"{name}.png"

@@ -20,16 +20,13 @@ ROOT = Path(__file__).parents[1]
 RECIPES = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "configs").rglob("*.py"))
 PARENT = "configs/sd21_paper.py"
 
-# What each ablation changes of its parent; the others are the parent's own rows.
+# What each ablation changes of its parent.
 CHANGES = {
-    "architecture_2d_3d": {},
     "architecture_3d": {"model.half_3d": False},
     "compat_both": {"loss.compat_mode": "both", "loss.mapping": "slice"},
-    "compat_decoder": {},
     "compat_encoder": {"loss.compat_mode": "encoder", "loss.mapping": "slice"},
     "mapping_first": {"loss.mapping": "first"},
     "mapping_mean": {"loss.mapping": "mean"},
-    "mapping_random": {},
     "mapping_slice": {"loss.mapping": "slice"},
 }
 
@@ -87,7 +84,7 @@ def test_recipes_start_no_jax():
         f"for recipe in {RECIPES}:\n    load_recipe(recipe)\n"
         "assert 'jax' not in sys.modules"
     )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=60)
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, timeout=300)
 
 
 def test_every_ablation_is_listed():

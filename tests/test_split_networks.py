@@ -21,8 +21,7 @@ from cvvae_jax.models import image_vae, video_vae
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
-from cvvae_jax.training.gradients import Networks
-from cvvae_jax.training.state import Frozen, Optimizers, TrainState
+from cvvae_jax.training.state import Frozen, Optimizers, TrainedNetworks, TrainState
 
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (2, 1, 4), (1, 2, 4), (2, 2, 2)]
 NARROW = {"block_channels": (8, 8, 8, 8), "blocks_per_level": 1, "norm_groups": 4}
@@ -74,7 +73,7 @@ def test_gradients_of_whole_networks_equal_those_of_one_device(family, shape, mo
     state, frozen = jax.tree.map(
         jax.device_put, networks(family), sharding.shardings(networks(family), mesh)
     )
-    parts = Networks(state.model, state.log_scales, state.discriminator)
+    parts = TrainedNetworks(state.model, state.log_scales, state.discriminator)
     run = jax.jit(
         sharding.split_rows(gradients(family), mesh),
         out_shardings=(sharding.shardings(parts, mesh), None),

@@ -69,8 +69,7 @@ def run(folder: Path, *command, devices: int = 1, path: str = str(ROOT)) -> str:
     """What a command of a user's prints, in a process of its own; packages are looked for at `path`
     first."""
     flags = f"--xla_force_host_platform_device_count={devices} --xla_backend_optimization_level=0"
-    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    settings |= {"JAX_COMPILATION_CACHE_DIR": str(folder / "cache"), "PYTHONPATH": path}
+    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "PYTHONPATH": path}
     done = subprocess.run(
         [*map(str, command)],
         cwd=folder,

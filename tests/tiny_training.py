@@ -31,12 +31,16 @@ from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.objective import Draws
-from cvvae_jax.training.state import Frozen, Optimizers, Streams, TrainState
+from cvvae_jax.training.state import Frozen, Optimizers, RandomKeys, TrainState
 from cvvae_jax.training.step import accumulated_gradients
 
 WIDTHS = {"block_channels": (8, 8), "blocks_per_level": 1, "norm_groups": 2, "mid_attention": False}
 IMAGE = ImageVAEConfig(quant_conv=False, **WIDTHS)
 VIDEO = VideoVAEConfig(temporal_strides=(2,), decoder_attention="spatial", **WIDTHS)
+# Of one level, for runs: most of their time goes into compiling.
+_ONE_LEVEL = WIDTHS | {"block_channels": (8,)}
+SMALLEST_IMAGE = ImageVAEConfig(quant_conv=False, **_ONE_LEVEL)
+SMALLEST_VIDEO = VideoVAEConfig(temporal_strides=(), decoder_attention="spatial", **_ONE_LEVEL)
 DISCRIMINATOR = DiscriminatorConfig(base_channels=8, layers=2, norm_groups=2)
 _AT_ONCE = OptimizerConfig(warmup_steps=0)
 STAGE = StageConfig(10, (Bucket(5, 16, 8),), _AT_ONCE, _AT_ONCE, updates="joint")
@@ -44,22 +48,27 @@ STAGE = StageConfig(10, (Bucket(5, 16, 8),), _AT_ONCE, _AT_ONCE, updates="joint"
 SMOOTH = LossConfig(recon="l2", compat_recon="l2", lpips_weight=0.0, log_scale=0.1)
 
 
-def first_state(stage: StageConfig = STAGE, *, gan: bool = True) -> TrainState:
-    """Of random networks."""
+def first_state(config: VideoVAEConfig = VIDEO, *, gan: bool = True) -> TrainState:
+    """Of random networks; a copy of its own, since a step may take its memory."""
+    return jax.tree.map(jnp.array, _first_state(config, gan))
 
+
+@functools.cache
+def _first_state(config: VideoVAEConfig, gan: bool) -> TrainState:
     def create(model_key, discriminator_key):
-        model = VideoVAE(VIDEO, rngs=nnx.Rngs(model_key))
+        model = VideoVAE(config, rngs=nnx.Rngs(model_key))
         discriminator = Discriminator(DISCRIMINATOR, rngs=nnx.Rngs(discriminator_key))
-        optimizers = Optimizers.create(stage)
+        optimizers = Optimizers.create(STAGE)
         return TrainState.create(model, discriminator if gan else None, optimizers, log_scale=0.1)
 
     return jax.jit(create)(jax.random.key(0), jax.random.key(1))
 
 
-def frozen_networks(*, lpips: bool = False) -> Frozen:
+@functools.cache
+def frozen_networks(config: ImageVAEConfig = IMAGE, *, lpips: bool = False) -> Frozen:
     """A random image VAE and, with five narrow convolutions in place of 13, the network
     of LPIPS (of fewer channels all may be zero, where its gradient is as good as infinite)."""
-    image_vae = jax.jit(lambda key: ImageVAE(IMAGE, rngs=nnx.Rngs(key)))(jax.random.key(2))
+    image_vae = jax.jit(lambda key: ImageVAE(config, rngs=nnx.Rngs(key)))(jax.random.key(2))
     if not lpips:
         return Frozen(image_vae)
     with pytest.MonkeyPatch.context() as patch:
@@ -69,7 +78,8 @@ def frozen_networks(*, lpips: bool = False) -> Frozen:
 
 
 def short_run(folder: Path, image_vae: str, **loss: Any) -> TrainConfig:
-    """Nine steps against a trained image VAE, a checkpoint every third one, all in the log."""
+    """Nine steps of the smallest networks against a trained image VAE, a checkpoint every third
+    one, all in the log."""
     stage = StageConfig(
         steps=9,
         buckets=(Bucket(5, 8, 8),),
@@ -78,8 +88,8 @@ def short_run(folder: Path, image_vae: str, **loss: Any) -> TrainConfig:
         checkpoint_every=3,
     )
     return TrainConfig(
-        image_model=IMAGE,
-        model=VIDEO,
+        image_model=SMALLEST_IMAGE,
+        model=SMALLEST_VIDEO,
         image_train=stage,
         train=stage,
         image_vae=image_vae,
@@ -108,8 +118,8 @@ def random_batch(
 def batch_gradients(state: TrainState, batch: dict[str, Any], frozen: Frozen, **options: Any):
     """`accumulated_gradients` of a batch with the draws of its seeds."""
     video, seeds = batch["video"], batch["seed"]
-    streams = Streams.create(0)
-    draws = Draws.create(state.model, streams, seeds, state.step, video_shape=video.shape)
+    keys = RandomKeys.create(0)
+    draws = Draws.create(state.model, keys, seeds, state.step, video_shape=video.shape)
     return accumulated_gradients(state, jnp.asarray(video), draws, frozen, **options)
 
 

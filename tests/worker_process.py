@@ -2,8 +2,8 @@
 
 It notes the seeds of the records of every step in the run folder, and has a fault on request:
 FAULT=`KIND STEP` strikes before that step of this start. `raise` is an error of this process alone,
-`leave` an early end without one, `stop` a SIGTERM, `pause` a wait for SIGUSR1, `hold` half a
-minute in which no other thread gets Python's lock.
+`leave` an early end without one, `stop` a SIGTERM, `pause` a wait for SIGUSR1, `hold` 40 seconds
+in which no other thread gets Python's lock.
 """
 
 import ctypes
@@ -31,9 +31,12 @@ class Feed:
         if self._count == self._step:
             self._strike()
         placed = self._put_batch(batch, mesh)
-        everywhere = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
-        self.seeds = sorted(jax.device_put(placed["seed"], everywhere).tolist())
+        self._seeds = placed["seed"], jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec())
         return placed
+
+    def seeds(self):
+        """Of the newest batch; to be asked for by all processes."""
+        return sorted(jax.device_put(*self._seeds).tolist())
 
     def _strike(self):
         match self._kind:
@@ -44,7 +47,7 @@ class Feed:
             case "stop":
                 os.kill(os.getpid(), signal.SIGTERM)
             case "hold":
-                ctypes.PyDLL(None).sleep(30)
+                ctypes.PyDLL(None).sleep(40)
             case "pause":
                 signal.sigwait({signal.SIGUSR1})
 
@@ -58,9 +61,10 @@ class Progress(loop.Progress):
 
     def step(self, step, metrics):
         super().step(step, metrics)
+        seeds = loop.sharding.put_batch.seeds()
         if jax.process_index() == 0:
             known = self._seeds.read_text().splitlines() if self._seeds.exists() else []
-            lines = [*known[: step - 1], " ".join(map(str, loop.sharding.put_batch.seeds))]
+            lines = [*known[: step - 1], " ".join(map(str, seeds))]
             partial = Path(f"{self._seeds}.partial")
             partial.write_text("\n".join(lines) + "\n")
             partial.replace(self._seeds)

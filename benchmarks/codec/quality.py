@@ -10,7 +10,7 @@ import numpy as np
 
 import cvvae_jax
 from cvvae_jax import parameter_paths
-from cvvae_jax.convert.families import abstract_model
+from cvvae_jax.convert.convert import abstract_model
 from cvvae_jax.errors import UserError
 from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.video_vae import VideoVAE

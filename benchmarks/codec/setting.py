@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.train_step.setting import random_array
 from cvvae_jax import parameter_paths
 from cvvae_jax.config import DType, VideoVAEConfig
-from cvvae_jax.convert.families import abstract_model
+from cvvae_jax.convert.convert import abstract_model
 from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.conv_forms import as_defined
 from cvvae_jax.models.video_vae import PRESETS, PresetName, VideoVAE

@@ -14,7 +14,7 @@ from cvvae_jax import sharding
 from cvvae_jax.config import MeshConfig
 from cvvae_jax.hardware import peak_flops
 from cvvae_jax.training.jobs import video_shape
-from cvvae_jax.training.programs import Program, Programs
+from cvvae_jax.training.programs import TrainProgram, TrainPrograms
 
 
 class OurStep:
@@ -32,9 +32,9 @@ class OurStep:
         self._state = _on(mesh, networks.state(config))
         batch = random_batch(row.bucket) | {"stop": np.zeros(row.bucket.batch, np.uint8)}
         self._batch = sharding.put_batch(batch, mesh)
-        programs = Programs(job, config, self._state, self._frozen)
+        programs = TrainPrograms(job, config, self._state, self._frozen)
         shape = video_shape(row.bucket)
-        self.programs: dict[str, Program] = {
+        self.programs: dict[str, TrainProgram] = {
             update: programs.compile(update, shape) for update in row.programs
         }
         self.metrics: dict[str, Any] = {}
@@ -56,7 +56,7 @@ class OurStep:
         return {
             "device": f"{self._device.device_kind} ({self._device.platform})",
             "versions": f"jax {jax.__version__}, jaxlib {jaxlib.__version__}",
-            "peak_flops": peak_flops(self._device),
+            "peak_flops": peak_flops(self._device.device_kind),
             "executed": sum(program.executed_flops for program in programs),
             "compile_seconds": sum(program.seconds for program in programs),
             "planned_bytes": max(planned_bytes(program.compiled) for program in programs),

@@ -13,7 +13,7 @@ from jax.sharding import Mesh
 
 from cvvae_jax import parameter_paths
 from cvvae_jax.config import Bucket, LPIPSConfig, Remat, TrainConfig
-from cvvae_jax.convert.families import abstract_model
+from cvvae_jax.convert.convert import abstract_model
 from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.conv_forms import as_defined
 from cvvae_jax.models.discriminator import Discriminator

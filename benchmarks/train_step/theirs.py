@@ -25,7 +25,7 @@ from cvvae_jax.config import OptimizerConfig, TrainConfig
 from cvvae_jax.convert import families
 from cvvae_jax.convert.convert import to_official
 from cvvae_jax.convert.verification import torch_reference
-from cvvae_jax.hardware import PEAK_FLOPS
+from cvvae_jax.hardware import peak_flops
 
 Tensors = dict[str, Tensor]
 _LAST_LAYER = "decoder.conv_out.weight"
@@ -227,11 +227,10 @@ class TheirStep:
         """What doesn't change from step to step."""
         on_gpu = self._device == "cuda"
         name = torch.cuda.get_device_name() if on_gpu else "CPU"
-        known = [flops for kind, flops in PEAK_FLOPS.items() if name.startswith(kind)]
         return {
             "device": f"{name} ({self._device}, {torch.get_num_threads()} threads)",
             "versions": f"torch {torch.__version__}",
-            "peak_flops": max(known, default=None),
+            "peak_flops": peak_flops(name),
         }
 
     def peak_bytes(self) -> int | None:

@@ -2,11 +2,12 @@
 
     python train.py configs/ablations/architecture_3d.py --data.videos DIR --data.images DIR2
 
-configs/sd21_paper.py with `model.half_3d` False: both convolutions of a residual block are 3-D (100
-M + 156 M parameters).
+configs/sd21_paper.py with `model.half_3d` False: both convolutions of a residual block are 3-D
+(encoder and decoder have 100 M and 156 M parameters).
 
-Expect what the paper states, PSNR of 27.7 dB on COCO, 28.6 dB on WebVid, or rather its distance to
-the other rows.
+Expect the paper's PSNR, 27.7 dB on COCO and 28.6 dB on WebVid, or at least its difference from the
+other ablations'. The paper doesn't state how long and with which other settings they were trained;
+configs/sd21_paper.py has the rows that are that recipe itself.
 """
 
 import dataclasses

@@ -2,13 +2,14 @@
 
     python train.py configs/ablations/compat_both.py --data.videos DIR --data.images DIR2
 
-configs/sd21_paper.py with `loss.compat_mode` `both`: the encoder-based half is averaged with the
-reconstruction, and the decoder-based term added. `loss.mapping` `slice` is the encoder-based
-half's, as in configs/ablations/compat_encoder.py. The other half shares it here; in the released
-code it has a mapping of its own.
+configs/sd21_paper.py with `loss.compat_mode` `both`: the encoder-based loss is averaged with the
+reconstruction's, and the decoder-based loss is added. The encoder-based loss needs `loss.mapping`
+`slice`, as in configs/ablations/compat_encoder.py. The decoder-based loss shares it here; in the
+released code it has a mapping of its own.
 
-Expect what the paper states, PSNR of 27.9 dB on COCO, 27.6 dB on WebVid, or rather its distance to
-the other rows: how long and with which other settings its ablations were trained is not stated.
+Expect the paper's PSNR, 27.9 dB on COCO and 27.6 dB on WebVid, or at least its difference from the
+other ablations'. The paper doesn't state how long and with which other settings they were trained;
+configs/sd21_paper.py has the rows that are that recipe itself.
 """
 
 import dataclasses

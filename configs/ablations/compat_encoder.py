@@ -2,12 +2,13 @@
 
     python train.py configs/ablations/compat_encoder.py --data.videos DIR --data.images DIR2
 
-configs/sd21_paper.py with `loss.compat_mode` `encoder`: the video decoder shows the video from the
-frozen image encoder's latents of every fourth frame. As in the released code, these are always the
-same frames (`loss.mapping` `slice`).
+configs/sd21_paper.py with `loss.compat_mode` `encoder`: the video decoder reconstructs the video
+from the frozen image encoder's latents of every fourth frame. As in the released code, these are
+always the same frames (`loss.mapping` `slice`).
 
-Expect what the paper states, PSNR of 26.0 dB on COCO, 26.0 dB on WebVid, or rather its distance to
-the other rows: how long and with which other settings its ablations were trained is not stated.
+Expect the paper's PSNR, 26.0 dB on COCO and 26.0 dB on WebVid, or at least its difference from the
+other ablations'. The paper doesn't state how long and with which other settings they were trained;
+configs/sd21_paper.py has the rows that are that recipe itself.
 """
 
 import dataclasses

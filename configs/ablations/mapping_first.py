@@ -3,10 +3,11 @@
     python train.py configs/ablations/mapping_first.py --data.videos DIR --data.images DIR2
 
 configs/sd21_paper.py with `loss.mapping` `first`: only the first frame is compared. The paper has
-it, the released code doesn't.
+this mapping, the released code does not.
 
-Expect what the paper states, PSNR of 26.6 dB on WebVid, or rather its distance to the other rows:
-how long and with which other settings its ablations were trained is not stated.
+Expect the paper's PSNR, 26.6 dB on WebVid, or at least its difference from the other ablations'.
+The paper doesn't state how long and with which other settings they were trained;
+configs/sd21_paper.py has the rows that are that recipe itself.
 """
 
 import dataclasses

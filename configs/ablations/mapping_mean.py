@@ -2,10 +2,12 @@
 
     python train.py configs/ablations/mapping_mean.py --data.videos DIR --data.images DIR2
 
-configs/sd21_paper.py with `loss.mapping` `mean`: the average of every group of four stands for it.
+configs/sd21_paper.py with `loss.mapping` `mean`: a latent frame is compared with the average of its
+four frames.
 
-Expect what the paper states, PSNR of 27.9 dB on WebVid, or rather its distance to the other rows:
-how long and with which other settings its ablations were trained is not stated.
+Expect the paper's PSNR, 27.9 dB on WebVid, or at least its difference from the other ablations'.
+The paper doesn't state how long and with which other settings they were trained;
+configs/sd21_paper.py has the rows that are that recipe itself.
 """
 
 import dataclasses

@@ -2,11 +2,12 @@
 
     python train.py configs/ablations/mapping_slice.py --data.videos DIR --data.images DIR2
 
-configs/sd21_paper.py with `loss.mapping` `slice`: the last frame of every group of four stands for
-it: frames 0, 4, 8, ...
+configs/sd21_paper.py with `loss.mapping` `slice`: a latent frame is compared with the last of its
+four frames, so that these are frames 0, 4, 8, ...
 
-Expect what the paper states, PSNR of 27.7 dB on WebVid, or rather its distance to the other rows:
-how long and with which other settings its ablations were trained is not stated.
+Expect the paper's PSNR, 27.7 dB on WebVid, or at least its difference from the other ablations'.
+The paper doesn't state how long and with which other settings they were trained;
+configs/sd21_paper.py has the rows that are that recipe itself.
 """
 
 import dataclasses

@@ -29,6 +29,7 @@ Tree = TypeVar("Tree")
 # Bytes. Files up to this size are hashed even in quick checks, and arrays up to this size are
 # written in one piece.
 _SMALL = 2**20
+_NAME_LENGTH = 40  # of a name that goes into that of a folder aside, which has 255 bytes at most
 
 
 def arrays_handler() -> ocp.PyTreeCheckpointHandler:
@@ -64,8 +65,9 @@ def save_model(path: Path | str, model: Any) -> None:
         "model": ocp.args.JsonSave(describe_model(model)),
     }
     path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=f"{path.name}{steps.PARTIAL}-") as own:
-        written = Path(own) / path.name
+    prefix = f"{path.name[:_NAME_LENGTH]}{steps.PARTIAL}-"
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=prefix) as own:
+        written = Path(own) / "model"  # Orbax puts something behind it meanwhile
         handler = ocp.CompositeCheckpointHandler(weights=weights, model=json)
         with quiet(), ocp.Checkpointer(handler) as checkpointer:
             checkpointer.save(written, args=ocp.args.Composite(**items))

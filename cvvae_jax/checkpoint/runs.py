@@ -23,7 +23,7 @@ from cvvae_jax.checkpoint import items, steps
 from cvvae_jax.checkpoint.orbax_saving import TogetherArgs, TogetherHandler, begin_quiet, end_quiet
 from cvvae_jax.checkpoint.origin import mesh_of, origin
 from cvvae_jax.errors import UserError
-from cvvae_jax.processes.broadcast import found_by_first
+from cvvae_jax.processes.broadcast import broadcast_from_first
 from cvvae_jax.resumable import manifest
 from cvvae_jax.resumable.files import sync
 
@@ -96,7 +96,7 @@ class Checkpoints:
         partial = self._folder / f"{step}{steps.PARTIAL}"
         self._handler.error = None
         try:
-            found_by_first(lambda: self._make_room(partial))
+            broadcast_from_first(lambda: self._make_room(partial))
             self._checkpointer.save(partial, args=TogetherArgs(**written), force=True)
         except Exception as error:  # Orbax and TensorStore raise bare ones
             self._failed(step, error)
@@ -168,13 +168,13 @@ class Checkpoints:
     def latest_step(self) -> int | None:
         """Step of the newest finished checkpoint, after a save in progress; None without one."""
         self.wait()
-        return found_by_first(lambda: max(steps.finished(self._folder), default=None))
+        return broadcast_from_first(lambda: max(steps.finished(self._folder), default=None))
 
     def best(self) -> tuple[int, float] | None:
         """Step and score of the best checkpoint by `keep_best`; None where there is none."""
         self.wait()
         score = self._keep.best
-        found = found_by_first(lambda: steps.best(self._folder, score) if score else None)
+        found = broadcast_from_first(lambda: steps.best(self._folder, score) if score else None)
         return tuple(found) if found else None
 
     def latest_intact_step(self) -> int | None:
@@ -189,7 +189,7 @@ class Checkpoints:
             OSError: a checkpoint can't be read now, which is no sign of damage.
         """
         self.wait()
-        return found_by_first(self._newest_intact)
+        return broadcast_from_first(self._newest_whole)
 
     def _newest_intact(self) -> int | None:
         """The step for `latest_intact_step`; process 0 only."""

@@ -1,4 +1,4 @@
-"""`python -m cvvae_jax data check | prepare | show`: checks and prepares training data."""
+"""The commands `data check`, `data prepare` and `data show`, for training data."""
 
 import dataclasses
 import os
@@ -16,43 +16,43 @@ _USAGE = """usage: {program} COMMAND [ARGUMENTS]
 
 commands:
   check         Decode every file and list the bad ones, with the reason.
-  prepare       Transcode and pack videos and images into shards that train fast.
-  show          Make a picture of the clips that a recipe trains on.
+  prepare       Transcode videos and images, and pack them into shards that are fast to read.
+  show          Write a picture of the clips that a recipe trains on.
 
 {program} COMMAND --help lists a command's arguments."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Check:
-    """Decode every video and image of a place to its end, and list the bad ones.
+class CheckArguments:
+    """Decode every video and every image of a place to the end, and list the bad files.
 
-    The exit status is 1 if there is any. No file is changed.
+    The exit status is 1 if there is a bad file. No file is changed.
     """
 
     place: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="PLACE")]
     """Folder, pattern, list, shards or tfds:NAME, as for --data.videos of `train`."""
     fix: Path | None = None
-    """Write the names of the bad files, with the reason, to this file; train with --data.exclude
-    FILE."""
+    """Write the names of the bad files, with the reason, to this file. Then train with
+    --data.exclude FILE."""
     overwrite: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Replace that file if it is there already."""
+    """Replace the file of --fix if it is there already."""
     workers: int = len(os.sched_getaffinity(0))
-    """Processes that decode."""
+    """Number of processes that decode."""
 
     def __post_init__(self):
         at_least(self, 1, "workers")
 
 
-def main(arguments: list[str]) -> None:
+def main(command_line: list[str]) -> None:
     """Run the command.
 
     Raises:
         UserError: a place cannot be read, or a file cannot be written.
         SystemExit: `check` found bad files, the arguments are malformed, or help was asked for.
     """
-    match arguments:
+    match command_line:
         case ["check", *rest]:
-            _check(tyro.cli(Check, args=rest, prog=program("data check")))
+            _check(tyro.cli(CheckArguments, args=rest, prog=program("data check")))
         case ["prepare", *rest]:
             _prepare(rest)
         case ["show", *rest]:
@@ -67,16 +67,16 @@ def _usage() -> str:
     return _USAGE.format(program=program("data"))
 
 
-def _check(options: Check) -> None:
+def _check(arguments: CheckArguments) -> None:
     from cvvae_jax.data.check import check
     from cvvae_jax.data.sources import open_sources, write_exclusions
 
-    if options.fix is not None:
-        require_vacant(options.fix, overwrite=options.overwrite)
-        require_writable(options.fix)  # fails now rather than after hours
+    if arguments.fix is not None:
+        require_vacant(arguments.fix, overwrite=arguments.overwrite)
+        require_writable(arguments.fix)  # fails at once, and not after hours of decoding
     bad, good = {}, set()
-    for kind, source in open_sources(options.place).items():
-        results = check(source, workers=options.workers)
+    for kind, source in open_sources(arguments.place).items():
+        results = check(source, workers=arguments.workers)
         for name, reason in track(results, total=len(source), unit=f"{kind}s"):
             if reason is None:
                 good.add(name)
@@ -88,31 +88,30 @@ def _check(options: Check) -> None:
         line = bad[name] if name in bad[name] else f"{name}: {bad[name]}"
         print(visible(line))
     print(f"{len(bad)} of {len(bad) + len(good)} files are bad.")
-    if options.fix is not None:
-        write_exclusions(options.fix, bad)
-        print(f"Their names are in {options.fix}: train with --data.exclude {options.fix}")
+    if arguments.fix is not None:
+        write_exclusions(arguments.fix, bad)
+        print(f"Their names are in {arguments.fix}: train with --data.exclude {arguments.fix}")
     if bad:
         raise SystemExit(1)
 
 
-def _prepare(arguments: list[str]) -> None:
+def _prepare(command_line: list[str]) -> None:
     from cvvae_jax.data.prepare.options import PrepareOptions
     from cvvae_jax.data.prepare.run import prepare
 
-    options = tyro.cli(PrepareOptions, args=arguments, prog=program("data prepare"))
-    done = prepare(options, track)
+    arguments = tyro.cli(PrepareOptions, args=command_line, prog=program("data prepare"))
+    done = prepare(arguments, track)
     if done.was_complete:
-        print(f"{options.target} is complete already; its source was not looked at.")
+        print(f"{arguments.target} is already complete; its source was not read.")
     print(
-        f"{options.target}: {done.records} records with {done.frames} frames in {done.shards} "
-        f"shards of {done.megabytes:.1f} MiB together; {done.left_out} files are left out, as "
-        "bad.tsv says."
+        f"{arguments.target}: {done.records} records with {done.frames} frames in {done.shards} "
+        f"shards of {done.megabytes:.1f} MiB together; {done.left_out} files are left out, which "
+        "bad.tsv lists."
     )
-    print(f"Train with --data.videos {options.target} or --data.images {options.target}")
+    print(f"Train with --data.videos {arguments.target} or --data.images {arguments.target}")
 
 
-def _show(arguments: list[str]) -> None:
-    """Runs `data show OUTPUT RECIPE [--section.field VALUE ..]`."""
+def _show(command_line: list[str]) -> None:
     from cvvae_jax.data.preview import preview
     from cvvae_jax.recipe import parse_train_config
 
@@ -120,7 +119,7 @@ def _show(arguments: list[str]) -> None:
         f"usage: {program('data show')} OUTPUT.png RECIPE [--overwrite] [--data.videos PLACE ..], "
         "with a recipe such as quickstart."
     )
-    match arguments:
+    match command_line:
         case [("-h" | "--help"), *_]:
             print(usage)
             return

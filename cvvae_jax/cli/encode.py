@@ -1,4 +1,4 @@
-"""`python -m cvvae_jax encode IN OUT --weights PATH`: the latents of a video or an image."""
+"""The command `encode`: writes the latents of a video or an image."""
 
 import dataclasses
 import time
@@ -9,18 +9,19 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from cvvae_jax.cli.codec_options import (
-    CodecOptions,
+from cvvae_jax.cli.program import program
+from cvvae_jax.cli.video_commands import (
+    CodecArguments,
     check_paths,
     check_size,
+    counted_frames,
     is_writer,
     open_codec,
+    print_devices,
     print_plan,
-    say_devices,
+    speed,
     track_frames,
 )
-from cvvae_jax.cli.program import program
-from cvvae_jax.cli.video_output import counted_frames, speed
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.frame_index import read_times
@@ -28,11 +29,12 @@ from cvvae_jax.video_io.video import VideoInfo, probe, read_frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Encode(CodecOptions):
+class EncodeArguments(CodecArguments):
     """Write the latents of a video or an image.
 
-    Any frame count and any size from 8 x 8 pixels up will do, in constant memory; `decode` gives
-    back as many frames of the same size. After Ctrl-C the file holds the latents until then.
+    The video may have any number of frames and any size from 8 x 8 pixels up; memory does not grow
+    with its length. `decode` gives back as many frames of the same size. After Ctrl-C the file
+    holds the latents of the frames so far.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
@@ -40,51 +42,51 @@ class Encode(CodecOptions):
     target: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT")]
     """File to write: .safetensors or .npz, with an array `latents`, float32 (n, y, x, z)."""
     scaled: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Write them as diffusion models see them: scaled as the model's configuration says."""
+    """Scale the latents for diffusion models, as the model's configuration says."""
     sample: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Draw the latents from the posterior; else they are its mode."""
+    """Sample the latents from the posterior, in place of its mode."""
     seed: int = 0
-    """Seed of the draw."""
+    """Seed of the sample."""
 
 
-def main(arguments: list[str]) -> None:
+def main(command_line: list[str]) -> None:
     """Run the command.
 
     Raises:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Encode, args=arguments, prog=program("encode"))
-    check_paths(options, options.source, options.target)
+    arguments = tyro.cli(EncodeArguments, args=command_line, prog=program("encode"))
+    check_paths(arguments, arguments.source, arguments.target)
     from cvvae_jax.latents.file import require_suffix
 
-    require_suffix(options.target)
-    info = probe(options.source)
-    codec = open_codec(options)
+    require_suffix(arguments.target)
+    info = probe(arguments.source)
+    codec = open_codec(arguments)
     check_size(codec, info)
-    if options.plan:
+    if arguments.plan:
         print_plan(codec, "encode", frames=info.frames, height=info.height, width=info.width)
         return
-    _encode(options, info, codec)
+    _encode(arguments, info, codec)
 
 
-def _encode(options: Encode, info: VideoInfo, codec) -> None:
+def _encode(arguments: EncodeArguments, info: VideoInfo, codec) -> None:
     import jax
 
-    from cvvae_jax.codec.stream import Counted, encode_frames
+    from cvvae_jax.codec.stream import CountedItems, encode_frames
     from cvvae_jax.latents.file import LatentsWriter
 
-    say_devices()
-    start, frames = time.monotonic(), Counted(read_frames(options.source))
-    key = jax.random.key(options.seed) if options.sample else None
-    weights = _weights_sha256(options)
+    print_devices()
+    start, frames = time.monotonic(), CountedItems(read_frames(arguments.source))
+    key = jax.random.key(arguments.seed) if arguments.sample else None
+    weights = _weights_sha256(arguments)
     latents = encode_frames(codec, track_frames(frames, total=info.frames), key=key)
-    if options.scaled:
+    if arguments.scaled:
         latents = (np.asarray(codec.vae.scale(part[None]))[0] for part in latents)
     if not is_writer():
         deque(latents, maxlen=0)
         return
-    with LatentsWriter(options.target) as writer:
+    with LatentsWriter(arguments.target) as writer:
         try:
             for part in latents:
                 writer.write(part)
@@ -93,29 +95,29 @@ def _encode(options: Encode, info: VideoInfo, codec) -> None:
                 raise
             whole = 1 + (writer.frames - 1) * codec.vae.temporal_compression
             whole = min(whole, frames.count)
-            writer.finish(_facts(options, info, codec, frames=whole, weights=weights))
-            kept = f"{options.target} holds the latents of the first {counted_frames(whole)}."
+            writer.finish(_metadata(arguments, info, codec, frames=whole, weights=weights))
+            kept = f"{arguments.target} holds the latents of the first {counted_frames(whole)}."
             raise type(error)(f"{error} {kept}".strip()) from error
-        writer.finish(_facts(options, info, codec, frames=frames.count, weights=weights))
+        writer.finish(_metadata(arguments, info, codec, frames=frames.count, weights=weights))
     shape = codec.latents_shape(frames=frames.count, height=info.height, width=info.width)
     print(
-        f"{visible(str(options.target))}: latents {shape} (n, y, x, z) of "
+        f"{visible(str(arguments.target))}: latents {shape} (n, y, x, z) of "
         f"{counted_frames(frames.count)} of {info.width}x{info.height}; "
         f"{speed(frames.count, time.monotonic() - start)}"
     )
 
 
-def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str):
-    from cvvae_jax.latents.file import Facts
+def _metadata(arguments: EncodeArguments, info: VideoInfo, codec, *, frames: int, weights: str):
+    from cvvae_jax.latents.file import LatentsMetadata
 
-    times = read_times(options.source)
+    times = read_times(arguments.source)
     if times.count != frames:
         times = times.taken(np.arange(frames), times.rate)
-    return Facts(
+    return LatentsMetadata(
         frames=frames,
         height=info.height,
         width=info.width,
-        scaled=options.scaled,
+        scaled=arguments.scaled,
         **latent_scale(codec.vae.config),
         fps=str(times.rate),
         times=None if times.is_plain else times.to_json(),
@@ -123,16 +125,16 @@ def _facts(options: Encode, info: VideoInfo, codec, *, frames: int, weights: str
         primaries=info.display.primaries,
         transfer=info.display.transfer,
         image=info.is_image,
-        source=options.source.name,
+        source=arguments.source.name,
         weights_sha256=weights,
-        seed=options.seed if options.sample else None,
-        chunk_frames=options.chunk_frames,
+        seed=arguments.seed if arguments.sample else None,
+        chunk_frames=arguments.chunk_frames,
     )
 
 
-def _weights_sha256(options: CodecOptions) -> str:
+def _weights_sha256(arguments: CodecArguments) -> str:
     from cvvae_jax.convert.card import sha256
     from cvvae_jax.loading import open_model
 
-    model = open_model(options.weights, prefix=options.prefix, config=options.config)
+    model = open_model(arguments.weights, prefix=arguments.prefix, config=arguments.config)
     return sha256(model.weight_files)

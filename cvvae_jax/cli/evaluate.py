@@ -1,4 +1,4 @@
-"""`python eval.py CONTENDER .. --data DIR --protocol NAME`: how good VAEs are, by one protocol."""
+"""The command `evaluate`: measures VAEs by a protocol and compares them."""
 
 import dataclasses
 import itertools
@@ -22,42 +22,43 @@ if TYPE_CHECKING:
 
 
 @dataclasses.dataclass(frozen=True)
-class Evaluate:
+class EvaluateArguments:
     """Measure VAEs on clips by a protocol, and compare them.
 
-    Writes results.json and report.html into a folder. A command that was interrupted goes on where
-    it was when it is given again, and contenders can be added to a folder later. Several processes
-    share the clips when each is given its --process-index, on machines that reach the data and the
-    folder; the one that ends last writes the results. With --distributed they are those of a
-    cluster, found as those of the command `train`.
+    Writes results.json and report.html into a folder. Give an interrupted command again to resume
+    it. Contenders can be added to a folder later. Several processes share the clips if each gets
+    its --process-index, on machines that reach the data and the folder; the process that ends last
+    writes the results. With --distributed, the processes of a cluster find each other as those of
+    `train` do.
     """
 
     contenders: Annotated[
         tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="[NAME=]PATH")
     ]
-    """What is measured: recipes (their run folders), run folders, checkpoints, saved models or
-    PyTorch weights of video VAEs, image VAEs and SVD's VAE. The first one is what differences are
-    taken against."""
+    """Models to measure: recipes (their run folders), run folders, checkpoints, saved models or
+    PyTorch weights, of video VAEs, image VAEs and SVD's VAE. The others are compared with the first
+    one."""
     data: str
     """Clips: a folder, pattern, list, shards or tfds:NAME, as for training."""
     protocol: str
-    """cvvae-paper, cvvae-paper-images, wfvae, vidtok or full; or a .toml file of your own."""
+    """A protocol: cvvae-paper, cvvae-paper-images, wfvae, vidtok, full, or your own .toml file."""
     out: Path | None = None
     """Folder for the results; default: evaluations/PROTOCOL."""
     image_vae: str | None = None
-    """The image VAE: a contender, frame by frame, and what compatibility is measured with. Default:
-    that of the first run that was trained with one; `none`: no image VAE."""
+    """Image VAE, which is measured frame by frame as another contender, and whose compatibility
+    with the video VAEs is measured. Default: the image VAE of the first run that was trained with
+    one; `none`: no image VAE."""
     baselines: tuple[Literal["nearest", "linear", "bicubic"], ...] = ("nearest", "linear")
-    """What any model must beat: one frame in k kept and the others filled in, or every frame
-    bicubically down and up."""
+    """Baselines without a model: `nearest` and `linear` keep one frame in k and fill in the others,
+    `bicubic` scales every frame down and up."""
     lpips: Path | None = None
-    """Weights of LPIPS with VGG16; without them it isn't measured."""
+    """Weights of LPIPS with VGG16; without weights, LPIPS is not measured."""
     lpips_heads: Path | None = None
-    """Its heads, where --lpips is torchvision's VGG16."""
+    """Heads of LPIPS, if --lpips is torchvision's VGG16."""
     lpips_alex: Path | None = None
     """Weights of LPIPS with AlexNet."""
     lpips_alex_heads: Path | None = None
-    """Its heads, where --lpips-alex is torchvision's AlexNet."""
+    """Heads of LPIPS, if --lpips-alex is torchvision's AlexNet."""
     i3d: Path | None = None
     """Weights of I3D, for rFVD."""
     inception: Path | None = None
@@ -65,18 +66,18 @@ class Evaluate:
     dtype: DType | None = None
     """Type of the models' parameters and computation; default: as stored."""
     matmul_precision: Literal["default", "high", "highest"] = "highest"
-    """Of products of float32 numbers: at `default`, TPUs and GPUs round them, and figures are no
-    longer those of other devices."""
+    """Precision of float32 products. With `default`, TPUs and GPUs round them, and figures differ
+    between devices."""
     examples: int = 1
-    """Clips with the worst PSNR, and with the best, that the report shows of every model."""
+    """Number of clips with the worst PSNR, and with the best, that the report shows per model."""
     batch: int | None = None
-    """Clips that go through a model at once; default: one for every device, and of whole videos a
-    single one."""
+    """Clips that a model takes at once; default: one per device, or one if clips are whole
+    videos."""
     readers: int = 2
     """Clips that are read ahead, in threads."""
     share: tyro.conf.OmitArgPrefixes[Share] = dataclasses.field(default_factory=Share)
     distributed: tyro.conf.FlagCreatePairsOff[bool] = False
-    """This is one process of several, which share the clips."""
+    """This process is one of several that share the clips."""
 
     def __post_init__(self):
         at_least(self, 1, "readers")
@@ -85,127 +86,126 @@ class Evaluate:
             at_least(self, 1, "batch")
 
 
-def main(arguments: list[str], *, joined: "Processes | None" = None) -> None:
+def main(command_line: list[str], *, joined: "Processes | None" = None) -> None:
     """Run the command.
 
     Args:
-        arguments: the command line.
-        joined: this process among others, with --distributed.
+        command_line: arguments after the name of the command.
+        joined: the processes that share the clips, with --distributed.
 
     Raises:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Evaluate, args=arguments, prog=program("evaluate"))
-    if not options.contenders:
+    arguments = tyro.cli(EvaluateArguments, args=command_line, prog=program("evaluate"))
+    if not arguments.contenders:
         raise UserError("a contender is missing: name a run folder, a checkpoint or weights.")
     # Imported here, so that help is answered without starting jax.
     import jax
 
-    from cvvae_jax.cli.codec_options import keep_compiled_programs
+    from cvvae_jax.cli.video_commands import keep_compiled_programs
     from cvvae_jax.evaluation.run import evaluate
 
     keep_compiled_programs()
-    jax.config.update("jax_default_matmul_precision", options.matmul_precision)
-    share = options.share if joined is None else Share(joined.index, joined.count)
-    evaluation = _evaluation(options)
+    jax.config.update("jax_default_matmul_precision", arguments.matmul_precision)
+    share = arguments.share if joined is None else Share(joined.index, joined.count)
+    evaluation = _evaluation(arguments)
     print(f"Device: {jax.devices()[0].device_kind}", file=sys.stderr, flush=True)
-    meet = None if joined is None else joined.meet
+    meet = None if joined is None else joined.barrier
     report = evaluate(evaluation, share=share, meet=meet, track=track)
     if report is None:
-        print(f"{evaluation.out}: {share} is done; the clips of others are missing.")
+        print(f"{evaluation.out}: {share} is done; other processes have not finished theirs.")
     else:
         _print_table(report.parent)
 
 
-def _evaluation(options: Evaluate) -> "Evaluation":
+def _evaluation(arguments: EvaluateArguments) -> "Evaluation":
     from cvvae_jax.evaluation.contenders import baseline_contender, model_contender
     from cvvae_jax.evaluation.protocol import load_protocol
     from cvvae_jax.evaluation.run import Evaluation
 
-    name, protocol = load_protocol(options.protocol, folder=configs_folder() / "protocols")
-    contenders = [model_contender(path, dtype=options.dtype) for path in options.contenders]
-    image_vae = _image_vae(options)
+    name, protocol = load_protocol(arguments.protocol, folder=configs_folder() / "protocols")
+    contenders = [model_contender(path, dtype=arguments.dtype) for path in arguments.contenders]
+    image_vae = _image_vae(arguments)
     if image_vae is not None and image_vae.sha256 not in {c.sha256 for c in contenders}:
         contenders.append(image_vae)
     if protocol.media == "video":
         like = max(contenders, key=lambda contender: contender.temporal_compression)
-        contenders += [baseline_contender(kind, like) for kind in dict.fromkeys(options.baselines)]
+        contenders += [
+            baseline_contender(kind, like) for kind in dict.fromkeys(arguments.baselines)
+        ]
     return Evaluation(
         name=name,
         protocol=protocol,
-        data=options.data,
-        out=options.out or Path("evaluations") / name,
+        data=arguments.data,
+        out=arguments.out or Path("evaluations") / name,
         contenders=contenders,
         image_vae=image_vae,
-        networks=_networks(options, set(protocol.metrics)),
-        examples=options.examples,
-        batch=options.batch,
-        readers=options.readers,
+        networks=_networks(arguments, set(protocol.metrics)),
+        examples=arguments.examples,
+        batch=arguments.batch,
+        readers=arguments.readers,
     )
 
 
-def _image_vae(options: Evaluate) -> "Contender | None":
-    """The one that is named, or that of a run.
+def _image_vae(arguments: EvaluateArguments) -> "Contender | None":
+    """The image VAE that the user names, or else that of the first run that has one.
 
     Raises:
-        UserError: it is none.
+        UserError: the model that the user names is no image VAE.
     """
     from cvvae_jax.evaluation.contenders import image_vae_of, model_contender, named_path
 
-    if options.image_vae == "none":
+    if arguments.image_vae == "none":
         return None
-    path = options.image_vae
+    path = arguments.image_vae
     if path is None:
-        of_runs = (image_vae_of(named_path(contender)[1]) for contender in options.contenders)
+        of_runs = (image_vae_of(named_path(contender)[1]) for contender in arguments.contenders)
         found = next((path for path in of_runs if path is not None), None)
         if found is None:
             return None
         path = f"image-vae={found}"
-    contender = model_contender(path, dtype=options.dtype)
+    contender = model_contender(path, dtype=arguments.dtype)
     if contender.kind != "ImageVAE":
         raise UserError(f"--image-vae {path} holds a {contender.kind}; an ImageVAE is wanted.")
     return contender
 
 
-def _networks(options: Evaluate, metrics: set[str]) -> "dict[str, NetworkFile]":
-    """Those that are given and wanted.
+def _networks(arguments: EvaluateArguments, metrics: set[str]) -> "dict[str, NetworkFile]":
+    """The networks of metrics that the protocol asks for and weights are given for, by metric.
 
     Raises:
         UserError: a file holds another network.
     """
     from cvvae_jax.convert.card import sha256
+    from cvvae_jax.evaluation.metrics import METRICS
     from cvvae_jax.evaluation.run import NetworkFile
     from cvvae_jax.loading import load, open_model
-    from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
-    from cvvae_jax.models.feature_networks.i3d import I3D
-    from cvvae_jax.models.feature_networks.inception import InceptionV3
-    from cvvae_jax.models.feature_networks.vgg import LPIPS
 
-    wanted = {
-        "lpips_vgg": ("--lpips", options.lpips, options.lpips_heads, LPIPS),
-        "lpips_alex": ("--lpips-alex", options.lpips_alex, options.lpips_alex_heads, AlexLPIPS),
-        "fvd": ("--i3d", options.i3d, None, I3D),
-        "fid": ("--inception", options.inception, None, InceptionV3),
-    }
     found = {}
-    for metric, (flag, path, heads, kind) in wanted.items():
-        if path is None or metric not in metrics:
+    for metric in METRICS.values():
+        network = metric.network
+        if network is None or metric.name not in metrics:
+            continue
+        path = getattr(arguments, network.option)
+        heads = getattr(arguments, network.heads_option) if network.heads_option else None
+        if path is None:
             continue
         opened = open_model(path, lpips_heads=heads)
-        if not issubclass(opened.model_class, kind):
+        if not issubclass(opened.model_class, network.model_class):
+            flag, wanted = network.option.replace("_", "-"), network.model_class.__name__
             raise UserError(
-                f"{flag} {path} holds a {opened.model_class.__name__}; {kind.__name__} is wanted."
+                f"--{flag} {path} holds a {opened.model_class.__name__}; {wanted} is wanted."
             )
         files = (opened.weight_files, () if heads is None else (heads,))
         digest = sha256(tuple(itertools.chain(*files)))
         model = load(path, lpips_heads=heads)
-        found[metric] = NetworkFile(str(path), digest, model)
+        found[metric.name] = NetworkFile(str(path), digest, model)
     return found
 
 
 def _print_table(folder: Path) -> None:
-    """The figures of every contender, a line each, and where the rest is."""
+    """Print the figures of every contender, and the files that have the rest."""
     import json
 
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
@@ -230,7 +230,7 @@ def _print_table(folder: Path) -> None:
             print("  ".join([f"{name:<{width}}", *cells]))
     measured = {name: results["flat_fields"].get(name) for name in models}
     if any(measured.values()):
-        print("flat fields, clips of one color, in 8-bit levels (0 is exact):")
+        print("flat fields (clips of one color), errors in 8-bit levels:")
     for name, found in measured.items():
         if not found:
             continue

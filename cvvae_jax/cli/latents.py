@@ -1,4 +1,4 @@
-"""`python -m cvvae_jax latents SRC DST --weights PATH`: a data set through an encoder."""
+"""The command `latents`: encodes a data set into shards of latents."""
 
 import dataclasses
 import sys
@@ -12,22 +12,22 @@ from cvvae_jax.config import DType
 from cvvae_jax.config.checks import at_least
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.options import LatentsConfig
+from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.resumable.share import Share
 
 if TYPE_CHECKING:
-    from cvvae_jax.latents.encoder import LatentsEncoder
-    from cvvae_jax.latents.write import Model
+    from cvvae_jax.latents.dataset_shard import LatentsEncoder
+    from cvvae_jax.latents.dataset_write import UnloadedEncoder
 
 
 @dataclasses.dataclass(frozen=True)
-class Latents:
+class LatentsArguments:
     """Encode videos and images into shards of latents, to train other models on.
 
-    A command that was interrupted goes on where it was when it is given again. Several processes
-    share the work when each is given its --process-index, on machines that reach SRC and DST; they
-    need not start or end together, and another number of them may go on. The one that ends last
-    writes the index and the statistics. `cvvae_jax.LatentsDataset(DST)` reads the latents.
+    Give an interrupted command again to resume it. Several processes share the work if each gets
+    its --process-index, on machines that reach SRC and DST. They need not start or end together,
+    and their number may change when the command is resumed. The process that ends last writes the
+    index and the statistics. `cvvae_jax.LatentsDataset(DST)` reads the latents.
     """
 
     source: Annotated[tyro.conf.Positional[str], tyro.conf.arg(metavar="SRC")]
@@ -44,92 +44,95 @@ class Latents:
     exclude: str | None = None
     """A file of names to leave out, as `data check` writes it."""
     dtype: DType | None = None
-    """Type of the computation; unset: the model's own."""
+    """Type of parameters and computation; default: as stored."""
     chunk_frames: int = 16
-    """Frames from a chunk to the next, a multiple of the model's temporal compression."""
+    """Frames from the start of a chunk to the start of the next, a multiple of the model's temporal
+    compression."""
     tile: int = 576
     """Height and width in pixels of the tiles that larger frames are cut into."""
     readers: int = 4
-    """Files that are read at once, in threads; each holds up to two records' frames."""
+    """Files that are read at once, in threads; each thread holds the frames of up to two
+    records."""
 
     def __post_init__(self):
         at_least(self, 1, "readers")
 
 
-def main(arguments: list[str]) -> None:
+def main(command_line: list[str]) -> None:
     """Run the command.
 
     Raises:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Latents, args=arguments, prog=program("latents"))
+    arguments = tyro.cli(LatentsArguments, args=command_line, prog=program("latents"))
     # Imported here, so that help is answered without starting jax.
-    from cvvae_jax.latents.write import write_latents
+    from cvvae_jax.latents.dataset_write import write_latents
 
     done = write_latents(
-        options.source,
-        options.target,
-        config=options.config,
-        model=_model(options),
-        share=options.share,
-        exclude=options.exclude,
-        readers=options.readers,
+        arguments.source,
+        arguments.target,
+        config=arguments.config,
+        model=_model(arguments),
+        share=arguments.share,
+        exclude=arguments.exclude,
+        readers=arguments.readers,
         track=track,
     )
     if done.statistics is None:
         print(
-            f"{options.target}: {options.share} has finished its shards; {done.missing} are left "
-            "for others, the last of which completes the set."
+            f"{arguments.target}: {arguments.share} has finished its shards; other processes still "
+            f"have {done.missing}, and the last process completes the data set."
         )
         return
     if done.was_complete:
-        print(f"{options.target} is complete already; its source was not looked at.")
-    _print_statistics(options.target, done.statistics)
+        print(f"{arguments.target} is already complete; its source was not read.")
+    _print_statistics(arguments.target, done.statistics)
 
 
-def _model(options: Latents) -> "Model":
-    """The model, not loaded yet.
+def _model(arguments: LatentsArguments) -> "UnloadedEncoder":
+    """Find the model without loading it.
 
     Raises:
-        UserError: there is none, or it is no VAE.
+        UserError: there is no such model, or it is no video or image VAE.
     """
     from cvvae_jax.convert.card import sha256
-    from cvvae_jax.latents.write import Model
+    from cvvae_jax.latents.dataset_write import UnloadedEncoder
     from cvvae_jax.loading import open_model
     from cvvae_jax.models.autoencoder import VAE
 
-    found = open_model(options.weights, dtype=options.dtype)
+    found = open_model(arguments.weights, dtype=arguments.dtype)
     if not issubclass(found.model_class, VAE):
         raise UserError(
-            f"{options.weights} holds a {found.model_class.__name__}; a video or image VAE is "
-            "wanted."
+            f"{arguments.weights} holds a {found.model_class.__name__}, which is no video VAE or "
+            "image VAE."
         )
-    return Model(
+    return UnloadedEncoder(
         weights=sha256(found.weight_files),
         **latent_scale(found.config),
         settings={
-            "dtype": options.dtype,
-            "chunk_frames": options.chunk_frames,
-            "tile": options.tile,
+            "dtype": arguments.dtype,
+            "chunk_frames": arguments.chunk_frames,
+            "tile": arguments.tile,
         },
-        # A run that goes on may have another newest checkpoint by now than the one hashed.
-        load=lambda: _encoder(options, found.path if found.is_ours else options.weights),
+        # The path of the checkpoint that was hashed: a run that still trains may soon have a newer
+        # one.
+        load=lambda: _encoder(arguments, found.path if found.is_ours else arguments.weights),
     )
 
 
-def _encoder(options: Latents, weights: Path) -> "LatentsEncoder":
+def _encoder(arguments: LatentsArguments, weights: Path) -> "LatentsEncoder":
     import jax
 
     from cvvae_jax.codec.codec import Codec
-    from cvvae_jax.latents.encoder import LatentsEncoder
+    from cvvae_jax.latents.dataset_shard import LatentsEncoder
     from cvvae_jax.loading import load
 
-    vae = load(weights, dtype=options.dtype)
-    codec = Codec(vae, chunk_frames=options.chunk_frames, tile=options.tile)
+    vae = load(weights, dtype=arguments.dtype)
+    codec = Codec(vae, chunk_frames=arguments.chunk_frames, tile=arguments.tile)
     device = jax.devices()[0].device_kind
     print(f"Device: {device}. The model is compiled first.", file=sys.stderr, flush=True)
-    return LatentsEncoder(codec, sample=options.config.sample, seed=options.config.seed)
+    return LatentsEncoder(codec, sample=arguments.config.sample, seed=arguments.config.seed)
 
 
 def _print_statistics(target: str, found: dict[str, Any]) -> None:
@@ -137,7 +140,7 @@ def _print_statistics(target: str, found: dict[str, Any]) -> None:
         f"{found[name]} {what}"
         for name, what in (
             ("left_out_files", "files, which bad.tsv lists"),
-            ("left_out_frames", "frames at the ends of videos, too few for a clip"),
+            ("left_out_frames", "frames at the ends of videos, which are too few for a clip"),
         )
         if found[name]
     ]

@@ -1,19 +1,22 @@
-"""Finds the command, and turns what goes wrong into one line and an exit status."""
+"""Runs a command of the program, and turns errors into one line and an exit status."""
 
-import _thread
 import contextlib
 import importlib
 import logging
 import os
+import signal
 import sys
 import threading
+import time
 import traceback
+import types
+from collections.abc import Callable
 from typing import Any, NoReturn
 
 from cvvae_jax.cli.program import discard_output, keep_printing, program
 from cvvae_jax.config.places import argument_at_home
 from cvvae_jax.errors import UserError, visible_lines
-from cvvae_jax.processes.signals import ending_at_once
+from cvvae_jax.processes.stop import ending_at_once
 
 COMMANDS = {
     "convert": "Convert weights from PyTorch to JAX or back, and compare the two.",
@@ -24,48 +27,47 @@ COMMANDS = {
     "inspect": "Describe a checkpoint, ours or PyTorch's, without loading it.",
     "latents": "Encode a data set into shards of latents.",
     "preflight": "Say whether a training run fits hardware that you don't have.",
-    "reconstruct": "Send a video or an image through a VAE and write what comes back.",
+    "reconstruct": "Encode and decode a video or an image, and write the reconstruction.",
     "train": "Train a video VAE by a recipe.",
 }
-"""Every command and what it does; it is `main(arguments)` in the module `cvvae_jax.cli.NAME`."""
+"""Every command and what it does. It runs as `main(command_line)` of `cvvae_jax.cli.NAME`."""
 _SHARED = ("decode", "encode", "evaluate", "reconstruct")
-"""Those that several processes can work on together."""
+"""Commands that several processes can share with --distributed; `train` handles it itself."""
 
 
-def run(arguments: list[str] | None = None) -> NoReturn:
+def run(command_line: list[str] | None = None) -> NoReturn:
     """Run one command and end the process with its exit status.
 
     Args:
-        arguments: the command and its arguments; default: those that the program was started with.
+        command_line: name and arguments of the command; default: those of this process.
     """
-    status = main(sys.argv[1:] if arguments is None else arguments)
+    status = main(sys.argv[1:] if command_line is None else command_line)
     if status:
-        # After an error or Ctrl-C a device may still be at work on what was sent to it, and a
-        # regular exit, which tears down jax under it, crashes the process (exit status -11 instead
-        # of 130).
+        # After an error or Ctrl-C, a device may still compute. A regular exit would tear down jax
+        # at the same time and crash (exit status -11 in place of 130).
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(status)
     sys.exit(0)
 
 
-def main(arguments: list[str]) -> int:
+def main(command_line: list[str]) -> int:
     """Run one command.
 
     Args:
-        arguments: the command and its arguments.
+        command_line: name and arguments of the command.
 
     Returns:
-        The exit status: 0; 1 where a process failed, or `data check` found bad files; 2 after an
-        error of the user's; 130 after Ctrl-C. `train` has more (see `cli.train`).
+        The exit status: 0; 1 if a process failed, or `data check` found bad files; 2 after a
+        `UserError`; 130 after Ctrl-C. `train` has further ones (see `cli.train`).
     """
-    arguments = [argument_at_home(argument) for argument in arguments]
-    match arguments:
+    command_line = [argument_at_home(argument) for argument in command_line]
+    match command_line:
         case [("-h" | "--help"), *_]:
             print(_help())
             return 0
         case ["train", *rest]:
-            # It handles signals and ends of other processes by itself.
+            # `train` handles signals, and the death of other processes, itself.
             with ending_at_once("the same command goes on from the newest checkpoint, if any."):
                 from cvvae_jax.cli import train
 
@@ -73,24 +75,24 @@ def main(arguments: list[str]) -> int:
         case [name, *rest] if name in COMMANDS:
             return _run(name, rest)
         case [name, *_]:
-            return _fail(f"there is no command {name}; there are: {', '.join(COMMANDS)}.")
+            return _fail(f"there is no command {name}; commands are {', '.join(COMMANDS)}.")
         case _:
             return _fail(f"a command is missing.\n\n{_help()}")
 
 
-def _run(name: str, arguments: list[str]) -> int:
+def _run(name: str, rest: list[str]) -> int:
     _set_hooks()
     keep_printing()
-    if name in _SHARED and "--distributed" in arguments and not {"-h", "--help"} & set(arguments):
-        return _run_together(name, arguments)
-    status, said = _outcome(name, arguments)
-    if said:
-        print(visible_lines(said), file=sys.stderr)
+    if name in _SHARED and "--distributed" in rest and not {"-h", "--help"} & set(rest):
+        return _run_distributed(name, rest)
+    status, message = _outcome(name, rest)
+    if message:
+        print(visible_lines(message), file=sys.stderr)
     return status
 
 
-def _run_together(name: str, arguments: list[str]) -> int:
-    """One process of several, of which the first one speaks and writes."""
+def _run_distributed(name: str, rest: list[str]) -> int:
+    """Run a command in this process of several; only the first process prints and writes."""
     from cvvae_jax.processes import group
 
     try:
@@ -98,27 +100,27 @@ def _run_together(name: str, arguments: list[str]) -> int:
     except UserError as error:
         return _fail(str(error))
     try:
-        joined.check_same("\n".join([name, *arguments]))
+        joined.check_same("\n".join([name, *rest]))
         with contextlib.redirect_stdout(None) if joined.index else contextlib.nullcontext():
-            # Videos are shared on the devices; clips to measure are not.
-            options = {"joined": joined} if name == "evaluate" else {}
-            status, said = _outcome(name, arguments, **options)
+            # The codec shares videos by itself, over all devices; `evaluate` shares its clips.
+            joining = {"joined": joined} if name == "evaluate" else {}
+            status, message = _outcome(name, rest, **joining)
     except UserError as error:
-        status, said = 2, f"error: {error}"
+        status, message = 2, f"error: {error}"
     except Exception as error:
         joined.await_verdict(error)
-        status, said = 1, f"error: {error}\n{traceback.format_exc()}"
-    status = joined.end(status, said, together=status == 0)
-    # A regular exit would wait for the others once more.
+        status, message = 1, f"error: {error}\n{traceback.format_exc()}"
+    status = joined.end(status, message, together=status == 0)
+    # A regular exit would wait for the other processes once more.
     sys.stdout.flush()
     os._exit(status)
 
 
-def _outcome(name: str, arguments: list[str], **options: Any) -> tuple[int, str]:
-    """Runs a command: the exit status, and what is said of a failure."""
+def _outcome(name: str, rest: list[str], **joining: Any) -> tuple[int, str]:
+    """Run a command; return the exit status and the message of a failure."""
     try:
-        # Imported here, so that one command does not wait for what another one needs.
-        importlib.import_module(f"cvvae_jax.cli.{name}").main(arguments, **options)
+        # Imported here, so that a command does not load the libraries of other commands.
+        importlib.import_module(f"cvvae_jax.cli.{name}").main(rest, **joining)
         if sys.stdout:
             sys.stdout.flush()
     except UserError as error:
@@ -131,10 +133,10 @@ def _outcome(name: str, arguments: list[str], **options: Any) -> tuple[int, str]
 
 
 def _set_hooks() -> None:
-    """Keeps Orbax quiet, and Ctrl-C working.
+    """Silence the logs of Orbax, and keep Ctrl-C working.
 
-    A failed read or write of Orbax's also prints pages of tracebacks from its threads; the error
-    that it raises is reported in one sentence.
+    When Orbax fails to read or write, its threads log pages of tracebacks. The error that it raises
+    is reported in one sentence.
     """
     for library in ("absl", "asyncio"):
         logging.getLogger(library).setLevel(logging.CRITICAL)
@@ -142,13 +144,28 @@ def _set_hooks() -> None:
 
     def hook(args):
         if args.exc_type is KeyboardInterrupt:
-            # It came while jax's callback of the garbage collector ran, where Python drops it, and
-            # would drop it here too.
-            threading.Timer(0.1, _thread.interrupt_main).start()
+            # It came while jax's callback of the garbage collector ran, where Python drops it.
+            again = threading.Thread(target=_interrupt_after, args=(hook,), daemon=True)
+            again.start()
         elif str(args.exc_value) != "Event loop is closed":
             report(args)
 
     sys.unraisablehook = hook
+
+
+def _interrupt_after(function: Callable) -> None:
+    """Interrupts the main thread once more as soon as it has left a function, in which Python would
+    drop the exception; by a signal, which also ends what the thread waits for."""
+    main = threading.main_thread().ident
+    while _is_within(function, sys._current_frames().get(main)):
+        time.sleep(0.01)
+    signal.pthread_kill(main, signal.SIGINT)
+
+
+def _is_within(function: Callable, frame: types.FrameType | None) -> bool:
+    while frame is not None and frame.f_code is not function.__code__:
+        frame = frame.f_back
+    return frame is not None
 
 
 def _fail(message: str) -> int:

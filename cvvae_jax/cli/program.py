@@ -1,4 +1,4 @@
-"""The program as its user sees it: how it was started, and how far it is."""
+"""What all commands print: the program's name in help texts, and progress."""
 
 import io
 import os
@@ -12,13 +12,15 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 _SCRIPTS = {"train": "train.py", "evaluate": "eval.py"}
-"""The commands that the folder of a clone has a script of its own for."""
+"""Scripts in a clone of the repository that run a command."""
 
 
 def program(command: str = "") -> str:
-    """What stands before a command's arguments: `cvvae-jax COMMAND` where the installed program was
-    started, `python train.py` and `python eval.py` where these scripts were, otherwise `python -m
-    cvvae_jax COMMAND`."""
+    """How the user started a command, without its arguments.
+
+    This is `cvvae-jax COMMAND` for the installed program, `python train.py` or `python eval.py` for
+    these scripts, and `python -m cvvae_jax COMMAND` for everything else.
+    """
     started = Path(sys.argv[0])
     if started.name == _SCRIPTS.get(command.partition(" ")[0]):
         return f"python {started.name}"
@@ -27,13 +29,13 @@ def program(command: str = "") -> str:
 
 
 def keep_printing() -> None:
-    """Names that are no UTF-8 are printed with escapes, where Python would raise an error."""
+    """Print file names that are no UTF-8 with escapes; by default, Python raises an error."""
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def discard_output() -> None:
-    """What is still printed goes nowhere: the reader of a pipe, such as `head`, has seen enough."""
+    """Discard all further output, since the reader of a pipe, such as `head`, has ended."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
@@ -43,12 +45,12 @@ Item = TypeVar("Item")
 
 
 def track(items: Iterable[Item], *, total: int | None, unit: str) -> Iterator[Item]:
-    """The items, while how many there were and how fast they came is shown.
+    """Yield items, and show on stderr how many there have been and how fast they come.
 
     Args:
-        items: what is worked through.
-        total: how many there will be; None where that is not known.
-        unit: what an item is called, in the plural.
+        items: the items.
+        total: number of items; None where it is not known.
+        unit: name of the items, in the plural.
     """
     console = Console(file=sys.stderr)
     return (_bar if console.is_terminal else _lines)(items, total, unit, console)

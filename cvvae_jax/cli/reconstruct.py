@@ -1,4 +1,4 @@
-"""`python -m cvvae_jax reconstruct IN OUT --weights PATH`: a video or an image through a VAE."""
+"""The command `reconstruct`: encodes and decodes a video or an image, and measures PSNR."""
 
 import dataclasses
 import itertools
@@ -11,30 +11,33 @@ from typing import Annotated
 import numpy as np
 import tyro
 
-from cvvae_jax.cli.codec_options import (
-    CodecOptions,
+from cvvae_jax.cli.program import program
+from cvvae_jax.cli.video_commands import (
+    CodecArguments,
     check_paths,
     check_size,
+    counted_frames,
     open_codec,
+    print_devices,
     print_plan,
-    say_devices,
+    require_target,
+    speed,
     track_frames,
+    video_output,
 )
-from cvvae_jax.cli.program import program
-from cvvae_jax.cli.video_output import counted_frames, require_target, speed, video_output
 from cvvae_jax.errors import visible
 from cvvae_jax.video_io.frame_index import read_times
 from cvvae_jax.video_io.video import VideoInfo, probe, read_frames
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Reconstruct(CodecOptions):
-    """Send a video or an image through a VAE and write what comes back.
+class ReconstructArguments(CodecArguments):
+    """Encode and decode a video or an image, and write the reconstruction.
 
-    The output has the input's frames, their times and size, and its audio. Any frame count and any
-    size from 8 x 8 pixels up will do, in constant memory; Ctrl-C leaves a video of what was done.
-    PSNR is that of the 8-bit frames before they are written, from the mean squared error of each
-    frame, then averaged over frames.
+    The output has the frame count, frame times, size and audio of the input. The video may have any
+    number of frames and any size from 8 x 8 pixels up; memory does not grow with its length. After
+    Ctrl-C the file is a video of the frames so far. PSNR is measured on 8-bit frames before they
+    are written, from the mean squared error of each frame, and averaged over frames.
     """
 
     source: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="IN")]
@@ -44,72 +47,73 @@ class Reconstruct(CodecOptions):
     side_by_side: tyro.conf.FlagCreatePairsOff[bool] = False
     """Write input and reconstruction next to each other, which doubles the width."""
     sample: tyro.conf.FlagCreatePairsOff[bool] = False
-    """Draw the latents from the posterior; else they are its mode."""
+    """Sample the latents from the posterior, in place of its mode."""
     seed: int = 0
-    """Seed of the draw."""
+    """Seed of the sample."""
 
 
-def main(arguments: list[str]) -> None:
+def main(command_line: list[str]) -> None:
     """Run the command.
 
     Raises:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Reconstruct, args=arguments, prog=program("reconstruct"))
-    check_paths(options, options.source, options.target)
-    info = probe(options.source)
-    require_target(options.source, options.target, image=info.is_image)
-    codec = open_codec(options)
+    arguments = tyro.cli(ReconstructArguments, args=command_line, prog=program("reconstruct"))
+    check_paths(arguments, arguments.source, arguments.target)
+    info = probe(arguments.source)
+    require_target(arguments.source, arguments.target, image=info.is_image)
+    codec = open_codec(arguments)
     check_size(codec, info)
-    if options.plan:
+    if arguments.plan:
         print_plan(
             codec, "encode", "decode", frames=info.frames, height=info.height, width=info.width
         )
         return
     with video_output(
-        options.target,
+        arguments.target,
         image=info.is_image,
-        times=read_times(options.source),
+        times=read_times(arguments.source),
         height=info.height,
-        width=info.width * (2 if options.side_by_side else 1),
+        width=info.width * (2 if arguments.side_by_side else 1),
         display=info.display,
-        audio_from=options.source if info.has_audio else None,
-        overwrite=options.overwrite,
+        audio_from=arguments.source if info.has_audio else None,
+        overwrite=arguments.overwrite,
     ) as write:
-        _reconstruct(options, info, codec, write)
+        _reconstruct(arguments, info, codec, write)
 
 
-def _reconstruct(options: Reconstruct, info: VideoInfo, codec, write: Callable) -> None:
+def _reconstruct(arguments: ReconstructArguments, info: VideoInfo, codec, write: Callable) -> None:
     import jax
 
     from cvvae_jax.codec.stream import reconstruct_frames
 
-    key = jax.random.key(options.seed) if options.sample else None
-    kept, frames = itertools.tee(read_frames(options.source))  # holds what the codec has read ahead
+    key = jax.random.key(arguments.seed) if arguments.sample else None
+    # `tee` keeps the frames that the codec has read ahead.
+    kept, frames = itertools.tee(read_frames(arguments.source))
     recons = reconstruct_frames(codec, frames, key=key)
-    say_devices()
+    print_devices()
     start, psnrs = time.monotonic(), []
     pairs = zip(kept, recons, strict=True)
     for frame, recon in track_frames(pairs, total=info.frames):
-        write(np.concatenate([frame, recon], axis=1) if options.side_by_side else recon)
+        write(np.concatenate([frame, recon], axis=1) if arguments.side_by_side else recon)
         psnrs.append(_psnr(frame, recon))
     shape = codec.latents_shape(frames=len(psnrs), height=info.height, width=info.width)
     seconds = time.monotonic() - start
-    print(_summary(options, info, psnrs=psnrs, seconds=seconds, latents_shape=shape))
+    print(_summary(arguments, info, psnrs=psnrs, seconds=seconds, latents_shape=shape))
 
 
 def _summary(
-    options: Reconstruct,
+    arguments: ReconstructArguments,
     info: VideoInfo,
     *,
     psnrs: list[float],
     seconds: float,
     latents_shape: tuple[int, ...],
 ) -> str:
-    doubled = ", beside the input (twice the width)" if options.side_by_side else ""
+    doubled = ", beside the input (twice the width)" if arguments.side_by_side else ""
     return (
-        f"{visible(str(options.target))}: {counted_frames(len(psnrs))} of "
+        f"{visible(str(arguments.target))}: {counted_frames(len(psnrs))} of "
         f"{info.width}x{info.height}{doubled}; "
         f"PSNR {np.mean(psnrs):.2f} dB (mean over frames); "
         f"latents {latents_shape} (n, y, x, z); {speed(len(psnrs), seconds)}"

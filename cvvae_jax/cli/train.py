@@ -1,8 +1,8 @@
 """`python train.py RECIPE [--dry-run] [--distributed] [--section.field VALUE]`: trains a video VAE.
 
-`--help` after a recipe documents every field; `--dry-run` prints what the run would be: sizes,
+`--help` after a recipe documents every setting. `--dry-run` prints what the run would be: sizes,
 operations, memory, schedule, and what is missing. With `--distributed` this is one process of
-several, found through the cluster that they are started by (see launch/).
+several, which a cluster starts (see launch/).
 """
 
 import os
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FLAGS = {
     "--dry-run": "Print what the run would be: sizes, memory, schedule, what is missing.",
-    "--distributed": "This is one process of several, found through their cluster.",
+    "--distributed": "This is one process of several, which their cluster or variables describe.",
 }
 INTERRUPTED = "stopped; the same command goes on from the newest checkpoint, if there is one."
 
@@ -32,12 +32,13 @@ def main(arguments: list[str]) -> int:
         arguments: the command line, the recipe first.
 
     Returns:
-        The exit status: 0 at the end of the run, and after SIGTERM, which leaves a checkpoint; 2
-        after an error of the user's; 1 after an error that another start may not meet, such as a
-        full disk; 130 after Ctrl-C. Of several processes, the status of the one that ended the
-        others, 75 if it died.
+        The exit status: 0 at the end of the run and after SIGTERM; 130 after Ctrl-C; 2 after an
+        error of the user's; 1 after an error that another start may not meet, such as a full disk.
+        Of several processes, all have the status of the one that ended the others, or 75 if it
+        died. A signal leaves a checkpoint of the last step, unless updates were being skipped then
+        or no step had been done (see `processes.stop`).
     """
-    # One process answers help; with several of them, it would wait for the others.
+    # Help needs one process only; one of several would wait for the others.
     if "--distributed" not in arguments or {"-h", "--help"} & set(arguments):
         status, said, _ = _outcome(arguments)
         if said:
@@ -54,7 +55,7 @@ def main(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         print(INTERRUPTED, file=sys.stderr)
         return 130
-    # Another process must hear of a stop from here on, which takes a step.
+    # From here on the other processes must learn of a stop, which takes a step.
     with StopSignals() as stop:
         return _run_together(arguments, joined, stop)
 
@@ -62,8 +63,11 @@ def main(arguments: list[str]) -> int:
 def _outcome(
     arguments: list[str], joined: "Processes | None" = None, stop: StopSignals | None = None
 ) -> tuple[int, str, bool]:
-    """Runs the recipe: the exit status, what is said to the user, and whether all processes have
-    come to that end."""
+    """Runs the recipe.
+
+    Returns:
+        The exit status, the last message to the user, and whether all processes end this way.
+    """
     try:
         recipe = [argument for argument in arguments if argument not in FLAGS]
         config = parse_train_config(recipe, prog=program("train"), flags=FLAGS)
@@ -99,7 +103,7 @@ def _run_together(arguments: list[str], joined: "Processes", stop: StopSignals) 
     try:
         status, said, together = _outcome(arguments, joined, stop)
     except SystemExit as left:
-        status, said = _meaning(left)
+        status, said = _status_and_message(left)
         together = status == 0
     except Exception as error:
         joined.await_verdict(error)
@@ -114,8 +118,8 @@ def _run_together(arguments: list[str], joined: "Processes", stop: StopSignals) 
     os._exit(status)
 
 
-def _meaning(left: SystemExit) -> tuple[int, str]:
-    """The exit code, as Python takes it, and what is said to the user."""
+def _status_and_message(left: SystemExit) -> tuple[int, str]:
+    """The exit status that Python gives a SystemExit, and its message to the user."""
     if left.code is None or left.code == 0:
         return 0, ""
     if isinstance(left.code, int):

@@ -1,7 +1,7 @@
-"""Chunks of a video through a model, one after the other, in tiles where it is cut in space.
+"""Runs the chunks of a video through a model, in tiles where frames are cut.
 
-The tiles and the fade are those of the official code: a linear ramp, first towards the tile above,
-then towards the tile on the left, where both neighbors have been faded themselves.
+Tiles and fades are those of the official code. A tile fades in along a linear ramp over the tile
+above it, then over the tile on its left. Both neighbors have been faded before.
 """
 
 import functools
@@ -13,22 +13,38 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, UInt8
 
-from cvvae_jax.codec.plan import Cut, Plan
-from cvvae_jax.codec.programs import Direction, Pieces, Programs, Share
+from cvvae_jax.codec.plan import Cut, CutPlan
+from cvvae_jax.codec.programs import CodecPrograms, DeviceGroups, Direction, Pieces
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import to_uint8
 
 Apply = Callable[[np.ndarray], Float[Array, "b t h w c"]]
 
 
-def tiled(apply: Apply, array: np.ndarray, *, cut: Cut, joint: Cut) -> Float[Array, "b t h w c"]:
-    """`apply` on every tile of (b, t, h, w, c), equal ones together, and the tiles joined.
+def pad_to_strides(chunk: np.ndarray, *, time: int, space: int) -> np.ndarray:
+    """Repeat the last frame, row and column of (b, t, h, w, 3) until strides divide the chunk.
 
     Args:
-        apply: maps arrays of any batch, example by example.
-        array: what is cut.
-        cut: of the height and the width of its inputs.
-        joint: of those of its outputs.
+        chunk: pixels.
+        time: temporal compression of the model, which must divide t - 1.
+        space: spatial compression of the model, which must divide h and w.
+    """
+    _, frames, height, width, _ = chunk.shape
+    ends = (-(frames - 1) % time, -height % space, -width % space)
+    if not any(ends):
+        return chunk
+    return np.pad(chunk, ((0, 0), *((0, end) for end in ends), (0, 0)), mode="edge")
+
+
+def tiled(apply: Apply, array: np.ndarray, *, cut: Cut, joint: Cut) -> Float[Array, "b t h w c"]:
+    """Apply a function to every tile of an array, and join the results.
+
+    Args:
+        apply: a function of arrays of any batch size, example by example. It gets all tiles of
+            equal shape as one batch.
+        array: array (b, t, h, w, c) that is cut.
+        cut: cut of the height and the width of `array`.
+        joint: cut of the height and the width of the result.
     """
     lines, columns = cut.spans(array.shape[2]), cut.spans(array.shape[3])
     if len(lines) == len(columns) == 1:
@@ -38,13 +54,13 @@ def tiled(apply: Apply, array: np.ndarray, *, cut: Cut, joint: Cut) -> Float[Arr
         for i, line in enumerate(lines)
         for j, column in enumerate(columns)
     }
-    outputs = _together(apply, inputs)
+    outputs = _apply_by_shape(apply, inputs)
     grid = [[outputs[i, j] for j in range(len(columns))] for i in range(len(lines))]
-    return _joined(grid, joint=joint)
+    return _join_tiles(grid, joint=joint)
 
 
-def _together(apply: Apply, inputs: dict) -> dict:
-    """`apply` on all arrays, those of a shape as one batch."""
+def _apply_by_shape(apply: Apply, inputs: dict) -> dict:
+    """Apply a function to all arrays of a dictionary, those of equal shape as one batch."""
     by_shape: dict[tuple, list] = {}
     for place, array in inputs.items():
         by_shape.setdefault(array.shape, []).append(place)
@@ -57,8 +73,8 @@ def _together(apply: Apply, inputs: dict) -> dict:
 
 
 @functools.partial(jax.jit, static_argnames="joint")
-def _joined(grid: list[list[Array]], *, joint: Cut) -> Array:
-    """Tiles side by side, faded into each other."""
+def _join_tiles(grid: list[list[Array]], *, joint: Cut) -> Array:
+    """Put tiles (b, t, h, w, c) side by side and fade them into each other."""
     above, bands = None, []
     for line in grid:
         tiles = []
@@ -74,7 +90,7 @@ def _joined(grid: list[list[Array]], *, joint: Cut) -> Array:
 
 
 def _fade(before: Array, tile: Array, *, axis: int, width: int) -> Array:
-    """The tile, its first `width` rows or columns faded in over the last ones of its neighbor."""
+    """Fade the first `width` rows or columns of a tile in over the last ones of its neighbor."""
     size = before.shape[axis]
     ramp_shape = [width if i == axis else 1 for i in range(tile.ndim)]
     ramp = (jnp.arange(width, dtype=tile.dtype) / max(width, 1)).reshape(ramp_shape)
@@ -85,7 +101,7 @@ def _fade(before: Array, tile: Array, *, axis: int, width: int) -> Array:
 
 
 def _join(pieces: list[Array], *, axis: int, stride: int) -> Array:
-    """Pieces side by side; of all but the last, what the next one repeats is left out."""
+    """Put pieces side by side, without the overlap at the end of all pieces but the last."""
     if len(pieces) == 1:
         return pieces[0]
     kept = [jax.lax.slice_in_dim(piece, 0, stride, axis=axis) for piece in pieces[:-1]]
@@ -95,45 +111,46 @@ def _join(pieces: list[Array], *, axis: int, stride: int) -> Array:
 Item = TypeVar("Item")
 
 
-def through(
-    programs: Programs, direction: Direction, chunks: Iterable[Pieces], plan: Plan
+def run_chunks(
+    programs: CodecPrograms, direction: Direction, chunks: Iterable[Pieces], plan: CutPlan
 ) -> Iterator[UInt8[np.ndarray, "b t h w c"] | Float[np.ndarray, "b t h w c"]]:
-    """The model's output for each chunk, in order.
+    """Encode or decode chunks, and yield the model's output for each chunk, in order.
 
-    A device works in the order in which it is given work: all that is to be done with an output is
-    given to it before the next chunks, or it would wait for them.
+    A device runs its work in the order in which it is given. So everything that is done with an
+    output on the device is given to it before the next chunks; otherwise the output would have to
+    wait for them.
 
     Args:
-        programs: of the model.
-        direction: what is done.
-        chunks: pixels or unscaled latents; of those that follow each other with one shape,
-            `plan.chunks_at_once` are taken together.
-        plan: made for them.
+        programs: the compiled programs of the model.
+        direction: `encode` or `decode`.
+        chunks: pixels (padded) or unscaled latents. Up to `plan.chunks_at_once` consecutive chunks
+            of equal shape are taken together.
+        plan: the plan of the video.
 
     Raises:
-        UserError: what `chunks` raise, after the output of those before.
+        UserError: an error of `chunks` is raised after the output of the chunks before it.
     """
 
     def outputs():
         for group in _grouped(chunks, plan.chunks_at_once):
-            yield _output(programs, direction, _concatenated(group), plan), len(group)
+            yield _start(programs, direction, _concatenated(group), plan), len(group)
 
     for waited_for, count in _one_behind(outputs()):
         yield from np.split(waited_for(), count)
 
 
-def _output(
-    programs: Programs, direction: Direction, chunks: Pieces, plan: Plan
+def _start(
+    programs: CodecPrograms, direction: Direction, chunks: Pieces, plan: CutPlan
 ) -> Callable[[], np.ndarray]:
-    """Gives chunks of a shape to the devices; what it returns waits for their output."""
-    share = Share(plan.groups, plan.split_rows)
+    """Give chunks of one shape to the devices; return a function that waits for the output."""
+    groups = DeviceGroups(plan.groups, plan.split_rows)
 
     def run(pieces):
         pixels = plan.program_pixels(direction)
-        return programs.run(direction, pieces, share=share, batch=plan.batch, pixels=pixels)
+        return programs.run(direction, pieces, groups=groups, batch=plan.batch, pixels=pixels)
 
     def run_tiles(pieces):
-        return jnp.concatenate([part.on_device(programs.home) for part in run(pieces)])
+        return jnp.concatenate([part.on_device(programs.joining_device) for part in run(pieces)])
 
     if plan.tiles == 1:
         parts = run(chunks)
@@ -148,7 +165,7 @@ def _output(
 
 
 def _one_behind(items: Iterable[Item]) -> Iterator[Item]:
-    """Each item once the next one has been made, or can't be: what came before an error counts."""
+    """Yield each item after the next one has been made, or has failed to be made."""
     waiting: list[Item] = []
     try:
         for item in items:
@@ -161,7 +178,7 @@ def _one_behind(items: Iterable[Item]) -> Iterator[Item]:
 
 
 def _grouped(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarray]]:
-    """Chunks of a shape that follow each other, so many together at most."""
+    """Group consecutive chunks of equal shape, at most `size` in a group."""
     group: list[np.ndarray] = []
     try:
         for chunk in chunks:
@@ -172,7 +189,7 @@ def _grouped(chunks: Iterable[np.ndarray], size: int) -> Iterator[list[np.ndarra
             if len(group) == size:
                 yield group
                 group = []
-    except UserError:  # the file ends early; what it held until then counts
+    except UserError:  # the file is damaged; what was read before still counts
         if group:
             yield group
         raise

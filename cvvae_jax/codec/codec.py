@@ -1,41 +1,48 @@
-"""Videos of any length and size through a VAE, as arrays; `stream.py` does so frame by frame."""
+"""Encodes and decodes videos of any length and size as arrays; `stream` does so frame by frame."""
 
 import dataclasses
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float, UInt8
 
-from cvvae_jax.codec.choose import Tile, Video, Wishes, choose
-from cvvae_jax.codec.chunks import through
-from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, Plan
-from cvvae_jax.codec.programs import Direction, Pieces, Programs
-from cvvae_jax.codec.sampling import latents_of
-from cvvae_jax.codec.values import Latents, PixelType, checked, looked_at
+from cvvae_jax.codec.choose import CodecOptions, Tile, VideoSize, choose
+from cvvae_jax.codec.chunks import pad_to_strides, run_chunks
+from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, Cut, CutPlan
+from cvvae_jax.codec.programs import CodecPrograms, Direction, Pieces
+from cvvae_jax.codec.values import (
+    Latents,
+    PixelType,
+    checked_latents,
+    checked_pixels,
+    latents_from_moments,
+    require_one_of,
+)
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.inputs import KeyLike, LatentsLike, VideoLike, latents_array, one_key
 
 Mode = Literal["video", "image"]
-"""All latent frames together, or each one alone, as an image."""
+"""Whether latent frames are decoded together, or each one alone, as an image."""
 
 
 class Codec:
     """A VAE for videos of any frame count and of any size from one latent (8 x 8 pixels) up.
 
-    Time is cut into chunks of 1 + `chunk_frames` frames that share one frame, and frames that don't
-    fit into memory into tiles that are cross-faded, all as in the official code. A video is padded
-    at its end, bottom and right by repeating what is there, and what comes back is cropped to what
-    was given. Chunks and tiles of a shape are spread over all devices; what comes out doesn't
-    depend on how many there are. Arrays come back in the host's memory, since a video may be larger
-    than a device's.
+    Time is cut into chunks of 1 + `chunk_frames` frames; neighboring chunks share one frame. Frames
+    that don't fit into memory are cut into tiles, which are cross-faded. Both are as in the
+    official code. Where the model's strides don't divide a video, its last frame, row and column
+    are repeated, and the padding is cropped again after decoding.
 
-    Where devices are those of several processes, all of them must make the same calls.
+    Chunks and tiles of equal shape are spread over all devices; the result does not depend on their
+    number. Results are NumPy arrays in the host's memory, since a video may be larger than the
+    memory of a device. If the devices belong to several processes, all processes must make the same
+    calls.
     """
 
     def __init__(
@@ -50,36 +57,38 @@ class Codec:
         devices: list | None = None,
         memory: int | None = None,
     ):
-        """Set up a codec; programs are compiled at their first use.
+        """Set up a codec. Nothing is compiled before its first use.
 
         Args:
-            vae: a VideoVAE, or an ImageVAE (which sees every frame alone).
-            chunk_frames: frames from a chunk to the next, a multiple of the temporal compression.
+            vae: a VideoVAE, or an ImageVAE, which encodes every frame alone.
+            chunk_frames: frames from the start of a chunk to the start of the next, a multiple of
+                the model's temporal compression.
             tile: height and width in pixels of the tiles that larger frames are cut into, a
-                multiple of the spatial compression, 576 in the official code; `whole`: frames are
-                never cut; `auto`: they are where they wouldn't fit into a device's memory, even if
-                devices share their rows.
-            overlap: the part of a tile that its neighbor shares, 0 to 0.5.
+                multiple of the model's spatial compression (576 in the official code); `whole`
+                never cuts frames; `auto` cuts frames that don't fit into the memory of a device,
+                or of a few devices that share their rows.
+            overlap: fraction of a tile that its neighbor repeats, 0 to 0.5.
             batch: chunks or tiles that a device takes at once; default: as many as keep it busy.
-            split_rows: devices that share the rows of a chunk, for frames that one device has no
-                room for; default: 1, or what `tile` asks for.
-            devices: those to use; default: all.
-            memory: bytes of each that may be used; default: what is free.
+            split_rows: number of devices that share the rows of a chunk, for frames that are too
+                large for one device. It must divide the number of devices. Default: 1, or, with
+                `tile="auto"` or `"whole"`, as many as the frames need.
+            devices: devices to use; default: all.
+            memory: bytes that may be used on each device; default: what is free.
 
         Raises:
-            UserError: a number does not suit the model or the devices.
+            UserError: an argument does not suit the model or the devices.
         """
         self.vae = vae
         self._devices = list(devices or jax.devices())
-        self._wishes = Wishes(chunk_frames, tile, overlap, batch, split_rows, memory)
-        self._wishes.check(vae, devices=len(self._devices))
-        self._programs = Programs(vae, self._devices)
-        self._plans: dict[tuple[Direction, Video], Plan] = {}
+        self._options = CodecOptions(chunk_frames, tile, overlap, batch, split_rows, memory)
+        self._options.check(vae, devices=len(self._devices))
+        self._programs = CodecPrograms(vae, self._devices)
+        self._plans: dict[tuple[Direction, VideoSize], CutPlan] = {}
 
     @property
     def chunks(self) -> Cut:
-        """How time is cut, in frames."""
-        return self._wishes.cuts(self.vae, None).frame_chunks
+        """How the time of videos is cut, in frames."""
+        return self._options.cuts(self.vae, None).frame_chunks
 
     def plan(
         self,
@@ -89,24 +98,24 @@ class Codec:
         height: int,
         width: int,
         pixels: PixelType = "uint8",
-    ) -> Plan:
-        """How videos of a size are encoded or decoded.
+    ) -> CutPlan:
+        """Plan how videos of one size are encoded or decoded.
 
-        Where memory has to decide, programs are compiled to see what they need.
+        Programs are compiled to learn how much memory they need. A plan is made once per size.
 
         Args:
-            direction: which of the two.
-            frames: of the video; None: not known.
-            height: in pixels.
-            width: in pixels.
-            pixels: what is encoded, or wanted of what is decoded.
+            direction: `encode` or `decode`.
+            frames: frames of the video; None where they are not known.
+            height: height of the video in pixels.
+            width: width of the video in pixels.
+            pixels: type of the video that is encoded, or that decoding gives.
 
         Raises:
             UserError: the video has no frame or is smaller than one latent, or no plan fits into
                 memory.
         """
-        _require_one_of("direction", direction, Direction)
-        _require_one_of("pixels", pixels, PixelType)
+        require_one_of("direction", direction, Direction)
+        require_one_of("pixels", pixels, PixelType)
         longest = self.chunks.size
         n, y, x, _ = self.latents_shape(
             frames=longest if frames is None else min(frames, longest),
@@ -114,7 +123,7 @@ class Codec:
             width=width,
         )
         space, time = self.vae.config.spatial_compression, self.vae.temporal_compression
-        video = Video(1 + (n - 1) * time, y * space, x * space, pixels)
+        video = VideoSize(1 + (n - 1) * time, y * space, x * space, pixels)
         if (direction, video) not in self._plans:
             self._plans[direction, video] = choose(
                 self.vae,
@@ -122,12 +131,12 @@ class Codec:
                 direction,
                 video,
                 devices=self._devices,
-                by=self._wishes,
+                options=self._options,
             )
         return self._plans[direction, video]
 
     def latents_shape(self, *, frames: int, height: int, width: int) -> tuple[int, int, int, int]:
-        """(n, y, x, z) of the latents of a video.
+        """The shape (n, y, x, z) of the latents of a video, whose size is in pixels.
 
         Raises:
             UserError: the video has no frame, or is smaller than one latent.
@@ -143,36 +152,44 @@ class Codec:
         return n, y, x, self.vae.config.latent_channels
 
     def posterior(self, video: VideoLike) -> DiagonalGaussian:
-        """The posterior over the latents of a video; its numbers are what the model gave, NaN too.
+        """The posterior over the unscaled latents of a video, float32 (b, n, y, x, z).
+
+        The model's numbers are not checked: they may be NaN or infinity.
 
         Args:
-            video: as of `encode`.
+            video: a video as `encode` takes it.
 
         Raises:
-            UserError: it is no video or smaller than one latent, or its values are no pixels'.
+            UserError: `video` is no video, is smaller than one latent, or holds NaN, infinity or
+                floats beyond [-2, 2].
         """
-        moments = np.concatenate(list(self._moments_of(checked(video))), axis=1)
+        moments = np.concatenate(list(self._moments_of(checked_pixels(video))), axis=1)
         return DiagonalGaussian.from_moments(jnp.asarray(moments))
 
     def encode(self, video: VideoLike, *, key: KeyLike | None = None) -> Latents:
-        """Unscaled latents of a video.
+        """Encode a video to unscaled latents.
 
         Args:
             video: (b, t, h, w, 3) of any frame count and size, uint8 in [0, 255] or floats in
-                [-1, 1]; or a list of frames or a Pillow image: see `VideoLike`. Floats may go as
-                far beyond as decoding and resizing do, up to 2; those that seem to be in [0, 1]
-                are warned of.
-            key: draws a sample of the posterior: each latent frame of each video has noise of its
-                own, whatever the chunks; None takes its mode.
+                [-1, 1]; or a list of frames or a Pillow image: see `VideoLike`. Floats up to 2 in
+                magnitude are accepted, since decoding and resizing overshoot; a video that seems to
+                be in [0, 1] gives a warning.
+            key: random key that a sample of the posterior is drawn with. Each latent frame of each
+                video has noise of its own, which does not depend on the chunks. None gives the
+                mode of the posterior.
+
+        Returns:
+            `Latents` with float32 values (b, n, y, x, z), where n = 1 + ceil((t - 1) / temporal
+            compression), and y and x are h and w over the spatial compression, rounded up.
 
         Raises:
-            UserError: it is no video or smaller than one latent; it holds NaN, infinity or
-                floats beyond 2; or the model gives latents with NaN or infinity.
+            UserError: `video` is no video, is smaller than one latent, or holds NaN, infinity or
+                floats beyond [-2, 2]; or the model gives latents with NaN or infinity.
         """
-        video, key = checked(video), one_key(key)
+        video, key = checked_pixels(video), one_key(key)
         parts, start = [], 0
         for moments in self._moments_of(video):
-            parts.append(latents_of(moments, key, start=start))
+            parts.append(latents_from_moments(moments, key, start=start))
             start += moments.shape[1]
         _, frames, height, width, _ = video.shape
         values = np.concatenate(parts, axis=1)
@@ -181,17 +198,20 @@ class Codec:
     def decode(
         self, latents: Latents | LatentsLike, *, mode: Mode = "video"
     ) -> UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]:
-        """The video of latents: of its frame count and size, uint8 if it was, else float32, about
-        [-1, 1], not clipped.
+        """Decode latents to a video.
 
         Args:
-            latents: as `encode` gives them; an array (b, n, y, x, z), or what else is a
-                `LatentsLike`, holds unscaled ones, all of whose frames and pixels are wanted.
+            latents: `Latents`, scaled or not; or an array (b, n, y, x, z) of unscaled latents, or
+                another `LatentsLike`, all of whose frames and pixels are decoded.
             mode: `image` decodes each latent frame alone, to one frame.
 
+        Returns:
+            The video (b, t, h, w, 3) of the frame count and size that `Latents` state. It is uint8
+            if the encoded video was, else float32 of about [-1, 1], not clipped.
+
         Raises:
-            UserError: no such video has latents of this shape, they hold NaN or infinity, or the
-                mode is none.
+            UserError: the latents don't have the shape that their video would have, hold NaN or
+                infinity, or there is no such mode.
         """
         cut = self.latent_chunks(mode)
         latents = latents if isinstance(latents, Latents) else self._as_latents(latents)
@@ -214,36 +234,43 @@ class Codec:
     def reconstruct(
         self, video: VideoLike, *, key: KeyLike | None = None
     ) -> UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]:
-        """A video, encoded and decoded: same shape; uint8 for uint8, else float32 in [-1, 1].
+        """Encode a video and decode its latents.
 
         Args:
-            video: as of `encode`.
-            key: draws a sample of the posterior; None takes its mode.
+            video: a video as `encode` takes it.
+            key: random key that a sample of the posterior is drawn with; None gives the mode.
+
+        Returns:
+            The reconstruction, of the video's shape: uint8 for uint8, else float32 in [-1, 1].
 
         Raises:
-            UserError: as of `encode`.
+            UserError: for the reasons that `encode` has.
         """
         recon = self.decode(self.encode(video, key=key))
         return recon if recon.dtype == np.uint8 else np.clip(recon, -1.0, 1.0)
 
     def scale(self, latents: Latents | LatentsLike) -> Latents:
-        """Latents as the image VAE's diffusion models see them.
+        """Scale latents as the diffusion models of the image VAE expect them.
 
         Args:
-            latents: as `encode` gives them; `VAE.scale` takes arrays.
+            latents: `Latents`; scaled ones are returned unchanged. For arrays, see `VAE.scale`.
 
         Raises:
-            UserError: they are no `Latents` of this model, or hold NaN or infinity.
+            UserError: `latents` are no `Latents` of this model, or hold NaN or infinity.
         """
-        latents = looked_at(latents, channels=self.vae.config.latent_channels)
+        latents = checked_latents(latents, channels=self.vae.config.latent_channels)
         if latents.scaled:
             return latents
         values = np.asarray(self.vae.scale(latents.values))
         return dataclasses.replace(latents, values=values, scaled=True)
 
     def unscale(self, latents: Latents | LatentsLike) -> Latents:
-        """The inverse of `scale`; raises what `scale` does."""
-        latents = looked_at(latents, channels=self.vae.config.latent_channels)
+        """Undo `scale`; unscaled `Latents` are returned unchanged.
+
+        Raises:
+            UserError: for the reasons that `scale` has.
+        """
+        latents = checked_latents(latents, channels=self.vae.config.latent_channels)
         if not latents.scaled:
             return latents
         values = np.asarray(self.vae.unscale(latents.values))
@@ -253,42 +280,52 @@ class Codec:
         """How the time of latents is cut, in latent frames.
 
         Raises:
-            UserError: the mode is none.
+            UserError: there is no such mode.
         """
-        _require_one_of("mode", mode, Mode)
-        return self._wishes.cuts(self.vae, None).latent_chunks if mode == "video" else Cut(1, 1)
+        require_one_of("mode", mode, Mode)
+        return self._options.cuts(self.vae, None).latent_chunks if mode == "video" else Cut(1, 1)
 
     def moments(
-        self, chunks: Iterable[Pieces], plan: Plan
+        self, chunks: Iterable[Pieces], plan: CutPlan
     ) -> Iterator[Float[np.ndarray, "b n y x zz"]]:
-        """The moments that each chunk of a video adds, in order: means, then log-variances.
+        """Encode the chunks of a video to moments: means, then log-variances, along channels.
 
-        The devices work on the chunks after it meanwhile: as many are read ahead.
+        While the caller uses the moments of a chunk, the devices work on the following chunks,
+        which are read ahead.
 
         Args:
-            chunks: (b, t, h, w, 3), by `self.chunks`, with the frame that each shares with the one
-                before.
-            plan: as `self.plan` gives it.
+            chunks: pixels (b, t, h, w, 3), cut as `self.chunks` says.
+            plan: a plan of `self.plan` to encode.
+
+        Yields:
+            The moments that a chunk adds, without the latent frame that it shares with the chunk
+            before.
         """
-        padded = (self._padded(chunk) for chunk in chunks)
+        time, space = self.vae.temporal_compression, self.vae.config.spatial_compression
+        padded = (pad_to_strides(chunk, time=time, space=space) for chunk in chunks)
         overlap = self.chunks.overlap
-        for i, moments in enumerate(through(self._programs, "encode", padded, plan)):
+        for i, moments in enumerate(run_chunks(self._programs, "encode", padded, plan)):
             yield moments[:, overlap if i else 0 :]
 
     def videos(
-        self, chunks: Iterable[Float[np.ndarray, "b n y x z"]], plan: Plan, *, overlap: int
+        self, chunks: Iterable[Float[np.ndarray, "b n y x z"]], plan: CutPlan, *, overlap: int
     ) -> Iterator[UInt8[np.ndarray, "b t h w 3"] | Float[np.ndarray, "b t h w 3"]]:
-        """The frames that each chunk of latents adds, in order, with their padding.
+        """Decode the chunks of latents to frames, which still have their padding.
 
-        The devices work on the chunks after it meanwhile: as many are read ahead.
+        While the caller uses the frames of a chunk, the devices work on the following chunks, which
+        are read ahead.
 
         Args:
-            chunks: unscaled, by `self.latent_chunks`.
-            plan: as `self.plan` gives it.
-            overlap: latent frames that a chunk shares with the one before.
+            chunks: unscaled latents, cut as `self.latent_chunks` says.
+            plan: a plan of `self.plan` to decode.
+            overlap: latent frames that a chunk shares with the chunk before.
+
+        Yields:
+            The frames that a chunk adds, without those that it shares with the chunk before.
         """
-        for i, video in enumerate(through(self._programs, "decode", chunks, plan)):
-            # Every latent frame that is shared was the first of its chunk, of one frame.
+        for i, video in enumerate(run_chunks(self._programs, "decode", chunks, plan)):
+            # A shared latent frame is the first of its chunk, and decodes to a single frame. So as
+            # many frames are shared as latent frames.
             yield video[:, overlap if i else 0 :]
 
     def _moments_of(self, video: np.ndarray) -> Iterator[np.ndarray]:
@@ -304,7 +341,10 @@ class Codec:
         return Latents(values, 1 + (n - 1) * self.vae.temporal_compression, y * space, x * space)
 
     def _check(self, latents: Latents, mode: Mode) -> None:
-        """Raise UserError unless this model can have such latents; images may be of any video."""
+        """Raise UserError unless the latents have the shape that this model gives their video.
+
+        In mode `image`, there may be any number of latent frames.
+        """
         frames, height, width = latents.frames, latents.height, latents.width
         n, *shape = self.latents_shape(frames=frames, height=height, width=width)
         wanted = (n if mode == "video" else latents.values.shape[1], *shape)
@@ -313,18 +353,3 @@ class Codec:
                 f"latents (n, y, x, z) of {frames} frames of {width} x {height} are {wanted}, "
                 f"not {latents.values.shape[1:]}."
             )
-
-    def _padded(self, chunk: np.ndarray) -> np.ndarray:
-        """The last frame, row and column repeated up to what the strides divide."""
-        time, space = self.vae.temporal_compression, self.vae.config.spatial_compression
-        _, frames, height, width, _ = chunk.shape
-        ends = (-(frames - 1) % time, -height % space, -width % space)
-        if not any(ends):
-            return chunk
-        return np.pad(chunk, ((0, 0), *((0, end) for end in ends), (0, 0)), mode="edge")
-
-
-def _require_one_of(name: str, value: Any, words: Any) -> None:
-    """Raise UserError unless a value is one of a Literal's."""
-    if value not in get_args(words):
-        raise UserError(f"{name} must be {' or '.join(get_args(words))}, not {value!r}.")

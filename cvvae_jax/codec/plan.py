@@ -1,5 +1,7 @@
-"""Where a video is cut, in time and in space, and how devices share the pieces: plain numbers, no
-arrays."""
+"""The plan of a video: where it is cut in time and space, and which devices take the pieces.
+
+This file computes with plain numbers and needs no arrays.
+"""
 
 import dataclasses
 
@@ -11,72 +13,75 @@ CHUNK_FRAMES = 16
 TILE = 576
 """Height and width of a tile in pixels, in the official code."""
 OVERLAP = 0.2222
-"""Part of a tile that the next tile shares, in the official code: 128 of 576 pixels."""
+"""Fraction of a tile that the next tile repeats, in the official code: 128 of 576 pixels."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Cut:
-    """How one axis is cut into overlapping pieces of equal size; only the last may be shorter."""
+    """How one axis is cut into overlapping pieces of equal size; only the last may be shorter.
+
+    Lengths are numbers of frames, latent frames, pixels or latents, depending on the axis.
+    """
 
     size: int
     """Length of a piece."""
     stride: int
-    """From the start of a piece to the start of the next."""
+    """Distance from the start of a piece to the start of the next one."""
 
     @property
     def overlap(self) -> int:
-        """What two neighbors share."""
+        """Length that two neighboring pieces have in common."""
         return self.size - self.stride
 
     def spans(self, length: int) -> list[slice]:
-        """The pieces of an axis; the first one that reaches the end is the last."""
+        """The pieces of an axis of this length; the first that reaches the end is the last."""
         starts = range(0, max(length - self.overlap, 1), self.stride)
         return [slice(start, min(start + self.size, length)) for start in starts]
 
 
 @dataclasses.dataclass(frozen=True)
 class Cuts:
-    """The cuts of pixels and those of latents that belong to them."""
+    """The cuts of a video, and the cuts of its latents at the same places."""
 
     frame_chunks: Cut
-    """Time of the video: chunks share one frame."""
+    """Cuts the frames of the video into chunks; neighbors share one frame."""
     latent_chunks: Cut
-    """Time of the latents: chunks share one latent frame."""
+    """Cuts the latent frames into chunks; neighbors share one latent frame."""
     pixel_tiles: Cut
-    """Height and width of the video."""
+    """Cuts the height and the width of the video, in pixels."""
     latent_tiles: Cut
-    """Height and width of the latents."""
+    """Cuts the height and the width of the latents."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
-    """How videos of one size go through a model: where they are cut, and who takes the pieces.
+class CutPlan:
+    """How videos of one size go through a model: where they are cut, and which devices take them.
 
     A piece is a chunk of the video, or a tile of a chunk.
     """
 
     frames: int
-    """Of the chunks that it was made for, like `height` and `width`; the longest one."""
+    """Frames of the longest chunk."""
     height: int
-    """In pixels, as the model sees them: a multiple of its strides."""
+    """Height of the video in pixels, padded to a multiple of the model's strides."""
     width: int
-    """In pixels, likewise."""
+    """Width of the video in pixels, padded likewise."""
     pixels: PixelType
-    """What is encoded, or wanted of what is decoded."""
+    """Type of the video that is encoded, or that decoding gives."""
     cuts: Cuts
     """Where the video is cut."""
     groups: int
-    """Groups of devices; each takes pieces of its own."""
+    """Number of groups of devices; each group takes pieces of its own."""
     split_rows: int
-    """Devices of a group, which share the rows of a piece."""
+    """Number of devices in a group, which share the rows of a piece."""
     batch: int = 1
     """Pieces that a group takes at once."""
-    expected: int = 0
-    """Bytes that a device needs for it at most, by the compiler's account; 0 before it is asked."""
+    memory: int = 0
+    """Bytes that a device needs at most, as the compiler reports them; 0 before it is asked."""
 
     @property
     def tiles(self) -> int:
-        """Tiles of a frame."""
+        """Number of tiles of a frame; 1 for whole frames."""
         tiles = self.cuts.pixel_tiles
         return len(tiles.spans(self.height)) * len(tiles.spans(self.width))
 
@@ -88,17 +93,23 @@ class Plan:
         return frames, min(self.height, tile), min(self.width, tile)
 
     def program_pixels(self, direction: str) -> PixelType:
-        """What the model's program takes or gives: tiles that fade into each other are floats."""
+        """Type of the pixels that the model's program takes or gives.
+
+        Decoded tiles are float32, since they are blended before they are rounded to uint8.
+        """
         return "float32" if direction == "decode" and self.tiles > 1 else self.pixels
 
     @property
     def chunks_at_once(self) -> int:
-        """Chunks that give every group of devices a full batch of pieces; more are no faster."""
+        """Number of chunks that fill the batches of all groups of devices; more are no faster."""
         return max(1, self.groups * self.batch // self.tiles)
 
     def describe(self, *, frames: int | None) -> list[str]:
-        """In words: what was chosen for a video of so many frames (None: not known), the memory
-        that a device needs, and whether the result is exact or blended."""
+        """Describe the plan for users, a line each: chunks, tiles, devices and memory.
+
+        Args:
+            frames: frames of the whole video; None where they are not known.
+        """
         return [self._chunks(frames), self._tiles(), self._devices(), self._memory()]
 
     def _chunks(self, frames: int | None) -> str:
@@ -129,7 +140,7 @@ class Plan:
         return f"Devices: {self.groups * self.split_rows}, {share} {pieces} at once."
 
     def _memory(self) -> str:
-        return f"Memory: {self.expected / 2**30:.3g} GiB a device at most, the model's included."
+        return f"Memory: at most {self.memory / 2**30:.3g} GiB per device, with the model."
 
 
 def _counted(number: int, what: str) -> str:
@@ -144,20 +155,23 @@ def make_cuts(
     tile: int | None = TILE,
     overlap: float = OVERLAP,
 ) -> Cuts:
-    """The cuts for a model of these compressions.
+    """Place the cuts for a model.
 
-    The stride of tiles is rounded in latents and multiplied for pixels. (The official code rounds
-    both; where they then disagree, such as with 64-pixel tiles, its output has the wrong size.)
+    The stride of tiles is rounded to whole latents, and then multiplied to pixels. (The official
+    code rounds both by themselves. Where the two disagree, such as with 64-pixel tiles, its output
+    has the wrong size.)
 
     Args:
-        temporal_compression: of the model.
-        spatial_compression: of the model.
-        chunk_frames: frames from a chunk to the next.
-        tile: height and width of a tile in pixels; None for whole frames.
-        overlap: the part of a tile that its neighbor shares.
+        temporal_compression: frames of the video per latent frame after the first one.
+        spatial_compression: pixels per latent along height and width.
+        chunk_frames: frames from the start of a chunk to the start of the next, a multiple of
+            `temporal_compression`.
+        tile: height and width of a tile in pixels, a multiple of `spatial_compression`; None for
+            whole frames.
+        overlap: fraction of a tile that its neighbor repeats, 0 to 0.5.
 
     Raises:
-        UserError: a number does not suit the model.
+        UserError: `chunk_frames`, `tile` or `overlap` does not suit the model.
     """
     if chunk_frames < 1 or chunk_frames % temporal_compression:
         raise UserError(
@@ -182,4 +196,4 @@ def make_cuts(
 
 
 _ENDLESS = 2**24
-"""Latents along one axis that no frame has: a tile of whole frames."""
+"""Size in latents that no frame reaches: the tile that stands for whole frames."""

@@ -1,4 +1,4 @@
-"""A model's encoder and decoder as compiled programs over devices: equal pieces in, results out."""
+"""The encoder and the decoder of a model as compiled programs that run on several devices."""
 
 import dataclasses
 import functools
@@ -24,45 +24,46 @@ _log = logging.getLogger(__name__)
 
 Direction = Literal["encode", "decode"]
 Pieces = UInt8[np.ndarray, "b t h w c"] | Float[np.ndarray, "b t h w c"]
-"""Pixels, uint8 in [0, 255] or floats in [-1, 1], or unscaled latents."""
+"""Chunks or tiles of equal shape: pixels (uint8 in [0, 255] or floats in [-1, 1]), or unscaled
+latents."""
 
 _PIECES = "pieces"
 
 
 @dataclasses.dataclass(frozen=True)
-class Share:
-    """How devices share pieces."""
+class DeviceGroups:
+    """How devices are grouped to share pieces."""
 
-    groups: int = 1
-    """Groups of devices; each takes pieces of its own."""
+    count: int = 1
+    """Number of groups; each group takes pieces of its own."""
     split_rows: int = 1
-    """Devices of a group, which share the rows of a piece."""
+    """Number of devices in a group, which share the rows of a piece."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """A compiled program and what is known of it."""
+class CompiledProgram:
+    """A compiled program and the memory that it needs."""
 
     compiled: jax.stages.Compiled
-    """Takes the model and the pieces."""
+    """Function of the model and the pieces."""
     memory: int
-    """Bytes that a device needs while it runs: the model, its pieces and those that come next, its
-    results and those before, which are on their way to the host, and what lies between."""
+    """Bytes that a device needs while the program runs: the model, the pieces, the next pieces, the
+    results, the previous results (which are being copied to the host), and temporary arrays."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Output:
-    """What came, or will come, of pieces; on the devices, which may still be at work on it."""
+    """The results of some pieces, which the devices may still compute."""
 
     array: Array
-    """The results, and those of what was added to fill up the devices."""
+    """The results, with those of the padding."""
     count: int
-    """Pieces."""
+    """Number of results without padding."""
     height: int
-    """Rows of a result."""
+    """Rows of a result without padding."""
 
     def on_host(self) -> np.ndarray:
-        """The results, waited for."""
+        """Wait for the results and copy them to the host."""
         if self.array.is_fully_addressable:
             results = np.asarray(self.array)
         else:
@@ -70,32 +71,32 @@ class Output:
         return results[: self.count, :, : self.height]
 
     def on_device(self, device: jax.Device) -> Array:
-        """The results on one device of this process."""
+        """Copy the results to one device of this process."""
         if not self.array.is_fully_addressable:
             return jax.device_put(self.on_host(), device)
         return jax.device_put(self.array, device)[: self.count, :, : self.height]
 
 
-class Programs:
-    """The programs of a model, compiled when they are first asked for; each says so in the log."""
+class CodecPrograms:
+    """The programs of a model. Each is compiled, and logged, when it is first asked for."""
 
     def __init__(self, vae: VAE, devices: list):
-        """Set up, without compiling anything.
+        """Set up without compiling anything.
 
         Args:
             vae: the model.
-            devices: those to run on; of several processes, those of all or of this one.
+            devices: devices to run on: those of all processes, or those of this process.
         """
         self._vae, self._devices = vae, devices
         mine = [d for d in devices if d.process_index == jax.process_index()]
-        self.home = mine[0]
+        self.joining_device = mine[0]
         """The device of this process where tiles are joined."""
-        self._programs: dict[tuple, Program] = {}
-        self._placed: dict[Share, VAE] = {}
+        self._programs: dict[tuple, CompiledProgram] = {}
+        self._placed: dict[DeviceGroups, VAE] = {}
 
     @property
     def identity(self) -> tuple:
-        """What programs depend on beside the pieces, in numbers and words."""
+        """What programs depend on beside the pieces: the model's configuration and the devices."""
         kind = type(self._vae).__name__
         return kind, self._vae.config, self._devices[0].device_kind, len(self._devices)
 
@@ -104,33 +105,41 @@ class Programs:
         direction: Direction,
         pieces: Pieces,
         *,
-        share: Share,
+        groups: DeviceGroups,
         batch: int,
         pixels: PixelType,
     ) -> list[Output]:
-        """Moments of pixels, float32, or pixels of latents, in parts.
+        """Encode pixels to float32 moments, or decode latents to pixels.
 
         Args:
-            direction: what is done.
-            pieces: all of one shape, whose pixels the strides divide.
-            share: how the devices share them.
+            direction: `encode` or `decode`.
+            pieces: pieces of equal shape, padded so that the model's strides divide their pixels.
+            groups: how the devices share the pieces.
             batch: pieces that a group of devices takes at once.
-            pixels: of the side that has pixels: float32 ones are not clipped.
+            pixels: type of the pixels that go in or come out; float32 ones are not clipped.
+
+        Returns:
+            Outputs that together hold the results of all pieces, in order.
         """
-        most = share.groups * batch
+        most = groups.count * batch
         parts = [pieces[i : i + most] for i in range(0, len(pieces), most)]
         return [
-            self._run(direction, part, share=share, batch=batch, pixels=pixels) for part in parts
+            self._run(direction, part, groups=groups, batch=batch, pixels=pixels) for part in parts
         ]
 
     def program(
-        self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
-    ) -> Program:
-        """The program for so many pieces (b, t, h, w, c), compiled if it is new."""
+        self,
+        direction: Direction,
+        shape: tuple[int, ...],
+        *,
+        groups: DeviceGroups,
+        pixels: PixelType,
+    ) -> CompiledProgram:
+        """The program for pieces of shape (b, t, h, w, c), which is compiled if it is new."""
         precision = jax.config.jax_default_matmul_precision
-        key = (direction, shape, share, pixels, precision)
+        key = (direction, shape, groups, pixels, precision)
         if key not in self._programs:
-            self._programs[key] = self._compile(direction, shape, share=share, pixels=pixels)
+            self._programs[key] = self._compile(direction, shape, groups=groups, pixels=pixels)
         return self._programs[key]
 
     def _run(
@@ -138,23 +147,25 @@ class Programs:
         direction: Direction,
         pieces: Pieces,
         *,
-        share: Share,
+        groups: DeviceGroups,
         batch: int,
         pixels: PixelType,
     ) -> Output:
         count, height = len(pieces), pieces.shape[2]
         missing = (
-            share.groups * min(_power_of_two(math.ceil(count / share.groups)), batch) - count,
-            -height % (self._row_unit(direction) * share.split_rows),
+            groups.count * min(_power_of_two(math.ceil(count / groups.count)), batch) - count,
+            -height % (self._row_unit(direction) * groups.split_rows),
         )
         filled = pieces
-        if any(missing):  # results of what is added are dropped; numbers that occur are the safest
+        if any(missing):
+            # The results of the padding are dropped. It repeats real values, which cannot make the
+            # model overflow where the pieces themselves don't.
             added = ((0, missing[0]), (0, 0), (0, missing[1]), (0, 0), (0, 0))
             filled = np.pad(pieces, added, mode="edge")
         shape = (*filled.shape[:2], height, *filled.shape[3:])
-        program = self.program(direction, shape, share=share, pixels=pixels)
-        on_devices = _put(filled, self._sharding(share))
-        result = program.compiled(self._weights(share), on_devices)
+        program = self.program(direction, shape, groups=groups, pixels=pixels)
+        on_devices = _put(filled, self._sharding(groups))
+        result = program.compiled(self._weights(groups), on_devices)
         if result.is_fully_addressable:
             result.copy_to_host_async()
         compression = self._vae.config.spatial_compression
@@ -162,18 +173,25 @@ class Programs:
         return Output(result, count, height)
 
     def _row_unit(self, direction: Direction) -> int:
-        """Rows of pixels or latents that a device can take."""
+        """The least number of rows of pixels or latents that a device can take."""
         return self._vae.config.spatial_compression if direction == "encode" else 1
 
     def trace(
-        self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
+        self,
+        direction: Direction,
+        shape: tuple[int, ...],
+        *,
+        groups: DeviceGroups,
+        pixels: PixelType,
     ) -> jax.stages.Traced:
-        """The program for so many pieces (b, t, h, w, c) before it is lowered and compiled; of a
-        model's weights only shapes and types are looked at."""
+        """Trace the program for pieces of shape (b, t, h, w, c), without compiling it.
+
+        Only shapes and types of the model's weights are used, so that they may be abstract.
+        """
         batch, frames, height, width, channels = shape
         unit = self._row_unit(direction)
-        own = math.ceil(height / unit / share.split_rows) * share.split_rows
-        sharding, whole = self._sharding(share), self._whole(share)
+        own = math.ceil(height / unit / groups.split_rows) * groups.split_rows
+        sharding, whole = self._sharding(groups), self._whole(groups)
         local = functools.partial(
             _on_own_rows,
             apply=_moments if direction == "encode" else _DECODED[pixels],
@@ -182,7 +200,7 @@ class Programs:
         )
         apply = jax.shard_map(
             local,
-            mesh=self._mesh(share),
+            mesh=self._mesh(groups),
             in_specs=(whole.spec, sharding.spec),
             out_specs=sharding.spec,
         )
@@ -197,17 +215,22 @@ class Programs:
         return jax.jit(apply).trace(weights, pieces)
 
     def _compile(
-        self, direction: Direction, shape: tuple[int, ...], *, share: Share, pixels: PixelType
-    ) -> Program:
+        self,
+        direction: Direction,
+        shape: tuple[int, ...],
+        *,
+        groups: DeviceGroups,
+        pixels: PixelType,
+    ) -> CompiledProgram:
         start = time.monotonic()
-        traced = self.trace(direction, shape, share=share, pixels=pixels)
+        traced = self.trace(direction, shape, groups=groups, pixels=pixels)
         compiled = traced.lower().compile()
         seconds = time.monotonic() - start
         (_, pieces), _ = traced.in_avals
-        # A traced array knows nothing of axes that are the partitioner's.
-        own = self._sharding(share).shard_shape(pieces.shape)
+        # Shapes of traced arrays are global where axes are left to the partitioner.
+        own = self._sharding(groups).shard_shape(pieces.shape)
         coming = math.prod(own) * pieces.dtype.itemsize
-        program = Program(compiled, _bytes_needed(compiled) + coming)
+        program = CompiledProgram(compiled, _bytes_needed(compiled) + coming)
         batch, frames, height, width, _ = shape
         _log.info(
             "Compiled in %.1f s: %s %d x %d %s of %d x %d; a device needs %.3g GiB for it.",
@@ -222,36 +245,39 @@ class Programs:
         )
         return program
 
-    def _mesh(self, share: Share) -> Mesh:
-        used = np.asarray(self._devices[: share.groups * share.split_rows])
-        axes = {_PIECES: share.groups, split_frames.AXIS: share.split_rows}
-        names = [name for name in axes if name == _PIECES or share.split_rows > 1]
+    def _mesh(self, groups: DeviceGroups) -> Mesh:
+        used = np.asarray(self._devices[: groups.count * groups.split_rows])
+        axes = {_PIECES: groups.count, split_frames.AXIS: groups.split_rows}
+        names = [name for name in axes if name == _PIECES or groups.split_rows > 1]
         shape = [axes[name] for name in names]
         return Mesh(used.reshape(shape), names, axis_types=(AxisType.Auto,) * len(names))
 
-    def _sharding(self, share: Share) -> NamedSharding:
-        split = (_PIECES, None, split_frames.AXIS) if share.split_rows > 1 else (_PIECES,)
-        return NamedSharding(self._mesh(share), PartitionSpec(*split))
+    def _sharding(self, groups: DeviceGroups) -> NamedSharding:
+        split = (_PIECES, None, split_frames.AXIS) if groups.split_rows > 1 else (_PIECES,)
+        return NamedSharding(self._mesh(groups), PartitionSpec(*split))
 
-    def _whole(self, share: Share) -> NamedSharding:
-        return NamedSharding(self._mesh(share), PartitionSpec())
+    def _whole(self, groups: DeviceGroups) -> NamedSharding:
+        return NamedSharding(self._mesh(groups), PartitionSpec())
 
-    def _weights(self, share: Share) -> VAE:
-        """The model on every device: one copy, that every way of sharing sees."""
-        if share not in self._placed:
-            whole = self._whole(share)
-            # Of what is there, the buffers are taken: a model may be gigabytes.
+    def _weights(self, groups: DeviceGroups) -> VAE:
+        """The model on every device, as arrays of the mesh of these groups.
+
+        All groupings use the same buffers.
+        """
+        if groups not in self._placed:
+            whole = self._whole(groups)
+            # A model may be gigabytes, so its buffers are used again where they exist.
             known = next(iter(self._placed.values()), None)
-            self._placed[share] = (
+            self._placed[groups] = (
                 jax.tree.map(lambda array: _put(array, whole), self._vae)
                 if known is None
                 else jax.tree.map(lambda array: _on_mesh(array, whole), known)
             )
-        return self._placed[share]
+        return self._placed[groups]
 
 
 def _put(array: Array | np.ndarray, sharding: NamedSharding) -> Array:
-    """An array that every process has, on devices of all of them."""
+    """Put an array that every process has onto the devices of all processes."""
     if sharding.is_fully_addressable:
         return jax.device_put(array, sharding)
     own = np.asarray(array)
@@ -259,13 +285,13 @@ def _put(array: Array | np.ndarray, sharding: NamedSharding) -> Array:
 
 
 def _on_mesh(array: Array, whole: NamedSharding) -> Array:
-    """The same buffers, as an array on another mesh of the same devices."""
+    """Make an array on another mesh of the same devices from the buffers of an array."""
     parts = [part.data for part in array.addressable_shards]
     return jax.make_array_from_single_device_arrays(array.shape, whole, parts)
 
 
 def _power_of_two(number: int) -> int:
-    """The next one: few batch sizes mean few programs."""
+    """Round up to a power of two, so that few batch sizes, and few programs, occur."""
     return 1 << (number - 1).bit_length()
 
 
@@ -280,7 +306,7 @@ def _bytes_needed(compiled: jax.stages.Compiled) -> int:
     return sum(parts)
 
 
-# uint8 is converted on the device: a quarter of the bytes to transfer.
+# uint8 is converted to floats on the device, so that a quarter of the bytes is transferred.
 def _moments(vae: VAE, video: Array) -> Array:
     video = to_float(video) if video.dtype == jnp.uint8 else video
     return vae.moments(video).astype(jnp.float32)

@@ -1,8 +1,11 @@
-"""Every number a user may set, as frozen dataclasses with a sentence for every field.
+"""The settings of networks and of training, as frozen dataclasses that document every field.
 
-These files import neither jax nor flax, so that `--help` is quick.
+`--help` prints these sentences. The settings of evaluations, of the codec and of latents' data sets
+are in `evaluation.protocol`, `cli.codec_options` and `latents.options`. Nothing here imports jax or
+flax, so that `--help` is fast.
 """
 
+from cvvae_jax.config.data import Bucket, DataConfig
 from cvvae_jax.config.networks import (
     DiscriminatorConfig,
     DType,
@@ -15,8 +18,6 @@ from cvvae_jax.config.networks import (
     VideoVAEConfig,
 )
 from cvvae_jax.config.training import (
-    Bucket,
-    DataConfig,
     LossConfig,
     Mapping,
     MeshConfig,

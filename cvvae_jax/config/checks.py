@@ -1,4 +1,4 @@
-"""Checks that settings of all kinds share."""
+"""Checks of settings against limits."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from cvvae_jax.errors import ConfigError
 
 
 def at_least(config: Any, smallest: int, *names: str) -> None:
-    """Refuses fields below a limit, and NaN."""
+    """Raises a ConfigError where a field is below the limit or NaN."""
     for name in names:
         value = getattr(config, name)
         if not value >= smallest:
@@ -14,7 +14,7 @@ def at_least(config: Any, smallest: int, *names: str) -> None:
 
 
 def at_most(config: Any, largest: int, *names: str) -> None:
-    """Refuses fields above a limit."""
+    """Raises a ConfigError where a field is above the limit."""
     for name in names:
         value = getattr(config, name)
         if value > largest:

@@ -1,8 +1,8 @@
-"""How latents are brought to the range that diffusion models see, and back.
+"""The scale by which latents are brought to the range that diffusion models expect, and back.
 
-Two ways are known, those of diffusers' pipelines: (latents - shift_factor) * scaling_factor, and of
-models with a mean and a standard deviation for every channel, such as Playground v2.5,
-(latents - latents_mean) * scaling_factor / latents_std. None of them shifts twice.
+diffusers' pipelines have two forms: (latents - shift_factor) * scaling_factor, and for models with
+a mean and a standard deviation of every channel, such as Playground v2.5,
+(latents - latents_mean) * scaling_factor / latents_std. Neither form shifts twice.
 """
 
 import math
@@ -11,16 +11,16 @@ from typing import Any
 from cvvae_jax.errors import ConfigError
 
 LATENT_SCALE = ("scaling_factor", "shift_factor", "latents_mean", "latents_std")
-"""The settings that say it: of a VAE's configuration, and of all that was made with it."""
+"""The settings of the scale, in the configuration of a VAE and in files that it has made."""
 
 
 def latent_scale(described: Any) -> dict[str, Any]:
-    """The settings of LATENT_SCALE that a configuration, or another description, has."""
+    """The settings of the scale, from a VAE's configuration or another object that has them."""
     return {name: getattr(described, name) for name in LATENT_SCALE}
 
 
 def in_words(described: Any) -> str:
-    """What is done to latents that diffusion models are given, as a formula."""
+    """The scale as a formula."""
     if described.latents_mean is None:
         return f"(latents - {described.shift_factor}) * {described.scaling_factor}"
     mean, std = list(described.latents_mean), list(described.latents_std)
@@ -28,8 +28,8 @@ def in_words(described: Any) -> str:
 
 
 def check_latent_scale(config: Any) -> None:
-    """Refuses factors that are no numbers to scale by, and a mean and standard deviation that don't
-    go with each other or with the rest."""
+    """Raises a ConfigError where the scale's factors can't be used, or where its mean and standard
+    deviation don't fit each other or the rest."""
     if not math.isfinite(config.scaling_factor) or config.scaling_factor == 0:
         raise ConfigError(
             f"scaling_factor must be a finite number other than 0, not {config.scaling_factor}."

@@ -1,4 +1,4 @@
-"""The networks' settings."""
+"""Settings of the networks: their architecture, and the types that they compute in."""
 
 import dataclasses
 import math
@@ -11,14 +11,13 @@ from cvvae_jax.errors import ConfigError
 DType = Literal["float32", "bfloat16", "float16"]
 
 Remat = Literal["none", "blocks", "full"]
-"""What a forward pass keeps for the backward pass: everything it needs (`none`); the inputs of
-residual blocks, attention layers, resamplings and single layers, whose insides are computed again
-(`blocks`); or the inputs of resolution levels, inside which it is again one block at a time
-(`full`)."""
+"""The activations that the backward pass computes again rather than keeping them: none of them
+(`none`); those inside of residual blocks, attention layers, resamplings and single layers
+(`blocks`); or all but the inputs of resolution levels, one block at a time (`full`)."""
 
 
-# Far above every known network: more would be a damaged or a hostile file, whose network would take
-# for ever to be set up.
+# Far above every known network. A file with more is damaged or hostile, and building its network
+# would take for ever.
 _MOST_LEVELS, _MOST_BLOCKS, _MOST_LAYERS, _MOST_CHANNELS = 10, 32, 32, 2**16
 
 
@@ -46,111 +45,110 @@ def _check_networks(config: "ImageVAEConfig | VideoVAEConfig | SVDVAEConfig") ->
 class ImageVAEConfig:
     """An image VAE of Stable Diffusion's kind (AutoencoderKL in diffusers).
 
-    The defaults are SD 1.x/2.x.
+    Defaults are those of SD 1.x and 2.x.
     """
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)
-    """Channels of every resolution level; all but the last level halve height and width."""
+    """Channels of every resolution level; each level but the last halves height and width."""
     blocks_per_level: int = 2
     """Residual blocks of an encoder level; a decoder level has one more."""
     latent_channels: int = 4
     """Channels of the latents: 4 in SD 1.x/2.x/XL, 16 in SD3 and FLUX."""
     norm_groups: int = 32
-    """Groups of every GroupNorm."""
+    """Number of groups of every GroupNorm."""
     norm_eps: float = 1e-6
     """Added to the variance in every GroupNorm."""
     mid_attention: bool = True
-    """Whether the middle of encoder and decoder has an attention layer."""
+    """Whether encoder and decoder have an attention layer in the middle."""
     quant_conv: bool = True
-    """Whether 1x1 convolutions stand on both sides of the latents (SD 1.x/2.x/XL: yes; SD3, FLUX:
-    no)."""
+    """Whether a 1x1 convolution comes before the latents and another one after them (SD 1.x, 2.x
+    and XL: yes; SD3 and FLUX: no)."""
     scaling_factor: float = 0.18215
-    """Latents as diffusion models see them are (latents - shift_factor) * scaling_factor."""
+    """Diffusion models are given (latents - shift_factor) * scaling_factor."""
     shift_factor: float = 0.0
     """See `scaling_factor`."""
     latents_mean: tuple[float, ...] | None = None
-    """Of every channel; with it and `latents_std`, latents as diffusion models see them are
-    (latents - latents_mean) * scaling_factor / latents_std, as of Playground v2.5."""
+    """A mean for every channel. With it, diffusion models are given (latents - latents_mean) *
+    scaling_factor / latents_std, as for Playground v2.5."""
     latents_std: tuple[float, ...] | None = None
-    """See `latents_mean`."""
+    """A standard deviation for every channel: see `latents_mean`."""
     dtype: DType = "float32"
-    """Type of the computation; norm and softmax statistics are float32 whatever is set."""
+    """Type of the computation; statistics of norms and softmax are always float32."""
     decoder_dtype: DType | None = None
-    """Type of the decoder's computation; unset: `dtype`."""
+    """Type of the decoder's computation; if unset, it is `dtype`."""
     param_dtype: DType = "float32"
-    """Type in which parameters are kept."""
+    """Type of the parameters."""
 
     def __post_init__(self):
         _check_networks(self)
 
     @property
     def spatial_compression(self) -> int:
-        """Pixels along an edge of one latent."""
+        """Pixels of a frame per latent, along height and along width."""
         return 2 ** (len(self.block_channels) - 1)
 
     @property
     def temporal_compression(self) -> int:
-        """Frames of one latent frame."""
+        """Video frames per latent frame: 1, since every frame is encoded by itself."""
         return 1
 
 
 @dataclasses.dataclass(frozen=True)
 class VideoVAEConfig:
-    """A video VAE of the CV-VAE kind.
+    """A compatible video VAE (CV-VAE).
 
-    The defaults are the official SD2.1 family ("v1", "v1.1").
+    Defaults are those of the official SD2.1 family ("v1", "v1.1").
     """
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)
-    """Channels of every resolution level; all but the last level halve height and width."""
+    """Channels of every resolution level; each level but the last halves height and width."""
     blocks_per_level: int = 2
     """Residual blocks of an encoder level; a decoder level has one more."""
     latent_channels: int = 4
-    """Channels of the latents; must be those of the image VAE the latents are to be compatible
-    with."""
+    """Channels of the latents; must equal those of the image VAE to be compatible with."""
     temporal_strides: tuple[int, ...] = (2, 1, 2)
-    """Stride in time of every downsampling, highest resolution first; the decoder uses them in the
+    """Stride in time of every downsampling, from the highest resolution down. The decoder uses the
     same order from its lowest resolution up."""
     half_3d: bool = True
-    """Whether the second convolution of a residual block is per frame ("2D+3D" in the paper) or 3-D
-    ("3D")."""
+    """Whether the second convolution of a residual block works per frame (the paper's "2D+3D")
+    rather than in 3-D ("3D")."""
     causal_encoder: bool = True
     """Whether the encoder's 3-D convolutions see only the past."""
     causal_decoder: bool = False
     """Whether the decoder's 3-D convolutions see only the past."""
     causal_upsampling: bool = False
-    """Whether the decoder's upsampling sees only the past; an option of the SD3 family."""
+    """Whether the decoder's upsampling sees only the past, an option of the official SD3 code."""
     norm_groups: int = 32
-    """Groups of every GroupNorm."""
+    """Number of groups of every GroupNorm."""
     norm_eps: float = 1e-5
     """Added to the variance in every GroupNorm."""
     spatial_padding: Literal["zero", "edge"] = "zero"
-    """What 3-D convolutions see beyond the frame's border; per-frame convolutions always see
-    zeros."""
+    """Padding of 3-D convolutions beyond the frame's border: zeros, or the nearest pixel.
+    Per-frame convolutions always have zeros."""
     temporal_padding: Literal["zero", "edge"] = "zero"
-    """What centered 3-D convolutions see beyond the first and last frame; causal and upsampling
-    ones see the nearest frame."""
+    """Padding of centered 3-D convolutions beyond the first and the last frame: zeros, or the
+    nearest frame. Causal convolutions and those of upsampling always have the nearest frame."""
     downsample_padding: Literal["asymmetric", "symmetric"] = "asymmetric"
-    """Whether a downsampling pads bottom and right by one, or all four sides."""
+    """Padding of downsampling convolutions: one pixel at bottom and right, or at all four sides."""
     mid_attention: bool = True
-    """Whether the middle of encoder and decoder has an attention layer."""
+    """Whether encoder and decoder have an attention layer in the middle."""
     decoder_attention: Literal["spatial", "spatial_temporal"] = "spatial_temporal"
-    """Whether the decoder's attention looks along time after it has looked across the frame."""
+    """Whether the decoder attends within frames only, or then also along time."""
     scaling_factor: float = 0.18215
-    """Latents as diffusion models see them are (latents - shift_factor) * scaling_factor."""
+    """Diffusion models are given (latents - shift_factor) * scaling_factor."""
     shift_factor: float = 0.0
     """See `scaling_factor`."""
     latents_mean: tuple[float, ...] | None = None
-    """Of every channel; with it and `latents_std`, latents as diffusion models see them are
-    (latents - latents_mean) * scaling_factor / latents_std, as of Playground v2.5."""
+    """A mean for every channel. With it, diffusion models are given (latents - latents_mean) *
+    scaling_factor / latents_std, as for Playground v2.5."""
     latents_std: tuple[float, ...] | None = None
-    """See `latents_mean`."""
+    """A standard deviation for every channel: see `latents_mean`."""
     dtype: DType = "float32"
-    """Type of the computation; norm and softmax statistics are float32 whatever is set."""
+    """Type of the computation; statistics of norms and softmax are always float32."""
     decoder_dtype: DType | None = None
-    """Type of the decoder's computation; unset: `dtype`."""
+    """Type of the decoder's computation; if unset, it is `dtype`."""
     param_dtype: DType = "float32"
-    """Type in which parameters are kept."""
+    """Type of the parameters."""
 
     def __post_init__(self):
         _check_networks(self)
@@ -164,12 +162,12 @@ class VideoVAEConfig:
 
     @property
     def spatial_compression(self) -> int:
-        """Pixels along an edge of one latent."""
+        """Pixels of a frame per latent, along height and along width."""
         return 2 ** (len(self.block_channels) - 1)
 
     @property
     def temporal_compression(self) -> int:
-        """Frames of one latent frame, the first one aside."""
+        """Video frames per latent frame. The first latent frame encodes one frame only."""
         return 2 ** sum(stride == 2 for stride in self.temporal_strides)
 
 
@@ -177,7 +175,7 @@ class VideoVAEConfig:
 class SVDVAEConfig:
     """Stable Video Diffusion's VAE (AutoencoderKLTemporalDecoder in diffusers).
 
-    The defaults are the published model.
+    Defaults are those of the published model.
     """
 
     block_channels: tuple[int, ...] = (128, 256, 512, 512)
@@ -188,32 +186,32 @@ class SVDVAEConfig:
     latent_channels: int = 4
     """Channels of the latents."""
     norm_groups: int = 32
-    """Groups of every GroupNorm."""
+    """Number of groups of every GroupNorm."""
     scaling_factor: float = 0.18215
-    """Latents as diffusion models see them are (latents - shift_factor) * scaling_factor."""
+    """Diffusion models are given (latents - shift_factor) * scaling_factor."""
     shift_factor: float = 0.0
     """See `scaling_factor`."""
     latents_mean: tuple[float, ...] | None = None
-    """Of every channel; with it and `latents_std`, latents as diffusion models see them are
-    (latents - latents_mean) * scaling_factor / latents_std, as of Playground v2.5."""
+    """A mean for every channel. With it, diffusion models are given (latents - latents_mean) *
+    scaling_factor / latents_std, as for Playground v2.5."""
     latents_std: tuple[float, ...] | None = None
-    """See `latents_mean`."""
+    """A standard deviation for every channel: see `latents_mean`."""
     dtype: DType = "float32"
-    """Type of the computation; norm and softmax statistics are float32 whatever is set."""
+    """Type of the computation; statistics of norms and softmax are always float32."""
     param_dtype: DType = "float32"
-    """Type in which parameters are kept."""
+    """Type of the parameters."""
 
     def __post_init__(self):
         _check_networks(self)
 
     @property
     def spatial_compression(self) -> int:
-        """Pixels along an edge of one latent."""
+        """Pixels of a frame per latent, along height and along width."""
         return 2 ** (len(self.block_channels) - 1)
 
     @property
     def temporal_compression(self) -> int:
-        """Frames of one latent frame."""
+        """Video frames per latent frame: 1, since every frame is encoded by itself."""
         return 1
 
 
@@ -221,21 +219,21 @@ class SVDVAEConfig:
 class DiscriminatorConfig:
     """The 3-D discriminator of the GAN loss.
 
-    The defaults are the official model.
+    Defaults are those of the official model.
     """
 
     base_channels: int = 64
-    """Channels after the first convolution; the blocks widen up to 8 times that."""
+    """Channels after the first convolution; later blocks have up to 8 times as many."""
     layers: int = 4
-    """Residual blocks; all but the last two halve time, height and width."""
+    """Number of residual blocks; each but the last two halves time, height and width."""
     half_3d: bool = False
-    """Whether the second convolution of a residual block is per frame or 3-D."""
+    """Whether the second convolution of a residual block works per frame rather than in 3-D."""
     norm_groups: int = 32
-    """Groups of every GroupNorm."""
+    """Number of groups of every GroupNorm."""
     dtype: DType = "float32"
-    """Type of the computation; norm statistics are float32 whatever is set."""
+    """Type of the computation; statistics of norms are always float32."""
     param_dtype: DType = "float32"
-    """Type in which parameters are kept."""
+    """Type of the parameters."""
 
     def __post_init__(self):
         at_least(self, 1, "base_channels", "norm_groups")
@@ -256,29 +254,29 @@ class DiscriminatorConfig:
 
 @dataclasses.dataclass(frozen=True)
 class LPIPSConfig:
-    """The network of LPIPS, VGG16 or AlexNet with the heads of LPIPS; its class says which."""
+    """The network of LPIPS: VGG16 or AlexNet, by the network's class, with the heads of LPIPS."""
 
     dtype: DType = "float32"
-    """Type of the convolutions; norms of features and distances are float32 whatever is set."""
+    """Type of the convolutions; norms of features and distances are always float32."""
     param_dtype: DType = "float32"
-    """Type in which parameters are kept."""
+    """Type of the parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class I3DConfig:
-    """The network of the Frechet video distance: Inception-I3D with the 400 classes of Kinetics."""
+    """The network of the Frechet video distance: I3D for the 400 classes of Kinetics."""
 
     dtype: DType = "float32"
-    """Type of the convolutions; what follows them is float32 whatever is set."""
+    """Type of the convolutions; later operations are always float32."""
     param_dtype: DType = "float32"
-    """Type in which parameters are kept."""
+    """Type of the parameters."""
 
 
 @dataclasses.dataclass(frozen=True)
 class InceptionConfig:
-    """The network of the Frechet distance of frames: InceptionV3 with the 1008 classes of FID's."""
+    """The network of the Frechet inception distance: its InceptionV3, with 1008 classes."""
 
     dtype: DType = "float32"
-    """Type of the convolutions; what follows them is float32 whatever is set."""
+    """Type of the convolutions; later operations are always float32."""
     param_dtype: DType = "float32"
-    """Type in which parameters are kept."""
+    """Type of the parameters."""

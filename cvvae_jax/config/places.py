@@ -6,31 +6,32 @@ from typing import Any
 
 
 def at_home(path: str | os.PathLike[str]) -> str:
-    """A path whose `~` or `~user` at the start is that one's home folder, as a shell reads it.
+    """A path with its leading `~` or `~user` replaced by the home folder, as a shell does it.
 
-    An address, and a pattern behind the folder, stay as they are.
+    A remote address, and a pattern after the folder, are unchanged.
     """
     return os.path.expanduser(path)
 
 
 def expand_home(config: Any, *names: str) -> None:
-    """The same for fields of a frozen dataclass that is being made; None stays None."""
+    """Applies `at_home` to fields of a frozen dataclass, in its `__post_init__`; None stays
+    None."""
     for name in names:
         if getattr(config, name) is not None:
             object.__setattr__(config, name, at_home(getattr(config, name)))
 
 
 def argument_at_home(argument: str) -> str:
-    """The same for an argument of a command: PATH, --option=PATH or NAME=PATH."""
+    """Applies `at_home` to an argument of a command: PATH, --option=PATH or NAME=PATH."""
     name, path = re.fullmatch(r"([^=~]*=)?(.*)", argument, re.DOTALL).groups(default="")
     return name + at_home(path)
 
 
 def is_remote(place: str) -> bool:
-    """Whether a place is an address and no local path."""
+    """Whether a place is a remote address rather than a local path."""
     return "://" in place
 
 
 def is_absolute(path: str) -> bool:
-    """Whether a path means the same wherever it is written."""
+    """Whether a path does not depend on the working folder."""
     return is_remote(path) or os.path.isabs(path)

@@ -1,4 +1,4 @@
-"""Values of JSON as the types that dataclasses ask for: one strict reader of what files say."""
+"""A strict reader of JSON: values become dataclasses, and a value of another type is an error."""
 
 import dataclasses
 import functools
@@ -28,11 +28,11 @@ def parse(text: str | bytes, what: str) -> Any:
     """The value of a JSON text.
 
     Args:
-        text: in UTF-8, if it is bytes.
-        what: what messages call it.
+        text: the text; bytes are UTF-8.
+        what: the name of the text in messages.
 
     Raises:
-        UserError: it is no JSON.
+        UserError: the text is no JSON.
     """
     try:
         return json.loads(text)
@@ -43,11 +43,12 @@ def parse(text: str | bytes, what: str) -> Any:
 
 
 def build(kind: type, value: Any) -> Any:
-    """A dataclass of `kind` from an object of JSON; its lists become tuples where it has tuples.
+    """A dataclass of type `kind` from a JSON object, whose lists become tuples where fields are
+    tuples.
 
     Raises:
-        UserError: it is no object, a field is unknown, missing or of another type, or the
-            dataclass itself refuses it.
+        UserError: the value is no object, a field is unknown, missing or of another type, or the
+            dataclass refuses a value.
     """
     if not isinstance(value, dict):
         raise UserError(f"{kind.__name__} must be an object, not {_SHORT.repr(value)}.")
@@ -60,11 +61,11 @@ def build(kind: type, value: Any) -> Any:
 
 
 def typed(hint: Any, value: Any, name: str) -> Any:
-    """A value of JSON as the type `hint`: a dataclass, tuple, dict, list, union or literal, or one
-    of bool, int, float and str; an integer is a float, too, and a list a tuple.
+    """A JSON value as the type `hint`: a dataclass, tuple, dict, list, union or literal, or one of
+    bool, int, float and str. An integer also counts as a float, and a list as a tuple.
 
     Raises:
-        UserError: it is of another type, or NaN; the message calls it `name`.
+        UserError: the value, called `name` in the message, has another type or is NaN.
     """
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if dataclasses.is_dataclass(hint):
@@ -108,7 +109,7 @@ def _items(kind: type, arguments: tuple[Any, ...], hint: Any, values: Any, name:
 
 
 def _is_number(value: int | float) -> bool:
-    """Neither NaN nor an integer that no float can hold."""
+    """Whether a value is neither NaN nor an integer beyond the range of floats."""
     try:
         return not math.isnan(value)
     except OverflowError:

@@ -1,10 +1,10 @@
-"""A run's settings: data, losses, optimizer, devices."""
+"""Settings of a training run: objective, optimizers, stages, devices, and the run itself."""
 
 import dataclasses
-import math
 from typing import Literal
 
 from cvvae_jax.config.checks import at_least
+from cvvae_jax.config.data import Bucket, DataConfig
 from cvvae_jax.config.networks import (
     DiscriminatorConfig,
     DType,
@@ -23,143 +23,56 @@ BestBy = Literal[
     "psnr_image_latents",
     "ssim_image_latents",
 ]
+"""A metric and what it compares with the video, as evaluations name their scores."""
 Mapping = Literal["first", "slice", "mean", "random"]
-
-
-@dataclasses.dataclass(frozen=True)
-class Bucket:
-    """One shape of training batch; every bucket is a compiled step of its own."""
-
-    frames: int
-    """Frames of a clip: 1 for images, else a multiple of the temporal compression plus 1."""
-    size: int | tuple[int, int]
-    """Height and width in pixels: one number for both, or (height, width)."""
-    batch: int
-    """Clips in the global batch, over all devices."""
-    weight: float = 1.0
-    """Share of the steps, relative to the other buckets."""
-
-    def __post_init__(self):
-        at_least(self, 1, "frames", "height", "width", "batch")
-        if not 0 < self.weight < math.inf:
-            raise ConfigError(f"a bucket's weight must be above 0, not {self.weight}.")
-
-    @property
-    def kind(self) -> Literal["image", "video"]:
-        """A bucket of one-frame clips is filled from images, any other from videos."""
-        return "image" if self.frames == 1 else "video"
-
-    @property
-    def height(self) -> int:
-        """Height in pixels."""
-        return self.size if isinstance(self.size, int) else self.size[0]
-
-    @property
-    def width(self) -> int:
-        """Width in pixels."""
-        return self.size if isinstance(self.size, int) else self.size[1]
-
-
-@dataclasses.dataclass(frozen=True)
-class DataConfig:
-    """Where clips come from and how they are cut.
-
-    A place is a folder, searched recursively; a pattern (`clips/**/*.mp4`); a list (.csv or .jsonl
-    with a column `path`); ArrayRecord or tar shards, or the folder that they are in; or
-    `tfds:NAME`. Without any: moving photographs, made on the fly.
-    """
-
-    videos: str | None = None
-    """Place of the videos; unset with `images` unset too: moving photographs."""
-    images: str | None = None
-    """Place of the images; unset: single frames of the videos."""
-    eval_videos: str | None = None
-    """Place of unseen videos to measure on; unset: one video and one image in ten are held out of
-    training."""
-    exclude: str | None = None
-    """File of names to leave out, one a line, as `python -m cvvae_jax data check` writes it."""
-    eval_clips: int = 16
-    """Unseen clips that an evaluation is measured on."""
-    min_stride: int = 1
-    """Frames of a clip are this many source frames apart at least, where the video is long
-    enough."""
-    max_stride: int = 8
-    """And this many at most; drawn per clip."""
-    fps: tuple[float, float] | None = None
-    """Instead of strides: frames a second of a clip, drawn from this range per clip; at most the
-    video's own, and more where the video would be too short."""
-    short_side: int | None = None
-    """Videos are resized so that their short side has this many pixels before a crop; unset or too
-    small: so that they just cover the crop."""
-    crop: Literal["random", "center"] = "random"
-    """Which part of a video's frame is taken; of images it is the middle."""
-    flip: bool = False
-    """Half of the clips are mirrored, left for right."""
-    reverse: bool = False
-    """Half of the clips are played backward."""
-    max_bad: float = 0.1
-    """A run stops when more than this share of the records could not be decoded, of 200 or more;
-    until then others take their place."""
-    workers: int = 0
-    """Processes that decode; 0 decodes in threads of the main process."""
-    threads: int = 2
-    """Threads that decode, in every process."""
-
-    def __post_init__(self):
-        expand_home(self, "videos", "images", "eval_videos", "exclude")
-        at_least(self, 1, "eval_clips", "min_stride", "max_stride", "threads")
-        at_least(self, 0, "workers", "max_bad")
-        if self.short_side is not None:
-            at_least(self, 1, "short_side")
-        if self.min_stride > self.max_stride:
-            raise ConfigError(
-                f"min_stride is {self.min_stride}, more than max_stride, {self.max_stride}."
-            )
-        if self.fps is not None and not 0 < self.fps[0] <= self.fps[1] < math.inf:
-            low, high = self.fps
-            raise ConfigError(f"fps must be a range of rates above 0, not {low} to {high}.")
+"""The paper's psi: how frames are chosen for latent frames (see `losses.compat_targets`)."""
 
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """The training objective; errors are summed over a frame's pixels and averaged over frames.
+    """The training objective. Errors are summed over a frame's pixels and averaged over frames.
 
-    The defaults are the released official recipe's.
+    Defaults are those of the released official recipe unless a field says otherwise.
     """
 
     recon: Literal["l1", "l2"] = "l1"
-    """Distance between video and reconstruction."""
+    """Pixel error of the reconstruction: absolute or squared."""
     lpips_weight: float = 0.5
-    """Weight of LPIPS beside the distance of a pixel; above 0 it needs `lpips`, the network."""
+    """Weight of LPIPS beside the error of a pixel. A weight above 0 needs `lpips`, the weights of
+    the LPIPS network."""
     log_scale: float = 0.0
-    """Where the learned log-scales of the reconstruction and of the compatibility loss start."""
+    """Initial value of the learned log-scales of the reconstruction and of the image decoder's
+    view."""
     kl_weight: float = 1.0
-    """Weight of the KL divergence to a standard normal, summed over a clip's latents."""
+    """Weight of the KL divergence to a standard normal, which is summed over a clip's latents."""
     compat_mode: Literal["none", "encoder", "decoder", "both"] = "decoder"
-    """The paper's latent regularization: `decoder` asks the frozen image decoder to show the
-    video's frames, `encoder` asks the video decoder to show the video from the image encoder's
-    latents."""
+    """The paper's latent regularization. With `decoder`, the frozen image decoder has to
+    reconstruct the video's frames from the video's latents. With `encoder`, the video decoder has
+    to reconstruct the video from the frozen image encoder's latents."""
     compat_weight: float = 1.0
-    """Weight of the compatibility loss."""
+    """Weight of the compatibility loss. The decoder's loss is added with this weight; the encoder's
+    is averaged with the reconstruction's loss, at this weight against 1."""
     compat_recon: Literal["l1", "l2"] = "l1"
-    """Distance between frames in decoder-based compatibility; encoder-based takes `recon`."""
+    """Pixel error of the decoder's compatibility loss; the encoder's uses `recon`."""
     compat_lpips_weight: float = 0.0
-    """Weight of LPIPS in decoder-based compatibility; encoder-based takes `lpips_weight`."""
+    """Weight of LPIPS in the decoder's compatibility loss; the encoder's uses `lpips_weight`."""
     mapping: Mapping = "random"
-    """Which frame stands for the four of a latent frame in the compatibility loss: the paper's
-    psi."""
+    """The frame that the compatibility loss compares with a latent frame, of the four that the
+    latent frame encodes: the last one (`slice`), a random one, or the average of all (`mean`).
+    With `first`, only the video's first frame is compared. This is the paper's psi."""
     gan: Literal["none", "hinge", "vanilla"] = "hinge"
-    """The discriminator's loss; `none` trains without one."""
+    """The discriminator's loss; `none` trains without a discriminator."""
     gan_weight: float = 0.5
-    """Weight of the GAN loss beside the rest of the objective, times the adaptive weight, which
-    makes both gradients equally long at the decoder's last layer."""
+    """Weight of the GAN loss beside the rest of the objective. It is multiplied by the adaptive
+    weight, which makes both gradients equally long at the decoder's last layer."""
     gan_start_step: int = 0
-    """Step at which the GAN loss and the discriminator's training begin."""
+    """Step at which the GAN loss and the discriminator's training begin (released: 1, where the
+    first step has the learning rate 0)."""
     gan_penalty: Literal["none", "r1", "lecam"] = "none"
-    """What keeps the discriminator smooth: the squared gradient at real videos (R1), or the
+    """Regularization of the discriminator (ours): the squared gradient at real videos (R1), or the
     distance of its logits to their running averages (LeCAM)."""
     gan_penalty_weight: float = 1.0
-    """Weight of `gan_penalty`."""
+    """Weight of `gan_penalty` (ours)."""
 
     def __post_init__(self):
         at_least(
@@ -176,36 +89,39 @@ class LossConfig:
 
     @property
     def needs_lpips(self) -> bool:
-        """Whether a term of the objective is LPIPS."""
+        """Whether the objective has an LPIPS term."""
         compat = self.compat_mode in ("decoder", "both") and self.compat_lpips_weight > 0
         return self.lpips_weight > 0 or compat
 
 
 @dataclasses.dataclass(frozen=True)
 class OptimizerConfig:
-    """AdamW with global-norm clipping and a schedule, for one network."""
+    """AdamW for one network, with global-norm clipping and a schedule of the learning rate.
+
+    Defaults are ours unless a field says otherwise; the official recipes' values are in configs/.
+    """
 
     learning_rate: float = 1e-4
-    """Peak learning rate."""
+    """Peak learning rate (the paper's)."""
     schedule: Literal["constant", "cosine", "cosine_unclamped"] = "cosine"
-    """What follows the warm-up: the peak; a cosine down to `final_fraction` at `period_steps`,
-    which stays there; or the official one, which rises again after that."""
+    """The schedule after the warm-up: the peak; a cosine that falls to `final_fraction` at
+    `period_steps` and stays there; or the released one, which rises again after that."""
     warmup_steps: int = 100
-    """Steps of a linear rise from zero to the peak."""
+    """Steps in which the learning rate rises linearly from zero to the peak."""
     period_steps: int | None = None
-    """Steps until the cosine reaches its floor, warm-up included; unset: all steps of the run."""
+    """Step at which the cosine reaches its floor; if unset, the last step of the run."""
     final_fraction: float = 0.01
     """The cosine's floor as a fraction of the peak."""
     beta1: float = 0.9
-    """Decay of AdamW's first moment."""
+    """Decay of AdamW's first moment (as released)."""
     beta2: float = 0.98
-    """Decay of AdamW's second moment."""
+    """Decay of AdamW's second moment (as released)."""
     eps: float = 1e-8
     """AdamW's epsilon."""
     weight_decay: float = 0.01
-    """AdamW's weight decay."""
+    """AdamW's weight decay (as released)."""
     clip_norm: float = 1.0
-    """Gradients are scaled down to this global norm."""
+    """Largest global norm of a gradient; longer gradients are scaled down to it (as released)."""
 
     def __post_init__(self):
         at_least(self, 0, "learning_rate", "warmup_steps", "final_fraction", "weight_decay")
@@ -224,41 +140,47 @@ class OptimizerConfig:
 
 @dataclasses.dataclass(frozen=True)
 class StageConfig:
-    """One training stage: its batches, its optimizers and its rhythm."""
+    """One training stage: its batches, optimizers, checkpoints and evaluations.
+
+    Defaults are ours unless a field says otherwise; the official recipes' values are in configs/.
+    """
 
     steps: int
-    """Training steps, each on one batch."""
+    """Number of training steps, each on one batch."""
     buckets: tuple[Bucket, ...]
-    """Shapes of batches, mixed by weight."""
+    """Shapes of batches, mixed by their weights."""
     optimizer: OptimizerConfig = OptimizerConfig()
     """Optimizer of the VAE and of the log-scales."""
     gan_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-5, schedule="constant")
-    """Optimizer of the discriminator."""
+    """Optimizer of the discriminator; learning rate and schedule as released."""
     updates: Literal["alternate", "joint"] = "alternate"
-    """With a GAN: even steps update the VAE and odd ones the discriminator, as the official code
-    does; or every step updates both, from one forward pass."""
+    """Which network a step updates when there is a GAN: `alternate` updates the VAE in even steps
+    and the discriminator in odd ones, as released; `joint` updates both in every step, from one
+    forward pass."""
     accumulate: int = 1
-    """Parts that every batch is taken in, one after the other, to save memory; the step is the same
-    but for rounding."""
+    """Number of equal parts in which a batch is computed, one after the other, to save memory. The
+    result is the same but for rounding."""
     remat: Remat = "none"
-    """Activations that are computed again in the backward pass, to save memory: none; those inside
-    of blocks; or all but the inputs of resolution levels."""
+    """Activations that the backward pass computes again, to save memory: none of them, those inside
+    of blocks (`blocks`), or all but the inputs of resolution levels (`full`)."""
     ema_decay: float = 0.999
-    """Decay of the averaged parameters, warmed up as min(decay, (1 + updates) / (10 + updates))."""
+    """Decay of the averaged parameters. It begins small, at
+    min(decay, (1 + updates) / (10 + updates))."""
     max_skipped: int = 20
-    """Updates in a row that may be skipped because the loss or a gradient is not finite, before the
-    run goes back to its last checkpoint and on with other data (once; then it stops)."""
+    """Number of updates in a row that may be skipped because the loss or a gradient is not finite.
+    Then the run goes back to its last checkpoint and on with other data; the second time it
+    stops."""
     checkpoint_every: int = 1000
     """Steps between checkpoints; the last step always has one."""
     keep_checkpoints: int = 3
-    """How many checkpoints are kept, the newest ones; `keep_every` and `keep_best` keep more."""
+    """Number of newest checkpoints that are kept; `keep_every` and `keep_best` keep more."""
     keep_every: int | None = None
-    """Checkpoints of steps that this divides are kept for ever."""
+    """Checkpoints at multiples of this step are kept for ever."""
     keep_best: BestBy | None = None
-    """The checkpoint with the highest of these scores on unseen clips is kept, too; only steps that
-    have both an evaluation and a checkpoint take part."""
+    """A score on unseen clips; the checkpoint where it is highest is kept, too. Only steps with
+    both an evaluation and a checkpoint take part."""
     log_every: int = 10
-    """Steps between lines of metrics.jsonl and TensorBoard scalars."""
+    """Steps between lines of metrics.jsonl, and between TensorBoard scalars."""
     eval_every: int = 1000
     """Steps between evaluations on unseen clips; the last step always has one."""
 
@@ -284,7 +206,7 @@ class StageConfig:
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
         if not self.buckets:
-            raise ConfigError("buckets must hold one shape of batch at least.")
+            raise ConfigError("buckets must hold one shape of batches or more.")
         for bucket in self.buckets:
             if bucket.batch % self.accumulate:
                 raise ConfigError(
@@ -295,16 +217,16 @@ class StageConfig:
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
-    """How devices are arranged: batches are split over `data` and `fsdp`, parameters over `fsdp`,
-    the rows of frames over `space`."""
+    """How devices are arranged. Batches are split over `data` and `fsdp`, parameters over `fsdp`,
+    and the rows of frames over `space`. Results don't depend on it, but for rounding."""
 
     data: int = -1
-    """Devices along the data axis; -1 takes all that the other two leave."""
+    """Number of devices along the data axis; -1 takes all that the other two axes leave."""
     fsdp: int = 1
-    """Devices that share one copy of the parameters, moments and averages."""
+    """Number of devices that share one copy of the parameters, moments and averages."""
     space: int = 1
-    """Devices that share a clip, each with some of its rows: for clips whose activations one device
-    doesn't hold."""
+    """Number of devices that share a clip, each with some of its rows, for clips whose activations
+    don't fit into one device's memory."""
 
     def __post_init__(self):
         at_least(self, 1, "fsdp", "space")
@@ -314,47 +236,51 @@ class MeshConfig:
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """A whole run: an image VAE (loaded, or trained in a first stage), then a video VAE compatible
+    """A whole run: an image VAE, loaded or trained in a first stage, then a video VAE compatible
     with it."""
 
     image_model: ImageVAEConfig
-    """The frozen image VAE, as it is trained when `image_vae` is unset."""
+    """The frozen image VAE as the run trains it; without effect where `image_vae` is set."""
     model: VideoVAEConfig
-    """The video VAE."""
+    """The video VAE. Defaults are the official SD2.1 family's."""
     image_train: StageConfig
-    """Stage 1: training the image VAE; skipped when `image_vae` is set."""
+    """Stage 1, which trains the image VAE; skipped where `image_vae` is set. Defaults are ours
+    unless a setting says otherwise."""
     train: StageConfig
-    """Stage 2: training the video VAE."""
+    """Stage 2, which trains the video VAE. Defaults are ours unless a setting says otherwise."""
     image_vae: str | None = None
-    """Weights of the image VAE to be compatible with, ours or PyTorch's: anything `load` reads."""
+    """Weights of the image VAE to be compatible with, ours or PyTorch's."""
     init: Literal["inflate", "random"] = "inflate"
-    """Start the video VAE from the image VAE's weights, or from random ones."""
+    """What the video VAE starts from: the image VAE's weights, inflated (the paper's way), or
+    random weights."""
     init_weights: str | None = None
-    """Weights of a video VAE to start from in place of `init`, ours or PyTorch's; its architecture
-    must be `model`'s."""
+    """Weights of a video VAE to start from in place of `init`, ours or PyTorch's. Their
+    architecture must be that of `model`."""
     lpips: str | None = None
-    """Weights of the network of LPIPS; without them `loss.lpips_weight` must be 0."""
+    """Weights of the LPIPS network; without them `loss.lpips_weight` must be 0."""
     frozen_dtype: DType = "float32"
-    """Type of the computation of the image VAE and of the network of LPIPS."""
+    """Type of the computation of the image VAE and of the LPIPS network."""
     discriminator: DiscriminatorConfig = dataclasses.field(default_factory=DiscriminatorConfig)
-    """The discriminator of the GAN loss."""
-    data: DataConfig = DataConfig()
-    """Training and evaluation data."""
+    """The discriminator of the GAN loss. Defaults are the official model's."""
+    data: DataConfig = dataclasses.field(default_factory=DataConfig)
+    """Training and evaluation data. Defaults are ours unless a setting says otherwise."""
     loss: LossConfig = LossConfig()
-    """The objective; an image VAE is trained with all of it but the compatibility loss."""
+    """The objective. Defaults are the released recipe's unless a setting says otherwise. An image
+    VAE is trained with all terms but the compatibility loss."""
     mesh: MeshConfig = MeshConfig()
-    """The devices."""
+    """How devices are arranged."""
     matmul_precision: Literal["default", "high", "highest"] = "default"
-    """Precision of float32 products; accelerators round to bf16 or TF32 unless `highest`."""
+    """Precision of float32 products; accelerators round to bfloat16 or TF32 unless it is
+    `highest`."""
     seed: int = 0
-    """Seed of initialization, data order and noise."""
+    """Seed of the initial parameters, the order of data, and all noise."""
     workdir: str = "runs/default"
-    """The run folder; one that holds a checkpoint is continued."""
+    """The run folder; a run that has a checkpoint there goes on from it."""
     wandb: str | None = None
     """Project of Weights & Biases that metrics also go to; needs `pip install wandb`."""
     profile: int = 0
-    """Steps of each stage that jax.profiler traces, from the first one on whose program is compiled
-    already; XProf shows what is in the run folder's `tensorboard/`."""
+    """Number of steps of each stage that jax.profiler traces, beginning with the first one whose
+    program is compiled already. XProf shows the trace, in the run folder's `tensorboard/`."""
 
     def __post_init__(self):
         expand_home(self, "image_vae", "init_weights", "lpips", "workdir")

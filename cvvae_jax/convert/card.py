@@ -23,18 +23,6 @@ _PUBLISHED = {
         "BSD-2-Clause, the license of the Python package lpips, which this file is part of"
     ),
 }
-_OFFICIAL_IMPORTS = {
-    "CVVAEModel": "from models.modeling_vae import CVVAEModel  # github.com/AILab-CVC/CV-VAE",
-    "CVVAESD3Model": "from models.modeling_vae import CVVAESD3Model  # github.com/AILab-CVC/CV-VAE",
-    "AutoencoderKL": "from diffusers import AutoencoderKL",
-    "AutoencoderKLTemporalDecoder": "from diffusers import AutoencoderKLTemporalDecoder",
-}
-# Where classes without `from_pretrained` are defined.
-_HOMES = {
-    "InceptionI3d": "piergiaj/pytorch-i3d",
-    "fid_inception_v3": "pytorch-fid",
-    "LPIPS": "the package lpips",
-}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,16 +174,14 @@ def _in_pytorch(family: Family | None, name: str, to: str) -> str:
         return "No official PyTorch class computes the same, so the model can't be exported."
     folder = name if to == "torch" else f"{name}-torch"
     first = f"after `python -m cvvae_jax convert {name} {folder}`" if to == "jax" else "as it is"
-    statement = _OFFICIAL_IMPORTS.get(family.official_class)
-    if statement is None:
-        home = _HOMES.get(family.official_class, "CV-VAE's training code")
+    if family.imported_by is None:
         return (
             f"In PyTorch, {first}: the tensors have the names of `{family.official_class}` in "
-            f"{home} (`load_state_dict`)."
+            f"{family.defined_in} (`load_state_dict`)."
         )
     return f"""In PyTorch, {first}:
 
 ```python
-{statement}
+{family.imported_by}
 model = {family.official_class}.from_pretrained("{folder}")
 ```"""

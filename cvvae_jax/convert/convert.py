@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax import nnx
 
 from cvvae_jax import parameter_paths
 from cvvae_jax.convert.names import Row, official_name, our_path
@@ -29,7 +30,7 @@ def our_order(tensor: np.ndarray, *, unit_axes: int) -> np.ndarray:
 
 
 def official_order(array: np.ndarray, *, unit_axes: int) -> np.ndarray:
-    """The inverse of `to_ours`."""
+    """The inverse of `our_order`."""
     if array.ndim < 2:
         return array
     *space, inputs, outputs = array.shape
@@ -38,7 +39,7 @@ def official_order(array: np.ndarray, *, unit_axes: int) -> np.ndarray:
 
 
 def official_shape(shape: tuple[int, ...], *, unit_axes: int) -> tuple[int, ...]:
-    """The shape of `to_official` of an array of this shape."""
+    """The shape of `official_order` of an array of this shape."""
     if len(shape) < 2:
         return shape
     return (shape[-1], shape[-2], *shape[:-2], *(1,) * unit_axes)
@@ -131,6 +132,26 @@ def official_shapes(target: Any, rows: list[Row]) -> dict[str, tuple[str, tuple[
         name, row = official_name(rows, path)
         named[path] = name, official_shape(leaf.shape, unit_axes=row.unit_axes)
     return named
+
+
+class _OneKey(nnx.RngStream):
+    """Draws the same key every time: shapes don't depend on it, and counting the draws would take
+    most of the time of tracing a model."""
+
+    def __call__(self) -> jax.Array:
+        return self.key[...]
+
+
+def abstract_model(model_class: type, config: Any) -> Any:
+    """The shapes and types of a model of ours."""
+
+    def build(key: jax.Array) -> Any:
+        rngs = nnx.Rngs(key)
+        rngs.default = _OneKey(key, tag="default")
+        return model_class(config, rngs=rngs)
+
+    # A real key would be compiled first.
+    return jax.eval_shape(build, jax.eval_shape(jax.random.key, 0))
 
 
 def fill(

@@ -1,6 +1,7 @@
 """Models written to disk, whole or not at all: as official weights, or as ours."""
 
 import contextlib
+import hashlib
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.lock import locked
 
 _TAGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_LONGEST_NAME = 255  # bytes
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
 # What the two kinds of folder consist of.
@@ -43,7 +45,7 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
     """
     try:
         path = path.resolve()
-        partial, replaced = (path.with_name(f".{path.name}.convert-{w}") for w in ("new", "old"))
+        partial, replaced = (_beside(path, state) for state in ("new", "old"))
         _check_parent(path, size=size)
         partial.mkdir(exist_ok=True)
         lock = partial / "lock"
@@ -63,6 +65,14 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
                     partial.rmdir()
     except OSError as error:
         raise UserError(f"{path} cannot be written: {checkpoint.system_reason(error)}.") from error
+
+
+def _beside(path: Path, state: str) -> Path:
+    """Where a folder's new or old state lies meanwhile; the same for every process."""
+    name = f".{path.name}.convert-{state}"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f".{hashlib.sha256(os.fsencode(path.name)).hexdigest()}.convert-{state}"
+    return path.with_name(name)
 
 
 def _clear_up(path: Path, partial: Path, replaced: Path) -> None:

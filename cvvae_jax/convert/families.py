@@ -1,13 +1,12 @@
-"""The kinds of official weights, and which one a set of tensors is: read from names and shapes."""
+"""The families of official weights: one row says all that distinguishes a family from the others.
+
+A row names our model, the official PyTorch class, the names of its tensors and layers, and its
+config.json. docs/extending.md adds a layout, step by step.
+"""
 
 import dataclasses
-import re
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
-
-import jax
-from flax import nnx
 
 from cvvae_jax.config import (
     DiscriminatorConfig,
@@ -18,10 +17,10 @@ from cvvae_jax.config import (
     SVDVAEConfig,
     VideoVAEConfig,
 )
-from cvvae_jax.convert import names
-from cvvae_jax.convert.names import Row, our_path
-from cvvae_jax.convert.sizes import Shapes, levels_of, most, numbers, sizes_of
-from cvvae_jax.errors import UserError
+from cvvae_jax.config.latent_scale import LATENT_SCALE
+from cvvae_jax.convert import names, sizes
+from cvvae_jax.convert.names import Row
+from cvvae_jax.convert.sizes import Shapes
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
 from cvvae_jax.models.feature_networks.i3d import I3D
@@ -33,11 +32,31 @@ from cvvae_jax.models.video_vae import PRESETS, VideoVAE
 
 
 @dataclasses.dataclass(frozen=True)
+class Signature:
+    """The names of tensors by which a kind of network is found in a file."""
+
+    kind: str
+    """The network's name in messages; families may share one."""
+
+    pattern: str
+    """A regular expression that matches the beginnings of tensors' names, without a prefix."""
+
+
+AUTOENCODER = Signature(
+    "autoencoder",
+    r"(?:(?:encoder|decoder)\.(?:conv_in|conv_out|conv_norm_out|norm_out|mid|mid_block"
+    r"|down|up|down_blocks|up_blocks|time_conv_out)|(?:post_)?quant_conv)\.",
+)
+IMAGENET = Signature("VGG16 or AlexNet", r"features\.\d+\.(?:weight|bias)$")
+_LPIPS = Signature("LPIPS", r"(?:net\.slice\d|lin\d)\.")
+
+
+@dataclasses.dataclass(frozen=True)
 class Family:
     """A kind of official weights."""
 
     title: str
-    """What people call it."""
+    """The name that people use."""
 
     model_class: type
     """Our model."""
@@ -46,227 +65,281 @@ class Family:
     """Our model's configuration."""
 
     official_class: str
-    """The PyTorch class that loads it."""
+    """The PyTorch class that loads the weights."""
+
+    signature: Signature
+    """The names of tensors by which a file of the family is recognized."""
 
     rows: Callable[[Any], list[Row]]
-    """The table of names for a configuration."""
+    """The table of layer names for a configuration."""
+
+    read_config: Callable[[Shapes], Any] | None = None
+    """Our configuration from the shapes of official tensors. Unset: an autoencoder, which
+    `recognition` reads."""
+
+    is_meant: Callable[[Shapes], bool] = lambda shapes: True
+    """Whether tensors with the signature are of this family, where families share one."""
+
+    official_config: Callable[[Any], dict[str, Any]] = lambda config: {}
+    """The settings in the official class's config.json, from our configuration."""
+
+    unseen: tuple[str, ...] = ()
+    """Settings that no tensor shows and the config.json may state, by their names here."""
+
+    usual: Any = None
+    """A configuration with the scale of latents of the family's models, where the official class
+    doesn't write all of it down."""
+
+    assumed: Callable[[Any], list[str]] = lambda config: []
+    """What is assumed without a config.json, in words, from our configuration."""
+
+    imported_by: str | None = None
+    """The Python statement that imports the official class; None: it has no `from_pretrained`."""
+
+    defined_in: str = ""
+    """Where an official class without `from_pretrained` is defined, in words."""
 
     exported: bool = True
-    """Whether models are written with these names; older ones are only read."""
+    """Whether models are written with these names; older names are only read."""
 
+
+def _sd21_config(config: Any) -> dict[str, Any]:
+    spatial = "vanilla-xformers" if config.mid_attention else "none"
+    temporal = config.mid_attention and config.decoder_attention == "spatial_temporal"
+    width = config.block_channels[0]
+    return {
+        "double_z": True,
+        "z_channels": config.latent_channels,
+        "in_channels": 3,
+        "out_ch": 3,
+        "ch": width,
+        "ch_mult": [channels // width for channels in config.block_channels],
+        "num_res_blocks": config.blocks_per_level,
+        "attn_resolutions": [],
+        "dropout": 0.0,
+        "use_3d_conv": True,
+        "half_3d": config.half_3d,
+        "causal_encoder": config.causal_encoder,
+        "causal_decoder": config.causal_decoder,
+        "encoder_attn_type": spatial,
+        "decoder_attn_type": "spatial-temporal-xformer" if temporal else spatial,
+        "scaling_factor": config.scaling_factor,
+        "force_upcast": True,
+        **_chunking(config),
+    }
+
+
+def _sd3_config(config: Any) -> dict[str, Any]:
+    levels = len(config.block_channels)
+    return {
+        "in_channels": 3,
+        "out_channels": config.latent_channels,
+        "down_block_types": ["DownEncoderBlock3D"] * levels,
+        "up_block_types": ["UpDecoderBlock3D"] * levels,
+        "block_out_channels": list(config.block_channels),
+        "layers_per_block": config.blocks_per_level,
+        "norm_num_groups": config.norm_groups,
+        "act_fn": "silu",
+        "double_z": True,
+        "mid_block_add_attention": config.mid_attention,
+        "causal_encoder": config.causal_encoder,
+        "causal_decoder": config.causal_decoder,
+        "half_3d": config.half_3d,
+        **_chunking(config),
+    }
+
+
+def _chunking(config: Any) -> dict[str, Any]:
+    """How the official classes cut long and large videos: their own defaults."""
+    return {
+        "en_de_n_frames_a_time": 16,
+        "time_n_compress": config.temporal_compression,
+        "spatial_n_compress": config.spatial_compression,
+        "tile_spatial_size": 576,
+        "num_video_frames": None,
+        "tile_overlap_ratio": 0.2222,
+        "reshape_z_dim_to_4": False,
+        "reshape_x_dim_to_4": False,
+    }
+
+
+def _image_config(config: Any) -> dict[str, Any]:
+    levels = len(config.block_channels)
+    return {
+        "act_fn": "silu",
+        "block_out_channels": list(config.block_channels),
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "force_upcast": True,
+        "in_channels": 3,
+        "latent_channels": config.latent_channels,
+        "latents_mean": _list_or_none(config.latents_mean),
+        "latents_std": _list_or_none(config.latents_std),
+        "layers_per_block": config.blocks_per_level,
+        "mid_block_add_attention": config.mid_attention,
+        "norm_num_groups": config.norm_groups,
+        "out_channels": 3,
+        "sample_size": 512 if config.latent_channels == 4 else 1024,
+        "scaling_factor": config.scaling_factor,
+        "shift_factor": config.shift_factor or None,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+        "use_post_quant_conv": config.quant_conv,
+        "use_quant_conv": config.quant_conv,
+    }
+
+
+def _list_or_none(values: tuple[float, ...] | None) -> list[float] | None:
+    return None if values is None else list(values)
+
+
+def _svd_config(config: Any) -> dict[str, Any]:
+    return {
+        "block_out_channels": list(config.block_channels),
+        "down_block_types": ["DownEncoderBlock2D"] * len(config.block_channels),
+        "force_upcast": True,
+        "in_channels": 3,
+        "latent_channels": config.latent_channels,
+        "layers_per_block": config.blocks_per_level,
+        "out_channels": 3,
+        "sample_size": 768,
+        "scaling_factor": config.scaling_factor,
+    }
+
+
+def _discriminator_config(config: Any) -> dict[str, Any]:
+    return {
+        "input_nc": 3,
+        "ndf": config.base_channels,
+        "n_layers": config.layers,
+        "use_actnorm": False,
+        "half_3d": config.half_3d,
+        "causal": False,
+    }
+
+
+def _scale_assumed(config: Any) -> str:
+    scale, shift = config.scaling_factor, config.shift_factor
+    other = "SDXL's is 0.13025" if config.latent_channels == 4 else "FLUX's are 0.3611, 0.1159"
+    return f"scaling factor {scale}, shift {shift} ({other})"
+
+
+def _groups_assumed(config: Any) -> str:
+    return f"{config.norm_groups} groups in every norm"
+
+
+_CAUSALITY_ASSUMED = "the encoder is causal, the decoder is not"
+
+
+_CAUSAL = ("causal_encoder", "causal_decoder")
+_CVVAE_CLASS = "from models.modeling_vae import {}  # github.com/AILab-CVC/CV-VAE"
+_IMAGE_SETTINGS = {
+    "official_config": _image_config,
+    "unseen": ("norm_groups", *LATENT_SCALE),
+    "assumed": lambda config: [_scale_assumed(config), _groups_assumed(config)],
+    "imported_by": "from diffusers import AutoencoderKL",
+}
 
 SD21 = Family(
-    "CV-VAE SD2.1",
-    VideoVAE,
-    VideoVAEConfig,
-    "CVVAEModel",
+    *("CV-VAE SD2.1", VideoVAE, VideoVAEConfig, "CVVAEModel", AUTOENCODER),
     lambda config: names.ldm_rows(len(config.block_channels), image=False),
+    official_config=_sd21_config,
+    unseen=(*_CAUSAL, *LATENT_SCALE),
+    usual=PRESETS["sd21"],
+    assumed=lambda config: [_CAUSALITY_ASSUMED],
+    imported_by=_CVVAE_CLASS.format("CVVAEModel"),
 )
 SD3 = Family(
-    "CV-VAE SD3", VideoVAE, VideoVAEConfig, "CVVAESD3Model", lambda _: names.diffusers_rows()
+    *("CV-VAE SD3", VideoVAE, VideoVAEConfig, "CVVAESD3Model", AUTOENCODER),
+    lambda config: names.diffusers_rows(),
+    official_config=_sd3_config,
+    unseen=("norm_groups", *_CAUSAL, *LATENT_SCALE),
+    usual=PRESETS["sd3"],
+    assumed=lambda config: [_groups_assumed(config), _CAUSALITY_ASSUMED],
+    imported_by=_CVVAE_CLASS.format("CVVAESD3Model"),
 )
 IMAGE = Family(
-    "image VAE", ImageVAE, ImageVAEConfig, "AutoencoderKL", lambda _: names.diffusers_rows()
+    *("image VAE", ImageVAE, ImageVAEConfig, "AutoencoderKL", AUTOENCODER),
+    lambda config: names.diffusers_rows(),
+    **_IMAGE_SETTINGS,
 )
 IMAGE_LDM = Family(
     "image VAE, latent-diffusion names",
-    ImageVAE,
-    ImageVAEConfig,
-    "AutoencoderKL",
+    *(ImageVAE, ImageVAEConfig, "AutoencoderKL", AUTOENCODER),
     lambda config: names.ldm_rows(len(config.block_channels), image=True),
     exported=False,
+    **_IMAGE_SETTINGS,
 )
 SVD = Family(
-    "SVD VAE", SVDVAE, SVDVAEConfig, "AutoencoderKLTemporalDecoder", lambda _: names.svd_rows()
+    *("SVD VAE", SVDVAE, SVDVAEConfig, "AutoencoderKLTemporalDecoder", AUTOENCODER),
+    lambda config: names.svd_rows(),
+    official_config=_svd_config,
+    unseen=LATENT_SCALE,
+    usual=SVDVAEConfig(),
+    imported_by="from diffusers import AutoencoderKLTemporalDecoder",
 )
 DISCRIMINATOR = Family(
-    "3-D discriminator",
-    Discriminator,
-    DiscriminatorConfig,
-    "NLayerDiscriminator3D",
+    *("3-D discriminator", Discriminator, DiscriminatorConfig, "NLayerDiscriminator3D"),
+    Signature("discriminator", r"main\.\d+\."),
     lambda config: names.discriminator_rows(config.layers),
+    lambda shapes: DiscriminatorConfig(**sizes.discriminator_sizes(shapes)),
+    official_config=_discriminator_config,
+    defined_in="CV-VAE's training code",
 )
-PERCEPTUAL = Family("LPIPS", LPIPS, LPIPSConfig, "LPIPS", lambda _: names.lpips_rows())
 PERCEPTUAL_VGG16 = Family(
-    "LPIPS, torchvision's names",
-    LPIPS,
-    LPIPSConfig,
-    "LPIPS",
-    lambda _: names.lpips_rows(torchvision=True),
+    *("LPIPS, torchvision's names", LPIPS, LPIPSConfig, "LPIPS", IMAGENET),
+    lambda config: names.lpips_rows(torchvision=True),
+    lambda shapes: LPIPSConfig(),
+    lambda shapes: not sizes.is_alexnet(shapes),
+    defined_in="the package lpips",
     exported=False,
-)
-PERCEPTUAL_ALEX = Family(
-    "LPIPS with AlexNet", AlexLPIPS, LPIPSConfig, "LPIPS", lambda _: names.alex_lpips_rows()
 )
 PERCEPTUAL_ALEXNET = Family(
-    "LPIPS with AlexNet, torchvision's names",
-    AlexLPIPS,
-    LPIPSConfig,
-    "LPIPS",
-    lambda _: names.alex_lpips_rows(torchvision=True),
+    *("LPIPS with AlexNet, torchvision's names", AlexLPIPS, LPIPSConfig, "LPIPS", IMAGENET),
+    lambda config: names.alex_lpips_rows(torchvision=True),
+    lambda shapes: LPIPSConfig(),
+    sizes.is_alexnet,
+    defined_in="the package lpips",
     exported=False,
 )
-VIDEO_CLASSES = Family("Inception-I3D", I3D, I3DConfig, "InceptionI3d", lambda _: names.i3d_rows())
+PERCEPTUAL = Family(
+    *("LPIPS", LPIPS, LPIPSConfig, "LPIPS", _LPIPS),
+    lambda config: names.lpips_rows(),
+    lambda shapes: LPIPSConfig(),
+    lambda shapes: not sizes.is_alexnet(shapes),
+    defined_in="the package lpips",
+)
+PERCEPTUAL_ALEX = Family(
+    *("LPIPS with AlexNet", AlexLPIPS, LPIPSConfig, "LPIPS", _LPIPS),
+    lambda config: names.alex_lpips_rows(),
+    lambda shapes: LPIPSConfig(),
+    sizes.is_alexnet,
+    defined_in="the package lpips",
+)
+VIDEO_CLASSES = Family(
+    *("Inception-I3D", I3D, I3DConfig, "InceptionI3d"),
+    Signature("Inception-I3D", r"(?:Conv3d_\w+|Mixed_\w+\.b\d[ab]?|logits)\.(?:conv3d|bn)\."),
+    lambda config: names.i3d_rows(),
+    lambda shapes: I3DConfig(),
+    defined_in="piergiaj/pytorch-i3d",
+)
 IMAGE_CLASSES = Family(
-    "InceptionV3 of FID",
-    InceptionV3,
-    InceptionConfig,
-    "fid_inception_v3",
-    lambda _: names.inception_rows(),
+    *("InceptionV3 of FID", InceptionV3, InceptionConfig, "fid_inception_v3"),
+    Signature(
+        "InceptionV3",
+        r"(?:Conv2d_\w+|Mixed_\w+\.branch\w+|AuxLogits\.conv\d)\.(?:conv|bn)\.",
+    ),
+    lambda config: names.inception_rows(),
+    lambda shapes: InceptionConfig(),
+    defined_in="pytorch-fid",
 )
 
 FAMILIES = (
-    SD21,
-    SD3,
-    IMAGE,
-    IMAGE_LDM,
-    SVD,
-    DISCRIMINATOR,
-    PERCEPTUAL,
-    PERCEPTUAL_VGG16,
-    PERCEPTUAL_ALEX,
-    PERCEPTUAL_ALEXNET,
-    VIDEO_CLASSES,
-    IMAGE_CLASSES,
+    *(SD21, SD3, IMAGE, IMAGE_LDM, SVD, DISCRIMINATOR),
+    # A file of torchvision's names may hold heads, too, whose names are those of LPIPS.
+    *(PERCEPTUAL_VGG16, PERCEPTUAL_ALEXNET, PERCEPTUAL, PERCEPTUAL_ALEX),
+    *(VIDEO_CLASSES, IMAGE_CLASSES),
 )
+"""All families, in the order in which tensors are tried against their signatures."""
 MODELS = {
     family.model_class.__name__: (family.model_class, family.config_class) for family in FAMILIES
 }
 """Class and configuration of every model of ours, by the class's name."""
-
-
-class _OneKey(nnx.RngStream):
-    """Draws the same key every time: shapes don't depend on it, and counting the draws would take
-    most of the time of tracing a model."""
-
-    def __call__(self) -> jax.Array:
-        return self.key[...]
-
-
-def abstract_model(model_class: type, config: Any) -> Any:
-    """The shapes and types of a model of ours."""
-
-    def build(key: jax.Array) -> Any:
-        rngs = nnx.Rngs(key)
-        rngs.default = _OneKey(key, tag="default")
-        return model_class(config, rngs=rngs)
-
-    # A real key would be compiled first.
-    return jax.eval_shape(build, jax.eval_shape(jax.random.key, 0))
-
-
-def recognize(shapes: Shapes, *, groups: int = 32, source: str) -> tuple[Family, Any]:
-    """Family and configuration of official tensors.
-
-    Sizes are read from most of the tensors that show them, so that single missing or misshapen ones
-    can be named afterwards. What no tensor shows (groups of the norms, scaling factors, causality)
-    has the family's default.
-
-    Args:
-        shapes: official tensors by name, without a prefix (see `parts`).
-        groups: groups of the norms, which no tensor shows.
-        source: what to call them in messages.
-
-    Raises:
-        UserError: they belong to no family, or to several.
-    """
-    if _any(shapes, r"main\.\d+\..*"):
-        return DISCRIMINATOR, _discriminator_config(shapes)
-    if _any(shapes, r"features\.\d+\.(weight|bias)"):
-        return (PERCEPTUAL_ALEXNET if _is_alexnet(shapes) else PERCEPTUAL_VGG16), LPIPSConfig()
-    if _any(shapes, r"(net\.slice\d|lin\d\.).*"):
-        return (PERCEPTUAL_ALEX if _is_alexnet(shapes) else PERCEPTUAL), LPIPSConfig()
-    if _any(shapes, r"(Conv3d_\w+|Mixed_\w+\.b\d[ab]?|logits)\.(conv3d|bn)\..*"):
-        return VIDEO_CLASSES, I3DConfig()
-    if _any(shapes, r"(Conv2d_\w+|Mixed_\w+\.branch\w+)\.(conv|bn)\..*"):
-        return IMAGE_CLASSES, InceptionConfig()
-    ldm = [name for name in shapes if re.match(r"(en|de)coder\.(down|up|mid)\.", name)]
-    diffusers = [name for name in shapes if re.match(r"(en|de)coder\.(down|up|mid)_block", name)]
-    if ldm and diffusers:
-        raise UserError(
-            f"{source} mixes two families: {len(ldm)} tensors have latent-diffusion names "
-            f"({ldm[0]}, ..), {len(diffusers)} diffusers names ({diffusers[0]}, ..)."
-        )
-    if not ldm and not diffusers:
-        raise UserError(
-            f"{source} holds no known model: a CV-VAE, an AutoencoderKL, an "
-            "AutoencoderKLTemporalDecoder, CV-VAE's discriminator, LPIPS, VGG16, AlexNet, "
-            "Inception-I3D or FID's InceptionV3 are read; its "
-            f"tensors are called {', '.join(list(shapes)[:3]) or 'nothing'}, .."
-        )
-    return _autoencoder(shapes, ldm=bool(ldm), groups=groups, source=source)
-
-
-def _autoencoder(shapes: Shapes, *, ldm: bool, groups: int, source: str) -> tuple[Family, Any]:
-    if _any(shapes, r"decoder\..*(spatial_res_block|temporal_res_block|time_mixer).*"):
-        ours = _by_path(shapes, names.svd_rows())
-        sizes = sizes_of(ours, groups=groups, source=source)
-        return SVD, SVDVAEConfig(**sizes)
-    rows = names.ldm_rows(levels_of(shapes), image=True) if ldm else names.diffusers_rows()
-    ours = _by_path(shapes, rows)
-    ranks = Counter(len(shape) for path, shape in ours.items() if path.endswith("conv1/kernel"))
-    if len(ranks) > 1 and min(ranks.values()) > 1:
-        raise UserError(
-            f"{source} mixes two families: {ranks[4]} first convolutions of residual blocks are "
-            f"2-D, an image VAE's, and {ranks[5]} are 3-D, a video VAE's."
-        )
-    sizes = sizes_of(ours, groups=groups, source=source)
-    attention = any("mid_block/attentions" in path for path in ours)
-    if most(len(shape) for path, shape in ours.items() if path.endswith("conv1/kernel")) == 4:
-        quant = any("quant_conv/" in path for path in ours)
-        config = ImageVAEConfig(**sizes, mid_attention=attention, quant_conv=quant)
-        return (IMAGE_LDM if ldm else IMAGE), config
-    half = most(len(shape) for path, shape in ours.items() if path.endswith("conv2/kernel")) == 4
-    temporal = any(path.endswith("attentions/00/q_t/kernel") for path in ours)
-    config = dataclasses.replace(
-        PRESETS["sd21" if ldm else "sd3"],
-        **sizes,
-        half_3d=half,
-        mid_attention=attention,
-        temporal_strides=alternating_strides(len(sizes["block_channels"])),
-        decoder_attention="spatial_temporal" if temporal else "spatial",
-    )
-    return (SD21 if ldm else SD3), config
-
-
-def alternating_strides(levels: int) -> tuple[int, ...]:
-    """The official strides in time: every other downsampling, the first one included, halves it."""
-    return tuple(2 if level % 2 == 0 else 1 for level in range(levels - 1))
-
-
-def with_usual_scale(config: ImageVAEConfig) -> ImageVAEConfig:
-    """SD 1.x/2.x's factor for 4 channels, SD3's for 16; only a config.json can tell SDXL and
-    FLUX."""
-    if config.latent_channels == 16:
-        return dataclasses.replace(config, scaling_factor=1.5305, shift_factor=0.0609)
-    return config
-
-
-def _discriminator_config(shapes: Shapes) -> DiscriminatorConfig:
-    layers = (max(numbers(shapes, r"main\.(\d+)\..*"), default=0) - 2) // 3
-    ranks = (len(shape) for name, shape in shapes.items() if name.endswith("conv2.weight"))
-    base = most(shapes[n][0] for n in ("main.0.weight", "main.0.bias") if shapes.get(n))
-    return DiscriminatorConfig(
-        base_channels=base or 64, layers=max(layers, 2), half_3d=most(ranks) == 4
-    )
-
-
-def _is_alexnet(shapes: Shapes) -> bool:
-    """Which network of LPIPS: by the positions of layers that only one has, and the heads' inputs
-    where they differ."""
-    positions = numbers(shapes, r"(?:features|net\.slice\d)\.(\d+)\..*")
-    alexnet = sum(position in (3, 6, 8) for position in positions)
-    vgg16 = sum(position in (2, 5, 7, *range(12, 30)) for position in positions)
-    for name, widths in {"lin1": (192, 128), "lin2": (384, 256), "lin3": (256, 512)}.items():
-        inputs = shapes.get(f"{name}.model.1.weight", (0, 0))[1:2]
-        alexnet, vgg16 = alexnet + (inputs == widths[:1]), vgg16 + (inputs == widths[1:])
-    return alexnet > vgg16
-
-
-def _by_path(shapes: Shapes, rows: list[Row]) -> dict[str, tuple[int, ...]]:
-    found = {name: our_path(rows, name) for name in shapes}
-    return {place[0]: shapes[name] for name, place in found.items() if place}
-
-
-def _any(shapes: Shapes, pattern: str) -> bool:
-    return any(re.fullmatch(pattern, name) for name in shapes)

@@ -10,9 +10,10 @@ from typing import Any, Literal
 from cvvae_jax.convert import families
 from cvvae_jax.convert.card import stated_license
 from cvvae_jax.convert.convert import official_shapes
-from cvvae_jax.convert.families import Family, Shapes
+from cvvae_jax.convert.families import Family
 from cvvae_jax.convert.files import WeightFiles, open_weights
 from cvvae_jax.convert.parts import select
+from cvvae_jax.convert.sizes import Shapes
 from cvvae_jax.errors import UserError
 
 Half = Literal["heads", "network"]

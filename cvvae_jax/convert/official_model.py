@@ -11,10 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from cvvae_jax.config import DType
-from cvvae_jax.convert import families
 from cvvae_jax.convert.card import stated_license
-from cvvae_jax.convert.convert import Place, fill, places
-from cvvae_jax.convert.families import Family, abstract_model
+from cvvae_jax.convert.convert import Place, abstract_model, fill, places
+from cvvae_jax.convert.families import AUTOENCODER, IMAGE, Family
 from cvvae_jax.convert.files import TensorInfo, WeightFiles, open_weights
 from cvvae_jax.convert.files.source import read_json
 from cvvae_jax.convert.lpips_heads import (
@@ -26,7 +25,9 @@ from cvvae_jax.convert.lpips_heads import (
     shapes_of_half,
 )
 from cvvae_jax.convert.official_config import norm_groups, with_official_config
-from cvvae_jax.convert.parts import AUTOENCODER, Part, list_parts, select
+from cvvae_jax.convert.parts import Part, list_parts, select
+from cvvae_jax.convert.recognition import recognize, with_usual_scale
+from cvvae_jax.convert.sizes import Shapes
 from cvvae_jax.errors import UserError
 
 _FLOATS = ("float32", "bfloat16", "float16")
@@ -177,12 +178,12 @@ def open_official(
     shapes = {name: files.tensors[stored].shape for name, stored in part.names.items()}
     given, source = _given_config(files, part, config)
     groups = norm_groups(given or {}, source=source)
-    family, ours = families.recognize(shapes, groups=groups, source=str(files.path))
+    family, ours = recognize(shapes, groups=groups, source=str(files.path))
     heads, half = _heads(files, family, shapes, lpips_heads)
     if given is not None:
         ours = with_official_config(family, ours, given, source=source)
-    elif family.model_class is families.IMAGE.model_class:
-        ours = families.with_usual_scale(ours)
+    elif family.model_class is IMAGE.model_class:
+        ours = with_usual_scale(ours)
     stored = {name: files.tensors[name] for name in part.names.values()}
     source = str(files.path)
     if heads:
@@ -203,12 +204,12 @@ def open_official(
     if incomplete and whole:
         raise UserError(incomplete)
     by_stored = {stored: found[name] for name, stored in part.names.items()}
-    assumed = _assumed(family, ours, given)
+    assumed = tuple(family.assumed(ours)) if given is None else ()  # a config.json tells it
     return OfficialModel(files, part, family, ours, model, by_stored, assumed, heads, incomplete)
 
 
 def _heads(
-    files: WeightFiles, family: Family, shapes: families.Shapes, path: Path | str | None
+    files: WeightFiles, family: Family, shapes: Shapes, path: Path | str | None
 ) -> tuple[Heads | None, Half | None]:
     """The heads at `path`, and the half of LPIPS that is missing all the same."""
     half = missing_half(family, shapes)
@@ -230,7 +231,9 @@ def _given_config(
     """The config.json that was named, or the one beside the weights, which speaks of the
     autoencoder where the file holds one."""
     if config is None:
-        prefixes = [p for p, (kind, _) in list_parts(files.tensors).items() if kind == AUTOENCODER]
+        prefixes = [
+            p for p, (kind, _) in list_parts(files.tensors).items() if kind == AUTOENCODER.kind
+        ]
         speaks_of_it = not prefixes or part.prefix in prefixes
         return (files.config if speaks_of_it else None), f"{files.files[0].parent}/config.json"
     return read_json(config), str(config)
@@ -268,19 +271,3 @@ def _param_dtype(tensors: dict[str, TensorInfo], wanted: DType | None, source: s
     if not stored or set(stored) & set(_EIGHT_BITS):
         return "float32"
     return str(jnp.result_type(*stored))
-
-
-def _assumed(family: Family, config: Any, given: dict[str, Any] | None) -> tuple[str, ...]:
-    """What only a config.json could tell, where there is none."""
-    if given is not None:
-        return ()
-    assumed = []
-    if family.model_class is families.IMAGE.model_class:
-        scale, shift = config.scaling_factor, config.shift_factor
-        other = "SDXL's is 0.13025" if config.latent_channels == 4 else "FLUX's are 0.3611, 0.1159"
-        assumed.append(f"scaling factor {scale}, shift {shift} ({other})")
-    if family in (families.SD3, families.IMAGE, families.IMAGE_LDM):
-        assumed.append(f"{config.norm_groups} groups in every norm")
-    if family in (families.SD21, families.SD3):
-        assumed.append("the encoder is causal, the decoder is not")
-    return tuple(assumed)

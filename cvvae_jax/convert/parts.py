@@ -8,27 +8,13 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 
+from cvvae_jax.convert.families import AUTOENCODER, FAMILIES, IMAGENET
 from cvvae_jax.convert.names import modern_name, without_wrappers
 from cvvae_jax.errors import UserError
 
-AUTOENCODER = "autoencoder"
-IMAGENET = "VGG16 or AlexNet"
 _PREFIX = r"((?:[\w-]+\.)*?)"
 _PATTERNS = {
-    AUTOENCODER: re.compile(
-        _PREFIX
-        + r"(?:(?:encoder|decoder)\.(?:conv_in|conv_out|conv_norm_out|norm_out|mid|mid_block"
-        r"|down|up|down_blocks|up_blocks|time_conv_out)|(?:post_)?quant_conv)\."
-    ),
-    "discriminator": re.compile(_PREFIX + r"main\.\d+\."),
-    "LPIPS": re.compile(_PREFIX + r"(?:net\.slice\d|lin\d)\."),
-    IMAGENET: re.compile(_PREFIX + r"features\.\d+\.(?:weight|bias)$"),
-    "Inception-I3D": re.compile(
-        _PREFIX + r"(?:Conv3d_\w+|Mixed_\w+\.b\d[ab]?|logits)\.(?:conv3d|bn)\."
-    ),
-    "InceptionV3": re.compile(
-        _PREFIX + r"(?:Conv2d_\w+|Mixed_\w+\.branch\w+|AuxLogits\.conv\d)\.(?:conv|bn)\."
-    ),
+    family.signature.kind: re.compile(_PREFIX + family.signature.pattern) for family in FAMILIES
 }
 # What an autoencoder consists of.
 _PARTS = ("encoder", "decoder", "quant_conv", "post_quant_conv")
@@ -120,7 +106,7 @@ def select(names: Iterable[str], *, prefix: str | None, source: str) -> Part:
 
 def _only(parts: dict[str, tuple[str, int]], source: str) -> tuple[str, ...]:
     """The prefixes of the only model, the one of most tensors first."""
-    candidates = [prefix for prefix, (kind, _) in parts.items() if kind == AUTOENCODER]
+    candidates = [prefix for prefix, (kind, _) in parts.items() if kind == AUTOENCODER.kind]
     candidates = sorted(candidates or parts, key=lambda prefix: -parts[prefix][1])
     if len({without_wrappers(prefix) for prefix in candidates}) > 1:
         raise UserError(
@@ -150,9 +136,9 @@ def _is_beside(name: str, kind: str | None) -> bool:
     What is called nearly as a part of an autoencoder counts as its own, to be reported: a
     misspelled name must not go unnoticed.
     """
-    if kind == AUTOENCODER and not _resembles_a_part(name.partition(".")[0]):
+    if kind == AUTOENCODER.kind and not _resembles_a_part(name.partition(".")[0]):
         return True
-    companions = _COMPANIONS + (_IMAGENET_COMPANIONS if kind == IMAGENET else ())
+    companions = _COMPANIONS + (_IMAGENET_COMPANIONS if kind == IMAGENET.kind else ())
     return name.startswith(companions) or name.endswith(_COUNTER)
 
 

@@ -110,3 +110,23 @@ def most(values: Iterable[int]) -> int:
     """The value seen most often, 0 where there is none."""
     common = Counter(values).most_common(1)
     return common[0][0] if common else 0
+
+
+def discriminator_sizes(shapes: Shapes) -> dict[str, Any]:
+    """Width, depth and kind of convolutions of a discriminator, from its official tensors."""
+    layers = (max(numbers(shapes, r"main\.(\d+)\..*"), default=0) - 2) // 3
+    ranks = (len(shape) for name, shape in shapes.items() if name.endswith("conv2.weight"))
+    base = most(shapes[n][0] for n in ("main.0.weight", "main.0.bias") if shapes.get(n))
+    return {"base_channels": base or 64, "layers": max(layers, 2), "half_3d": most(ranks) == 4}
+
+
+def is_alexnet(shapes: Shapes) -> bool:
+    """Whether the network of LPIPS is AlexNet rather than VGG16: by the positions of layers that
+    only one of them has, and by the heads' inputs where they differ."""
+    positions = numbers(shapes, r"(?:features|net\.slice\d)\.(\d+)\..*")
+    alexnet = sum(position in (3, 6, 8) for position in positions)
+    vgg16 = sum(position in (2, 5, 7, *range(12, 30)) for position in positions)
+    for name, widths in {"lin1": (192, 128), "lin2": (384, 256), "lin3": (256, 512)}.items():
+        inputs = shapes.get(f"{name}.model.1.weight", (0, 0))[1:2]
+        alexnet, vgg16 = alexnet + (inputs == widths[:1]), vgg16 + (inputs == widths[1:])
+    return alexnet > vgg16

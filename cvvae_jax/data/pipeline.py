@@ -17,9 +17,11 @@ Two networks that are trained in turns need `pairs`: if a bucket were drawn for 
 of 1 : 1 would give one network all batches of one bucket, and the other network all of the other.
 """
 
+import contextlib
 import logging
 import multiprocessing
 import os
+import re
 import signal
 import threading
 from collections.abc import Iterator
@@ -118,6 +120,7 @@ class Batches:
 
         Raises:
             UserError: too many records cannot be decoded.
+            ChildProcessError: a worker process has died.
         """
         return self._bad.take(next(self._stream))
 
@@ -141,14 +144,41 @@ def _from_workers(stream: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         iterator = iter(stream)
-        first = next(iterator)  # starts all workers
+        with _deaths_told():
+            first = next(iterator)  # starts all workers
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
-        yield first
-        yield from iterator
+        with _deaths_told():
+            yield first
+            yield from iterator
     finally:
         iterator.close()
+
+
+@contextlib.contextmanager
+def _deaths_told() -> Iterator[None]:
+    """Says in a sentence what Grain raises when a worker has died."""
+    try:
+        yield
+    except RuntimeError as error:
+        died = re.search(r"Worker process .*exit code (-?\d+)", str(error))
+        if died is None:
+            raise
+        code = int(died[1])
+        how = f"was ended by {_signal_name(-code)}" if code < 0 else f"ended with code {code}"
+        raise ChildProcessError(
+            f"a worker process that reads the data {how}. Where memory is short, the system ends "
+            "processes by SIGKILL: lower data.workers. The same command goes on from the newest "
+            "checkpoint, if there is one."
+        ) from error
+
+
+def _signal_name(number: int) -> str:
+    try:
+        return signal.Signals(number).name
+    except ValueError:  # such as one of the real-time signals
+        return f"signal {number}"
 
 
 def _live_with_parent(worker_index: int, worker_count: int) -> None:

@@ -8,7 +8,7 @@ from jaxtyping import Float, UInt8
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.contenders import Baseline, Contender, Model
-from cvvae_jax.evaluation.measure import Arrays
+from cvvae_jax.evaluation.metrics import Arrays
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.metrics.flat_fields import Grid, frequencies, structure
 from cvvae_jax.metrics.time import levels_of

@@ -1,8 +1,7 @@
-"""What is measured of a clip and its reconstruction: arrays that a summary is made from."""
+"""Measures clips and their reconstructions: arrays from which a summary is made."""
 
-import dataclasses
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -13,128 +12,119 @@ from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax.codec.values import Pixels
 from cvvae_jax.errors import UserError
-from cvvae_jax.evaluation.protocol import FRAME_METRICS, Protocol
-from cvvae_jax.losses import lpips
-from cvvae_jax.metrics import frechet, image, seams, time
-from cvvae_jax.models.feature_networks import alexnet, i3d, vgg
+from cvvae_jax.evaluation.metrics import METRICS, Arrays, Kind, Metric
+from cvvae_jax.evaluation.protocol import Protocol
+from cvvae_jax.metrics import seams, time
 from cvvae_jax.models.inputs import to_float, to_uint8
 
-Arrays = dict[str, np.ndarray]
 Video = UInt8[np.ndarray, "t h w 3"] | Float[np.ndarray, "t h w 3"]
 
-# Pixels of all frames that a device measures at once, and values of all pieces of a clip's time:
-# LPIPS takes some 1,500 bytes a pixel, the spectrum some 50 bytes a value.
-_PIXELS, _VALUES = 2**20, 2**25
-
-
-# Height and width in pixels of the frames that each metric is defined on, at least.
-_SMALLEST = {
-    "ssim": image.SSIM_WINDOW,
-    "ms_ssim": image.MS_SSIM_PIXELS,
-    "lpips_vgg": vgg.SPATIAL_COMPRESSION,
-    "lpips_alex": alexnet.SMALLEST,
-}
-
-
-@dataclasses.dataclass(frozen=True)
-class Networks:
-    """The networks that metrics are made of, by metric; None where no weights are given."""
-
-    lpips_vgg: Any = None
-    lpips_alex: Any = None
-    fvd: Any = None
-    fid: Any = None
-
-    def given(self) -> set[str]:
-        """Metrics that weights are given for."""
-        return {f.name for f in dataclasses.fields(self) if getattr(self, f.name) is not None}
-
-
-NETWORK_METRICS = {field.name for field in dataclasses.fields(Networks)}
-"""Metrics that need weights."""
+# LPIPS takes some 1,500 bytes a pixel, the spectrum over time some 50 bytes a value.
+_PIXELS = 2**20
+"""Pixels of all frames that a device measures at once."""
+_VALUES = 2**25
+"""Values that a device looks at along time at once."""
 
 
 class Measure:
-    """The metrics of a protocol, on all devices of this process."""
+    """Measures the metrics of a protocol on all devices of this process."""
 
-    def __init__(self, protocol: Protocol, networks: Networks):
+    def __init__(self, protocol: Protocol, networks: Mapping[str, Any]):
+        """Put the networks onto the devices.
+
+        Args:
+            protocol: names the metrics.
+            networks: the networks that weights were given for, by metric. Metrics that lack their
+                network are not measured.
+        """
         self._protocol = protocol
-        self._wanted = set(protocol.metrics) - (NETWORK_METRICS - networks.given())
+        asked = [METRICS[name] for name in METRICS if name in protocol.metrics]
+        self._metrics = [m for m in asked if m.network is None or m.name in networks]
+        self._names = {metric.name for metric in self._metrics}
         self._mesh = Mesh(np.asarray(jax.local_devices()), ("pieces",))
         everywhere = NamedSharding(self._mesh, PartitionSpec())
         self._networks = {
-            name: jax.device_put(getattr(networks, name), everywhere)
-            for name in sorted(NETWORK_METRICS & self._wanted)
+            metric.name: jax.device_put(networks[metric.name], everywhere)
+            for metric in self._metrics
+            if metric.network is not None
         }
 
     def __call__(
         self, recon: Video, video: Video, *, tile_borders: tuple[list[int], list[int]]
     ) -> Arrays:
-        """All of a reconstruction.
+        """Measures a reconstruction.
 
         Args:
             recon: in [-1, 1], clipped to it, or in [0, 255].
-            video: what it reconstructs.
+            video: the clip that it reconstructs.
             tile_borders: rows and columns of pixels that tiles begin or end before.
 
         Returns:
-            by name: `mse`, `ssim`, `ms_ssim`, `lpips_vgg`, `lpips_alex`, `tile_seam` (t,);
+            Arrays by name: `mse`, `ssim`, `ms_ssim`, `lpips_vgg`, `lpips_alex`, `tile_seam` (t,);
             `difference_mse` and `warping` (t - 1,); `spectrum` (f,); `drift_mse` and `chunk_seam`
-            (); features of the reconstruction `fvd` (d,) and `fid` (t, d). What isn't defined on
-            frames so small or clips so short is left out.
+            (); features of the reconstruction `fvd` (d,) and `fid` (t, d). Metrics that are not
+            defined on frames so small or clips so short are left out.
         """
         found = self.frames(recon[None], video[None])
         found = {name: values[0] for name, values in found.items()}
-        if "time" in self._wanted or "seams" in self._wanted:
+        if {"time", "seams"} & self._names:
             found |= self._over_time(recon, video)
-        if "seams" in self._wanted and any(tile_borders):
+        if "seams" in self._names and any(tile_borders):
             found |= self._tile_seams(recon, video, tile_borders)
-        if "warping" in self._wanted and min(video.shape[1:3]) >= time.FLOW_PIXELS:
-            recon, video = (np.asarray(_as_uint8(x)) for x in (recon, video))
-            found["warping"] = time.warping_error(recon, video)
+        for metric in self._of_kind("clip", video.shape[:3]):
+            recon_bytes, video_bytes = (np.asarray(_as_uint8(x)) for x in (recon, video))
+            found[metric.array or metric.name] = metric.function(recon_bytes, video_bytes)
         return found | self.features(recon)
 
     def frames(self, recon: Pixels, video: Pixels) -> Arrays:
-        """What compares frame with frame: (b, t) by name."""
+        """Measures the metrics that compare frame with frame: arrays (b, t) by name."""
         b, t, h, w, _ = video.shape
-        names = self._wanted & FRAME_METRICS
-        names = {name for name in names if min(h, w) >= _SMALLEST.get(name, 1)}
+        metrics = self._of_kind("frames", (t, h, w))
+        if not metrics:
+            return {}
+        names = {metric.name for metric in metrics}
         networks = {name: self._networks[name] for name in names & self._networks.keys()}
         flat = (x.reshape(b * t, 1, h, w, 3) for x in (recon, video))
-        run = functools.partial(_frames, networks, names=tuple(sorted(names)))
+        run = functools.partial(_frames, networks, metrics=tuple(metrics))
         found = self._in_pieces(run, *flat, size=max(1, _PIXELS // (h * w)))
         return {name: values.reshape(b, t) for name, values in found.items()}
 
     def features(self, video: Video) -> Arrays:
-        """What distributions are compared by."""
+        """Computes the features that distributions are compared by: (d,) of the clip, or (t, d)."""
         found, (t, h, w, _) = {}, video.shape
-        if "fvd" in self._networks and t >= i3d.SHORTEST:
-            network = self._networks["fvd"]
-            found["fvd"] = np.asarray(_clip_features(network, video[None]))[0]
-        if "fid" in self._networks:
-            run = functools.partial(_frame_features, self._networks["fid"])
-            size = max(1, _PIXELS // (h * w))
-            found |= self._in_pieces(run, video[:, None], size=size)
+        for metric in self._of_kind("clip_features", (t, h, w)):
+            network = self._networks.get(metric.name)
+            features = _features(network, video[None], function=metric.function)
+            found[metric.name] = np.asarray(features)[0]
+        for metric in self._of_kind("frame_features", (t, h, w)):
+            network, size = self._networks.get(metric.name), max(1, _PIXELS // (h * w))
+            run = functools.partial(_features, network, function=metric.function)
+            features = self._in_pieces(lambda x, run=run: {"": run(x)}, video[:, None], size=size)
+            found[metric.name] = features[""][:, 0]
         for name, values in found.items():
             if not np.isfinite(values).all():
                 raise UserError(f"the network of {name} gives features that are no numbers.")
         return found
 
+    def _of_kind(self, kind: Kind, size: tuple[int, int, int]) -> list[Metric]:
+        """The metrics of a kind that are defined on clips of so many frames, rows, columns."""
+        return [m for m in self._metrics if m.kind == kind and m.is_defined_on(*size)]
+
     def _over_time(self, recon: Video, video: Video) -> Arrays:
-        """Every pixel's course over time, by pieces of the frame."""
+        """Measures every pixel along time, one piece of the frame after the other."""
         t, h, w, _ = video.shape
         size = max(1, min(-(-h * w // self._mesh.size), _VALUES // (3 * t)))
-        # Pixels that are added at the end are equal in both, so that they add no error.
+        # The zeros that fill up the last piece are in both videos, so that they add no error.
         pieces = (_pieces_of_time(x, size) for x in (recon, video))
         window = self._protocol.spectrum_window
         found = self._in_pieces(functools.partial(_time, window=window), *pieces, size=1)
         found = {name: values.sum(axis=0) * (size / (h * w)) for name, values in found.items()}
-        # Chunks share a frame, which is the earlier one's.
+        # Two chunks share a frame, which is decoded by the earlier chunk.
         begins = range(self._protocol.chunk_frames + 1, t, self._protocol.chunk_frames)
-        if "seams" in self._wanted and begins:
+        if "seams" in self._names and begins:
             steps = jnp.asarray(found["difference_mse"])[None]
             found["chunk_seam"] = np.asarray(seams.chunk_seam_ratio(steps, frames=begins)[0])
-        if "time" not in self._wanted:
+        if "time" not in self._names:
             found = {name: found[name] for name in found.keys() & {"chunk_seam"}}
         return found
 
@@ -148,9 +138,10 @@ class Measure:
         return self._in_pieces(run, recon[:, None], video[:, None], size=size)
 
     def _in_pieces(self, run: Callable, *arrays: np.ndarray, size: int) -> Arrays:
-        """A function of batches, over all entries: at most `size` a device at once.
+        """Runs a function of batches over all entries of arrays, at most `size` entries a device.
 
-        Pieces are of one size, so that one program does; the last one is filled up.
+        All batches have one size, so that one compiled program does; the last batch is filled up
+        with its last entry, whose results are dropped.
         """
         count, devices = len(arrays[0]), self._mesh.size
         calls = -(-count // (size * devices))
@@ -170,28 +161,22 @@ def _filled(values: np.ndarray, size: int) -> np.ndarray:
 
 
 def _pieces_of_time(video: np.ndarray, size: int) -> np.ndarray:
-    """(t, h, w, 3) as (pieces, t, size, 1, 3), with equal values at the end."""
+    """Cuts (t, h, w, 3) into (pieces, t, size, 1, 3); zeros fill up the last piece."""
     t, h, w, _ = video.shape
     missing = -(h * w) % size
     flat = np.pad(video.reshape(t, h * w, 3), ((0, 0), (0, missing), (0, 0)))
     return flat.reshape(t, -1, size, 1, 3).swapaxes(0, 1)
 
 
-@functools.partial(jax.jit, static_argnames="names")
-def _frames(networks, recon, video, *, names):
-    recon, video = _as_values(recon), _as_values(video)
+@functools.partial(jax.jit, static_argnames="metrics")
+def _frames(networks, recon, video, *, metrics):
+    recon, video = jnp.clip(_as_values(recon), -1, 1), _as_values(video)
     found = {}
-    for name in names:
-        match name:
-            case "psnr":
-                found["mse"] = image.mse(recon, video)
-            case "ssim":
-                found["ssim"] = image.ssim(recon, video)
-            case "ms_ssim":
-                found["ms_ssim"] = image.ms_ssim(recon, video)
-            case _:
-                found[name] = lpips(networks[name], jnp.clip(recon, -1, 1), video)
-    return {name: values[:, 0] for name, values in found.items()}
+    for metric in metrics:
+        network = [networks[metric.name]] if metric.network else []
+        values = metric.function(*network, recon, video)
+        found[metric.array or metric.name] = values[:, 0]
+    return found
 
 
 @functools.partial(jax.jit, static_argnames="window")
@@ -210,14 +195,9 @@ def _tile_seam(recon, video, *, rows, columns):
     return {"tile_seam": seams.seam_ratio(recon, video, rows=rows, columns=columns)}
 
 
-@jax.jit
-def _clip_features(network, video):
-    return frechet.clip_features(network, jnp.clip(_as_values(video), -1, 1))
-
-
-@jax.jit
-def _frame_features(network, video):
-    return {"fid": frechet.frame_features(network, jnp.clip(_as_values(video), -1, 1))[:, 0]}
+@functools.partial(jax.jit, static_argnames="function")
+def _features(network, video, *, function):
+    return function(network, jnp.clip(_as_values(video), -1, 1))
 
 
 def _as_values(video: Array | np.ndarray) -> Array:

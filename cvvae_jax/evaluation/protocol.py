@@ -16,27 +16,7 @@ from typing import Any, Literal, get_args, get_origin
 from cvvae_jax.config.checks import at_least
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
-
-Metric = Literal[
-    "psnr",
-    "ssim",
-    "ms_ssim",
-    "lpips_vgg",
-    "lpips_alex",
-    "time",
-    "seams",
-    "warping",
-    "fvd",
-    "fid",
-    "compatibility",
-]
-"""What can be measured; docs/evaluation.md defines each."""
-FRAME_METRICS = {"psnr", "ssim", "ms_ssim", "lpips_vgg", "lpips_alex"}
-"""Those that compare one frame with another."""
-
-DEFINITIONS = 2
-"""Of all metrics, counted: figures of two numbers can't be compared. Since 2, SSIM and MS-SSIM are
-of pixels in [0, 1]; in 1 they were of values in [-1, 1]."""
+from cvvae_jax.evaluation.metrics import DEFINITIONS, METRICS, metrics_of
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,8 +52,8 @@ class Protocol:
     """Frames from a chunk to the next; see docs/inference.md."""
     tile: int | Literal["auto", "whole"] = "auto"
     """Pixels of the tiles that frames are cut into, `whole`: never, `auto`: where memory asks."""
-    metrics: tuple[Metric, ...] = ("psnr", "ssim", "ms_ssim", "time", "seams", "compatibility")
-    """What is measured."""
+    metrics: tuple[str, ...] = ("psnr", "ssim", "ms_ssim", "time", "seams", "compatibility")
+    """What is measured, by the names of `metrics.METRICS`."""
     spectrum_window: int = 16
     """Frames of the windows that the spectrum of the error is averaged over."""
     flat_fields: bool = True
@@ -94,17 +74,25 @@ class Protocol:
             raise UserError("fps must be positive, and needs frames and no stride beside it.")
         if self.media == "image" and (self.frames or 1, self.stride, self.fps) != (1, 1, None):
             raise UserError("images have one frame: frames, stride and fps are for videos.")
+        self._check_metrics()
+
+    def _check_metrics(self):
         if not self.metrics:
             raise UserError("metrics must name something to measure.")
-        if "compatibility" in self.metrics and not FRAME_METRICS & set(self.metrics):
+        if not METRICS.keys() >= set(self.metrics):
             raise UserError(
-                "compatibility is told in metrics of frames: name one of "
-                f"{', '.join(sorted(FRAME_METRICS))} beside it."
+                f"metrics must be a list of {' or '.join(METRICS)}, not {self.metrics!r}."
+            )
+        of_frames = sorted(metric.name for metric in metrics_of("frames"))
+        if "compatibility" in self.metrics and not set(of_frames) & set(self.metrics):
+            raise UserError(
+                "compatibility is measured by metrics of frames: name one of "
+                f"{', '.join(of_frames)} beside it."
             )
 
     @property
     def hash(self) -> str:
-        """SHA-256 of everything that a figure depends on."""
+        """SHA-256 of every field but the description, and of the definitions of metrics."""
         fields = dataclasses.asdict(self)
         del fields["description"]
         fields["metrics"] = sorted(set(self.metrics))

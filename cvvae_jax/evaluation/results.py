@@ -21,10 +21,9 @@ from cvvae_jax.checkpoint.origin import commit
 from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.clips import Clip, ClipInfo
 from cvvae_jax.evaluation.contenders import Contender
-from cvvae_jax.evaluation.figures import FIGURES
 from cvvae_jax.evaluation.flat_fields import COLORS, as_picture, summarize_flat_fields
-from cvvae_jax.evaluation.measure import NETWORK_METRICS, Arrays
-from cvvae_jax.evaluation.protocol import FRAME_METRICS, Protocol
+from cvvae_jax.evaluation.metrics import METRICS, Arrays, Metric
+from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.evaluation.report.page import write_report
 from cvvae_jax.evaluation.report.players import write_example
 from cvvae_jax.evaluation.store import FLAT_FIELDS, LeftOut, Store
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 _VERSIONS = ("jax", "jaxlib", "flax", "numpy", "av", "pillow")
 
-_LABELS = {figure.key: figure.label for figure in FIGURES}
 _EXAMPLE_FRAMES, _MEDIA = 100, "media"
 _PICTURED = ("middle", "worst")  # colors
 
@@ -102,29 +100,40 @@ def _not_measured(
     evaluation: "Evaluation", scores: dict[str, Any], count: int
 ) -> list[dict[str, str]]:
     """Metrics of the protocol that all or some of `count` clips lack, and why."""
-    wanted = set(evaluation.protocol.metrics)
-    without_weights = wanted & NETWORK_METRICS - evaluation.networks.keys()
+    wanted = {METRICS[name] for name in evaluation.protocol.metrics}
+    without_weights = {m for m in wanted if m.network and m.name not in evaluation.networks}
     missing = [
-        {"metric": _LABELS[name], "reason": "no weights were given for its network"}
-        for name in sorted(without_weights)
+        {"metric": metric.label, "reason": "no weights were given for its network"}
+        for metric in _by_name(without_weights)
     ]
-    for name in sorted(wanted & (FRAME_METRICS | {"fvd"}) - without_weights):
-        found = [own[name]["clips"] for own in scores.values() if name in own]
+    for metric in _by_name(wanted - without_weights):
+        if metric.kind not in ("frames", "clip_features"):
+            continue
+        found = [own[metric.name]["clips"] for own in scores.values() if metric.name in own]
         have = min((count - own.count(None) for own in found if own is not None), default=0)
-        if not found or (name in FRAME_METRICS and have < count):
+        if not found or (metric.kind == "frames" and have < count):
             where = f"{count - have} of {count} clips are" if found else "the clips are"
             reason = f"{where} too small or too short for it"
-            missing.append({"metric": _LABELS[name], "reason": reason})
-    if "compatibility" in wanted and evaluation.image_vae is None:
-        missing.append({"metric": "compatibility", "reason": "no image VAE was given"})
-    elif "compatibility" in wanted:
-        reason = f"the image VAE has other latents, {evaluation.image_vae.latents}"
-        missing += [
-            {"metric": f"compatibility of {contender.name}", "reason": reason}
-            for contender in evaluation.contenders
-            if contender.kind == "VideoVAE" and not evaluation.is_paired(contender)
-        ]
-    return missing
+            missing.append({"metric": metric.label, "reason": reason})
+    return missing + _compatibility_not_measured(evaluation)
+
+
+def _by_name(metrics: set[Metric]) -> list[Metric]:
+    return sorted(metrics, key=lambda metric: metric.name)
+
+
+def _compatibility_not_measured(evaluation: "Evaluation") -> list[dict[str, str]]:
+    """Contenders whose compatibility is asked for and not measured, and why."""
+    if "compatibility" not in evaluation.protocol.metrics:
+        return []
+    if evaluation.image_vae is None:
+        return [{"metric": "compatibility", "reason": "no image VAE was given"}]
+    reason = f"the image VAE has other latents, {evaluation.image_vae.latents}"
+    return [
+        {"metric": f"compatibility of {contender.name}", "reason": reason}
+        for contender in evaluation.contenders
+        if contender.kind == "VideoVAE" and not evaluation.is_paired(contender)
+    ]
 
 
 def _environment(evaluation: "Evaluation") -> dict[str, Any]:

@@ -15,8 +15,9 @@ from cvvae_jax.evaluation.clips import Clip, ClipInfo, Clips
 from cvvae_jax.evaluation.compatibility import measure_compatibility
 from cvvae_jax.evaluation.contenders import Baseline, Contender, Model
 from cvvae_jax.evaluation.flat_fields import measure_flat_fields
-from cvvae_jax.evaluation.measure import Arrays, Measure, Networks
-from cvvae_jax.evaluation.protocol import DEFINITIONS, Protocol
+from cvvae_jax.evaluation.measure import Measure
+from cvvae_jax.evaluation.metrics import DEFINITIONS, Arrays
+from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.evaluation.report.page import REPORT_NAME
 from cvvae_jax.evaluation.results import write_results
 from cvvae_jax.evaluation.store import FLAT_FIELDS, INPUT, LeftOut, Store
@@ -225,7 +226,7 @@ class Bench:
     @functools.cached_property
     def _measured(self) -> Measure:
         networks = {name: file.model for name, file in self._evaluation.networks.items()}
-        return Measure(self._evaluation.protocol, Networks(**networks))
+        return Measure(self._evaluation.protocol, networks)
 
     @functools.cached_property
     def _image_model(self) -> Model | None:

@@ -14,7 +14,7 @@ import numpy as np
 from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.clips import ClipInfo
 from cvvae_jax.evaluation.contenders import Contender
-from cvvae_jax.evaluation.measure import Arrays
+from cvvae_jax.evaluation.metrics import Arrays
 from cvvae_jax.resumable.files import written_aside
 from cvvae_jax.resumable.lock import locked
 from cvvae_jax.resumable.share import Share

@@ -8,8 +8,7 @@ from scipy.special import ndtr, stdtrit
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.compatibility import summarize_compatibility
-from cvvae_jax.evaluation.figures import FIGURES
-from cvvae_jax.evaluation.measure import Arrays
+from cvvae_jax.evaluation.metrics import Arrays, all_figures, metrics_of
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.evaluation.store import INPUT
 from cvvae_jax.metrics.frechet import Statistics, frechet_distance
@@ -58,8 +57,7 @@ def mean_interval(
 
 
 COMPATIBILITY = "compatibility/"
-"""What the names of arrays begin with that compatibility is made from."""
-_DISTRIBUTIONS = ("fvd", "fid")
+"""Begins the names of the arrays that compatibility is summarized from."""
 
 Read = Callable[[str], Iterator[Arrays]]
 """What was measured of a contender, clip by clip, in the clips' order."""
@@ -78,7 +76,7 @@ def summarize(
     """
     parts = {name: _contender(read, name, protocol, group=group) for name in names}
     values = {name: part["values"] for name, part in parts.items()}
-    shown = [f for f in FIGURES if any(f.key in part["scores"] for part in parts.values())]
+    shown = [f for f in all_figures() if any(f.key in part["scores"] for part in parts.values())]
     return {
         "reference": names[0],
         "metrics": [figure.record() for figure in shown],
@@ -92,15 +90,15 @@ def summarize(
 
 
 def _contender(read: Read, name: str, protocol: Protocol, *, group: int) -> dict[str, Any]:
-    values: dict[str, list[float | None]] = {f.key: [] for f in FIGURES if f.of_clip}
+    figures = [figure for figure in all_figures() if figure.is_per_clip]
+    values: dict[str, list[float | None]] = {figure.key: [] for figure in figures}
     psnrs, spectra, compatibility = [], [], []
     for arrays in read(name):
-        for figure in FIGURES:
-            if figure.of_clip:
-                value = figure.of_clip(arrays)
-                if value is not None and not np.isfinite(value):
-                    raise UserError(f"{figure.label} of {name} is {value} on a clip.")
-                values[figure.key].append(value)
+        for figure in figures:
+            value = figure.value(arrays)
+            if value is not None and not np.isfinite(value):
+                raise UserError(f"{figure.label} of {name} is {value} on a clip.")
+            values[figure.key].append(value)
         if "mse" in arrays:
             psnrs.append(psnr_of(np.asarray(arrays["mse"], np.float64)))
         if "spectrum" in arrays:
@@ -140,7 +138,7 @@ def _floats(values: Iterable[float | None]) -> np.ndarray:
 def _distances(read: Read, name: str) -> dict[str, Any]:
     """Between the clips' features and those of their reconstructions."""
     found = {}
-    for key in _DISTRIBUTIONS:
+    for key in (metric.name for metric in metrics_of("clip_features", "frame_features")):
         ours, theirs = Statistics(), Statistics()
         for statistics, whose in ((ours, name), (theirs, INPUT)):
             for arrays in read(whose):

@@ -1,4 +1,4 @@
-"""What to change in a recipe that does not fit, and the largest batch that does."""
+"""Advises on what to change in a recipe that does not fit; finds the largest batch that fits."""
 
 import dataclasses
 from collections.abc import Callable
@@ -15,38 +15,38 @@ from cvvae_jax.training.programs import AbstractStage, bytes_per_device
 
 @dataclasses.dataclass(frozen=True)
 class Problem:
-    """A step that takes more memory than a device has."""
+    """A step that needs more memory than a device has."""
 
     bucket: int
-    """Position in the stage's buckets."""
+    """Number of the bucket in the stage."""
     memory: Memory
-    """What it takes."""
+    """Memory that the step needs."""
     clips: int
-    """On a device."""
+    """Clips on a device."""
 
 
 def advice(
     stage: AbstractStage, config: TrainConfig, problem: Problem, *, prefix: str, limit: float
 ) -> list[str]:
-    """Settings to change, those first that leave the result as it is.
+    """Settings to change, a line each. Settings that don't change the result come first.
 
     Args:
-        stage: what doesn't fit.
-        config: the run.
-        problem: the step that takes most.
-        prefix: of the stage's settings, `train` or `image-train`.
+        stage: the stage that doesn't fit.
+        config: settings of the run.
+        problem: the step that needs most memory.
+        prefix: section of the stage's settings, `train` or `image-train`.
         limit: bytes that a device has.
     """
     lacking = decimal(int(problem.memory.total - limit))
-    lines = [f"{lacking} a device are lacking. In this order:"]
+    lines = [f"Every device lacks {lacking}. Try in this order:"]
     options = [
         _remat(stage, prefix),
         _accumulate(stage, problem, prefix),
         _fsdp(stage),
         _space(stage, problem),
         _types(config),
-        f"--{prefix}.buckets.{problem.bucket}.size or .frames smaller: memory of activations is "
-        "proportional to their pixels",
+        f"smaller --{prefix}.buckets.{problem.bucket}.size or .frames: the memory of activations "
+        "is proportional to the number of pixels",
     ]
     return lines + [f"  {option}" for option in options if option]
 
@@ -57,7 +57,7 @@ def _remat(stage: AbstractStage, prefix: str) -> str | None:
             return f"--{prefix}.remat blocks (a sixth more operations), or full (a third more)"
         case "blocks":
             return (
-                f"--{prefix}.remat full: keeps the inputs of levels alone (a sixth more operations)"
+                f"--{prefix}.remat full: keeps only the inputs of levels (a sixth more operations)"
             )
         case _:
             return None
@@ -72,7 +72,7 @@ def _accumulate(stage: AbstractStage, problem: Problem, prefix: str) -> str | No
 
 
 def _fsdp(stage: AbstractStage) -> str | None:
-    """With what it saves, which is known exactly."""
+    """Advice to split the state over devices, with the bytes that this saves, which are exact."""
     mesh = stage.job.mesh
     records = mesh.shape["data"] * mesh.shape["fsdp"]
     if mesh.shape["fsdp"] == records:
@@ -82,13 +82,13 @@ def _fsdp(stage: AbstractStage) -> str | None:
     split = AbstractMesh((1, records), ("data", "fsdp"))
     then = sum(bytes_per_device(tree, split) for tree in trees)
     return (
-        f"--mesh.fsdp {records}: saves {decimal(now - then)} of what every device keeps, of which "
-        "gathered parameters, and a schedule that gathers them early, may take a part again"
+        f"--mesh.fsdp {records}: saves {decimal(now - then)} of what every device keeps; gathered "
+        "parameters may take up a part of it again"
     )
 
 
 def _space(stage: AbstractStage, problem: Problem) -> str | None:
-    """Where the devices of a process can share a clip that is alone on one."""
+    """Advice to let devices share a clip, if there is one clip per device and they can share it."""
     mesh, buckets = stage.job.mesh, stage.job.stage.buckets
     space = 2 * mesh.shape[split_frames.AXIS]
     own = [d for d in mesh.devices.flat if d.process_index == mesh.devices.flat[0].process_index]
@@ -107,31 +107,33 @@ def _types(config: TrainConfig) -> str | None:
     wide = [f"{name} bfloat16" for name, dtype in settings.items() if dtype == "float32"]
     if not wide:
         return None
-    return f"{' '.join(wide)}: activations take half; results change by rounding"
+    return f"{' '.join(wide)}: halves activations; results change by rounding"
 
 
 @dataclasses.dataclass(frozen=True)
-class Largest:
-    """The answer, in clips a device."""
+class LargestBatch:
+    """The largest batch that fits."""
 
     clips: int
-    """0 where not even one fits."""
+    """Clips per device; 0 if not even one fits."""
     compiled: bool
-    """Whether this very batch was compiled; else it is estimated from two others (0: too)."""
+    """Whether this batch was compiled; else it is estimated from two other batches."""
     total: int
-    """Bytes on a device then."""
+    """Bytes that this batch needs on a device."""
 
 
 def largest_batch(
     measure: Callable[[int], Memory], *, given: int, step: int, limit: float
-) -> Largest:
-    """The largest batch that fits: memory is taken to grow by as much for every clip, the two
-    batches that say how much are compiled, and then the answer.
+) -> LargestBatch:
+    """Find the largest batch that fits.
+
+    Memory is assumed to grow by an equal amount for every clip. Two batches are compiled to learn
+    this amount, and then the batch that it points to.
 
     Args:
-        measure: compiles for so many clips a device.
-        given: clips a device of the recipe; measured already.
-        step: clips a device come in multiples of it.
+        measure: gives the memory for a number of clips per device, by compiling.
+        given: clips per device of the recipe.
+        step: the number of clips per device must be a multiple of it.
         limit: bytes that a device has.
     """
     known = {given: measure(given).total}
@@ -143,21 +145,21 @@ def largest_batch(
 
     other = 2 * given if look(given) else max(step, given // 2 // step * step)
     look(other)
-    if len(known) == 1:  # the least there is, and too much
-        return Largest(0, compiled=True, total=known[given])
+    if len(known) == 1:  # the recipe has the smallest batch, and it does not fit
+        return LargestBatch(0, compiled=True, total=known[given])
     (few, less), (many, more) = sorted(known.items())
     a_clip = (more - less) / (many - few)
     if a_clip <= 0:
         best = max((clips for clips, total in known.items() if total <= limit), default=0)
-        return Largest(best, compiled=True, total=known.get(best, less))
+        return LargestBatch(best, compiled=True, total=known.get(best, less))
     guess = int((limit - less) / a_clip + few) // step * step
     fitting = [clips for clips, total in known.items() if total <= limit]
     failing = [clips for clips, total in known.items() if total > limit]
     guess = max([guess, *fitting]) if fitting else guess
     guess = min([guess, *(clips - step for clips in failing)])
     if guess < step:
-        return Largest(0, compiled=step in known, total=known.get(step, less))
+        return LargestBatch(0, compiled=step in known, total=known.get(step, less))
     if look(guess):
-        return Largest(guess, compiled=True, total=known[guess])
+        return LargestBatch(guess, compiled=True, total=known[guess])
     below = guess - step
-    return Largest(below, compiled=False, total=round(known[guess] - a_clip * step))
+    return LargestBatch(below, compiled=False, total=round(known[guess] - a_clip * step))

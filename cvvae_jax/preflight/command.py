@@ -1,5 +1,4 @@
-"""`python -m cvvae_jax preflight`: whether a run fits hardware that one doesn't have, and what it
-would take."""
+"""Prints whether a training run fits hardware that is not there, and what its steps cost."""
 
 import dataclasses
 import math
@@ -14,15 +13,13 @@ from cvvae_jax.config import Bucket, MeshConfig, TrainConfig
 from cvvae_jax.errors import UserError
 from cvvae_jax.hardware import FLOAT32, GIB
 from cvvae_jax.preflight.advice import Problem, advice, largest_batch
-from cvvae_jax.preflight.compiler import Step, compile_step
-from cvvae_jax.preflight.cost import Traffic, floor, parts
+from cvvae_jax.preflight.compiler import CompileRequest, StepCost, Topology, compile_step
+from cvvae_jax.preflight.cost import Traffic, least_time, memory_parts
 from cvvae_jax.preflight.estimate import estimated_memory, estimated_traffic
-from cvvae_jax.preflight.topology import Topology
-from cvvae_jax.preflight.worker import Request
 from cvvae_jax.training.dry_run import parameters
-from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.jobs import plan_run, video_shape
 from cvvae_jax.training.programs import AbstractStage, abstract_stages
+from cvvae_jax.training.step import Update
 
 Batches = Literal["given", "largest"]
 
@@ -32,62 +29,62 @@ _console = Console(highlight=False, soft_wrap=True)
 def preflight(
     config: TrainConfig, topology: str, *, batches: Batches, only_shardings: bool
 ) -> None:
-    """Compile every step of a run for a topology, and print what it takes.
+    """Compile every step of a run for a topology, and print its memory, traffic and least time.
 
     Args:
-        config: the run; weights and data that are missing are listed.
-        topology: `v5e:4x8`, `cpu:8`, `gpu:8xH100`.
+        config: settings of the run. Weights and data may be missing; they are listed.
+        topology: hardware such as `v5e:4x8`, `cpu:8` or `gpu:8xH100`.
         batches: `largest` also looks for the largest batch of every bucket that fits.
-        only_shardings: print which parameter lies how, and compile nothing.
+        only_shardings: print how every parameter is split over devices, and compile nothing.
 
     Raises:
-        UserError: the configuration can't be run there, or there is no such topology.
+        UserError: there is no such topology, or the run is not possible on it.
     """
     target = Topology.parse(topology)
     if target.kind == "gpu" and config.mesh.space > 1:
-        raise UserError("estimates for GPUs are of whole frames: --mesh.space must be 1.")
+        raise UserError("GPUs are estimated for whole frames only: --mesh.space must be 1.")
     devices = target.devices()
     with jax.default_matmul_precision(config.matmul_precision):
         plan = plan_run(config, allow_missing=True, devices=devices)
         for missing in plan.missing:
-            _say(f"missing: {missing}")
-        _say(_hardware(target))
+            _print(f"missing: {missing}")
+        _print(_hardware(target))
         for index, stage in enumerate(abstract_stages(plan, config)):
-            _say(f"\n{stage.job.title}, on {_mesh(stage, target)}")
+            _print(f"\n{stage.job.title}, on {_mesh(stage, target)}")
             if only_shardings:
-                _say("\n".join(shardings(stage)))
+                _print("\n".join(shardings(stage)))
             else:
                 _console.print(parameters(stage))
-                Flight(config, target, index, stage).fly(batches)
+                StagePreflight(config, target, index, stage).run(batches)
 
 
 @dataclasses.dataclass(frozen=True)
-class Flight:
-    """One stage of a run on a topology."""
+class StagePreflight:
+    """The preflight of one stage of a run on a topology."""
 
     config: TrainConfig
     target: Topology
     index: int
-    """Of the stage in the run."""
+    """Number of the stage in the run."""
     stage: AbstractStage
 
     @property
     def limit(self) -> float:
-        """Bytes that a device has."""
+        """Bytes of memory that a device has; infinity for CPUs."""
         return self.target.chip.memory if self.target.chip else math.inf
 
     @property
     def prefix(self) -> str:
-        """Of the stage's settings on the command line."""
+        """Section of the stage's settings on the command line."""
         return "train" if self.stage.job.title == "video VAE" else "image-train"
 
-    def fly(self, batches: Batches) -> None:
-        """Compile and print every step, and what is to be done about those that don't fit."""
+    def run(self, batches: Batches) -> None:
+        """Compile every step, print its cost, and advise on what to change if one doesn't fit."""
         problems = []
         for position, bucket in enumerate(self.stage.job.stage.buckets):
             shape = video_shape(bucket)
             size = f"{bucket.frames} frames of {bucket.height} x {bucket.width}"
-            _say(f"\nbucket of {bucket.batch} x {size}: {self._clips(shape)} a device")
+            _print(f"\nbucket of {bucket.batch} x {size}: {self._clips(shape)} per device")
             steps = {}
             for update in self.stage.job.updates:
                 steps[update] = self._measure(update, shape)
@@ -97,10 +94,10 @@ class Flight:
             if memory.total > self.limit:
                 problems.append(Problem(position, memory, self._clips(shape)))
             if batches == "largest" and self.target.chip:
-                _say(self._largest(bucket, largest, steps[largest]))
+                _print(self._largest(bucket, largest, steps[largest]))
         if problems:
             worst = max(problems, key=lambda problem: problem.memory.total)
-            _say("\nDoesn't fit. " + "\n".join(self._advice(worst)))
+            _print("\nDoesn't fit. " + "\n".join(self._advice(worst)))
 
     def _advice(self, problem: Problem) -> list[str]:
         return advice(self.stage, self.config, problem, prefix=self.prefix, limit=self.limit)
@@ -109,14 +106,14 @@ class Flight:
         mesh = self.stage.job.mesh
         return shape[0] // (mesh.shape["data"] * mesh.shape["fsdp"])
 
-    def _measure(self, update: Update, shape: tuple[int, ...]) -> Step:
+    def _measure(self, update: Update, shape: tuple[int, ...]) -> StepCost:
         if self.target.kind == "gpu":
             return self._estimate(update, shape)
-        request = Request(self.config, self.target.name, self.index, update, shape)
+        request = CompileRequest(self.config, self.target.name, self.index, update, shape)
         return compile_step(request, self.stage, self.target)
 
-    def _estimate(self, update: Update, shape: tuple[int, ...]) -> Step:
-        """From the step of one device's clips on one device."""
+    def _estimate(self, update: Update, shape: tuple[int, ...]) -> StepCost:
+        """Estimate a step on GPUs from the step of one device, with its clips alone."""
         job = self.stage.job
         alone = sharding.make_mesh(MeshConfig(), batches=(1,), devices=[job.mesh.devices.flat[0]])
         stage = dataclasses.replace(self.stage, job=dataclasses.replace(job, mesh=alone))
@@ -125,9 +122,9 @@ class Flight:
         memory = estimated_memory(self.stage, shape, step.jaxpr)
         traffic = estimated_traffic(self.stage, update)
         devices = job.mesh.size
-        return Step(step.flops * devices, step.executed_flops * devices, memory, traffic, 0.0)
+        return StepCost(step.flops * devices, step.executed_flops * devices, memory, traffic, 0.0)
 
-    def _report(self, update: Update, shape: tuple[int, ...], step: Step) -> None:
+    def _report(self, update: Update, shape: tuple[int, ...], step: StepCost) -> None:
         total = f"{step.memory.total / GIB:.2f}"
         if self.target.chip:
             verdict = "fits" if step.memory.total <= self.limit else "DOESN'T FIT"
@@ -135,13 +132,15 @@ class Flight:
         else:
             total = f"{total} GiB"
         how = "estimated" if self.target.kind == "gpu" else f"compiled in {step.seconds:.0f} s"
-        _say(f"  {update} step: {total} ({how})")
-        sizes = parts(self.stage, shape, step.memory).items()
-        _say("    memory: " + ", ".join(f"{name} {decimal(size)}" for name, size in sizes if size))
-        _say("    traffic: " + (", ".join(map(_traffic, step.traffic)) or "none"))
-        _say("    " + self._work(step))
+        _print(f"  {update} step: {total} ({how})")
+        sizes = memory_parts(self.stage, shape, step.memory).items()
+        _print(
+            "    memory: " + ", ".join(f"{name} {decimal(size)}" for name, size in sizes if size)
+        )
+        _print("    traffic: " + (", ".join(map(_traffic, step.traffic)) or "none"))
+        _print("    " + self._work(step))
 
-    def _work(self, step: Step) -> str:
+    def _work(self, step: StepCost) -> str:
         text = f"work: {step.flops / 1e12:.4g} TFLOP, {step.executed_flops / 1e12:.4g} executed"
         if self.target.chip is None:
             return text
@@ -149,7 +148,7 @@ class Flight:
         trains_video = self.stage.job.title == "video VAE"
         if (self.config.model if trains_video else self.config.image_model).dtype == "bfloat16":
             passes = 1
-        least = floor(
+        least = least_time(
             step.executed_flops,
             step.traffic,
             chip=self.target.chip,
@@ -162,8 +161,8 @@ class Flight:
             f"{1e3 * least.links:.1f} ms on the links"
         )
 
-    def _largest(self, bucket: Bucket, update: Update, given: Step) -> str:
-        """Sentence on the largest batch."""
+    def _largest(self, bucket: Bucket, update: Update, given: StepCost) -> str:
+        """Find the largest batch of a bucket that fits, and describe it in a line."""
         devices = bucket.batch // self._clips(video_shape(bucket))
 
         def measure(clips: int):
@@ -184,20 +183,20 @@ class Flight:
         else:
             how = "compiled" if found.compiled else "estimated from those compiled"
         return (
-            f"  largest batch: {found.clips * devices}, {found.clips} a device, with "
+            f"  largest batch: {found.clips * devices}, {found.clips} per device, with "
             f"{found.total / GIB:.2f} GiB in the {update} step ({how})"
         )
 
 
 def shardings(stage: AbstractStage) -> list[str]:
-    """Which array of the model, the discriminator and the frozen networks lies how, a line each."""
+    """A table of the arrays of all networks: shape, axes of the mesh that split it, and bytes."""
     trees = {
         "model": stage.state.model,
         "discriminator": stage.state.discriminator,
         "image VAE": stage.frozen.image_vae,
         "LPIPS": stage.frozen.lpips,
     }
-    rows = [("parameter", "shape", "split over", "bytes a device")]
+    rows = [("parameter", "shape", "split over", "bytes per device")]
     for name, tree in trees.items():
         layouts = parameter_paths.flatten(sharding.shardings(tree, stage.job.mesh))
         for path, leaf in parameter_paths.flatten(tree).items():
@@ -216,19 +215,20 @@ def shardings(stage: AbstractStage) -> list[str]:
 def _hardware(target: Topology) -> str:
     lines = [f"{target.name}, {target.versions()}"]
     if target.chip is None:
-        lines.append("The memory of CPUs isn't known here; compiled for them, it isn't a TPU's.")
+        lines.append("CPUs have no memory limit here, and need other memory than TPUs do.")
     else:
         chip = target.chip
         lines.append(
             f"{target.count} x {chip.name}: {chip.memory / GIB:.2f} GiB, "
-            f"{chip.peak_flops / 1e12:.0f} TFLOP/s in bfloat16; sends {chip.link / 1e9:.0f} GB/s "
-            f"over links, {chip.network / 1e9:.3g} GB/s over the network ({chip.source})"
+            f"{chip.peak_flops / 1e12:.0f} TFLOP/s in bfloat16; each sends "
+            f"{chip.link / 1e9:.0f} GB/s over links, {chip.network / 1e9:.3g} GB/s over the "
+            f"network ({chip.source})"
         )
     if target.kind == "gpu":
         lines.append(
-            "ESTIMATED: nothing can be compiled for GPUs without one. What is kept is exact; "
-            "temporaries are from the traced program (the TPU compiler needed 58 to 89 % of such "
-            "estimates), traffic from shapes."
+            "ESTIMATED, since nothing can be compiled for GPUs without one. State and batch are "
+            "exact. Temporaries are estimated from the traced program (the TPU compiler needed 58 "
+            "to 89 % of such estimates), traffic from shapes."
         )
     return "\n".join(lines)
 
@@ -238,7 +238,10 @@ def _mesh(stage: AbstractStage, target: Topology) -> str:
     axes = ", ".join(f"{name} {size}" for name, size in mesh.shape.items())
     text = f"{mesh.size} devices ({axes})"
     if left := target.count - mesh.size:
-        text += f"; {left} are LEFT OUT: batches (buckets.N.batch) of {target.count} clips use them"
+        text += (
+            f"; {left} are LEFT OUT: batches (buckets.N.batch) of {target.count} clips would use "
+            "them"
+        )
     return text
 
 
@@ -246,5 +249,5 @@ def _traffic(traffic: Traffic) -> str:
     return f"{traffic.count} x {traffic.kind} {decimal(traffic.bytes)}"
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     _console.print(text, markup=False)

@@ -1,6 +1,7 @@
 """What a compiled step costs: memory, traffic between devices, and the least time it can take.
 
-A real step takes longer: nothing reaches its peak, and memory's own rate isn't in it.
+A real step takes longer: devices don't reach their peak rates, and the time to read and write
+memory is not counted.
 """
 
 import dataclasses
@@ -22,21 +23,21 @@ class Memory:
     arguments: int
     """State, batch and frozen networks, in the layouts of the device."""
     outputs: int
-    """Results that don't take an argument's place."""
+    """Results that are not written over an argument."""
     temporaries: int
-    """All else: activations, gradients, copies."""
+    """All other arrays: activations, gradients, copies."""
 
     @property
     def total(self) -> int:
-        """At the step's peak."""
+        """Memory at the peak of the step."""
         return self.arguments + self.outputs + self.temporaries
 
 
-def of_buffer_assignment(text: str) -> Memory:
-    """The memory of a program, from what XLA writes down of its arrays.
+def memory_from_buffer_assignment(text: str) -> Memory:
+    """Read the memory of a program from XLA's text on its buffer assignment.
 
-    A line stands for one piece of memory; pieces of another `color` lie in memories on the chip
-    itself.
+    Each line is one allocation. Allocations of a `color` other than 0 lie in memories inside of the
+    chip, and are not counted.
     """
     sizes = {"arguments": 0, "outputs": 0, "temporaries": 0}
     for size, facts in _ALLOCATION.findall(text):
@@ -51,11 +52,13 @@ def of_buffer_assignment(text: str) -> Memory:
     return Memory(**sizes)
 
 
-def parts(stage: AbstractStage, video_shape: tuple[int, ...], memory: Memory) -> dict[str, int]:
-    """What a device's memory is taken by during a step.
+def memory_parts(
+    stage: AbstractStage, video_shape: tuple[int, ...], memory: Memory
+) -> dict[str, int]:
+    """Bytes on a device during a step, by what they are used for.
 
-    What stays from step to step is counted from shapes, the rest as it was compiled: `padding` is
-    what layouts of the device add to arguments.
+    The sizes of state, frozen networks and batch are computed from shapes. The others are from the
+    compiled program: `padding` is what the layouts of the device add to arguments.
     """
     mesh = stage.job.mesh
     kept = {name: bytes_per_device(tree, mesh) for name, tree in stage.kept.items()}
@@ -69,16 +72,17 @@ def parts(stage: AbstractStage, video_shape: tuple[int, ...], memory: Memory) ->
 
 
 def batch_bytes(video_shape: tuple[int, ...], mesh: Mesh) -> int:
-    """A device's part of a batch: videos in uint8, and a seed for each."""
+    """Bytes of a batch on each device: uint8 videos, and a seed and a stop flag per clip."""
     records = math.ceil(video_shape[0] / (mesh.shape["data"] * mesh.shape["fsdp"]))
-    return math.ceil(math.prod(video_shape) / mesh.size) + 5 * records  # seed and stop flag
+    return math.ceil(math.prod(video_shape) / mesh.size) + 5 * records
 
 
-KINDS = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
+_COLLECTIVES = ("all-reduce", "all-gather", "reduce-scatter", "all-to-all", "collective-permute")
 _BYTES = {"pred": 1, "s8": 1, "u8": 1, "bf16": 2, "f16": 2, "s16": 2, "u16": 2, "f64": 8, "s64": 8}
 
 _INSTRUCTION = re.compile(
-    rf"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<shape>.+?) (?P<kind>{'|'.join(KINDS)})(?P<start>-start)?\("
+    r"^\s*(?:ROOT )?%?[\w.\-]+ = (?P<shape>.+?) "
+    rf"(?P<kind>{'|'.join(_COLLECTIVES)})(?P<start>-start)?\("
 )
 _COMPUTATION = re.compile(r"^(?:ENTRY )?%?([\w.\-]+) \(.*\) -> .* \{$")
 _CALL = re.compile(r"(?:body|calls|to_apply|async_execution_thread)=%?([\w.\-]+)")
@@ -93,22 +97,23 @@ class Traffic:
     """All collectives of one kind in one step."""
 
     kind: str
+    """Name of the operation, such as `all-reduce`."""
     count: int
-    """How often one is done."""
+    """Number of operations."""
     bytes: int
-    """The arrays' bytes on one device: what is summed up, what is gathered together, or what is
-    scattered; for all but `reduce-scatter` that is the result."""
+    """Bytes of the arrays on one device: the operands of `reduce-scatter`, the results of all other
+    operations."""
     wire: float
-    """Bytes that one device sends at least: 2 (n - 1) / n of a sum over n devices, (n - 1) / n of
-    what is gathered, scattered or exchanged, all of what is permuted."""
+    """Least number of bytes that one device sends, for n devices: 2 (n - 1) / n of the bytes of
+    `all-reduce`, all bytes of `collective-permute`, (n - 1) / n of the bytes of the others."""
 
 
-def collectives(hlo: str, *, devices: int) -> list[Traffic]:
+def collective_traffic(hlo: str, *, devices: int) -> list[Traffic]:
     """The collectives of a compiled program, by kind.
 
     Args:
-        hlo: the program as text, partitioned for so many devices.
-        devices: of the program; groups of unknown size are taken to be all of them.
+        hlo: the partitioned program as text.
+        devices: devices of the program; a group of unknown size is taken to have all of them.
     """
     times = _times_called(hlo)
     found: dict[str, dict[str, list[tuple[int, int, float]]]] = {}
@@ -127,12 +132,16 @@ def collectives(hlo: str, *, devices: int) -> list[Traffic]:
             channel = _CHANNEL.search(line)
             name = channel[0] if channel else line
             found.setdefault(match["kind"], {}).setdefault(name, []).append((count, size, wire))
-    return [_total(kind, found[kind]) for kind in KINDS if kind in found]
+    return [_total(kind, found[kind]) for kind in _COLLECTIVES if kind in found]
 
 
 def _total(kind: str, by_channel: dict[str, list[tuple[int, int, float]]]) -> Traffic:
-    """One that goes on beside other operations is in the text with each of them; those that
-    `shard_map` asks for share a channel, but not a size."""
+    """Add up the operations of one kind.
+
+    An operation that runs beside several others appears in the text several times, with one channel
+    and one size, and counts once. Operations of `shard_map` share a channel, but differ in size,
+    and all count.
+    """
     done = []
     for entries in by_channel.values():
         copies = len({size for _, size, _ in entries}) == 1
@@ -146,7 +155,11 @@ def _total(kind: str, by_channel: dict[str, list[tuple[int, int, float]]]) -> Tr
 
 
 def _payload(shape: str, kind: str, *, started: bool) -> int:
-    """Bytes of a result; started ones but sums also name their operands before it."""
+    """Bytes of the result of an operation.
+
+    The shape of an operation that is only started also has its operands, before the result;
+    `all-reduce` is an exception.
+    """
     if started and kind != "all-reduce":
         members = _members(shape)
         return _bytes(members[1] if len(members) > 1 else shape)
@@ -154,7 +167,7 @@ def _payload(shape: str, kind: str, *, started: bool) -> int:
 
 
 def _members(shape: str) -> list[str]:
-    """Of a tuple, whose members may be tuples."""
+    """Split the text of a tuple, whose members may be tuples, into its members."""
     members, depth = [""], 0
     for character in shape:
         depth -= character in ")]}"
@@ -186,7 +199,7 @@ def _group_size(line: str, devices: int) -> int:
 
 
 def _times_called(hlo: str) -> dict[str, int]:
-    """How often every computation runs: bodies of loops as often as the loop goes round."""
+    """How often every computation runs: the body of a loop runs once per iteration."""
     calls: dict[str, list[tuple[str, int]]] = {}
     computation = entry = ""
     for line in hlo.splitlines():
@@ -212,34 +225,43 @@ def _times_called(hlo: str) -> dict[str, int]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Floor:
-    """Seconds of a step, at least."""
+class LeastTime:
+    """The least time of a step, in seconds."""
 
     compute: float
-    """All operations, at peak rate."""
+    """Time of all operations at the peak rate."""
     links: float
-    """What a device sends, over all its links at once."""
+    """Time to send a device's traffic over all of its links at once."""
 
 
-def floor(
+def least_time(
     executed_flops: float, traffic: list[Traffic], *, chip: Chip, devices: int, passes: int
-) -> Floor:
-    """Of a step whose operations are spread over so many devices.
+) -> LeastTime:
+    """The least time of a step.
 
     Args:
-        executed_flops: over all devices.
-        traffic: of one device.
+        executed_flops: operations of all devices together.
+        traffic: traffic of one device.
         chip: the hardware.
-        devices: how many compute.
-        passes: how many times as long a product takes as one of bfloat16 (`hardware.FLOAT32`).
+        devices: number of devices that share the operations.
+        passes: time of a product relative to a product of bfloat16 (`hardware.FLOAT32`).
     """
     sent = sum(part.wire for part in traffic)
-    return Floor(executed_flops * passes / devices / chip.peak_flops, sent / chip.link)
+    return LeastTime(executed_flops * passes / devices / chip.peak_flops, sent / chip.link)
 
 
 def sum_over_slices(size: float, *, chip: Chip, slice_chips: int, slices: int) -> float:
-    """Seconds of summing an array of so many bytes over all chips of several slices, at least: a
-    sum over each slice, whose chips then sum a part each with those of the other slices."""
+    """The least time, in seconds, to sum an array over all chips of several slices.
+
+    The chips of a slice sum among themselves. Then each chip sums its part of the array with the
+    chips of the other slices.
+
+    Args:
+        size: bytes of the array.
+        chip: the hardware.
+        slice_chips: chips of a slice.
+        slices: number of slices.
+    """
     links = 2 * (slice_chips - 1) / slice_chips * size / chip.link
     network = 2 * (slices - 1) / slices * size / slice_chips / chip.network
     return links + network

@@ -1,9 +1,9 @@
-"""What a step takes on GPUs, for which nothing can be compiled without one: an estimate.
+"""Estimates what a step costs on GPUs, for which nothing can be compiled without a GPU.
 
-Sizes of parameters, moments and averages are exact. Temporaries are the arrays that are alive at
-once when a step runs in the order in which it was traced, if everything but convolutions, products
-of matrices, reductions and loops is computed where it is used, as a compiler fuses it. Buffers that
-a library's convolutions work in are not in it.
+The sizes of parameters, moments and averages are exact. Temporaries are the arrays that are alive
+at once when a step runs in the order in which it was traced. Convolutions, products of matrices,
+reductions and loops are taken to write their results to memory; all other operations are taken to
+be fused into the operations that use them. Workspaces of a library's convolutions are not counted.
 """
 
 import dataclasses
@@ -14,10 +14,10 @@ from jax.extend import core
 
 from cvvae_jax import parameter_paths
 from cvvae_jax.preflight.cost import Memory, Traffic, batch_bytes
-from cvvae_jax.training.gradients import Update
 from cvvae_jax.training.programs import AbstractStage, bytes_per_device
+from cvvae_jax.training.step import Update
 
-# Not fused: what these return lies in memory, and what they take, too.
+# These operations are not fused: their operands and their results lie in memory.
 _WHOLE = {"conv_general_dilated", "dot_general", "sort", "gather", "scatter-add", "scatter", "fft"}
 _REDUCTIONS = ("reduce_", "argm", "cum")
 _LOOPS = {"scan", "while", "cond"}
@@ -26,12 +26,12 @@ _LOOPS = {"scan", "while", "cond"}
 def estimated_memory(
     stage: AbstractStage, video_shape: tuple[int, ...], jaxpr: core.ClosedJaxpr
 ) -> Memory:
-    """Memory on one device.
+    """Estimate the memory of a step on one device.
 
     Args:
-        stage: as it lies on the mesh.
-        video_shape: the global batch.
-        jaxpr: the step, traced for one device's share of it.
+        stage: the stage on the mesh of all devices.
+        video_shape: shape (b, t, h, w, 3) of the global batch.
+        jaxpr: the step, traced for one device and its part of the batch.
     """
     mesh = stage.job.mesh
     kept = sum(bytes_per_device(tree, mesh) for tree in stage.kept.values())
@@ -47,8 +47,8 @@ def estimated_memory(
 
 
 def estimated_traffic(stage: AbstractStage, update: Update) -> list[Traffic]:
-    """The sum of the gradients that a step makes, in float32; and, of parameters that are split
-    over devices, what is gathered."""
+    """Estimate the traffic of a step: float32 gradients are summed over devices, and parameters
+    that are split over devices are gathered."""
     mesh = stage.job.mesh
     devices, fsdp = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["fsdp"]
     model, discriminator = stage.state.model, stage.state.discriminator
@@ -73,8 +73,9 @@ def estimated_traffic(stage: AbstractStage, update: Update) -> list[Traffic]:
 
 
 def peak_bytes(jaxpr: core.ClosedJaxpr) -> int:
-    """Bytes of intermediate arrays alive at once at most, arguments and constants aside."""
-    trace = _Trace()
+    """The most bytes of intermediate arrays that are alive at once, without arguments and
+    constants."""
+    trace = _LifetimeTrace()
     inner = jaxpr.jaxpr
     values = {variable: trace.value(0) for variable in (*inner.invars, *inner.constvars)}
     trace.run(inner, values)
@@ -83,14 +84,14 @@ def peak_bytes(jaxpr: core.ClosedJaxpr) -> int:
 
 @dataclasses.dataclass(frozen=True)
 class _Value:
-    """An array: in memory itself, or computed from `roots` that are."""
+    """An array, which is computed from arrays in memory, its roots; it may be its own root."""
 
     size: int
     roots: frozenset[int]
 
 
-class _Trace:
-    """Arrays in memory, and the operations that they live through."""
+class _LifetimeTrace:
+    """The arrays in memory, with the first and the last operation that needs each of them."""
 
     def __init__(self):
         self.sizes: list[int] = []
@@ -101,19 +102,19 @@ class _Trace:
         self.stored: dict[_Value, _Value] = {}
 
     def value(self, size: int) -> _Value:
-        """A new array in memory."""
+        """Add a new array in memory."""
         self.sizes.append(size)
         self.born.append(self.now)
         self.last.append(self.now)
         return _Value(size, frozenset([len(self.sizes) - 1]))
 
     def use(self, value: _Value) -> None:
-        """The current operation reads it."""
+        """Note that the current operation reads an array."""
         for root in value.roots:
             self.last[root] = self.now
 
     def peak(self) -> int:
-        """Bytes alive at once at most."""
+        """The most bytes that are alive at once."""
         change = [0] * (self.now + 2)
         for size, born, last in zip(self.sizes, self.born, self.last, strict=True):
             change[born] += size
@@ -125,7 +126,7 @@ class _Trace:
         return most
 
     def run(self, jaxpr: core.Jaxpr, values: dict) -> list[_Value]:
-        """Follow a program; `values` are those of its arguments."""
+        """Follow a program, whose arguments have these `values`, and return its results."""
 
         def read(atom: Any) -> _Value:
             literal = isinstance(atom, core.Literal)
@@ -157,7 +158,7 @@ class _Trace:
         return [self.value(size) for size in sizes]
 
     def _in_memory(self, value: _Value) -> _Value:
-        """Itself, or written to memory now, for all who read it from now on."""
+        """The array itself if it lies in memory; else its copy in memory, which is made once."""
         if len(value.roots) == 1 and self.sizes[next(iter(value.roots))] == value.size:
             return value
         if value not in self.stored:
@@ -166,8 +167,11 @@ class _Trace:
         return self.stored[value]
 
     def _fused(self, size: int, inputs: list[_Value]) -> _Value:
-        """Computed where it is used; written down where several large arrays meet, which could all
-        be forgotten then."""
+        """The result of a fused operation.
+
+        It is computed where it is used, unless it has several large roots: then it is written to
+        memory, so that the roots can be freed.
+        """
         roots = frozenset().union(*(value.roots for value in inputs))
         if sum(self.sizes[root] >= size / 2 > 0 for root in roots) > 1:
             return self.value(size)
@@ -175,7 +179,7 @@ class _Trace:
 
 
 def _called(equation: Any) -> core.ClosedJaxpr | None:
-    """The function that an operation calls, if it does."""
+    """The function that an operation calls; None for operations that call none."""
     for key in ("jaxpr", "call_jaxpr", "fun_jaxpr"):
         inner = equation.params.get(key)
         if isinstance(inner, core.ClosedJaxpr):
@@ -186,7 +190,7 @@ def _called(equation: Any) -> core.ClosedJaxpr | None:
 
 
 def _bodies(equation: Any) -> list[core.ClosedJaxpr]:
-    """What a loop repeats, or what a condition chooses from."""
+    """The bodies of a loop, or the branches of a condition."""
     params = equation.params
     match equation.primitive.name:
         case "scan":
@@ -198,5 +202,5 @@ def _bodies(equation: Any) -> list[core.ClosedJaxpr]:
 
 
 def _size(aval: Any) -> int:
-    """Bytes; of random keys, which say none, 8 each."""
+    """Bytes of an array. Random keys don't state their size, and count as 8 bytes each."""
     return aval.size * getattr(aval.dtype, "itemsize", 8)

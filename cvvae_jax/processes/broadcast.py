@@ -1,4 +1,4 @@
-"""What one process finds out for all, so that they go the same way."""
+"""A result that process 0 computes for all processes, so that all of them take the same path."""
 
 import json
 from collections.abc import Callable
@@ -6,17 +6,35 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax._src import distributed as jax_distributed  # its public part has no barriers
 from jax.experimental import multihost_utils
 
 from cvvae_jax.errors import UserError
 
+_LONGEST_WAIT = 24 * 3600
+"""Seconds; that another process has died is seen by `processes`, not by waiting."""
 
-def found_by_first(find: Callable[[], Any]) -> Any:
-    """What process 0 finds, on every process; a value for JSON.
+
+def wait_for_all(topic: str) -> None:
+    """Waits until all processes of the run have come here, under a topic that is used once.
+
+    Unlike the first collective among some devices, which gives up on CPUs after half a minute, this
+    waits for a process that takes long, as one may that compiles on a machine with too much to do.
+    """
+    if jax.process_count() > 1:
+        client = jax_distributed.global_state.client
+        client.wait_at_barrier(f"cvvae_jax/{topic}", 1000 * _LONGEST_WAIT)
+
+
+def broadcast_from_first(find: Callable[[], Any]) -> Any:
+    """Calls a function on process 0, and returns its result on every process.
+
+    Args:
+        find: a function that returns a value for JSON.
 
     Raises:
-        UserError: process 0 met it; on every process.
-        OSError: the same.
+        UserError: the function raised it on process 0; then every process raises it.
+        OSError: likewise.
     """
     if jax.process_count() == 1:
         return find()
@@ -24,7 +42,7 @@ def found_by_first(find: Callable[[], Any]) -> Any:
     if jax.process_index() == 0:
         try:
             mine["found"] = find()
-        except UserError as error:  # raised below, where the others do
+        except UserError as error:  # raised below, on every process
             mine["refused"] = str(error)
         except OSError as error:
             name = None if error.filename is None else str(error.filename)

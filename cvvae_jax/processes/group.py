@@ -1,15 +1,15 @@
 """Several processes as one run: how they find each other, and how all end when one of them does.
 
-A process that dies leaves the others waiting in a collective for ever. So every process has a
-thread that leaves a sign of life on jax's coordination service, which process 0 runs, and reads
-there whether another one has ended; its last act is then a message and `os._exit`, since the main
-thread can't be woken.
+When a process dies, the others would wait in a collective for ever. So every process has a thread
+that writes signs of life to the key-value store of jax's coordination service, which process 0
+runs, and reads there whether another process has ended. Then it prints a message and calls
+`os._exit`, since nothing can wake the main thread.
 
-Silence alone is no death: a thread of Python gets no turn while another one compiles on a machine
-with too much to do. Of the processes of its own machine process 0 asks the kernel; of others, jax's
-own heartbeats tell, which need no Python. When these stop, and when process 0 itself dies, jax
-aborts the others; `_before_aborting` adds to its dump what happened. That takes Python's lock,
-without which `_end_if_stuck` ends the process.
+A thread of Python gets no turn while another one compiles on a busy machine, so that silence alone
+does not prove a death (see `dead_processes`). jax's own heartbeats need no Python. When they stop,
+or when process 0 itself dies, jax aborts the other processes; `_before_aborting` adds to jax's
+messages what happened. That needs Python's lock; where a call never gives it back, `_end_if_stuck`
+ends the process.
 """
 
 import contextlib
@@ -28,83 +28,75 @@ import jax
 from jax._src import distributed as jax_distributed  # its public part has no key-value store
 
 from cvvae_jax.errors import UserError
-from cvvae_jax.processes import door, liveness
+from cvvae_jax.processes import dead_processes, rendezvous
 
 DIED = 75
-"""Exit code after another process died: a temporary failure, to be tried again."""
+"""Exit status after another process died: a temporary failure, after which a run is started
+again."""
 
 _PERIOD = 2.0
 """Seconds between signs of life."""
-_SILENCE = 20.0
-"""Seconds without one after which a process is named, should jax find that it is dead."""
-_SUSPICIOUS_SILENCE = 10.0
-"""Seconds after which a process of another machine is taken to be dead once a collective has
-failed, as it does where a connection breaks."""
 _STUCK = 300.0
-"""Seconds after which a process is ended in which nothing gets Python's lock any more; compiled
-code holds it for seconds, on a machine with too much to do for a minute."""
+"""Seconds after which a process is ended if no thread gets Python's lock any more. Compiled code
+holds the lock for seconds, and for up to a minute on a busy machine."""
 _LATE = 45.0
 """Seconds that a process may go on after another one has reached its end."""
 _CLOSING = 300.0
-"""The same once they have stopped on request, which all do after the same step: what is left to do
-is closing logs, and Weights & Biases may take minutes over it."""
+"""Seconds that a process may go on after another one was stopped by a signal. All stop after the
+same step, and only their logs are left to close, which may take Weights & Biases minutes."""
 _ARRIVAL = 300
 """Seconds to wait for all processes at the start."""
 
-_BOARD = "cvvae_jax"
+_PREFIX = "cvvae_jax"
+"""The keys of the key-value store begin with it."""
 
 
 def join() -> "Processes":
-    """Connects this process with the others of its run; before anything else asks jax for devices.
+    """Connects this process with the others of its run. It must run before jax is asked for
+    devices.
 
-    TPU pods, Slurm, Open MPI and Kubernetes are detected; elsewhere `JAX_COORDINATOR_ADDRESS`,
-    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` say who is who; these processes meet at a door first
-    (see `door`), so that none of another run comes between them.
+    jax detects TPU pods, Slurm, Open MPI and Kubernetes. Elsewhere `JAX_COORDINATOR_ADDRESS`,
+    `JAX_NUM_PROCESSES` and `JAX_PROCESS_ID` describe the process, and the processes first meet (see
+    `rendezvous`), so that no process of another run is taken for one of this run.
 
-    Where the others don't come, the process ends with a message and the code `DIED`.
+    If the others don't come, the process ends with a message and the status `DIED`.
 
     Raises:
-        UserError: nothing is detected, a variable is wrong, or another run is at the address.
+        UserError: no cluster is detected, a variable is wrong, or another run uses the address.
     """
-    guest = door.by_hand(os.environ)
-    by_hand = {}
-    if guest is not None:
-        by_hand = {
-            "coordinator_address": guest.address,
-            "num_processes": guest.count,
-            "process_id": guest.index,
-            "cluster_detection_method": "deactivate",
-            "coordinator_bind_address": guest.bind_address,
-        }
+    participant = rendezvous.from_environment(os.environ)
+    settings = {}
+    if participant is not None:
+        settings = participant.settings
         try:
-            door.meet(guest, seconds=float(_ARRIVAL))
-        except door.Late:
-            _not_all_have_come()
-    as_before = _before_aborting(_not_all_have_come)
+            rendezvous.meet(participant, seconds=float(_ARRIVAL))
+        except rendezvous.RendezvousTimeout:
+            _end_for_missing_processes()
+    restore_handler = _before_aborting(_end_for_missing_processes)
     jax.config.update("jax_enable_preemption_service", False)  # it would take SIGTERM for itself
     try:
         jax.distributed.initialize(
-            **by_hand,
+            **settings,
             initialization_timeout=_ARRIVAL,
-            # jax's own watch, which ends this process where the thread here can't: half of this to
-            # the whole after a process's death, so that it is rarely first.
+            # jax's own heartbeats end this process where the thread here can't. They find a death
+            # after 30 to 60 seconds, so that the thread is nearly always first.
             heartbeat_timeout_seconds=60,
             shutdown_timeout_seconds=int(_CLOSING),
         )
     except ValueError as error:
         raise UserError(
             "--distributed finds no TPU pod, Slurm, Open MPI or Kubernetes job around this "
-            f"process ({error}); set {door.COORDINATOR}=HOST:PORT of process 0, "
-            f"{door.COUNT} and {door.INDEX} (from 0), or leave --distributed out."
+            f"process ({error}); set {rendezvous.COORDINATOR}=HOST:PORT of process 0, "
+            f"{rendezvous.COUNT} and {rendezvous.INDEX} (from 0), or leave --distributed out."
         ) from error
     except jax.errors.JaxRuntimeError:
-        _not_all_have_come()
+        _end_for_missing_processes()
     finally:
-        as_before()
+        restore_handler()
     return Processes()
 
 
-def _not_all_have_come() -> None:
+def _end_for_missing_processes() -> None:
     _print(
         f"error: not all processes have come together within {_ARRIVAL} seconds; has each one been "
         "started, and does it reach process 0?"
@@ -113,12 +105,12 @@ def _not_all_have_come() -> None:
 
 
 def _before_aborting(explain: Callable[[], None]) -> Callable[[], None]:
-    """Calls a function when jax aborts the process; a function that returns lets it go on.
+    """Has a function called when jax aborts the process; the abort goes on when it returns.
 
-    jax does that from C++, which no exception and no handler of Python's `signal` gets a hold of.
+    jax aborts from C++, where neither an exception nor a handler of Python's `signal` module runs.
 
     Returns:
-        What puts the handler before it back.
+        A function that restores the handler before.
     """
     handler = ctypes.CFUNCTYPE(None, ctypes.c_int)(lambda _: explain())
     _handlers.append(handler)
@@ -129,7 +121,7 @@ def _before_aborting(explain: Callable[[], None]) -> Callable[[], None]:
 
 
 _handlers: list = []
-"""Kept, since nothing else knows that they are in use."""
+"""References that keep the handlers alive, which C code uses."""
 
 
 def _print(text: str) -> None:
@@ -138,11 +130,11 @@ def _print(text: str) -> None:
 
 
 class Processes:
-    """This process among those of its run, watched from here to its end."""
+    """This process among the others of its run, which are watched until it ends."""
 
     def __init__(self):
-        # As the coordination service has them: jax.process_index() would start the devices, which
-        # may take minutes, and no sign of life would be left meanwhile.
+        # From the coordination service, since jax.process_index() would start the devices, which
+        # may take minutes without a sign of life.
         self.index = jax_distributed.global_state.process_id
         self.count = jax_distributed.global_state.num_processes
         self.name = f"process {self.index} of {self.count} on {socket.gethostname()}"
@@ -150,17 +142,14 @@ class Processes:
         self._coordinator = jax_distributed.global_state.coordinator_address
         self._ending = threading.Lock()
         self._reached_end = False
-        self._status: int | None = None  # with which this process is about to end, not well
+        self._status: int | None = None  # the exit status, once this process is about to fail
         self._aborting = False
-        self._heard: dict[int, tuple[str | None, float]] = {
-            index: (None, time.monotonic()) for index in range(1, self.count)
-        }
+        self._signs = dead_processes.LifeSigns(self.count)
         self._ended_at: dict[int, float] = {}
-        self._neighbors: dict[int, liveness.Neighbor] = {}
         self._silent: set[int] = set()
         self._names: dict[int, str] = {}
         self._put("name", self.name)
-        self._put("place", liveness.own_place())
+        self._put("place", dead_processes.own_place())
         if self.count > 1:
             _before_aborting(self._explain_abort)
             threading.Thread(target=self._end_if_stuck, daemon=True).start()
@@ -170,10 +159,10 @@ class Processes:
         """Compares the settings of this process, as text, with those of process 0.
 
         Raises:
-            UserError: they differ, so that the processes would wait for each other for ever.
+            UserError: they differ; the processes would then wait for each other for ever.
         """
         self._put("settings", settings)
-        theirs = self._client.blocking_key_value_get(f"{_BOARD}/settings/0", 1000 * _ARRIVAL)
+        theirs = self._client.blocking_key_value_get(f"{_PREFIX}/settings/0", 1000 * _ARRIVAL)
         if theirs != settings:
             ours = set(settings.splitlines())
             lines = [line.strip(" ,") for line in theirs.splitlines() if line not in ours]
@@ -182,26 +171,26 @@ class Processes:
                 f"{'; '.join(lines[:3]) or 'fewer of them'}, and this one has not."
             )
 
-    def meet(self, topic: str) -> None:
-        """Waits until all processes have come here, however long that takes.
+    def barrier(self, name: str) -> None:
+        """Waits until all processes have called this with the same name, however long that takes.
 
-        A process that dies meanwhile ends this one too.
+        If one of them dies meanwhile, this process ends, too.
         """
-        self._put(f"met {topic}", "here")
-        while len(self._board(f"met {topic}")) < self.count:
+        self._put(f"met {name}", "here")
+        while len(self._entries(f"met {name}")) < self.count:
             time.sleep(_PERIOD / 4)
 
     def end(self, status: int, said: str, *, together: bool) -> int:
         """Ends this process's part of the run.
 
         Args:
-            status: its exit code.
-            said: its last words, to the user.
-            together: all processes end here and now; the code returns when all have come. False:
-                only this one does, and the others are told why and end with the same code.
+            status: its exit status.
+            said: its last message to the user.
+            together: True: all processes end now, and the call returns when all have come. False:
+                only this one ends; the others are told why, and end with the same status.
 
         Returns:
-            The exit code, with which the process must end at once.
+            The exit status, with which the process must end at once.
         """
         with self._ending:
             self._reached_end = True
@@ -220,70 +209,66 @@ class Processes:
         return status
 
     def await_verdict(self, error: BaseException) -> None:
-        """To be called with what has ended the main thread: where another process's death may be
-        the reason, waits until that is known, which ends this process; or until Ctrl-C."""
-        seen, suspicious = error, False
-        while seen is not None:
-            suspicious |= isinstance(seen, jax.errors.JaxRuntimeError)
-            seen = seen.__cause__ or seen.__context__
+        """Waits, after an error of the main thread, until it is known whether another process's
+        death was the cause; if so, this process ends. Ctrl-C cuts the wait short, and an error that
+        no death can have caused needs none."""
+        cause, suspicious = error, False
+        while cause is not None:
+            suspicious |= isinstance(cause, jax.errors.JaxRuntimeError)
+            cause = cause.__cause__ or cause.__context__
         if suspicious and self.count > 1:
             with contextlib.suppress(KeyboardInterrupt):
                 self._put("suspicion", "a collective failed")
-                time.sleep(_SUSPICIOUS_SILENCE + 4 * _PERIOD)
+                time.sleep(dead_processes.SUSPICIOUS_SILENCE + 4 * _PERIOD)
 
     def _end_if_stuck(self) -> None:
-        """Has the process end, with the code 1, once this thread can't put that off any more.
+        """Postpones, again and again, the end of the process, which comes with the status 1 when
+        this thread does not get Python's lock for `_STUCK` seconds.
 
-        Where the main thread keeps Python's lock for ever, in a call that doesn't come back, no
-        thread here gets to run, nor does what `_before_aborting` has jax's abort wait for.
+        Where the main thread keeps the lock in a call that never returns, neither the threads here
+        run nor what `_before_aborting` has jax call.
         """
         while not self._aborting:
             faulthandler.dump_traceback_later(_STUCK, exit=True, file=sys.__stderr__)
             time.sleep(_PERIOD)
 
     def _watch(self) -> None:
-        """Looks at the board until the process ends."""
+        """Looks at the others until the process ends."""
         while True:
             with contextlib.suppress(jax.errors.JaxRuntimeError):
                 self.look()
             time.sleep(_PERIOD)
 
     def look(self) -> None:
-        """Leaves a sign of life on the board, and ends this process if another one has ended."""
+        """Gives a sign of life, and ends this process if another one has ended."""
         self._put("alive", str(time.monotonic()), allow_overwrite=True)
         if self.index == 0:
-            self._find_the_dead()
-        self._silent, self._names = set(self._board("silent")), self._board("name")
-        for index, entry in self._board("ended").items():
-            self._judge(index, entry)
+            self._report_dead_processes()
+        self._silent, self._names = set(self._entries("silent")), self._entries("name")
+        for index, entry in self._entries("ended").items():
+            self._end_after(index, entry)
 
-    def _find_the_dead(self) -> None:
-        """Puts processes on the board that have died, and those of other machines that are
-        silent."""
-        now, signs, places = time.monotonic(), self._board("alive"), self._board("place")
-        suspicion = bool(self._board("suspicion"))
-        for index, (before, since) in self._heard.items():
-            if index in places and index not in self._neighbors:
-                self._neighbors[index] = liveness.Neighbor(places[index])
-            runs = self._neighbors[index].runs if index in self._neighbors else None
-            if signs.get(index) != before:
-                self._heard[index] = (signs.get(index), now)
-            elif runs is None and now - since > _SILENCE:
-                self._put("silent", "", of=index)
-            if runs is False:
-                self._put("ended", f"{DIED} its process is gone", of=index)
-            elif runs is None and suspicion and now - self._heard[index][1] > _SUSPICIOUS_SILENCE:
-                said = f"a collective failed, and there is no sign of life for {now - since:.0f} s"
-                self._put("ended", f"{DIED} {said}", of=index)
+    def _report_dead_processes(self) -> None:
+        """Process 0 writes down for all which processes have died or are silent."""
+        found = self._signs.examine(
+            self._entries("alive"),
+            self._entries("place"),
+            collective_failed=bool(self._entries("suspicion")),
+        )
+        for index in found.silent:
+            self._put("silent", "", of=index)
+        for index, reason in found.dead.items():
+            self._put("ended", f"{DIED} {reason}", of=index)
 
-    def _judge(self, index: int, entry: str) -> None:
-        """Ends this process if another one's end, as its entry tells it, leaves it alone."""
+    def _end_after(self, index: int, entry: str) -> None:
+        """Ends this process if it has to after another one's end, of which `entry` gives the status
+        and the last message."""
         status, _, said = entry.partition(" ")
         first_seen = self._ended_at.setdefault(index, time.monotonic())
         with self._ending:
             if self._reached_end:
                 return
-            limit = _CLOSING if said else _LATE  # only after a stop is there something to say
+            limit = _CLOSING if said else _LATE  # a message beside the status 0: it was stopped
             if int(status) == 0 and time.monotonic() - first_seen > limit:
                 status, said = "1", f"it reached its end {limit:.0f} s ago, and this one has not"
             if int(status) == 0:
@@ -306,10 +291,11 @@ class Processes:
         os._exit(status)
 
     def _explain_abort(self) -> None:
-        """Says what jax's dump above means; returns where it isn't known."""
+        """Says why jax aborts this process, below jax's own messages, and ends it; returns where
+        the reason isn't known."""
         self._aborting = True
         if self._status is not None:
-            os._exit(self._status)  # it has been said why
+            os._exit(self._status)  # the reason has been given already
         if self.index and not self._coordinator_answers():
             self._leave(DIED, f"process 0 has died, or can't be reached at {self._coordinator}")
         if silent := sorted(self._silent - {self.index}):
@@ -321,21 +307,21 @@ class Processes:
         )
 
     def _coordinator_answers(self) -> bool:
-        """Whether process 0 still listens, two seconds from now at the latest."""
+        """Whether process 0 still listens, over two seconds."""
         host, _, port = self._coordinator.rpartition(":")
         for _ in range(8):
             try:
                 socket.create_connection((host.strip("[]"), int(port)), timeout=2).close()
             except OSError:
                 return False
-            time.sleep(0.25)  # a process's connections may be closed before its listening port
+            time.sleep(0.25)  # a dying process may close its listening port last
         return True
 
     def _say(self, text: str) -> None:
-        """A message on stderr and, where that can be, in the process's log."""
+        """Prints a message on stderr and, if possible, writes it to the process's log."""
         _print(f"{self.name}: {text}")
         record = logging.LogRecord(__name__, logging.CRITICAL, __file__, 0, text, None, None)
-        handlers = logging.getLogger(_BOARD).handlers  # not the root's, which print it once more
+        handlers = logging.getLogger("cvvae_jax").handlers  # the root's would print it once more
         logged = threading.Thread(
             target=lambda: [handler.handle(record) for handler in handlers], daemon=True
         )
@@ -343,20 +329,20 @@ class Processes:
         logged.join(timeout=2)  # the main thread may hold a lock that logging needs
 
     def _let_others_read(self) -> None:
-        """Process 0 has the board that the others read."""
+        """Process 0 waits, since the store that the others read ends with it."""
         if self.index == 0 and self.count > 1:
             time.sleep(2.5 * _PERIOD)
 
     def _put(
         self, topic: str, text: str, *, of: int | None = None, allow_overwrite: bool = False
     ) -> None:
-        """Puts something on the board, of this process if of no other one."""
-        key = f"{_BOARD}/{topic}/{self.index if of is None else of}"
-        # What is there already counts. Without process 0, jax ends this one.
+        """Writes an entry of a process, by default of this one, to the key-value store."""
+        key = f"{_PREFIX}/{topic}/{self.index if of is None else of}"
+        # An entry that exists already stays. Without process 0, jax ends this process anyway.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             self._client.key_value_set(key, text, allow_overwrite=allow_overwrite)
 
-    def _board(self, topic: str) -> dict[int, str]:
-        """What is on the board, by process."""
-        entries = self._client.key_value_dir_get(f"{_BOARD}/{topic}/")
+    def _entries(self, topic: str) -> dict[int, str]:
+        """The entries of a topic in the key-value store, by process."""
+        entries = self._client.key_value_dir_get(f"{_PREFIX}/{topic}/")
         return {int(key.rpartition("/")[2]): text for key, text in entries}

@@ -1,52 +1,57 @@
-"""Ending a run on request: the step is finished and a checkpoint saved first.
+"""What SIGINT and SIGTERM do: they end a command at once, or a training run after its step.
 
-A request travels with the batch: every process marks its records, and the step returns the largest
-mark among its metrics. So all processes learn of it at the same step, whichever got the signal.
+Training listens with `StopSignals`: the step at work is finished and a checkpoint saved. A request
+travels with the batch: every process marks its records with the signal's number, and the step
+returns the largest mark among its metrics. So all processes stop after the same step, whichever of
+them got the signal. Before training begins, `ending_at_once` ends the process.
+
+Python runs a signal's handler between two of its own instructions, so that a handler waits for
+minutes while a program is compiled in C++. A pipe therefore wakes a thread, which tells the user
+at once that the signal has come.
 """
 
 import contextlib
 import os
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import FrameType
 
-import numpy as np
-from jaxtyping import UInt8
-
-from cvvae_jax.processes import signals
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+"""Signals that ask for an end: Ctrl-C and the stop button of Weights & Biases send SIGINT;
+schedulers and `timeout` send SIGTERM."""
 
 _GRACE = 3.0
 """Seconds in which the main thread may end by itself after a second Ctrl-C."""
 
 
 class Stopped(Exception):
-    """A run has ended on request."""
+    """A run has ended because a signal asked for it."""
 
     def __init__(self, name: str, step: int, *, kept: int):
-        """Say what ended the run.
+        """Describes the end.
 
         Args:
-            name: of the signal.
+            name: the signal's name.
             step: the last step that was done.
-            kept: step of the newest checkpoint, 0 without one. It is the last step, unless updates
-                were being skipped.
+            kept: the step of the newest checkpoint, 0 where there is none. It is the last step
+                unless updates were being skipped, or no step was done.
         """
         super().__init__(
             f"stopped by {name} after step {step}; the same command goes on from step {kept}"
         )
-        self.exit_code = signals.exit_code(signal.Signals[name])
-        """To be preempted is no failure; of other signals the code is the custom one."""
+        self.exit_code = exit_code(signal.Signals[name])
+        """The exit status of the process: see `exit_code`."""
 
 
 class StopSignals:
-    """`with StopSignals() as stop:` notes SIGINT and SIGTERM, which this process got, in
-    `stop.requested`, and tells the user at once that it has heard.
+    """`with StopSignals() as stop:` notes in `stop.requested` that SIGINT or SIGTERM has come, and
+    tells the user at once when the run will stop.
 
-    A flag, because an exception out of a signal handler is lost where it happens to rise inside a
-    callback from C++. Impatience is heard: from the second SIGINT on, KeyboardInterrupt is raised
-    at once; where the main thread is in C++ and can't be interrupted, the process ends. Outside the
-    main thread, where Python has no signals, nothing is ever requested.
+    The first signal sets a flag rather than raising an exception, which would be lost where it
+    happens to rise inside a callback from C++. The second SIGINT raises KeyboardInterrupt; where
+    the main thread stays in C++ and cannot be interrupted, the process ends. Python handles signals
+    in the main thread alone; in another thread nothing is ever requested.
     """
 
     def __init__(self):
@@ -60,43 +65,105 @@ class StopSignals:
 
     def __enter__(self) -> "StopSignals":
         """Replaces the handlers of `SIGNALS`."""
-        self._watch.enter_context(signals.heard(self._hear, self._note))
+        self._watch.enter_context(_handled(self._note, tell=self._tell))
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Puts the handlers back."""
+        """Restores the handlers."""
         self._watch.close()
 
     @contextlib.contextmanager
     def after(self, work: str) -> Iterator[None]:
-        """Meanwhile the user is told that the run stops `when WORK`."""
+        """A context in which the user is told that the run stops `when WORK`."""
         before, self._work = self._work, work
         try:
             yield
         finally:
             self._work = before
 
-    def marks(self, records: int) -> UInt8[np.ndarray, " records"]:
-        """What this process's records carry: the signal's number, 0 without one."""
-        number = signal.Signals[self.requested] if self.requested else 0
-        return np.full(records, number, np.uint8)
+    @property
+    def number(self) -> int:
+        """The number of the requested signal, with which records are marked; 0 without one."""
+        return int(signal.Signals[self.requested]) if self.requested else 0
 
     def _note(self, number: int, _: FrameType | None) -> None:
+        """The signals' handler, which Python runs in the main thread."""
         self.requested = self.requested or signal.Signals(number).name
         self._interrupts += number == signal.SIGINT
         if number == signal.SIGINT and self._interrupts > 1:
             self._raised.set()
             raise KeyboardInterrupt
 
-    def _hear(self, number: int) -> None:
-        """In a thread of its own, while the main one may be in C++."""
+    def _tell(self, number: int) -> None:
+        """Runs in a thread of its own, since the main thread may be in C++."""
         interrupted = number == signal.SIGINT
         self._told += interrupted
         if self._told > 1:
             if not self._raised.wait(_GRACE):
-                signals.say("stopped at once; the same command goes on from the newest checkpoint")
-                os._exit(signals.exit_code(number))
+                _print("stopped at once; the same command goes on from the newest checkpoint")
+                os._exit(exit_code(number))
         elif interrupted or self._told == 0:
             again = "again" if interrupted else "twice"
             name = signal.Signals(number).name
-            signals.say(f"{name}: the run stops when {self._work}; Ctrl-C {again} stops it now")
+            _print(f"{name}: the run stops when {self._work}; Ctrl-C {again} stops it now")
+
+
+def exit_code(number: int) -> int:
+    """The exit status of a process that such a signal ends: 0 for SIGTERM, since being preempted is
+    no failure, otherwise 128 + number, as shells have it."""
+    return 0 if number == signal.SIGTERM else 128 + number
+
+
+@contextlib.contextmanager
+def ending_at_once(goes_on: str) -> Iterator[None]:
+    """A context in which SIGINT and SIGTERM end the process at once, with `exit_code` and a
+    sentence.
+
+    Args:
+        goes_on: the end of the sentence, which says what another start does.
+    """
+
+    def end(number: int) -> None:
+        _print(f"stopped by {signal.Signals(number).name}; {goes_on}")
+        os._exit(exit_code(number))
+
+    with _handled(lambda *_: None, tell=end):
+        yield
+
+
+@contextlib.contextmanager
+def _handled(handler: Callable[..., None], *, tell: Callable[[int], None]) -> Iterator[None]:
+    """A context in which `SIGNALS` have a handler, and in which a thread calls `tell` with the
+    signal's number as soon as one comes. Outside the main thread it does nothing."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    receiving, sending = os.pipe()
+    os.set_blocking(sending, False)
+    before = {number: signal.signal(number, handler) for number in SIGNALS}
+    wakeup = signal.set_wakeup_fd(sending, warn_on_full_buffer=False)
+    listener = threading.Thread(target=_listen, args=(receiving, tell), daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        for number, earlier in before.items():
+            # None stands for a handler that was not set from Python, which can't be restored.
+            signal.signal(number, signal.SIG_DFL if earlier is None else earlier)
+        signal.set_wakeup_fd(wakeup)
+        os.close(sending)
+
+
+def _listen(receiving: int, tell: Callable[[int], None]) -> None:
+    with open(receiving, "rb", buffering=0) as pipe:
+        while numbers := pipe.read(64):
+            for number in numbers:
+                if number in SIGNALS:
+                    tell(number)
+
+
+def _print(text: str) -> None:
+    """A message on stderr, from any thread, even while another one holds the lock of
+    `sys.stderr`."""
+    with contextlib.suppress(OSError):
+        os.write(2, f"{text}\n".encode())

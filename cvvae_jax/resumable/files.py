@@ -95,11 +95,18 @@ def file_sha256(path: Path | str) -> str:
 
 
 def require_vacant(path: Path, *, overwrite: bool) -> None:
-    """Raise UserError where a file to write exists and must not be replaced.
+    """Raise UserError where a file to write exists and must not be replaced, or where no file can
+    have that name.
 
     A link counts as a file, wherever it leads.
     """
-    if not overwrite and os.path.lexists(path):
+    try:
+        os.lstat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    except OSError as error:
+        raise UserError(f"{path} cannot be written: {error.strerror}.") from error
+    if not overwrite:
         raise UserError(f"{path} exists; --overwrite replaces it.")
 
 

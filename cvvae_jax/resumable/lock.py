@@ -39,13 +39,10 @@ def locked(file: Path | str, busy: str) -> Iterator[None]:
         OSError: the file can't be made.
     """
     with open(file, "a+", encoding="utf-8", errors="replace") as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{busy}{_holder(opened)}") from None
-        except OSError as error:
-            if error.errno not in _UNSUPPORTED:
-                raise
+        taken = take(opened)
+        if taken is False:
+            raise UserError(f"{busy}{_holder(opened)}")
+        if taken is None:
             _log.warning(
                 "the file system of %s has no locks: a second process that writes there would not "
                 "be noticed",
@@ -56,6 +53,24 @@ def locked(file: Path | str, busy: str) -> Iterator[None]:
         opened.write(f"process {os.getpid()} on {socket.gethostname()}, since {since}\n")
         opened.flush()
         yield
+
+
+def take(opened: IO) -> bool | None:
+    """Tries to lock an open file, for as long as it stays open: whether that could be done; None
+    where its file system has no locks.
+
+    Raises:
+        OSError: the file can't be locked for another reason.
+    """
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _UNSUPPORTED:
+            raise
+        return None
+    return True
 
 
 def _holder(opened: IO[str]) -> str:

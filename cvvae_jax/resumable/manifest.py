@@ -58,9 +58,9 @@ def problems(
         return [f"{NAME} is missing"]
     try:
         listed = json.loads(raw)["files"]
-        if _text(listed).encode() != raw:
+        if not _lists_files(listed) or _text(listed).encode() != raw:
             raise ValueError
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         return [f"{NAME} is damaged"]
 
     def wanted(names: Iterable[str]) -> set[str]:
@@ -119,6 +119,14 @@ def _text(listed: dict[str, Any]) -> str:
     """The text of the manifest. No other text is accepted for the same files, to the byte."""
     own = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     return json.dumps({"files": listed, "sha256": own}, indent=1) + "\n"
+
+
+def _lists_files(listed: Any) -> bool:
+    """Whether something is as a manifest's files are; its own hash proves nothing of a manifest
+    that others have made."""
+    return isinstance(listed, dict) and all(
+        isinstance(entry, dict) and entry.keys() == {"bytes", "sha256"} for entry in listed.values()
+    )
 
 
 def _names(folder: Path) -> list[str]:

@@ -1,7 +1,7 @@
-"""What a run would be, without training: sizes, operations, memory, schedule, and what is missing.
+"""`--dry-run`: prints a run's sizes, operations, memory and schedule, and what is missing.
 
 Every program of the run is compiled for the devices at hand, so that a run that doesn't fit is
-known before it is started. Nothing is written, and no weights are read.
+recognized before it starts. Nothing is written, and no weights are read.
 """
 
 from typing import Any
@@ -25,7 +25,7 @@ def dry_run(config: TrainConfig) -> None:
     """Prints the plan of a run.
 
     Raises:
-        UserError: the configuration can't be run; weights and data that are not there yet are
+        UserError: the configuration can't be run. Weights and data that are not there yet are
             listed instead.
     """
     with jax.default_matmul_precision(config.matmul_precision):
@@ -46,7 +46,7 @@ def _describe(stage: AbstractStage, config: TrainConfig) -> None:
 
 
 def parameters(stage: AbstractStage) -> Table:
-    """How large the networks are, and what they compute in."""
+    """A table of the networks' sizes, and of the types that they compute in."""
     state, frozen = stage.state, stage.frozen
     table = _table("parameters", "encoder", "decoder", "all", "computes in")
     networks = [("model", state.model), ("frozen image VAE", frozen.image_vae)]
@@ -61,7 +61,7 @@ def parameters(stage: AbstractStage) -> Table:
 
 
 def _schedule(job: Job) -> Table:
-    """Learning rates over the run."""
+    """A table of the learning rates over the run."""
     steps = job.stage.steps
     marks = sorted({0, job.stage.optimizer.warmup_steps, *(steps * i // 4 for i in range(1, 5))})
     marks = [min(step, steps - 1) for step in marks]
@@ -85,7 +85,7 @@ def _state_memory(stage: AbstractStage) -> Table:
 
 
 def _programs(stage: AbstractStage, config: TrainConfig) -> None:
-    """One line a program, as it gets compiled."""
+    """Prints one line for every program as soon as it is compiled."""
     job, programs = stage.job, stage.programs(config)
     total = sum(bucket.weight for bucket in job.stage.buckets)
     for bucket in job.stage.buckets:
@@ -112,7 +112,7 @@ def _millions(tree: Any) -> str:
 
 
 def _types(config: Any) -> str:
-    """Of encoder and decoder."""
+    """The types that encoder and decoder compute in."""
     decoder = config.decoder_dtype or config.dtype
     return config.dtype if decoder == config.dtype else f"{config.dtype} and {decoder}"
 

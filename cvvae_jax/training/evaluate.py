@@ -1,4 +1,4 @@
-"""Scores of a model on unseen clips, during a run and at its end, beside plain baselines."""
+"""Scores of a model and of plain baselines on unseen clips, during a run and at its end."""
 
 import functools
 import io
@@ -25,21 +25,34 @@ from cvvae_jax.training.log import finite_or_none, say
 from cvvae_jax.training.pictures import contact_sheet
 
 Scores = dict[str, float]
+"""Scores by name, such as `psnr_recon`."""
 Views = dict[str, np.ndarray]
+"""Videos by name, such as `recon`."""
 
 
 def evaluate(
     model: VAE, frozen: ImageVAE | None, clips: np.ndarray, mesh: Mesh
 ) -> tuple[Scores, Views]:
-    """PSNR in dB and SSIM, averaged over clips, and the first clips as the models see them.
+    """Measures a model on clips, beside baselines.
 
-    `clips` is uint8 (n, t, h, w, 3). Scores: `psnr_NAME` and, where frames have the 11 pixels that
-    it takes, `ssim_NAME`. `recon` is the reconstruction from the posterior's mode; with a frozen
-    image VAE, `compat` is its view of the video's latents, `image_latents` the video decoder's view
-    of the latents that the image VAE gives the first frame and the last one of every group, and
-    `image_vae` the image VAE's own reconstruction, frame by frame; `bicubic` and `bicubic_time` are
-    resampling to the latent grid in space, and in space and time. Views: float32
-    (n', t', h, w, 3) of `input`, `recon` and `compat`, n' at most 4.
+    Args:
+        model: the model.
+        frozen: the image VAE that it is to be compatible with; None where there is none.
+        clips: uint8 (n, t, h, w, 3).
+        mesh: the devices; every process has all clips.
+
+    Returns:
+        The scores, averaged over clips, and views of at most 4 clips. Scores are `psnr_NAME` in dB
+        and, where frames have 11 pixels or more along each side, `ssim_NAME`. The names are
+        `recon`: the reconstruction from the posterior's mode;
+        `bicubic` and `bicubic_time`: resampling to the latent grid and back, in space, and in space
+        and time;
+        and with a frozen image VAE also
+        `compat`: the image decoder on the video's latents;
+        `image_latents`: the video decoder on the image VAE's latents of the first frame and of the
+        last frame of every group;
+        `image_vae`: the image VAE's reconstruction, frame by frame.
+        Views are float32 (n', t', h, w, 3), named `input`, `recon` and `compat`.
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     run = jax.jit(_evaluate_batch, out_shardings=replicated)
@@ -47,7 +60,6 @@ def evaluate(
     for start in range(0, len(clips), mesh.size):
         batch = clips[start : start + mesh.size]
         filled = np.concatenate([batch, np.repeat(batch[-1:], mesh.size - len(batch), axis=0)])
-        # Every process has all clips.
         placed = jax.make_array_from_callback(
             filled.shape, sharding.whole_clips(mesh), functools.partial(_part, filled)
         )
@@ -67,7 +79,7 @@ def _part(clips: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
 
 
 def _evaluate_batch(model, frozen, clips):
-    """Scores of every clip, (b,), and views."""
+    """Scores of every clip, each (b,), and views."""
     video = to_float(clips)
     latents = model.encode(video).mode()
     views = {"input": video, "recon": model.decode(latents)}
@@ -90,7 +102,7 @@ def _evaluate_batch(model, frozen, clips):
 
 
 def _resampled(video, model):
-    """The video through the latent grid without any model."""
+    """The video, resampled to the latent grid and back, in space, and in space and time."""
     space, time = model.config.spatial_compression, model.temporal_compression
     found = {"bicubic": bicubic_in_space(video, spatial_compression=space)}
     if time > 1 and video.shape[1] > 1:
@@ -131,8 +143,8 @@ def report(model: VideoVAE, image_vae: ImageVAE, job: Job, config: TrainConfig) 
 
 
 def finished_scores(job: Job) -> Scores | None:
-    """What `report` has left of a job whose last checkpoint is there; None where there is
-    neither."""
+    """The scores that `report` wrote for a job that is done; None where the last checkpoint or
+    scores.json is missing."""
     if newest_complete_step(job.folder / "checkpoints") != job.stage.steps:
         return None
     path = job.folder / "scores.json"
@@ -159,7 +171,7 @@ def _table(scores: Scores, *, temporal_compression: int) -> list[str]:
 
 
 def _record(scores: Scores, job: Job, config: TrainConfig) -> dict:
-    """The scores, by metric, with what they depend on."""
+    """The content of scores.json: scores by metric, and what they depend on."""
     by_metric = {"psnr": {}, "ssim": {}}
     for name, value in finite_or_none(scores).items():
         metric, _, rival = name.partition("_")

@@ -1,6 +1,7 @@
-"""What a run is going to do, checked before anything is trained or written."""
+"""The plan of a run: its training jobs, checked before anything is trained or written."""
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -31,9 +32,9 @@ from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.vgg import SPATIAL_COMPRESSION
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE, inflate
-from cvvae_jax.training.gradients import Update
-from cvvae_jax.training.run_data import known_sides
-from cvvae_jax.training.state import Frozen, Optimizers, Streams, TrainState
+from cvvae_jax.training.run_folder import known_sides
+from cvvae_jax.training.state import Frozen, Optimizers, RandomKeys, TrainState
+from cvvae_jax.training.step import Update
 from cvvae_jax.training.trackers import require_wandb
 from cvvae_jax.training.weights import (
     Weights,
@@ -47,32 +48,32 @@ from cvvae_jax.training.weights import (
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """One stage of a run: what is trained, on what, and where."""
+    """One stage of a run: the training of one VAE."""
 
     title: str
-    """What messages call it."""
+    """The stage's name in messages."""
     folder: Path
-    """Its run folder."""
+    """The stage's run folder."""
     stage: StageConfig
-    """Its batches, optimizers and rhythm."""
+    """Batches, optimizers, and steps between checkpoints and evaluations."""
     loss: LossConfig
-    """Its objective."""
+    """Settings of the objective."""
     create: Callable[[jax.Array, ImageVAE | None, VAE | None], VAE]
-    """Makes the untrained model, from a key, the frozen image VAE and weights to start from."""
+    """Makes the untrained model from a key, the frozen image VAE and the weights of `start`."""
     start: Weights | None
-    """The weights to start from."""
+    """Weights to start from; None where there are none to load."""
     discriminator: DiscriminatorConfig | None
     """The network to train against; None without a GAN."""
     mesh: Mesh
     """The devices."""
     clips: np.ndarray | None
-    """Unseen clips to evaluate on: uint8 (n, t, h, w, 3); None in plans of runs to come."""
+    """Unseen clips to evaluate on: uint8 (n, t, h, w, 3); None where the data may be missing."""
     known: HeldOutByKind = dataclasses.field(default_factory=dict)
-    """Which files the run has held out so far, and which it was trained on, by kind."""
+    """The files that the run has held out so far, and those that it trained on, by kind."""
 
     @property
     def updates(self) -> tuple[Update, ...]:
-        """The kinds of steps that it has."""
+        """All values that `update_of` takes in the course of the stage."""
         if self.discriminator is None:
             return ("plain",)
         if self.loss.gan_start_step >= self.stage.steps:
@@ -84,12 +85,12 @@ class Job:
 
     @property
     def in_pairs(self) -> bool:
-        """Whether two steps in a row share a bucket, since they train one network each."""
+        """Whether two steps in a row, which train one network each, share a bucket."""
         return self.discriminator is not None and self.stage.updates == "alternate"
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class RunPlan:
     """A whole run."""
 
     image: Job | None
@@ -103,19 +104,19 @@ class Plan:
     lpips: Weights | None
     """The network of LPIPS."""
     missing: tuple[str, ...]
-    """What isn't there yet, in words."""
+    """Weights and data that are not there yet, a message for each."""
 
 
 def plan_run(
     config: TrainConfig, *, allow_missing: bool = False, devices: list | None = None
-) -> Plan:
-    """The jobs of a run.
+) -> RunPlan:
+    """Plans a run, and checks that it can be trained.
 
     Args:
         config: the run.
-        allow_missing: weights and data that are not there are listed rather than refused; the image
-            VAE is then taken to be `config.image_model`.
-        devices: what it is planned for, in place of jax's own; they needn't be there.
+        allow_missing: list weights and data that are not there, rather than refusing them; a
+            missing image VAE is then assumed to be `config.image_model`.
+        devices: devices to plan for, in place of jax's own; they may be described ones.
 
     Raises:
         UserError: models, batches, devices, data and objective don't fit each other.
@@ -143,37 +144,28 @@ def plan_run(
         return VideoVAE(video_config, rngs=nnx.Rngs(key))
 
     folder = Path(config.workdir)
-    video = _job(
-        "video VAE",
-        config.train,
-        config.loss,
-        config,
-        folder,
-        create_video,
-        start,
-        missing,
-        devices,
+    make_job = functools.partial(
+        _job, config=config, known=known_sides(folder), missing=missing, devices=devices
     )
+    video = make_job("video VAE", folder, config.train, config.loss, create_video, start)
     _check_job(video, video_config)
     _check_inflation(create_video, image_config, start)
     image = None
     if image_vae is None:
-        alone = dataclasses.replace(config.loss, compat_mode="none")
-        folder, stage = folder / "image_vae", config.image_train
-        image = _job(
-            "image VAE", stage, alone, config, folder, create_image, None, missing, devices
-        )
+        loss = dataclasses.replace(config.loss, compat_mode="none")
+        folder = folder / "image_vae"
+        image = make_job("image VAE", folder, config.image_train, loss, create_image, None)
         _check_job(image, image_config)
-    return Plan(image, video, image_vae, image_config, lpips, tuple(missing or ()))
+    return RunPlan(image, video, image_vae, image_config, lpips, tuple(missing or ()))
 
 
 def on_mesh(tree: Any, mesh: Mesh) -> Any:
-    """Networks laid out on the devices; not copied where they lie that way already."""
+    """Networks laid out on the devices; arrays that lie there already are not copied."""
     return jax.tree.map(_on_devices, tree, sharding.shardings(tree, mesh))
 
 
 def _on_devices(leaf: jax.Array, layout: NamedSharding) -> jax.Array:
-    """An array in another layout; several processes move it to other devices through the host."""
+    """An array in another layout. Several processes move it to other devices through the host."""
     if leaf.is_fully_addressable or leaf.sharding.device_set == layout.device_set:
         return jax.device_put(leaf, layout)
     whole = NamedSharding(leaf.sharding.mesh, PartitionSpec())
@@ -181,9 +173,8 @@ def _on_devices(leaf: jax.Array, layout: NamedSharding) -> jax.Array:
     return jax.make_array_from_callback(values.shape, layout, lambda index: values[index])
 
 
-def load_image_vae(plan: Plan, trained: ImageVAE | None, config: TrainConfig) -> ImageVAE:
-    """The frozen image VAE on the video VAE's devices: the trained one where there is none to
-    load."""
+def load_image_vae(plan: RunPlan, trained: ImageVAE | None, config: TrainConfig) -> ImageVAE:
+    """The frozen image VAE, loaded or else the trained one, on the video VAE's devices."""
     if plan.image_vae is not None:
         return plan.image_vae.load(plan.video.mesh)
     target = abstract_network(ImageVAE, frozen_config(plan.image_config, config))
@@ -192,18 +183,19 @@ def load_image_vae(plan: Plan, trained: ImageVAE | None, config: TrainConfig) ->
 
 
 def initial_state(job: Job, frozen: Frozen, start: VAE | None, *, seed: int) -> TrainState:
-    """The state before the first step; `start` are the weights of `job.start`."""
-    streams = Streams.create(seed)
-    model = job.create(streams.init, frozen.image_vae, start)
+    """The state before the first step, where `start` holds the weights of `job.start`."""
+    keys = RandomKeys.create(seed)
+    model = job.create(keys.init, frozen.image_vae, start)
     discriminator = None
     if job.discriminator is not None:
-        discriminator = Discriminator(job.discriminator, rngs=nnx.Rngs(streams.discriminator))
+        discriminator = Discriminator(job.discriminator, rngs=nnx.Rngs(keys.discriminator))
     optimizers = Optimizers.create(job.stage)
     return TrainState.create(model, discriminator, optimizers, log_scale=job.loss.log_scale)
 
 
 def _in_the_space_of(image: ImageVAEConfig, video: VideoVAEConfig) -> VideoVAEConfig:
-    """The video VAE's config with the latent scale of the image VAE, whose space it shares."""
+    """The video VAE's config with the latent scale of the image VAE, whose latent space it
+    shares."""
     for name in ("latent_channels", "spatial_compression"):
         ours, theirs = getattr(video, name), getattr(image, name)
         if ours != theirs:
@@ -216,18 +208,20 @@ def _in_the_space_of(image: ImageVAEConfig, video: VideoVAEConfig) -> VideoVAECo
 
 def _job(
     title: str,
+    folder: Path,
     stage: StageConfig,
     loss: LossConfig,
-    config: TrainConfig,
-    folder: Path,
     create: Callable,
     start: Weights | None,
+    *,
+    config: TrainConfig,
+    known: HeldOutByKind,
     missing: list[str] | None,
     devices: list | None,
 ) -> Job:
-    clips, known = None, known_sides(Path(config.workdir))
+    clips = None
     try:
-        batches(  # raises what is wrong with it
+        batches(  # raises a UserError where the data can't be used
             stage,
             config.data,
             seed=config.seed,
@@ -249,7 +243,7 @@ def _job(
 
 
 def _check_job(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
-    """Raises what no step could be made of."""
+    """Raises a UserError where the model can't be trained on the job's batches."""
     for setting in ("dtype", "decoder_dtype", "param_dtype"):
         if getattr(model, setting) == "float16":
             raise UserError(
@@ -262,13 +256,13 @@ def _check_job(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
 
 
 def _check_score(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
-    """Raises if the score that a checkpoint is to be kept by is none of the evaluations'."""
+    """Raises a UserError where evaluations don't measure the score of `keep_best`."""
     name = job.stage.keep_best
     if name is None:
         return
     metric, _, rival = name.partition("_")
     if rival != "recon" and not isinstance(model, VideoVAEConfig):
-        raise UserError(f"keep_best is {name}, but of the {job.title} only recon is measured.")
+        raise UserError(f"keep_best is {name}, but only recon is measured of the {job.title}.")
     if metric == "ssim" and job.clips is not None and min(job.clips.shape[2:4]) < SSIM_WINDOW:
         raise UserError(
             f"keep_best is {name}, but SSIM takes frames of {SSIM_WINDOW} x {SSIM_WINDOW} pixels "
@@ -296,17 +290,17 @@ def _check_bucket(job: Job, bucket: Bucket, model: ImageVAEConfig | VideoVAEConf
                 "(discriminator.layers)."
             )
     devices = job.mesh.shape[split_frames.AXIS]
-    multiple = devices * _rows_of_a_position(job, model)
+    multiple = devices * _coarsest_row(job, model)
     if devices > 1 and bucket.height % multiple:
         raise UserError(
-            f"{name} can't be split over {devices} devices (mesh.space): every device needs as "
-            f"many rows at the coarsest grid of every network, so that heights are multiples of "
+            f"{name} can't be split over {devices} devices (mesh.space), which need equally many "
+            f"rows of every network's coarsest feature map: heights must be multiples of "
             f"{multiple}."
         )
 
 
-def _rows_of_a_position(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> int:
-    """Rows of the video that one row of the coarsest grid stands for; all are powers of 2."""
+def _coarsest_row(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> int:
+    """Rows of the video per row of the coarsest feature map of all networks, a power of 2."""
     coarsest = [model.spatial_compression]
     if job.discriminator is not None:
         coarsest.append(job.discriminator.spatial_compression)
@@ -316,11 +310,11 @@ def _rows_of_a_position(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> int
 
 
 def video_shape(bucket: Bucket) -> tuple[int, ...]:
-    """The global batch of a bucket: (b, t, h, w, 3)."""
+    """The shape of a bucket's global batch: (b, t, h, w, 3)."""
     return (bucket.batch, bucket.frames, bucket.height, bucket.width, 3)
 
 
 def _check_inflation(create: Callable, image: ImageVAEConfig, start: Weights | None) -> None:
-    """Raises what doesn't fit when the video VAE is made."""
+    """Raises a UserError where the video VAE can't start from the image VAE or from `start`."""
     start_model = start.abstract if start else None
     jax.eval_shape(create, jax.random.key(0), abstract_network(ImageVAE, image), start_model)

@@ -1,4 +1,4 @@
-"""What a run leaves to read: metrics, TensorBoard, logs of every process, a progress bar."""
+"""The logs of a run: metrics, animations, messages, a log of every process, a progress bar."""
 
 import contextlib
 import json
@@ -26,29 +26,29 @@ from cvvae_jax.training.trackers import TensorBoard, WandbRun
 _console = Console(highlight=False)
 
 LARGEST = 10 * 2**20
-"""Bytes of log.txt; a longer one becomes log.1.txt."""
+"""Size in bytes beyond which log.txt becomes log.1.txt, and a new one is begun."""
 
-Metrics = dict[str, float | int]
-"""Numbers by name, such as `loss/total`."""
+LoggedMetrics = dict[str, float | int]
+"""Metrics on the host by name, such as `loss/total`."""
 
 
 def say(folder: Path, text: str) -> None:
-    """A message to the user and into the run's log.txt; from process 0 only."""
+    """Prints a message and writes it to the run's log.txt; process 0 only."""
     if jax.process_index() == 0:
         text = text.encode(errors="backslashreplace").decode()  # file names may be no UTF-8
         _console.print(text, markup=False, soft_wrap=True)
         path = folder / "log.txt"
-        if path.exists() and path.stat().st_size > LARGEST:  # warnings, over weeks
+        if path.exists() and path.stat().st_size > LARGEST:  # after weeks of warnings
             path.replace(folder / "log.1.txt")
-        # A message that a full disk doesn't take has been printed.
+        # Where the disk is full, it is enough that the message was printed.
         with contextlib.suppress(OSError), path.open("a", encoding="utf-8") as file:
             file.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
 
 
 @contextlib.contextmanager
 def warnings_kept(folder: Path) -> Iterator[None]:
-    """What the package warns of meanwhile is told like everything else of the run; processes but
-    the first print it as Python does."""
+    """A context in which process 0 passes the package's warnings to `say`; other processes print
+    them as Python does."""
     if jax.process_index() != 0:
         yield
         return
@@ -65,13 +65,14 @@ def warnings_kept(folder: Path) -> Iterator[None]:
         logger.removeHandler(handler)
 
 
-def finite_or_none(metrics: Metrics) -> dict[str, float | int | None]:
-    """Numbers as JSON knows them: it has neither NaN nor infinity."""
+def finite_or_none(metrics: LoggedMetrics) -> dict[str, float | int | None]:
+    """The metrics for JSON, which has neither NaN nor infinity: None stands for both."""
     return {name: value if math.isfinite(value) else None for name, value in metrics.items()}
 
 
 class StageLog:
-    """The log of one training stage, from process 0 only; continues where a checkpoint left it."""
+    """The log of one training stage, which only process 0 writes. It goes on where a checkpoint
+    ends."""
 
     def __init__(
         self,
@@ -87,11 +88,11 @@ class StageLog:
 
         Args:
             folder: the stage's run folder.
-            title: what messages call the stage.
-            steps: how many it has.
-            start_step: how many of them are done; what was logged after that is forgotten.
-            wandb: project of Weights & Biases that metrics and animations also go to.
-            settings: the whole run's, shown there.
+            title: the stage's name in messages.
+            steps: how many steps the stage has.
+            start_step: how many of them are done; metrics of later steps are removed.
+            wandb: a project of Weights & Biases that also gets metrics and animations.
+            settings: the settings of the whole run, which Weights & Biases shows.
 
         Raises:
             UserError: Weights & Biases is not installed or does not accept the run.
@@ -120,11 +121,11 @@ class StageLog:
         self._bar.start()
         self._task = self._bar.add_task(title, total=steps, completed=start_step, note="")
 
-    def progress(self, step: int, metrics: Metrics) -> None:
-        """Moves the bar; without a terminal, prints a line."""
+    def progress(self, step: int, metrics: LoggedMetrics) -> None:
+        """Updates the progress bar; without a terminal, prints a line."""
         if not self._active:
             return
-        # The rate since the last call, so that compiling counts just once.
+        # The rate is that since the last call, so that compiling lowers it only once.
         now = time.perf_counter()
         rate = (step - self._last_step) / (now - self._last_time)
         self._last_step, self._last_time = step, now
@@ -136,8 +137,9 @@ class StageLog:
                 f"{self._title} {step}/{self._steps}: {note}", markup=False, soft_wrap=True
             )
 
-    def scalars(self, step: int, metrics: Metrics) -> None:
-        """One line of metrics.jsonl, null for what is not finite; and TensorBoard scalars."""
+    def scalars(self, step: int, metrics: LoggedMetrics) -> None:
+        """Writes a line of metrics.jsonl, with null for values that are not finite, and TensorBoard
+        scalars."""
         if not self._active:
             return
         with self._while_training_goes_on():
@@ -148,8 +150,8 @@ class StageLog:
             self._wandb.scalars(step, metrics)
 
     def clip(self, step: int, name: str, frames: np.ndarray) -> None:
-        """Frames, uint8 (t, h, w, 3), as an animation in samples/STEP.gif and in TensorBoard; one
-        a step."""
+        """Writes frames, uint8 (t, h, w, 3), as an animation: samples/STEP.gif, of which a step has
+        one, and TensorBoard."""
         if not self._active:
             return
         animation = gif(frames)
@@ -164,7 +166,7 @@ class StageLog:
 
     @contextlib.contextmanager
     def _while_training_goes_on(self) -> Iterator[None]:
-        """What can't be written, for want of room, is said once and left out."""
+        """A context in which a failed write, as on a full disk, is reported once and ignored."""
         try:
             yield
         except OSError as error:
@@ -183,11 +185,9 @@ class StageLog:
                 self._wandb.close()
 
 
-def _highlights(metrics: Metrics) -> list[str]:
-    """What the progress line shows of the metrics, of which a step may have any.
-
-    The total stands for its parts; the discriminator's loss is none of them.
-    """
+def _highlights(metrics: LoggedMetrics) -> list[str]:
+    """The metrics that the progress line shows: the total in place of its terms, the
+    discriminator's loss, which is not a term of it, and PSNR."""
     losses = {n.removeprefix("loss/"): v for n, v in metrics.items() if n.startswith("loss/")}
     shown = []
     if "total" in losses:
@@ -202,13 +202,13 @@ def _highlights(metrics: Metrics) -> list[str]:
 
 
 def _forget_after(folder: Path, step: int) -> None:
-    """Drops the lines of metrics.jsonl of steps that a restart from a checkpoint does again, and
-    those that are none: one that a kill cut short, or damaged ones, of which it says how many."""
+    """Removes lines from metrics.jsonl: those of steps after `step`, which a restart does again, a
+    last line that a kill cut short, and damaged lines, whose number it reports."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return
     *lines, last = path.read_bytes().split(b"\n")
-    if _step_of(last) is not None:  # else it is empty, or a kill has cut it short
+    if _step_of(last) is not None:  # otherwise it is empty or cut short
         lines.append(last)
     found = [(_step_of(line), line) for line in lines]
     write_whole(path, b"".join(b"%s\n" % line for n, line in found if n is not None and n <= step))
@@ -218,7 +218,7 @@ def _forget_after(folder: Path, step: int) -> None:
 
 
 def _step_of(line: bytes) -> int | None:
-    """The step of a line of metrics.jsonl; None where it is damaged."""
+    """The step of a line of metrics.jsonl; None where the line is damaged."""
     step = (parse_json(line) or {}).get("step")
     return step if isinstance(step, int) else None
 
@@ -228,11 +228,11 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def process_log(folder: Path) -> Iterator[None]:
-    """Meanwhile, what the package warns of and what ends this process goes to
-    `logs/process_000.log` of a run folder (of process 0), of which the newest 40 MB are kept.
+    """A context in which the package's warnings, and the error that ends this process, go to the
+    file `logs/process_NNN.log` of a run folder, whose newest 40 MB are kept.
 
     Raises:
-        UserError: it can't be written.
+        UserError: the file can't be written.
     """
     path = folder / "logs" / f"process_{jax.process_index():03d}.log"
     try:
@@ -264,13 +264,14 @@ def process_log(folder: Path) -> Iterator[None]:
 def _tell(
     handler: logging.Handler, level: int, text: str, error: BaseException | None = None
 ) -> None:
-    """Into the file only: who sees the terminal is told otherwise."""
+    """Writes a message to the file only; the terminal gets it by another way."""
     exception = (type(error), error, error.__traceback__) if error else None
     record = logging.LogRecord(_log.name, level, __file__, 0, text, None, exception)
     handler.handle(record)
 
 
 def _start() -> str:
+    """The first line of a process's log."""
     devices = jax.local_devices()
     return (
         f"process {jax.process_index()} of {jax.process_count()} starts on {socket.gethostname()}, "

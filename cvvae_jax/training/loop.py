@@ -1,4 +1,4 @@
-"""A whole run: an image VAE, loaded or trained, then a video VAE compatible with it."""
+"""A whole run: the image VAE is loaded or trained, then the video VAE is trained against it."""
 
 import contextlib
 import dataclasses
@@ -6,50 +6,65 @@ import functools
 from pathlib import Path
 
 import jax
+import numpy as np
 
 from cvvae_jax import parameter_paths, sharding
-from cvvae_jax.checkpoint import Checkpoints
+from cvvae_jax.checkpoint import Checkpoints, check_fits
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches, batches
+from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE
-from cvvae_jax.processes.broadcast import found_by_first
+from cvvae_jax.processes.broadcast import broadcast_from_first
 from cvvae_jax.processes.stop import Stopped, StopSignals
 from cvvae_jax.training.evaluate import Scores, finished_scores, report
-from cvvae_jax.training.jobs import Job, Plan, initial_state, load_image_vae, on_mesh, plan_run
+from cvvae_jax.training.jobs import Job, RunPlan, initial_state, load_image_vae, on_mesh, plan_run
 from cvvae_jax.training.log import process_log, say, warnings_kept
-from cvvae_jax.training.programs import Programs
+from cvvae_jax.training.programs import TrainPrograms, abstract_stages
 from cvvae_jax.training.progress import Diverged, Progress, after_rollback
 from cvvae_jax.training.run_folder import run_folder
 from cvvae_jax.training.state import Frozen, TrainState
 
 
 def train(config: TrainConfig, stop: StopSignals | None = None) -> Scores:
-    """Runs a recipe to its end, from the newest checkpoint of its run folder where there is one.
+    """Trains by a recipe to its end, from the newest checkpoint of its run folder if there is one.
 
     Args:
         config: the recipe.
-        stop: what asks for an end, if it is listened to already.
+        stop: where signals are noted already; by default they are noted from now on.
 
     Returns:
-        The scores on unseen clips (see `evaluate`); they, a contact sheet and all else are in the
-        run folder.
+        The scores on unseen clips (see `evaluate`), which the run folder also holds.
 
     Raises:
         UserError: the configuration can't be run, the run folder belongs to another model,
             another run is at work in it, or training diverged twice.
-        OSError: the last checkpoint could not be written, or an earlier one not be read.
-        Stopped: SIGINT or SIGTERM asked for the end; there is a checkpoint of the last step.
+        OSError: the last checkpoint can't be written, or an earlier one can't be read.
+        Stopped: SIGINT or SIGTERM asked for the end. A checkpoint of the last step exists, unless
+            updates were being skipped then, or the signal came before the first step.
     """
     with jax.default_matmul_precision(config.matmul_precision), contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopSignals())
         plan = plan_run(config)
-        with run_folder(plan, config), process_log(Path(config.workdir)):
+        check = functools.partial(_check_checkpoints, plan, config)
+        with run_folder(config, check), process_log(Path(config.workdir)):
             return _run_plan(plan, config, stop)
 
 
-def _run_plan(plan: Plan, config: TrainConfig, stop: StopSignals) -> Scores:
-    if scores := found_by_first(lambda: finished_scores(plan.video)):
-        done = f"all {plan.video.stage.steps} steps are done already; scores.json has what came out"
+def _check_checkpoints(plan: RunPlan, config: TrainConfig) -> None:
+    """Raises a UserError where a stage can't go on from the checkpoints in its folder."""
+    jobs = [job for job in (plan.image, plan.video) if job is not None]
+    if not any((job.folder / "checkpoints").is_dir() for job in jobs):
+        return
+    for stage in abstract_stages(plan, config):
+        folder, steps = stage.job.folder, stage.job.stage.steps
+        start = check_fits(folder / "checkpoints", stage.state)
+        if start is not None and start > steps:
+            raise UserError(f"{folder} has done {start} steps, more than the {steps} asked for.")
+
+
+def _run_plan(plan: RunPlan, config: TrainConfig, stop: StopSignals) -> Scores:
+    if scores := broadcast_from_first(lambda: finished_scores(plan.video)):
+        done = f"all {plan.video.stage.steps} steps are done already; scores.json has the scores"
         say(plan.video.folder, f"{plan.video.title}: {done}")
         return scores
     lpips = plan.lpips.load(plan.video.mesh) if plan.lpips else None
@@ -63,7 +78,7 @@ def _run_plan(plan: Plan, config: TrainConfig, stop: StopSignals) -> Scores:
 
 @dataclasses.dataclass(frozen=True)
 class _Run:
-    """What stays the same from the first step of a job to its last."""
+    """The fixed parts of a job's training."""
 
     job: Job
     frozen: Frozen
@@ -74,11 +89,12 @@ class _Run:
 def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE:
     """Trains one stage to its end, from its newest checkpoint, and returns the averaged model.
 
-    `frozen` lies on the job's devices. Where too many updates in a row had to be skipped, the run
-    goes back to the newest checkpoint once, and on with other data.
+    `frozen` lies on the job's devices. If too many updates in a row are skipped, training goes back
+    to the newest checkpoint once, and on with other batches.
 
     Raises:
-        UserError: it can't go on from what is in its folder, or had to go back twice.
+        UserError: training can't go on from the folder's checkpoints, or diverged twice.
+        OSError: the last checkpoint can't be written, or an earlier one can't be read.
         Stopped: a signal asked for the end.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
@@ -92,19 +108,19 @@ def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE
     with warnings_kept(job.folder), contextlib.closing(checkpoints):
         state = _first_state(run)
         _announce(job, state)
-        programs = Programs(job, config, state, frozen)
+        programs = TrainPrograms(job, config, state, frozen)
         while True:
             try:
                 return _train(run, programs, state, stop)
             except Diverged as error:
-                # Its traceback would hold the state that diverged while another one is read.
+                # The traceback would keep the diverged state in memory while another one is read.
                 divergence = error.with_traceback(None)
             state = None
             state = after_rollback(_first_state(run), divergence, job)
 
 
-def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) -> VAE:
-    """Trains from a state to the end.
+def _train(run: _Run, programs: TrainPrograms, state: TrainState, stop: StopSignals) -> VAE:
+    """Trains from a state to the end, and returns the averaged model.
 
     Raises:
         Diverged: too many updates in a row were skipped.
@@ -112,7 +128,7 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
     """
     job, stage, start = run.job, run.job.stage, int(state.step)
     progress = Progress(job, run.config, run.frozen.image_vae, start)
-    # What a rollback changed must outlive a kill: saved as soon as both networks have gone on.
+    # The effect of a rollback must outlive a kill: it is saved once both networks had an update.
     resumed = start + 2 if int(state.guard.rollbacks) else None
     try:
         offset = int(state.guard.data_offset)
@@ -121,7 +137,7 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
             for n, batch in zip(range(start + 1, stage.steps + 1), timed, strict=False):
                 if stop.requested and n == start + 1 and jax.process_count() == 1:
                     raise Stopped(stop.requested, start, kept=run.checkpoints.latest_step() or 0)
-                marked = batch | {"stop": stop.marks(len(batch["seed"]))}
+                marked = batch | {"stop": np.full(len(batch["seed"]), stop.number, np.uint8)}
                 placed = sharding.put_batch(marked, job.mesh)
                 with stop.after("the program is compiled and its step done"):
                     program = progress.program(programs, n - 1, placed["video"].shape)
@@ -129,14 +145,14 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
                     state, metrics = program.compiled(state, placed, run.frozen)
                 progress.step(n, metrics)
                 stopped = progress.stop
-                if jax.process_count() == 1:  # nobody else has to hear of it first
+                if jax.process_count() == 1:  # no other process must learn of it first
                     stopped = stopped or stop.requested
                 last = n == stage.steps
                 if last or n % stage.eval_every == 0:
                     with stop.after("the evaluation is done"):
                         progress.evaluation(n, state.ema)
                 if last or stopped or n == resumed or n % stage.checkpoint_every == 0:
-                    progress.flush()  # a run may go on from here, without this step's line
+                    progress.flush()  # a run that goes on from here won't log this step again
                     with progress.throughput.pause():
                         _save(run, n, state, progress.scores(n), last=last, wait=bool(stopped))
                 if stopped:
@@ -149,10 +165,11 @@ def _train(run: _Run, programs: Programs, state: TrainState, stop: StopSignals) 
 def _save(
     run: _Run, step: int, state: TrainState, scores: Scores, *, last: bool, wait: bool
 ) -> None:
-    """A checkpoint, unless updates are being skipped: what it would hold may be the cause.
+    """Saves a checkpoint, except while updates are being skipped, which the state may cause. The
+    last step is always saved.
 
     Raises:
-        OSError: it is the last one, or to be waited for, and could not be written.
+        OSError: the checkpoint can't be written, and it is the last one or `wait` is set.
     """
     if last or int(state.guard.in_a_row) == 0:
         settings = dataclasses.asdict(run.config)
@@ -179,7 +196,7 @@ def _announce(job: Job, state: TrainState) -> None:
 
 
 def _first_state(run: _Run) -> TrainState:
-    """The state to go on from, new or of the newest checkpoint, on the devices."""
+    """The state to start from, of the newest checkpoint or new, on the devices."""
     job = run.job
     initialize = functools.partial(initial_state, job, seed=run.config.seed)
     start = job.start.abstract if job.start else None
@@ -193,7 +210,7 @@ def _first_state(run: _Run) -> TrainState:
 
 
 def _batches(run: _Run, start: int) -> Batches:
-    """This process's part of the stream of batches, from `start` on."""
+    """This process's part of the batches, from number `start` on."""
     return batches(
         run.job.stage,
         run.config.data,

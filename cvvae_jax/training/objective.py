@@ -1,48 +1,55 @@
-"""The objective of the VAE: what it is made of, from a batch to one number."""
+"""The objective of training: what the VAE and the discriminator minimize.
+
+`vae_objective` sums all terms of the VAE but the GAN's. A new term takes three places: a function
+in `losses`, a weight in `config.LossConfig`, and a line in `vae_objective`. The GAN's terms are
+`gan_loss` for the VAE, and `loss_of_fake` and `loss_of_real` for the discriminator. The function
+`gradients` in `step` adds the GAN's term to the VAE's objective, since its weight depends on
+gradients.
+"""
 
 import dataclasses
+import functools
 import math
 from typing import Literal
 
 import jax
+import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, UInt32
 
-from cvvae_jax import split_frames
+from cvvae_jax import losses, split_frames
 from cvvae_jax.config import LossConfig, Remat
-from cvvae_jax.losses import compat_targets, draw_offsets, likelihood_loss, lpips, pixel_error
 from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.gaussian import DiagonalGaussian
-from cvvae_jax.training.state import Frozen, LogScales, Streams
-
-Metrics = dict[str, Array]
+from cvvae_jax.training.state import Frozen, LogitMeans, LogScales, RandomKeys, StepMetrics
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """All that is random about a batch."""
+    """The random numbers of a batch."""
 
     noise: Float[Array, "b n y x z"]
-    """Of the video VAE's posterior; keyed by the record."""
+    """Standard normal noise of the video VAE's posterior; it depends on the record."""
     image_noise: Float[Array, "b n y x z"]
-    """Of the image VAE's posterior; keyed by the record."""
+    """Standard normal noise of the image VAE's posterior; it depends on the record."""
     offsets: Int[Array, " groups"]
-    """Of the random mapping; one draw a step."""
+    """Frames that the `random` mapping takes; one draw a step."""
 
     @classmethod
     def create(
         cls,
         model: VAE,
-        streams: Streams,
+        keys: RandomKeys,
         seeds: UInt32[Array, " b"],
         step: Int[Array, ""],
         *,
         video_shape: tuple[int, ...],
     ) -> "Draws":
-        """The draws of a step for records of these seeds, independent of their places in the batch
-        and of the devices."""
+        """The draws of a step for records with these seeds. They depend neither on the records'
+        places in the batch nor on the devices."""
         _, t, h, w, _ = video_shape
         space, time = model.config.spatial_compression, model.temporal_compression
         groups = (t - 1) // time
@@ -53,24 +60,35 @@ class Draws:
             keys = jax.vmap(lambda seed: jax.random.fold_in(key, seed))(seeds)
             return split_frames.own_rows(jax.vmap(lambda key: jax.random.normal(key, shape))(keys))
 
-        key = jax.random.fold_in(streams.steps, step)
-        offsets = draw_offsets(key, groups=groups, temporal_compression=time)
-        return cls(noise(streams.noise), noise(streams.image_noise), offsets)
+        key = jax.random.fold_in(keys.steps, step)
+        offsets = losses.draw_offsets(key, groups=groups, temporal_compression=time)
+        return cls(noise(keys.noise), noise(keys.image_noise), offsets)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Batch:
+    """Videos in [-1, 1], and their random numbers."""
+
+    video: Float[Array, "b t h w 3"]
+    draws: Draws
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class Outputs:
-    """What the VAE makes of a batch, as far as the objective looks at it."""
+    """The outputs of the VAE that the objective depends on."""
 
     posterior: DiagonalGaussian
     latents: Float[Array, "b n y x z"]
+    """A sample of the posterior."""
     recons: tuple[Float[Array, "b _ h w 3"], ...]
-    """Of the video's latents; and, with encoder-based compatibility, of the image VAE's."""
+    """What the video decoder makes of the video's latents and, with encoder-based compatibility, of
+    the image VAE's latents."""
 
 
-def encodes_images(loss: LossConfig) -> bool:
-    """Whether the video decoder is trained on the image encoder's latents."""
+def trains_on_image_latents(loss: LossConfig) -> bool:
+    """Whether the video decoder also trains on the image encoder's latents."""
     return loss.compat_mode in ("encoder", "both") and loss.compat_weight > 0
 
 
@@ -82,10 +100,11 @@ def image_latents(
     loss: LossConfig,
     temporal_compression: int,
 ) -> Float[Array, "b n y x z"] | None:
-    """Latents of the mapped frames by the frozen image encoder; None where no term needs them."""
-    if not encodes_images(loss):
+    """Latents that the frozen image encoder gives the mapped frames; None where no term needs
+    them."""
+    if not trains_on_image_latents(loss):
         return None
-    frames = compat_targets(
+    frames = losses.compat_targets(
         video,
         mapping=loss.mapping,
         temporal_compression=temporal_compression,
@@ -103,7 +122,7 @@ def generate(
     *,
     remat: Remat,
 ) -> tuple[Outputs, tuple[Array, ...]]:
-    """Posterior, a sample and reconstructions; beside them what the decoder's last layer saw."""
+    """The VAE's outputs, and the inputs of the decoder's last layer that belong to `recons`."""
     posterior = model.encode(video, remat=remat)
     latents = posterior.with_noise(noise)
     decoded = [latents] if image_latents is None else [latents, image_latents]
@@ -112,7 +131,7 @@ def generate(
     return Outputs(posterior, latents, recons), hiddens
 
 
-def negative_elbo(
+def vae_objective(
     outputs: Outputs,
     log_scales: LogScales,
     video: Float[Array, "b t h w 3"],
@@ -122,36 +141,37 @@ def negative_elbo(
     loss: LossConfig,
     temporal_compression: int,
     remat: Remat,
-) -> tuple[Float[Array, ""], Metrics]:
-    """The objective without its GAN term, nll + kl_weight * KL, and its parts.
+) -> tuple[Float[Array, ""], StepMetrics]:
+    """The VAE's objective without its GAN term, nll + kl_weight * KL, and the metrics of its terms.
 
-    nll is the reconstruction's; with encoder-based compatibility it is averaged, with weights 1 and
-    compat_weight, with that of the image latents' reconstruction, as if those were more of the
-    batch; with decoder-based compatibility compat_weight times the image decoder's is added.
+    nll is the reconstruction's likelihood loss. With encoder-based compatibility it becomes the
+    average (nll + compat_weight * other) / (1 + compat_weight), where `other` is the likelihood
+    loss of the image latents' reconstruction. With decoder-based compatibility, compat_weight times
+    the likelihood loss of the image decoder's view is added.
     """
     recon, *from_images = outputs.recons
     shared = {"network": frozen.lpips, "remat": remat}
-    likely = {
+    settings = {
         "log_scale": log_scales.recon,
         "kind": loss.recon,
         "lpips_weight": loss.lpips_weight,
         **shared,
     }
-    nll, metrics = _frame_loss(recon, video, name="recon", **likely)
-    for image_recon in from_images:  # the mapping `first` has one frame
-        target = video[:, : image_recon.shape[1]]
-        other, parts = _frame_loss(image_recon, target, name="compat_encoder", **likely)
+    nll, metrics = _likelihood(recon, video, name="recon", **settings)
+    for image_recon in from_images:
+        target = video[:, : image_recon.shape[1]]  # the mapping `first` yields one frame
+        other, parts = _likelihood(image_recon, target, name="compat_encoder", **settings)
         nll = (nll + loss.compat_weight * other) / (1 + loss.compat_weight)
         metrics |= parts
     if loss.compat_mode in ("decoder", "both"):
-        target = compat_targets(
+        target = losses.compat_targets(
             video,
             mapping=loss.mapping,
             temporal_compression=temporal_compression,
             offsets=draws.offsets,
         )
         view = frozen.image_vae.decode(outputs.latents[:, : target.shape[1]], remat=remat)
-        other, parts = _frame_loss(
+        other, parts = _likelihood(
             view,
             target,
             name="compat",
@@ -166,7 +186,7 @@ def negative_elbo(
     return nll + loss.kl_weight * kl, metrics | {"loss/nll": nll, "loss/kl": kl}
 
 
-def _frame_loss(
+def _likelihood(
     recon: Float[Array, "b t h w 3"],
     video: Float[Array, "b t h w 3"],
     *,
@@ -176,17 +196,66 @@ def _frame_loss(
     name: str,
     network: LPIPS | None,
     remat: Remat,
-) -> tuple[Float[Array, ""], Metrics]:
-    """The likelihood loss of frames, and what is logged of it: the pixels' error, LPIPS, PSNR.
+) -> tuple[Float[Array, ""], StepMetrics]:
+    """The likelihood loss of a reconstruction, and its metrics: pixel error, LPIPS and PSNR.
 
     LPIPS, one number a frame, is added to the error of every value of the frame, as in the official
     code.
     """
     values = split_frames.device_count() * math.prod(video.shape[2:])
-    error = pixel_error(recon, video, kind=kind)
+    error = losses.pixel_error(recon, video, kind=kind)
     metrics = {f"loss/{name}": error.mean(), f"psnr/{name}": psnr(recon, video).mean()}
     if lpips_weight:
-        distance = lpips(network, recon, video, remat=remat)
+        distance = losses.lpips(network, recon, video, remat=remat)
         error += lpips_weight * values * distance
         metrics["loss/lpips" if name == "recon" else f"loss/lpips_{name}"] = distance.mean()
-    return likelihood_loss(error, log_scale, values=values), metrics
+    return losses.likelihood_loss(error, log_scale, values=values), metrics
+
+
+def discriminate(
+    discriminator: Discriminator, video: Float[Array, "b t h w 3"], *, remat: Remat
+) -> Float[Array, "b t2 h2 w2 1"]:
+    """The discriminator's logits, in float32 whatever it computes in, since losses average them."""
+    return discriminator(video, remat=remat).astype(jnp.float32)
+
+
+def mean_logit(logits: tuple[Array, ...]) -> Float[Array, ""]:
+    """The mean logit of one or more videos."""
+    return split_frames.mean_over_devices(sum(x.mean() for x in logits) / len(logits))
+
+
+def gan_loss(logits: tuple[Array, ...]) -> Float[Array, ""]:
+    """The VAE's GAN loss, from the logits of each of its reconstructions."""
+    return sum(map(losses.generator_loss, logits)) / len(logits)
+
+
+def loss_of_fake(
+    logits: tuple[Array, ...], averages: LogitMeans, *, loss: LossConfig
+) -> tuple[Float[Array, ""], tuple[Array, Array]]:
+    """The discriminator's loss on reconstructions with its penalty, and both of them apart."""
+    value = sum(losses.fake_loss(x, kind=loss.gan) for x in logits) / len(logits)
+    penalty = jnp.zeros(())
+    if loss.gan_penalty == "lecam":
+        penalty = sum(losses.lecam_fake(x, averages.real) for x in logits) / len(logits)
+    return value + loss.gan_penalty_weight * penalty, (value, penalty)
+
+
+def loss_of_real(
+    discriminator: Discriminator,
+    video: Float[Array, "b t h w 3"],
+    averages: LogitMeans,
+    *,
+    loss: LossConfig,
+    remat: Remat,
+) -> tuple[Float[Array, ""], tuple[Array, Array, Array]]:
+    """The discriminator's loss on real videos with its penalty; both of them apart, and the mean
+    logit."""
+    logits = discriminate(discriminator, video, remat=remat)
+    value = losses.real_loss(logits, kind=loss.gan)
+    penalty = jnp.zeros(())
+    if loss.gan_penalty == "lecam":
+        penalty = losses.lecam_real(logits, averages.fake)
+    if loss.gan_penalty == "r1":
+        logits_of = functools.partial(discriminate, discriminator, remat=remat)
+        penalty = losses.r1_penalty(logits_of, video)
+    return value + loss.gan_penalty_weight * penalty, (value, penalty, mean_logit((logits,)))

@@ -21,8 +21,8 @@ _SMALLEST = 96  # pixels of a frame on a contact sheet
 def contact_sheet(
     views: dict[str, np.ndarray], *, temporal_compression: int, clips: int = 2
 ) -> Image.Image:
-    """Rows of frames for every clip: input, reconstruction, and the image decoder's view of each
-    latent frame, below the last video frame it stands for.
+    """A picture with three rows of frames for every clip: input, reconstruction, and the image
+    decoder's view of each latent frame, below the last video frame that it stands for.
 
     `views` are (n, t, h, w, 3) in [-1, 1]; small frames are enlarged by a whole factor.
     """
@@ -44,11 +44,17 @@ def contact_sheet(
 
 
 def side_by_side(views: dict[str, np.ndarray]) -> np.ndarray:
-    """A few clips beside each other: inputs, reconstructions below, and at the bottom the image
-    decoder's view, where there is one: uint8 (t, 2h or 3h, n w, 3).
+    """The clips beside each other, in rows: inputs, reconstructions, and the image decoder's view
+    where there is one.
 
-    An image of the last row stays for as long as the frames that its latent frame stands for, so
-    that all rows run in step.
+    An image of the last row is repeated for all frames that its latent frame stands for, so that
+    the rows show the same times.
+
+    Args:
+        views: (n, t, h, w, 3) in [-1, 1].
+
+    Returns:
+        Frames, uint8 (t, 2h or 3h, n w, 3).
     """
     rows = {name: views[name] for name in _LABELS if name in views}
     t = rows["input"].shape[1]
@@ -60,7 +66,7 @@ def side_by_side(views: dict[str, np.ndarray]) -> np.ndarray:
 
 
 def gif(frames: np.ndarray, *, milliseconds: int = 125) -> bytes:
-    """An endless animation of uint8 frames (t, h, w, 3)."""
+    """A GIF file that repeats uint8 frames (t, h, w, 3) for ever, as bytes."""
     buffer = io.BytesIO()
     images = [Image.fromarray(frame) for frame in frames]
     images[0].save(

@@ -1,4 +1,4 @@
-"""Traces of training steps by jax.profiler, which XProf and TensorBoard show."""
+"""Traces of training steps by jax.profiler, for XProf and TensorBoard."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -10,32 +10,32 @@ from cvvae_jax.training.log import say
 
 
 class Profile:
-    """A trace of some steps of a stage that follow each other, from the first one on whose program
-    is compiled already.
+    """A trace of consecutive steps of a stage, from the first step on whose program is already
+    compiled.
 
-    It lies in the run folder where TensorBoard looks for it: tensorboard/plugins/profile/TIME. Of
-    several processes, the first one writes it; all of them wait for their devices at its start and
-    its end, so that they stay at the same step.
+    The trace is written to tensorboard/plugins/profile/TIME in the run folder, where TensorBoard
+    looks for it. Of several processes, the first one writes it; all of them wait for their devices
+    at its start and at its end, so that they stay at the same step.
     """
 
     def __init__(
         self, run_folder: Path, steps: int, *, pause: Callable[[], AbstractContextManager]
     ):
-        """Describe the trace.
+        """Prepares a trace; it starts later.
 
         Args:
-            run_folder: of the stage.
-            steps: how many are traced; 0: none.
-            pause: a context in which time isn't taken for training.
+            run_folder: the stage's run folder.
+            steps: how many steps to trace; 0 traces none.
+            pause: makes a context whose time does not count as training.
         """
         self._run_folder, self._steps, self._pause = run_folder, steps, pause
         self._left, self._is_running = steps, False
 
     def before_step(self, *, is_new: bool, wait: Callable[[], None]) -> None:
-        """Starts the trace if it is time to.
+        """Starts the trace, unless it has started or the next step's program is new.
 
         Args:
-            is_new: whether the program of the step to come was compiled just now.
+            is_new: whether the program of the next step was compiled just now.
             wait: returns when the devices have done the steps before.
         """
         if self._left and not self._is_running and not is_new:
@@ -44,10 +44,10 @@ class Profile:
             self._try(self._start)
 
     def after_step(self, *, wait: Callable[[], None]) -> None:
-        """Ends the trace if the step that was dispatched last was the last of it.
+        """Ends the trace after its last step.
 
         Args:
-            wait: returns when the devices have done it.
+            wait: returns when the devices have done the step.
         """
         if self._is_running:
             self._left -= 1
@@ -66,20 +66,20 @@ class Profile:
         self._left = 0
 
     def _start(self) -> None:
-        # A folder that can't be written is found here: up to jax 0.10, a trace that can't be
-        # written at its end keeps the process from starting another one.
+        # Made now, so that a folder that can't be written is found now: up to jax 0.10, a trace
+        # that can't be written at its end keeps the process from starting another one.
         folder = self._run_folder / "tensorboard"
         (folder / "plugins" / "profile").mkdir(parents=True, exist_ok=True)
         jax.profiler.start_trace(folder)
 
     def _try(self, act: Callable[[], None]) -> bool:
-        """Of the first process, starts or writes the trace; whether that went well."""
+        """Lets the first process start or write the trace, and returns whether that succeeded."""
         if jax.process_index() != 0:
             return False
         try:
             with self._pause():
                 act()
-        except Exception as error:  # whatever the profiler raises, of a full disk or a second trace
+        except Exception as error:  # the profiler raises many kinds, as on a full disk
             self._is_running, self._left = False, 0
             say(self._run_folder, f"warning: no trace is written ({error}); training goes on")
             return False

@@ -16,58 +16,55 @@ from cvvae_jax import sharding
 from cvvae_jax.config import StageConfig, TrainConfig
 from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.image_vae import ImageVAE
-from cvvae_jax.training.gradients import Update
-from cvvae_jax.training.jobs import Job, Plan, initial_state
-from cvvae_jax.training.objective import Metrics
-from cvvae_jax.training.state import Frozen, TrainState
-from cvvae_jax.training.step import train_step, update_of
+from cvvae_jax.processes.broadcast import wait_for_all
+from cvvae_jax.training.jobs import Job, RunPlan, initial_state
+from cvvae_jax.training.state import Frozen, StepMetrics, TrainState
+from cvvae_jax.training.step import Update, train_step, update_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Lowered:
-    """A step that was traced for its devices, not compiled yet."""
+class LoweredStep:
+    """A training step that is traced for its devices, and not compiled yet."""
 
     lowered: jax.stages.Lowered
-    """To be compiled."""
     jaxpr: jax.extend.core.ClosedJaxpr
-    """As it was traced."""
     flops: float
-    """As of `Program`."""
+    """See `TrainProgram`."""
     executed_flops: float
-    """As of `Program`."""
+    """See `TrainProgram`."""
 
 
 NAME = "cvvae_step"
-"""Of the programs, in what the compiler and profilers say of them."""
+"""Name of the programs in messages of the compiler and of profilers."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Program:
-    """A compiled step."""
+class TrainProgram:
+    """A compiled training step."""
 
     update: Update
-    """What it trains."""
+    """The networks that the step trains."""
     frames: int
-    """Frames of its batch."""
+    """Frames of the global batch."""
     compiled: jax.stages.Compiled
-    """Takes state, batch and frozen networks; the state's memory is used again."""
+    """Takes the state, whose memory it uses again, the batch and the frozen networks."""
     flops: float
-    """Operations of the model, over all devices: those done again for want of memory aside."""
+    """Operations of the model over all devices, without those that are repeated to save memory."""
     executed_flops: float
-    """All operations that are done."""
+    """All operations over all devices."""
     seconds: float
-    """How long it took to compile."""
+    """Seconds that compilation took."""
 
 
-class Programs:
-    """The programs of a job, compiled when they are first asked for."""
+class TrainPrograms:
+    """The programs of a job, each compiled when it is first needed."""
 
     def __init__(self, job: Job, config: TrainConfig, state: TrainState, frozen: Frozen):
-        """Describe the programs.
+        """Prepares the programs of a job; nothing is compiled yet.
 
         Args:
-            job: what is trained.
-            config: its run.
+            job: the job.
+            config: the configuration of the job's run.
             state: the train state, or its shapes and types.
             frozen: the frozen networks, or their shapes and types.
         """
@@ -75,39 +72,40 @@ class Programs:
         self._layout = sharding.shardings(state, job.mesh)
         self._frozen_layout = sharding.shardings(frozen, job.mesh)
         self._state, self._frozen = (jax.tree.map(_shape_of, tree) for tree in (state, frozen))
-        self._programs: dict[tuple, Program] = {}
+        self._programs: dict[tuple, TrainProgram] = {}
 
-    def of(self, step: int, video_shape: tuple[int, ...]) -> tuple[Program, bool]:
-        """The program of a step, counted from 0, on a global batch of this shape; and whether it
-        was compiled just now."""
+    def of(self, step: int, video_shape: tuple[int, ...]) -> tuple[TrainProgram, bool]:
+        """The program of a step, counted from 0, for a global batch of this shape; and whether it
+        was compiled just now, by all processes."""
         update = update_of(step, self._job.stage, self._job.loss)
         key = (update, video_shape)
         is_new = key not in self._programs
         if is_new:
             self._programs[key] = self.compile(update, video_shape)
+            wait_for_all(f"{self._job.title}: {update} {video_shape}")
         return self._programs[key], is_new
 
-    def compile(self, update: Update, video_shape: tuple[int, ...]) -> Program:
-        """A new program."""
+    def compile(self, update: Update, video_shape: tuple[int, ...]) -> TrainProgram:
+        """Compiles a new program."""
         start = time.perf_counter()
         traced = self.lower(update, video_shape)
         compiled = traced.lowered.compile()
         frames = video_shape[0] * video_shape[1]
         seconds = time.perf_counter() - start
-        return Program(update, frames, compiled, traced.flops, traced.executed_flops, seconds)
+        return TrainProgram(update, frames, compiled, traced.flops, traced.executed_flops, seconds)
 
-    def lower(self, update: Update, video_shape: tuple[int, ...]) -> Lowered:
-        """A new program before it is compiled."""
+    def lower(self, update: Update, video_shape: tuple[int, ...]) -> LoweredStep:
+        """Lowers a new program, and counts its operations."""
         stage = self._job.stage
         traced = self.trace(update, video_shape)
         executed = flops = count_flops(traced.jaxpr)
         if stage.remat != "none" or stage.accumulate > 1:
             plain = dataclasses.replace(stage, remat="none", accumulate=1)
             flops = count_flops(self._trace(update, video_shape, plain).jaxpr)
-        return Lowered(traced.lower(), traced.jaxpr, flops, executed)
+        return LoweredStep(traced.lower(), traced.jaxpr, flops, executed)
 
     def trace(self, update: Update, video_shape: tuple[int, ...]) -> jax.stages.Traced:
-        """A new program before it is lowered, for this or another platform."""
+        """Traces a new program, for this or another platform."""
         return self._trace(update, video_shape, self._job.stage)
 
     def _trace(
@@ -137,7 +135,7 @@ class Programs:
             ),
             out_shardings=(self._layout, NamedSharding(mesh, PartitionSpec())),
             donate_argnums=0,
-            keep_unused=True,  # what a step doesn't need lies in memory, too
+            keep_unused=True,  # arrays that a step doesn't need are in memory, too
         )
         with jax.set_mesh(mesh):
             return jitted.trace(self._state, batch, self._frozen)
@@ -145,9 +143,9 @@ class Programs:
 
 def _step_with_stop(
     state: TrainState, batch: dict[str, jax.Array], frozen: Frozen, **options: Any
-) -> tuple[TrainState, Metrics]:
-    """`train_step`, whose metrics also have the signal that ends the run, of whatever process's
-    records (see `StopSignals.marks`)."""
+) -> tuple[TrainState, StepMetrics]:
+    """`train_step`, with the number of the signal that ends the run, from whichever process's
+    records, among its metrics (see `processes.stop`)."""
     state, metrics = train_step(state, batch, frozen, **options)
     return state, metrics | {"stop": batch["stop"].max()}
 
@@ -158,18 +156,15 @@ def _shape_of(leaf: Any) -> jax.ShapeDtypeStruct:
 
 @dataclasses.dataclass(frozen=True)
 class AbstractStage:
-    """One stage of a run."""
+    """One stage of a run, with shapes and types in place of arrays."""
 
     job: Job
-    """What is trained."""
     state: TrainState
-    """Shapes and types of what changes."""
     frozen: Frozen
-    """Shapes and types of what doesn't."""
 
     @property
     def kept(self) -> dict[str, Any]:
-        """What stays on the devices from step to step, in parts."""
+        """The arrays that stay on the devices from step to step, by their purpose."""
         return {
             "parameters": (self.state.model, self.state.discriminator),
             "moments": (self.state.opt_state, self.state.gan_opt_state),
@@ -177,20 +172,20 @@ class AbstractStage:
             "frozen networks": self.frozen,
         }
 
-    def programs(self, config: TrainConfig) -> Programs:
-        """Its steps, to be compiled."""
-        return Programs(self.job, config, self.state, self.frozen)
+    def programs(self, config: TrainConfig) -> TrainPrograms:
+        """The stage's programs."""
+        return TrainPrograms(self.job, config, self.state, self.frozen)
 
 
-def abstract_stages(plan: Plan, config: TrainConfig) -> list[AbstractStage]:
-    """The stages of a run, in order."""
+def abstract_stages(plan: RunPlan, config: TrainConfig) -> list[AbstractStage]:
+    """The stages of a run in their order, without any arrays."""
     lpips = plan.lpips.abstract if plan.lpips else None
     jobs = [(plan.image, Frozen(lpips=lpips)), (plan.video, Frozen(_image_vae(plan), lpips))]
     return [_abstract(job, frozen, config) for job, frozen in jobs if job is not None]
 
 
 def bytes_per_device(tree: Any, mesh: Mesh | AbstractMesh) -> int:
-    """Of arrays that lie on the mesh by the rules of `sharding`."""
+    """Bytes per device of arrays that lie on the mesh by the rules of `sharding`."""
     leaves = zip(
         jax.tree.leaves(tree), jax.tree.leaves(sharding.shardings(tree, mesh)), strict=True
     )
@@ -203,7 +198,7 @@ def _abstract(job: Job, frozen: Frozen, config: TrainConfig) -> AbstractStage:
     return AbstractStage(job, state, frozen)
 
 
-def _image_vae(plan: Plan) -> ImageVAE:
+def _image_vae(plan: RunPlan) -> ImageVAE:
     if plan.image_vae is not None:
         return plan.image_vae.abstract
     return jax.eval_shape(

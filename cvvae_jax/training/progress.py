@@ -1,8 +1,8 @@
-"""What a run reports while it trains, and the guard that stops it when it diverges.
+"""The reports of a stage while it trains, and the guard that sends it back when it diverges.
 
-A step skips its own update (see `training.step`). Too many in a row mean that the parameters
-themselves have gone bad: the run goes back to its last checkpoint and past the batches it has seen,
-once.
+A step skips an update that is not finite (see `training.step`). Too many skips in a row mean that
+the parameters themselves have gone bad: the run goes back to its last checkpoint, and leaves out
+the batches that it has seen. It does so once.
 """
 
 import contextlib
@@ -25,20 +25,19 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training.evaluate import Scores, evaluate
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import StageLog, say
-from cvvae_jax.training.objective import Metrics
 from cvvae_jax.training.pictures import side_by_side
 from cvvae_jax.training.profile import Profile
-from cvvae_jax.training.programs import Program, Programs
-from cvvae_jax.training.state import Guard, TrainState
+from cvvae_jax.training.programs import TrainProgram, TrainPrograms
+from cvvae_jax.training.state import Guard, StepMetrics, TrainState
 
 Item = TypeVar("Item")
 
 
 class Throughput:
-    """Frames and operations a second and time spent waiting for data, since it was last asked."""
+    """Measures frames and operations per second, and the time spent waiting for data."""
 
     def __init__(self, mesh: Mesh):
-        self._devices, self._peak = mesh.size, peak_flops(mesh.devices.flat[0])
+        self._devices, self._peak = mesh.size, peak_flops(mesh.devices.flat[0].device_kind)
         self._reset()
 
     def _reset(self) -> None:
@@ -47,7 +46,7 @@ class Throughput:
         self._paused = self._waited = 0.0
 
     def timed(self, stream: Iterator[Item]) -> Iterator[Item]:
-        """A stream, the wait for whose items counts as waiting for data."""
+        """The items of a stream; the time until each comes counts as waiting for data."""
         while True:
             start = time.perf_counter()
             try:
@@ -59,20 +58,20 @@ class Throughput:
 
     @contextlib.contextmanager
     def pause(self) -> Iterator[None]:
-        """Time that isn't training: compiling, evaluating, saving."""
+        """A context whose time does not count as training: compiling, evaluating, saving."""
         start = time.perf_counter()
         yield
         self._paused += time.perf_counter() - start
 
-    def count(self, program: Program) -> None:
-        """One more step, done."""
+    def count(self, program: TrainProgram) -> None:
+        """Counts a step that is done."""
         self._steps += 1
         self._frames += program.frames
         self._flops += program.flops
 
     def metrics(self) -> dict[str, float]:
-        """Since the last call: frames a second and device, seconds a step waited for data, and,
-        where the device's peak is known, the fraction of it that the model's operations are."""
+        """Since the last call: frames per second and device, seconds that a step waited for data,
+        and the model's operations as a fraction of the device's peak, where that is known."""
         seconds = max(time.perf_counter() - self._since - self._paused, 1e-9)
         metrics = {
             "throughput/frames_per_second_per_device": self._frames / seconds / self._devices,
@@ -89,27 +88,23 @@ class Diverged(Exception):
     """Too many updates in a row were skipped."""
 
     def __init__(self, step: int, guard: dict[str, int]):
-        """Say where.
-
-        Args:
-            step: the last step that was done.
-            guard: the state's `guard` after it.
-        """
+        """Takes the last step, and the state's `guard` after it."""
         super().__init__(step, guard)
         self.step, self.guard = step, guard
 
 
 def check_guard(step: int, guard: dict[str, int], job: Job) -> None:
-    """Raises Diverged if a step, the state's guard after it given, was one skip too many."""
+    """Raises Diverged if too many updates in a row were skipped, by the state's `guard` after a
+    step."""
     if max(guard["vae_in_a_row"], guard["gan_in_a_row"]) >= job.stage.max_skipped:
         raise Diverged(step, guard)
 
 
 def after_rollback(state: TrainState, divergence: Diverged, job: Job) -> TrainState:
-    """An earlier state that goes on behind the batches that were seen when the run diverged.
+    """An earlier state, changed so that it goes on with batches that the run has not seen.
 
     Raises:
-        UserError: it has been rolled back before.
+        UserError: the run has gone back before.
     """
     guard, count = divergence.guard, job.stage.max_skipped
     advice = "lower the learning rate, start the GAN later, or compute in float32"
@@ -143,7 +138,8 @@ def after_rollback(state: TrainState, divergence: Diverged, job: Job) -> TrainSt
 
 
 class Progress:
-    """From the first step of a job, or of its continuation, to the last."""
+    """Everything that is reported of a job, from the first step, or from where it goes on, to the
+    last."""
 
     def __init__(self, job: Job, config: TrainConfig, image_vae: ImageVAE | None, start: int):
         self.throughput = Throughput(job.mesh)
@@ -158,20 +154,22 @@ class Progress:
         )
         self._profile = Profile(job.folder, config.profile, pause=self.throughput.pause)
         self._stream: Batches | None = None
-        self._program: Program | None = None
-        self._pending: tuple[int, Metrics, Program] | None = None
-        self._latest: Metrics = {}
+        self._program: TrainProgram | None = None
+        self._pending: tuple[int, StepMetrics, TrainProgram] | None = None
+        self._latest: StepMetrics = {}
         self._scores: tuple[int, Scores] | None = None
         self.stop: str | None = None
-        """Name of the signal that asks for an end, the same in all processes."""
+        """Name of the signal that asked for an end, in all processes after the same step."""
 
     def timed(self, stream: Batches) -> Iterator[dict[str, np.ndarray]]:
-        """The batches of a stream; how long they took and how many records were bad is logged."""
+        """The batches of a stream, whose waiting times and bad records are logged."""
         self._stream = stream
         return self.throughput.timed(stream)
 
-    def program(self, programs: Programs, step: int, video_shape: tuple[int, ...]) -> Program:
-        """The program of a step, counted from 0; says so where it has to be compiled first."""
+    def program(
+        self, programs: TrainPrograms, step: int, video_shape: tuple[int, ...]
+    ) -> TrainProgram:
+        """The program of a step, counted from 0; reports a program that had to be compiled."""
         with self.throughput.pause():
             program, is_new = programs.of(step, video_shape)
         if is_new:
@@ -185,9 +183,9 @@ class Progress:
         self._profile.before_step(is_new=is_new, wait=self.flush)
         return program
 
-    def step(self, step: int, metrics: Metrics) -> None:
-        """Takes the metrics of a step just dispatched, and logs those of the step before, so that
-        fetching numbers doesn't stop the device.
+    def step(self, step: int, metrics: StepMetrics) -> None:
+        """Takes the metrics of a step that was just dispatched, and logs those of the step before,
+        so that the device never waits for the host.
 
         Raises:
             Diverged: too many updates in a row were skipped.
@@ -197,7 +195,7 @@ class Progress:
         self._profile.after_step(wait=self.flush)
 
     def flush(self) -> None:
-        """Logs what has not been logged yet, and learns whether an end was asked for.
+        """Waits for the last step, logs its metrics, and notes whether an end was asked for.
 
         Raises:
             Diverged: too many updates in a row were skipped.
@@ -210,7 +208,7 @@ class Progress:
         number = int(metrics.pop("stop"))
         self.stop = signal.Signals(number).name if number else None
         self.throughput.count(program)
-        # Networks that are trained in turns have a step of their own each.
+        # Where networks are trained in turns, each step has the metrics of one of them.
         self._latest |= metrics
         if step % self._job.stage.log_every == 0 or step == self._job.stage.steps:
             values = {name: float(value) for name, value in jax.device_get(self._latest).items()}
@@ -224,7 +222,7 @@ class Progress:
     def evaluation(self, step: int, model: VAE) -> None:
         """Measures the averaged model on unseen clips."""
         job = self._job
-        self.flush()  # the step before it isn't part of it
+        self.flush()  # its time must not count as evaluation
         with self.throughput.pause():
             scores, views = evaluate(model, self._image_vae, job.clips, job.mesh)
             self._scores = (step, scores)
@@ -232,10 +230,10 @@ class Progress:
             self._log.clip(step, "input, reconstruction, image decoder", side_by_side(views))
 
     def scores(self, step: int) -> Scores:
-        """Of the evaluation at a step; none where there was none."""
+        """The scores of the evaluation at a step; empty where there was none."""
         return self._scores[1] if self._scores and self._scores[0] == step else {}
 
     def close(self) -> None:
-        """Writes out what is still in memory."""
+        """Ends a trace that runs, and closes the logs."""
         self._profile.stop()
         self._log.close()

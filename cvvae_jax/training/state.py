@@ -1,4 +1,4 @@
-"""The state of training: what a checkpoint holds, its optimizers, and what never changes."""
+"""The state of training: what a checkpoint holds, what is fixed, and how an update changes it."""
 
 import dataclasses
 from typing import Any
@@ -6,50 +6,219 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from cvvae_jax.config import OptimizerConfig, StageConfig
+from cvvae_jax.losses import lecam_average
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
 
-
-def learning_rate(config: OptimizerConfig, step: Int[Array, ""], *, steps: int) -> Float[Array, ""]:
-    """The learning rate of a step, counted from 0, in a run of so many: a linear warm-up from 0,
-    then the schedule."""
-    warmup = min(config.warmup_steps, steps - 1)
-    floor, period = config.final_fraction, config.period_steps or steps
-    done = (step - warmup) / max(1, period - warmup)
-    match config.schedule:
-        case "constant":
-            factor = jnp.ones(())
-        case "cosine":
-            factor = floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * jnp.minimum(done, 1.0)))
-        case "cosine_unclamped":
-            factor = floor + (1 - floor) * 0.5 * (1 + jnp.cos(jnp.pi * done))
-    return config.learning_rate * jnp.where(step < warmup, step / max(1, warmup), factor)
+StepMetrics = dict[str, Array]
+"""The metrics of a step by name, scalars on the devices."""
 
 
-def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
-    """AdamW with global-norm clipping, without its learning rate: the schedule counts the run's
-    steps, and the optimizer only the updates of its network."""
-    return optax.chain(
-        optax.clip_by_global_norm(config.clip_norm),
-        optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
-        optax.add_decayed_weights(config.weight_decay),
-    )
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogScales:
+    """Learned logarithms of the scales of errors; float32 scalars."""
+
+    recon: Any
+    """Log-scale of the reconstruction's errors."""
+    compat: Any
+    """Log-scale of the errors of the image decoder's view."""
+
+    @classmethod
+    def create(cls, value: float) -> "LogScales":
+        """Both at one value."""
+        return cls(*(jnp.full((), value, jnp.float32) for _ in range(2)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class LogitMeans:
+    """Running means of the discriminator's logits, for LeCAM; float32 scalars."""
+
+    real: Any
+    """Mean logit of real videos."""
+    fake: Any
+    """Mean logit of reconstructions."""
+
+    @classmethod
+    def create(cls) -> "LogitMeans":
+        """Both zero."""
+        return cls(*(jnp.zeros((), jnp.float32) for _ in range(2)))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Guard:
+    """Counts of updates that were skipped since a loss or gradient was not finite; int32
+    scalars."""
+
+    skipped: Any
+    """Updates skipped since the run began."""
+    vae_in_a_row: Any
+    """Updates of the VAE skipped since the last one that was done."""
+    gan_in_a_row: Any
+    """Updates of the discriminator skipped since the last one that was done."""
+    rollbacks: Any
+    """How often the run went back to an earlier checkpoint."""
+    data_offset: Any
+    """Batches left out by going back: step n trains on batch n + data_offset."""
+
+    @property
+    def in_a_row(self) -> Any:
+        """The larger of the two counts in a row."""
+        return jnp.maximum(self.vae_in_a_row, self.gan_in_a_row)
+
+    @classmethod
+    def create(cls) -> "Guard":
+        """All zero."""
+        return cls(*(jnp.zeros((), jnp.int32) for _ in range(5)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Optimizers:
-    """One for each of the two networks."""
+    """One optimizer for each of the two networks."""
 
     vae: optax.GradientTransformation
     gan: optax.GradientTransformation
 
     @classmethod
     def create(cls, stage: StageConfig) -> "Optimizers":
-        """As a stage wants them."""
+        """The optimizers that a stage's settings describe."""
         return cls(make_optimizer(stage.optimizer), make_optimizer(stage.gan_optimizer))
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """Everything that a step changes; a pytree."""
+
+    step: Any
+    """Steps done, int32. With the guard's offset it is also the position in the data."""
+
+    model: VAE
+    """The VAE that is trained."""
+    log_scales: LogScales
+    """Trained with the VAE, by the same optimizer."""
+    opt_state: Any
+    """Moments of the VAE and of the log-scales."""
+
+    discriminator: Any
+    """The Discriminator, None without a GAN."""
+    gan_opt_state: Any
+    """Moments of the discriminator."""
+    averages: LogitMeans
+    """Running means of the discriminator's logits."""
+
+    ema: VAE
+    """The VAE with exponentially averaged parameters."""
+    guard: Guard
+    """Counts of skipped updates."""
+
+    @classmethod
+    def create(
+        cls,
+        model: VAE,
+        discriminator: Discriminator | None,
+        optimizers: Optimizers,
+        *,
+        log_scale: float,
+    ) -> "TrainState":
+        """The state before the first step.
+
+        The averaged parameters are a copy, since donated buffers must not be shared. They are
+        float32, since half precision can't resolve the small steps of an average.
+        """
+        log_scales = LogScales.create(log_scale)
+        return cls(
+            step=jnp.zeros((), jnp.int32),
+            model=model,
+            log_scales=log_scales,
+            opt_state=optimizers.vae.init((model, log_scales)),
+            discriminator=discriminator,
+            gan_opt_state=optimizers.gan.init(discriminator),
+            averages=LogitMeans.create(),
+            ema=jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), model),
+            guard=Guard.create(),
+        )
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainedNetworks:
+    """The networks that a step trains, or their gradients; None for what it leaves alone."""
+
+    model: VAE | None
+    log_scales: LogScales | None
+    discriminator: Discriminator | None
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class Frozen:
+    """Networks that the objective needs and that are never trained; None where it needs none."""
+
+    image_vae: Any = None
+    """The ImageVAE to be compatible with."""
+    lpips: Any = None
+    """The LPIPS network."""
+
+
+@dataclasses.dataclass(frozen=True)
+class RandomKeys:
+    """The independent random keys of a run."""
+
+    init: jax.Array
+    """Initializes the model's parameters."""
+    discriminator: jax.Array
+    """Initializes the discriminator's parameters."""
+    noise: jax.Array
+    """With a record's seed, draws the noise of the video VAE's posterior."""
+    image_noise: jax.Array
+    """With a record's seed, draws the noise of the image VAE's posterior."""
+    steps: jax.Array
+    """With the step's number, draws what all records of a step share."""
+
+    @classmethod
+    def create(cls, seed: int) -> "RandomKeys":
+        """The keys that a seed determines."""
+        return cls(*jax.random.split(jax.random.key(seed), 5))
+
+
+def learning_rate(config: OptimizerConfig, step: Int[Array, ""], *, steps: int) -> Float[Array, ""]:
+    """The learning rate of a step, counted from 0, in a run of `steps`: a linear warm-up from 0,
+    then the schedule."""
+    peak, floor = config.learning_rate, config.final_fraction
+    warmup = min(config.warmup_steps, steps - 1)
+    decay_steps = max(1, (config.period_steps or steps) - warmup)
+
+    def unclamped(count):
+        cosine = 0.5 * (1 + jnp.cos(jnp.pi * count / decay_steps))
+        return peak * (floor + (1 - floor) * cosine)
+
+    match config.schedule:
+        case "constant":
+            schedule = optax.constant_schedule(peak)
+        case "cosine":
+            schedule = optax.cosine_decay_schedule(peak, decay_steps, alpha=floor)
+        case "cosine_unclamped":
+            schedule = unclamped
+    if warmup:
+        rise = optax.linear_schedule(0.0, peak, warmup)
+        schedule = optax.join_schedules([rise, schedule], [warmup])
+    return jnp.asarray(schedule(step), jnp.float32)
+
+
+def make_optimizer(config: OptimizerConfig) -> optax.GradientTransformation:
+    """AdamW with global-norm clipping, without a learning rate: the schedule counts the run's
+    steps, while the optimizer counts only the updates of its network."""
+    return optax.chain(
+        optax.clip_by_global_norm(config.clip_norm),
+        optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=config.eps),
+        optax.add_decayed_weights(config.weight_decay),
+    )
 
 
 def updated(
@@ -66,156 +235,81 @@ def updated(
 
 
 def update_average(average: VAE, model: VAE, updates: Int[Array, ""], *, decay: float) -> VAE:
-    """The average after one more of so many updates, with a decay that starts small:
+    """The averaged parameters after one more update than `updates`. The decay starts small, at
     min(decay, (1 + updates) / (10 + updates))."""
     decay = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))
-    return jax.tree.map(lambda a, p: (a + (1.0 - decay) * (p - a)).astype(a.dtype), average, model)
+    return optax.incremental_update(model, average, 1.0 - decay)
 
 
 def count_updates(opt_state: Any) -> Int[Array, ""]:
-    """Updates of a network so far, as its optimizer counted them."""
+    """Updates of a network so far, as its optimizer counts them."""
     return optax.tree.get(opt_state, "count")
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class LogScales:
-    """Learned logarithms of the errors' scales, float32 each."""
-
-    recon: Any
-    """Of the reconstruction."""
-    compat: Any
-    """Of the image decoder's view."""
-
-    @classmethod
-    def create(cls, value: float) -> "LogScales":
-        """Both at one value."""
-        return cls(*(jnp.full((), value, jnp.float32) for _ in range(2)))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Averages:
-    """Running averages of the discriminator's logits, for LeCAM, float32 each."""
-
-    real: Any
-    fake: Any
-
-    @classmethod
-    def create(cls) -> "Averages":
-        """Both zero."""
-        return cls(*(jnp.zeros((), jnp.float32) for _ in range(2)))
+def updated_vae(
+    state: TrainState, grads: TrainedNetworks, stage: StageConfig
+) -> tuple[TrainState, StepMetrics]:
+    """The state after an update of the VAE, its log-scales and its average, and metrics of it."""
+    rate = learning_rate(stage.optimizer, state.step, steps=stage.steps)
+    params, gradient = (state.model, state.log_scales), (grads.model, grads.log_scales)
+    optimizer = Optimizers.create(stage).vae
+    before = count_updates(state.opt_state)
+    (model, log_scales), opt_state, norm = updated(
+        optimizer, gradient, state.opt_state, params, rate
+    )
+    ema = update_average(state.ema, model, before, decay=stage.ema_decay)
+    metrics = {
+        "norm/generator": optax.tree.norm(gradient),
+        "norm/generator_update": norm,
+        "learning_rate/generator": rate,
+        "log_scale/recon": state.log_scales.recon,
+        "log_scale/compat": state.log_scales.compat,
+    }
+    replaced = {"model": model, "log_scales": log_scales, "opt_state": opt_state, "ema": ema}
+    return dataclasses.replace(state, **replaced), metrics
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Guard:
-    """What was done about losses and gradients that were no numbers; int32 each."""
-
-    skipped: Any
-    """Updates skipped since the run began."""
-    vae_in_a_row: Any
-    """Updates of the VAE skipped since the last one that was not."""
-    gan_in_a_row: Any
-    """The same of the discriminator."""
-    rollbacks: Any
-    """How often the run went back to an earlier checkpoint."""
-    data_offset: Any
-    """Batches left out by that: step n trains on batch n + data_offset."""
-
-    @property
-    def in_a_row(self) -> Any:
-        """Of the network that has more of them."""
-        return jnp.maximum(self.vae_in_a_row, self.gan_in_a_row)
-
-    @classmethod
-    def create(cls) -> "Guard":
-        """Nothing skipped."""
-        return cls(*(jnp.zeros((), jnp.int32) for _ in range(5)))
-
-
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class TrainState:
-    """Everything that a step changes; a pytree."""
-
-    step: Any
-    """Steps done, int32; with the guard's offset also the position in the data."""
-
-    model: VAE
-    """The network being trained."""
-    log_scales: LogScales
-    """Trained with it."""
-    opt_state: Any
-    """The moments of both."""
-
-    discriminator: Any
-    """The Discriminator that is trained against it, None without a GAN."""
-    gan_opt_state: Any
-    """Its moments."""
-    averages: Averages
-    """Of its logits."""
-
-    ema: VAE
-    """The model's exponentially averaged parameters."""
-    guard: Guard
-    """Skipped updates."""
-
-    @classmethod
-    def create(
-        cls,
-        model: VAE,
-        discriminator: Discriminator | None,
-        optimizers: Optimizers,
-        *,
-        log_scale: float,
-    ) -> "TrainState":
-        """The state before the first step.
-
-        The average is a copy, since donated buffers must not be shared, and float32, since steps of
-        an average are smaller than half precision resolves.
-        """
-        log_scales = LogScales.create(log_scale)
-        return cls(
-            step=jnp.zeros((), jnp.int32),
-            model=model,
-            log_scales=log_scales,
-            opt_state=optimizers.vae.init((model, log_scales)),
-            discriminator=discriminator,
-            gan_opt_state=optimizers.gan.init(discriminator),
-            averages=Averages.create(),
-            ema=jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), model),
-            guard=Guard.create(),
-        )
+def updated_discriminator(
+    state: TrainState,
+    grads: TrainedNetworks,
+    stage: StageConfig,
+    *,
+    logits: tuple[Float[Array, ""], Float[Array, ""]],
+) -> tuple[TrainState, StepMetrics]:
+    """The state after an update of the discriminator and of the running means of its logits, whose
+    means in this batch are `logits`, real and fake; and metrics of the update."""
+    rate = learning_rate(stage.gan_optimizer, state.step, steps=stage.steps)
+    discriminator, opt_state, norm = updated(
+        Optimizers.create(stage).gan,
+        grads.discriminator,
+        state.gan_opt_state,
+        state.discriminator,
+        rate,
+    )
+    metrics = {
+        "norm/discriminator": optax.tree.norm(grads.discriminator),
+        "norm/discriminator_update": norm,
+        "learning_rate/discriminator": rate,
+    }
+    before = (state.averages.real, state.averages.fake)
+    averages = LogitMeans(*map(lecam_average, before, logits))
+    replaced = {
+        "discriminator": discriminator,
+        "gan_opt_state": opt_state,
+        "averages": averages,
+    }
+    return dataclasses.replace(state, **replaced), metrics
 
 
-@jax.tree_util.register_dataclass
-@dataclasses.dataclass(frozen=True)
-class Frozen:
-    """Networks that training looks at and never changes; None where it needs none."""
-
-    image_vae: Any = None
-    """The ImageVAE to be compatible with."""
-    lpips: Any = None
-    """The LPIPS network."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Streams:
-    """Independent random keys of a run."""
-
-    init: jax.Array
-    """Of the model's first parameters."""
-    discriminator: jax.Array
-    """Of the discriminator's."""
-    noise: jax.Array
-    """Of the posterior's noise, with a record's seed."""
-    image_noise: jax.Array
-    """Of the image VAE's posterior's."""
-    steps: jax.Array
-    """Of what is drawn once a step."""
-
-    @classmethod
-    def create(cls, seed: int) -> "Streams":
-        """The keys of a seed."""
-        return cls(*jax.random.split(jax.random.key(seed), 5))
+def updated_guard(
+    guard: Guard, finite: Bool[Array, ""], *, vae: bool, discriminator: bool
+) -> Guard:
+    """The counts after a step that trained the named networks: an update that was not finite counts
+    as skipped, a finite one ends the row."""
+    bad = 1 - finite.astype(jnp.int32)
+    new = {"skipped": guard.skipped + bad}
+    if vae:
+        new["vae_in_a_row"] = (guard.vae_in_a_row + 1) * bad
+    if discriminator:
+        new["gan_in_a_row"] = (guard.gan_in_a_row + 1) * bad
+    return dataclasses.replace(guard, **new)

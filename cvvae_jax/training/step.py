@@ -1,43 +1,50 @@
-"""One training step, a pure function."""
+"""One training step, a pure function: the gradients of a batch, then the updates of the networks.
+
+One backward pass goes through the VAE, whatever terms the objective has. The GAN's adaptive weight
+is a ratio of gradients at the decoder's last layer. So the losses are first differentiated with
+respect to the reconstruction; the two gradients, with and without the GAN, go through the last
+layer alone, which yields the weight; and their weighted sum goes back through the whole VAE. The
+result equals the official code's, which differentiates the VAE once for each of the two and once
+for the sum.
+"""
 
 import dataclasses
+import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
-import optax
 from einops import rearrange
-from jaxtyping import Array, Bool, UInt8
+from jaxtyping import Array, Float, UInt8
 
-from cvvae_jax import sharding
-from cvvae_jax.config import LossConfig, StageConfig
-from cvvae_jax.losses import adaptive_weight, lecam_average
+from cvvae_jax import losses, sharding
+from cvvae_jax.config import LossConfig, Remat, StageConfig
+from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.inputs import to_float
-from cvvae_jax.training.gradients import (
-    Batch,
-    Networks,
-    Update,
-    gradients,
-    last_layer_gradients,
-)
-from cvvae_jax.training.objective import Draws, Metrics
+from cvvae_jax.training import objective
+from cvvae_jax.training.objective import Batch, Draws, Outputs
 from cvvae_jax.training.state import (
-    Averages,
     Frozen,
-    Guard,
-    Optimizers,
-    Streams,
+    LogitMeans,
+    LogScales,
+    RandomKeys,
+    StepMetrics,
+    TrainedNetworks,
     TrainState,
-    count_updates,
-    learning_rate,
-    update_average,
-    updated,
+    updated_discriminator,
+    updated_guard,
+    updated_vae,
 )
+
+Update = Literal["plain", "generator", "discriminator", "joint"]
+"""The networks that a step trains: the VAE without a GAN, the VAE against the discriminator, the
+discriminator, or both networks."""
 
 
 def update_of(step: int, stage: StageConfig, loss: LossConfig) -> Update:
-    """What a step trains, steps counted from 0."""
+    """The networks that a step trains; steps count from 0."""
     if loss.gan == "none" or step < loss.gan_start_step:
         return "plain"
     if stage.updates == "joint":
@@ -54,16 +61,25 @@ def train_step(
     stage: StageConfig,
     loss: LossConfig,
     seed: int,
-) -> tuple[TrainState, Metrics]:
-    """The state after one batch, and what is logged of it.
+) -> tuple[TrainState, StepMetrics]:
+    """Trains on one batch; an update whose loss or gradient is not finite is skipped.
 
-    `batch` holds `video`, uint8 (b, t, h, w, 3), and `seed`, uint32 (b,), which keys what is random
-    about a record, so that it depends neither on the record's place in the batch nor on the number
-    of devices. An update whose loss or gradient is not finite is skipped.
+    Args:
+        state: the state before the step.
+        batch: `video`, uint8 (b, t, h, w, 3), and `seed`, uint32 (b,). A record's seed determines
+            its noise, which depends neither on its place in the batch nor on the devices.
+        frozen: the networks that the objective needs and that are not trained.
+        update: the networks to train.
+        stage: the stage's settings.
+        loss: the objective's settings.
+        seed: the run's.
+
+    Returns:
+        The state after the step, and the step's metrics.
     """
     draws = Draws.create(
         state.model,
-        Streams.create(seed),
+        RandomKeys.create(seed),
         batch["seed"],
         state.step,
         video_shape=batch["video"].shape,
@@ -73,15 +89,20 @@ def train_step(
     )
     new = state
     if update != "discriminator":
-        new, parts = _updated_vae(new, grads, stage)
+        new, parts = updated_vae(new, grads, stage)
         metrics |= parts
     if update in ("discriminator", "joint"):
-        new, parts = _updated_discriminator(new, grads, stage)
-        new = dataclasses.replace(new, averages=_new_averages(state.averages, metrics))
+        logits = metrics["gan/logits_real"], metrics["gan/logits_fake"]
+        new, parts = updated_discriminator(new, grads, stage, logits=logits)
         metrics |= parts
     finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
     new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
-    guard = _new_guard(state.guard, finite, update)
+    guard = updated_guard(
+        state.guard,
+        finite,
+        vae=update != "discriminator",
+        discriminator=update in ("discriminator", "joint"),
+    )
     metrics |= {f"guard/{f.name}": getattr(guard, f.name) for f in dataclasses.fields(guard)}
     return dataclasses.replace(new, step=state.step + 1, guard=guard), metrics
 
@@ -95,13 +116,13 @@ def accumulated_gradients(
     update: Update,
     stage: StageConfig,
     loss: LossConfig,
-) -> tuple[Networks, Metrics]:
-    """Gradients of a batch, taken in `stage.accumulate` parts, and what is logged of it.
+) -> tuple[TrainedNetworks, StepMetrics]:
+    """The gradients of a batch, computed in `stage.accumulate` parts, and the batch's metrics.
 
-    The adaptive weight is a ratio of the whole batch's gradients, so that parts need a forward pass
-    more: the first for the gradients at the last layer, the second for all others.
+    The adaptive weight is a ratio of the whole batch's gradients. So in parts every record goes
+    forward twice: once for the gradients at the last layer, once for all others.
     """
-    networks = Networks(state.model, state.log_scales, state.discriminator)
+    networks = TrainedNetworks(state.model, state.log_scales, state.discriminator)
     networks, frozen = sharding.gathered((networks, frozen))
     shared = {"loss": loss, "remat": stage.remat}
 
@@ -125,7 +146,7 @@ def accumulated_gradients(
         return whole(Batch(to_float(video), draws))
     if update in ("generator", "joint"):
         parts = _mean_over_parts(last_layer, video, draws, count=stage.accumulate)
-        weight = adaptive_weight(*parts)
+        weight = losses.adaptive_weight(*parts)
     return _mean_over_parts(whole, video, draws, count=stage.accumulate)
 
 
@@ -134,80 +155,198 @@ def _mean_over_parts(
 ) -> Any:
     """The mean of a function's results for equal parts of a batch, one part at a time.
 
-    A part takes every `count`-th record, so that every device has its share of each.
+    A part takes every `count`-th record, so that every device has an equal share of it.
     """
-    rows = (video, draws.noise, draws.image_noise)
-    rows = tuple(rearrange(records, "(b k) ... -> k b ...", k=count) for records in rows)
+    records = (video, draws.noise, draws.image_noise)
+    records = tuple(rearrange(array, "(b k) ... -> k b ...", k=count) for array in records)
 
-    def part(row):
-        video, noise, image_noise = row
+    def result(part):
+        video, noise, image_noise = part
         return function(Batch(to_float(video), Draws(noise, image_noise, draws.offsets)))
 
-    def add(total, row):
-        return jax.tree.map(jnp.add, total, part(row)), None
+    def add(total, part):
+        return jax.tree.map(jnp.add, total, result(part)), None
 
-    shapes = jax.eval_shape(part, tuple(records[0] for records in rows))
+    shapes = jax.eval_shape(result, tuple(array[0] for array in records))
     zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    total, _ = jax.lax.scan(add, zeros, rows)
+    total, _ = jax.lax.scan(add, zeros, records)
     return jax.tree.map(lambda x: x / count, total)
 
 
-def _updated_vae(
-    state: TrainState, grads: Networks, stage: StageConfig
-) -> tuple[TrainState, Metrics]:
-    """The VAE, its log-scales and its average after an update."""
-    rate = learning_rate(stage.optimizer, state.step, steps=stage.steps)
-    params, gradient = (state.model, state.log_scales), (grads.model, grads.log_scales)
-    optimizer = Optimizers.create(stage).vae
-    before = count_updates(state.opt_state)
-    (model, log_scales), opt_state, norm = updated(
-        optimizer, gradient, state.opt_state, params, rate
-    )
-    ema = update_average(state.ema, model, before, decay=stage.ema_decay)
-    metrics = {
-        "norm/generator": optax.tree.norm(gradient),
-        "norm/generator_update": norm,
-        "learning_rate/generator": rate,
-        "log_scale/recon": state.log_scales.recon,
-        "log_scale/compat": state.log_scales.compat,
-    }
-    replaced = {"model": model, "log_scales": log_scales, "opt_state": opt_state, "ema": ema}
-    return dataclasses.replace(state, **replaced), metrics
+def gradients(
+    networks: TrainedNetworks,
+    averages: LogitMeans,
+    batch: Batch,
+    frozen: Frozen,
+    *,
+    update: Update,
+    loss: LossConfig,
+    remat: Remat,
+    adaptive_weight: Float[Array, ""] | None = None,
+) -> tuple[TrainedNetworks, StepMetrics]:
+    """The gradients of the networks that `update` trains, and the batch's metrics.
 
-
-def _updated_discriminator(
-    state: TrainState, grads: Networks, stage: StageConfig
-) -> tuple[TrainState, Metrics]:
-    rate = learning_rate(stage.gan_optimizer, state.step, steps=stage.steps)
-    discriminator, opt_state, norm = updated(
-        Optimizers.create(stage).gan,
-        grads.discriminator,
-        state.gan_opt_state,
-        state.discriminator,
-        rate,
-    )
-    metrics = {
-        "norm/discriminator": optax.tree.norm(grads.discriminator),
-        "norm/discriminator_update": norm,
-        "learning_rate/discriminator": rate,
-    }
-    state = dataclasses.replace(state, discriminator=discriminator, gan_opt_state=opt_state)
-    return state, metrics
-
-
-def _new_averages(averages: Averages, metrics: Metrics) -> Averages:
-    return Averages(
-        lecam_average(averages.real, metrics["gan/logits_real"]),
-        lecam_average(averages.fake, metrics["gan/logits_fake"]),
-    )
-
-
-def _new_guard(guard: Guard, finite: Bool[Array, ""], update: Update) -> Guard:
-    """One more skipped update of the networks that the step trains, or none in a row any more."""
-    bad = 1 - finite.astype(jnp.int32)
-    new = {"skipped": guard.skipped + bad}
-    if update != "discriminator":
-        new["vae_in_a_row"] = (guard.vae_in_a_row + 1) * bad
+    The adaptive weight is computed unless it is given, as it is for one part of a batch.
+    """
+    outputs, hiddens, pullback = _forward(networks.model, batch, frozen, loss=loss, remat=remat)
+    metrics, vae_grads, log_scale_grads, discriminator_grads = {}, None, None, None
+    if update != "plain":
+        judged = DiscriminatorPass.create(networks.discriminator, outputs.recons, remat=remat)
     if update in ("discriminator", "joint"):
-        new["gan_in_a_row"] = (guard.gan_in_a_row + 1) * bad
-    return dataclasses.replace(guard, **new)
+        discriminator_grads, parts = judged.discriminator_gradients(
+            networks.discriminator, batch.video, averages, loss=loss, remat=remat
+        )
+        metrics |= parts
+    if update != "discriminator":
+        cotangent, log_scale_grads, total, parts = _cotangent(
+            outputs, networks, batch, frozen, loss=loss, remat=remat
+        )
+        metrics |= parts
+        if update != "plain":
+            gan_loss, gan_cotangent = judged.vae_cotangent()
+            if adaptive_weight is None:
+                adaptive_weight = losses.adaptive_weight(
+                    *_last_layer(networks.model, hiddens, cotangent, gan_cotangent)
+                )
+            weight = loss.gan_weight * adaptive_weight
+            cotangent = _weighted_sum(cotangent, gan_cotangent, weight)
+            total += weight * gan_loss
+            metrics |= {
+                "loss/gan_g": gan_loss,
+                "gan/adaptive_weight": weight,
+                "gan/logits_fake": objective.mean_logit(judged.logits),
+            }
+        (vae_grads,) = pullback(cotangent)
+        metrics["loss/total"] = total
+    return TrainedNetworks(vae_grads, log_scale_grads, discriminator_grads), metrics
+
+
+def last_layer_gradients(
+    networks: TrainedNetworks, batch: Batch, frozen: Frozen, *, loss: LossConfig, remat: Remat
+) -> tuple[Array, Array]:
+    """The gradients of the objective without its GAN term, and of the GAN term, at the kernel of
+    the decoder's last layer, of which a batch in parts makes its adaptive weight."""
+    outputs, hiddens, _ = _forward(networks.model, batch, frozen, loss=loss, remat=remat)
+    cotangent, *_ = _cotangent(outputs, networks, batch, frozen, loss=loss, remat=remat)
+    judged = DiscriminatorPass.create(networks.discriminator, outputs.recons, remat=remat)
+    return _last_layer(networks.model, hiddens, cotangent, judged.vae_cotangent()[1])
+
+
+def _forward(model: VAE, batch: Batch, frozen: Frozen, *, loss: LossConfig, remat: Remat):
+    """The VAE's outputs, the inputs of its last layer, and its backward pass as a function."""
+    from_images = objective.image_latents(
+        batch.video,
+        batch.draws,
+        frozen,
+        loss=loss,
+        temporal_compression=model.temporal_compression,
+    )
+
+    def run(model):
+        return objective.generate(model, batch.video, batch.draws.noise, from_images, remat=remat)
+
+    outputs, pullback, hiddens = jax.vjp(run, model, has_aux=True)
+    return outputs, hiddens, pullback
+
+
+def _cotangent(
+    outputs: Outputs,
+    networks: TrainedNetworks,
+    batch: Batch,
+    frozen: Frozen,
+    *,
+    loss: LossConfig,
+    remat: Remat,
+) -> tuple[Outputs, LogScales, Float[Array, ""], StepMetrics]:
+    """The gradients of the objective without its GAN term, with respect to the VAE's outputs and
+    the log-scales; its value, and its metrics."""
+
+    def value(outputs, log_scales):
+        return objective.vae_objective(
+            outputs,
+            log_scales,
+            batch.video,
+            batch.draws,
+            frozen,
+            loss=loss,
+            temporal_compression=networks.model.temporal_compression,
+            remat=remat,
+        )
+
+    (total, metrics), grads = jax.value_and_grad(value, argnums=(0, 1), has_aux=True)(
+        outputs, networks.log_scales
+    )
+    return *grads, total, metrics
+
+
+def _last_layer(
+    model: VAE, hiddens: tuple[Array, ...], cotangent: Outputs, gan_cotangent: tuple[Array, ...]
+) -> tuple[Array, Array]:
+    """The gradients at the last layer's kernel that two gradients of the reconstructions yield."""
+
+    def last(layer):
+        return tuple(layer(hidden) for hidden in hiddens)
+
+    _, pullback = jax.vjp(last, model.decoder.conv_out)
+    return tuple(pullback(c)[0].kernel[...] for c in (cotangent.recons, gan_cotangent))
+
+
+def _weighted_sum(
+    cotangent: Outputs, gan_cotangent: tuple[Array, ...], weight: Float[Array, ""]
+) -> Outputs:
+    pairs = zip(cotangent.recons, gan_cotangent, strict=True)
+    summed = tuple((nll + weight * gan).astype(nll.dtype) for nll, gan in pairs)
+    return dataclasses.replace(cotangent, recons=summed)
+
+
+@dataclasses.dataclass(frozen=True)
+class DiscriminatorPass:
+    """One forward pass of the discriminator over the reconstructions, which both networks'
+    gradients use."""
+
+    logits: tuple[Array, ...]
+    """The logits of every reconstruction."""
+    pullback: Any
+    """Takes the logits' gradient to those of the discriminator and of the reconstructions."""
+
+    @classmethod
+    def create(
+        cls, discriminator: Discriminator, recons: tuple[Array, ...], *, remat: Remat
+    ) -> "DiscriminatorPass":
+        def run(discriminator, recons):
+            return tuple(objective.discriminate(discriminator, x, remat=remat) for x in recons)
+
+        return cls(*jax.vjp(run, discriminator, recons))
+
+    def vae_cotangent(self) -> tuple[Float[Array, ""], tuple[Array, ...]]:
+        """The VAE's GAN loss, and its gradient with respect to the reconstructions."""
+        value, cotangent = jax.value_and_grad(objective.gan_loss)(self.logits)
+        return value, self.pullback(cotangent)[1]
+
+    def discriminator_gradients(
+        self,
+        discriminator: Discriminator,
+        video: Float[Array, "b t h w 3"],
+        averages: LogitMeans,
+        *,
+        loss: LossConfig,
+        remat: Remat,
+    ) -> tuple[Discriminator, StepMetrics]:
+        """The gradients of the discriminator's loss, and its metrics."""
+        of_fake = functools.partial(objective.loss_of_fake, averages=averages, loss=loss)
+        cotangent, (fake, fake_penalty) = jax.grad(of_fake, has_aux=True)(self.logits)
+        fake_grads, _ = self.pullback(cotangent)
+        of_real = functools.partial(
+            objective.loss_of_real, video=video, averages=averages, loss=loss, remat=remat
+        )
+        real_grads, (real, real_penalty, logits_real) = jax.grad(of_real, has_aux=True)(
+            discriminator
+        )
+        metrics = {
+            "loss/gan_d": fake + real,
+            "gan/logits_real": logits_real,
+            "gan/logits_fake": objective.mean_logit(self.logits),
+        }
+        if loss.gan_penalty != "none":
+            metrics["loss/gan_penalty"] = fake_penalty + real_penalty
+        return jax.tree.map(jnp.add, fake_grads, real_grads), metrics

@@ -1,7 +1,8 @@
-"""TensorBoard and Weights & Biases.
+"""Metrics and animations for TensorBoard and Weights & Biases.
 
-tensorboardX's own SummaryWriter leaves that to a thread, which a full disk ends without a word; the
-next step but ten then waits for it for ever.
+tensorboardX's SummaryWriter writes from a thread with a queue of ten events. A full disk ends that
+thread silently, and training then waits for ever for a place in the queue. So events are written
+here without a thread.
 """
 
 import importlib
@@ -20,36 +21,37 @@ from cvvae_jax.resumable.files import write_whole
 
 
 class TensorBoard:
-    """One folder of event files; a new file is begun where one could not be written on."""
+    """Event files in one folder. After a failed write a new file is begun."""
 
     def __init__(self, folder: Path, *, first_step: int):
-        """Describe the events to come; those of steps from `first_step` on that are there already
-        will not be shown."""
+        """Prepares the events of steps from `first_step` on; TensorBoard will not show earlier
+        files' events of these steps."""
         self._folder, self._first_step = folder, first_step
         self._writer: EventsWriter | None = None
         self._files = 0
 
     def scalars(self, step: int, metrics: dict[str, float | int]) -> None:
-        """Numbers of a step, but for those that are not finite, which it can't show.
+        """Writes the metrics of a step, without those that are not finite, which TensorBoard can't
+        show.
 
         Raises:
-            OSError: they can't be written.
+            OSError: the file can't be written.
         """
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
         values = [Summary.Value(tag=name, simple_value=value) for name, value in finite.items()]
         self._write(Event(step=step, summary=Summary(value=values)))
 
     def animation(self, step: int, name: str, gif: bytes, *, height: int, width: int) -> None:
-        """A GIF file of so many pixels.
+        """Writes an animation: a GIF file, and its size in pixels.
 
         Raises:
-            OSError: it can't be written.
+            OSError: the file can't be written.
         """
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
         self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)])))
 
     def close(self) -> None:
-        """End the file; all of it is on disk."""
+        """Closes the file."""
         if self._writer is not None:
             self._writer.close()
 
@@ -61,7 +63,7 @@ class TensorBoard:
             self._writer.write_event(event)
             self._writer.flush()
         except OSError:
-            self._writer = None  # what follows half an event can't be read
+            self._writer = None  # readers stop at an event that was written in part
             raise
 
     def _begin(self) -> EventsWriter:
@@ -74,17 +76,17 @@ class TensorBoard:
 
 
 def require_wandb(project: str | None) -> ModuleType | None:
-    """The module that logs to Weights & Biases; None without a project, which needs none.
+    """The module `wandb`; None where no project is named.
 
     Raises:
-        UserError: it is asked for and not installed.
+        UserError: a project is named, and wandb is not installed.
     """
     if project is None:
         return None
     try:
         module = importlib.import_module("wandb")
         if not hasattr(module, "init"):
-            raise ImportError("there is just a folder of that name")  # as it leaves them behind
+            raise ImportError("there is just a folder of that name")  # which wandb writes
     except ImportError as error:
         raise UserError(
             f"--wandb {project} needs Weights & Biases: pip install wandb ({error})."
@@ -93,16 +95,16 @@ def require_wandb(project: str | None) -> ModuleType | None:
 
 
 class WandbRun:
-    """A training stage as a run of Weights & Biases; a stage that goes on, goes on there too."""
+    """A training stage as a run of Weights & Biases, which a restart of the stage continues."""
 
     def __init__(self, project: str, folder: Path, *, title: str, settings: dict[str, Any]):
-        """Starts the run, or goes on with the one whose id is in the folder.
+        """Starts the run, or continues the one whose id is in the folder.
 
         Args:
-            project: where it is filed, in the group of the whole run's folder.
-            folder: the stage's own, for `wandb_id` and what Weights & Biases keeps locally.
+            project: the project; the run's group has the name of the whole run's folder.
+            folder: the stage's run folder, for `wandb_id` and the local files of Weights & Biases.
             title: the stage's name in messages.
-            settings: the whole run's, to be shown beside it.
+            settings: the settings of the whole run, which Weights & Biases shows.
 
         Raises:
             UserError: Weights & Biases is not installed or does not accept the run.
@@ -123,8 +125,8 @@ class WandbRun:
         except self._wandb.Error as error:
             raise UserError(f"Weights & Biases does not accept the run: {error}") from error
         write_whole(id_file, self._run.id)
-        # Its steps can't be taken back. Those that are done again after a kill are equal, but where
-        # they are not, after going back from a divergence, the first ones stay there.
+        # Weights & Biases keeps the first metrics of a step. Steps that are done again after a kill
+        # have the same metrics; those after a divergence have others, which are not shown there.
         self._first_step = self._run.starting_step
 
     def scalars(self, step: int, metrics: dict[str, float | int]) -> None:
@@ -138,5 +140,5 @@ class WandbRun:
             self._run.log({name: self._wandb.Video(str(path), format="gif")}, step=step)
 
     def close(self) -> None:
-        """Sends what is still here, and ends the run."""
+        """Sends all remaining data, and ends the run."""
         self._run.finish()

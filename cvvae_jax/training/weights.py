@@ -1,4 +1,4 @@
-"""Weights that a run starts from or looks at: opened and checked before it, read when it begins."""
+"""Weight files that a run needs: checked when the run is planned, read when it begins."""
 
 import dataclasses
 from pathlib import Path
@@ -26,33 +26,34 @@ _NOT_ARCHITECTURE = {"dtype", "decoder_dtype", "param_dtype", *LATENT_SCALE}
 
 @dataclasses.dataclass(frozen=True)
 class Weights:
-    """A trained model in a file, opened and checked but not read yet."""
+    """A trained model in a file that was checked and is not read yet."""
 
     path: str
-    """As the user named it."""
+    """The path as the user gave it."""
     opened: Any
-    """What `open_model` returned; None where there is no such file (plans of runs to come)."""
+    """The result of `open_model`; None where the file is missing and may be."""
     abstract: Any
     """The model's shapes and types."""
 
     def load(self, mesh: Mesh) -> Any:
-        """The model, on the devices.
+        """Reads the model onto the devices.
 
         Raises:
-            UserError: it can't be read, or holds NaN or Inf.
+            UserError: the file can't be read, or holds NaN or Inf.
         """
         not_finite = {}
         model = self.opened.load(sharding.shardings(self.abstract, mesh), not_finite=not_finite)
         if not_finite:
             names = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
-            raise UserError(f"{self.path} holds weights that are no numbers: {names}.")
+            raise UserError(f"{self.path} holds weights that are not finite: {names}.")
         return model
 
 
 def _open(
     path: str, kind: type, setting: str, config: TrainConfig, missing: list[str] | None
 ) -> Any:
-    """A trained model of a kind; None where it is missing and may be."""
+    """Opens a model of the class `kind`; None where the file is missing and `missing` is a list, to
+    which a message is added."""
     if not Path(path).exists():
         reason = f"{setting} {path}: no such file or folder ({_PAGE} says where to get it)"
         if missing is None:
@@ -79,12 +80,12 @@ def open_image_vae(config: TrainConfig, missing: list[str] | None) -> Weights | 
 
 
 def open_lpips(config: TrainConfig, missing: list[str] | None) -> Weights | None:
-    """The network of LPIPS; None where the objective has none of it."""
+    """The network of LPIPS; None where the objective has no LPIPS term."""
     if config.lpips is None:
         if config.loss.needs_lpips:
             raise UserError(
-                "the objective has LPIPS in it, but no weights are named: give them with --lpips "
-                f"PATH ({_PAGE} says where they are), or leave it out with "
+                "the objective has an LPIPS term, but no weights of its network are named: give "
+                f"--lpips PATH ({_PAGE} says where to get them), or leave the term out with "
                 "--loss.lpips-weight 0 and --loss.compat-lpips-weight 0."
             )
         return None
@@ -98,7 +99,11 @@ def open_lpips(config: TrainConfig, missing: list[str] | None) -> Weights | None
 def open_start(
     config: TrainConfig, video_config: VideoVAEConfig, missing: list[str] | None
 ) -> Weights | None:
-    """The video VAE to start from, of the architecture that is trained."""
+    """The video VAE that training starts from; None where `init_weights` is unset.
+
+    Raises:
+        UserError: its architecture is not the recipe's.
+    """
     if config.init_weights is None:
         return None
     opened = _open(config.init_weights, VideoVAE, "--init-weights", config, missing)
@@ -124,5 +129,5 @@ def abstract_network(kind: type, config: Any) -> Any:
 
 
 def frozen_config(image: ImageVAEConfig, config: TrainConfig) -> ImageVAEConfig:
-    """As the image VAE computes when it is looked at."""
+    """The image VAE's config with the type of computation of frozen networks."""
     return dataclasses.replace(image, dtype=config.frozen_dtype, decoder_dtype=None)

@@ -1,6 +1,7 @@
 """Writes video files: pixels as YUV, times, display properties and sound."""
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator
 from fractions import Fraction
@@ -14,6 +15,7 @@ from av.video.reformatter import ColorRange, Colorspace
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import new_beside, written_aside
+from cvvae_jax.resumable.lock import take
 from cvvae_jax.video_io.audio_copy import AudioCopy
 from cvvae_jax.video_io.containers import (
     WRITABLE_VIDEO_SUFFIXES,
@@ -85,11 +87,34 @@ _READABLE_WHILE_WRITTEN = {
     "flush_packets": "1",
 }
 _FRAGMENTED = (".mp4", ".mov")
+_LONGEST_NAME = 255  # bytes
 
 
 def begun_path(path: Path) -> Path:
-    """The path of an incomplete file of a writer with `keep_begun`."""
-    return path.with_suffix(f".partial{path.suffix}")
+    """The path of the incomplete file of a writer with `keep_begun`: NAME.partial.SUFFIX, with as
+    much of a long NAME as a file's name may have."""
+    end = f".partial{path.suffix}"
+    stem = os.fsencode(path.stem)[: _LONGEST_NAME - len(os.fsencode(end))]
+    return path.with_name(os.fsdecode(stem) + end)
+
+
+def remove_begun(path: Path) -> None:
+    """Remove the incomplete file of a writer that was killed.
+
+    Raises:
+        UserError: another writer is writing the file, or it can't be removed.
+    """
+    begun = begun_path(path)
+    try:
+        if begun.is_symlink() or not begun.is_file():
+            begun.unlink(missing_ok=True)
+            return
+        with begun.open("rb") as opened:
+            if take(opened) is False:
+                raise UserError(f"{path} is being written by another process.")
+            begun.unlink()
+    except OSError as error:
+        raise UserError(f"{begun} can't be removed: {error.strerror}.") from error
 
 
 class VideoWriter:
@@ -157,7 +182,7 @@ class VideoWriter:
         self._delay: int | None = None  # of the encoder, from decoding to showing
 
     def __enter__(self):
-        self._exit = contextlib.ExitStack()
+        self._exit, self._held = contextlib.ExitStack(), contextlib.ExitStack()
         with self._named_errors():
             self._partial = self._new_file()
         return self
@@ -167,7 +192,9 @@ class VideoWriter:
         if not self._keep_begun:
             return new_beside(self._path)
         begun = begun_path(self._path)
-        begun.touch(exist_ok=False)
+        # Locked until it has its name, so that nobody takes it for one that a killed writer left.
+        if take(self._held.enter_context(begun.open("xb"))) is False:
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
         return begun
 
     def _start(self) -> None:
@@ -267,8 +294,10 @@ class VideoWriter:
                 self._audio.copy_until(None)
             self._exit.close()
             if self._keep_begun and self._path.suffix.lower() in _FRAGMENTED:
-                _join_fragments(self._partial)
-            os.replace(self._partial, self._path)
+                _join_fragments(self._partial, self._path)
+                self._partial.unlink()
+            else:
+                os.replace(self._partial, self._path)
         self.frames_kept = self._count
 
     def _discard(self) -> None:
@@ -280,13 +309,14 @@ class VideoWriter:
         finally:
             if self.begun is None:
                 self._partial.unlink(missing_ok=True)
+            self._held.close()
 
 
-def _join_fragments(path: Path) -> None:
-    """Rewrite a fragmented MP4 without fragments."""
+def _join_fragments(fragments: Path, path: Path) -> None:
+    """Write a fragmented MP4 again without fragments."""
     with (
         written_aside(path) as whole,
-        av.open(str(path)) as source,
+        av.open(str(fragments)) as source,
         av.open(str(whole), "w", container_options=_FINISHED) as target,
     ):
         copies = [target.add_stream_from_template(stream) for stream in source.streams]

@@ -1,7 +1,9 @@
 """Whatever happens to a checkpoint's files is found, named, and survived."""
 
 import errno
+import hashlib
 import io
+import json
 import os
 import random
 import shutil
@@ -117,6 +119,28 @@ def test_damaged_step_is_saved_again_and_nothing_is_lost(tmp_path):
         save(checkpoints, 2)
         assert checkpoints.latest_intact_step() == 2
     assert names_in(tmp_path) == {"1", "2", "2.damaged", "2.damaged-2"}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        [],
+        "weights/_METADATA",
+        {"weights/_METADATA": 1},
+        {"weights/_METADATA": {"bytes": 1}},
+        None,
+    ],
+    ids=["list", "text", "number", "incomplete", "deep"],
+)
+def test_manifest_that_is_no_list_of_files_is_damaged(tmp_path, files):
+    """Though its own hash is right, as that of one by others can be."""
+    checkpoints = saved_run(tmp_path, (1, 2))
+    own = hashlib.sha256(json.dumps(files).encode()).hexdigest()
+    text = json.dumps({"files": files, "sha256": own}, indent=1) + "\n"
+    text = "[" * 100_000 if files is None else text
+    (tmp_path / "2" / manifest.NAME).write_text(text)
+    assert checkpoints.latest_intact_step() == 1
+    assert manifest.problems(tmp_path / "2.damaged") == ["manifest.json is damaged"]
 
 
 def test_unfinished_checkpoint_is_said_and_the_one_before_is_used(tmp_path, caplog):

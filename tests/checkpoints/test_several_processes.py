@@ -97,7 +97,7 @@ def test_a_failure_of_one_process_is_one_of_all_at_once_and_all_use_the_same_ste
         for index in range(2)
     ]
     try:
-        assert [process.wait(timeout=120) for process in processes] == [0, 0]
+        assert [process.wait(timeout=300) for process in processes] == [0, 0]
     finally:
         for process in processes:
             process.kill()
@@ -121,7 +121,7 @@ def first_of_two(monkeypatch):
 @pytest.mark.parametrize("found", [None, 3, [7, 20.5], {"error": "none is whole: Zürich"}])
 @pytest.mark.usefixtures("first_of_two")
 def test_what_the_first_process_finds_comes_back_as_it_was(found):
-    assert broadcast.found_by_first(lambda: found) == found
+    assert broadcast.broadcast_from_first(lambda: found) == found
 
 
 @pytest.mark.parametrize("name", [None, "a/b"])
@@ -131,7 +131,7 @@ def test_what_the_system_refuses_the_first_process_is_raised_by_all(name):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), name)
 
     with pytest.raises(OSError, match="No space left on device") as error:
-        broadcast.found_by_first(refused)
+        broadcast.broadcast_from_first(refused)
     assert (error.value.errno, error.value.filename) == (errno.ENOSPC, name)
 
 
@@ -141,7 +141,7 @@ def test_what_the_first_process_refuses_is_refused_by_all():
         raise UserError("no good: Zürich.")
 
     with pytest.raises(UserError, match="no good: Zürich"):
-        broadcast.found_by_first(refused)
+        broadcast.broadcast_from_first(refused)
 
 
 @pytest.mark.parametrize("failed", [[False, False], [False, True]])

@@ -103,6 +103,15 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path, source, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["ours", "source"]
 
 
+@pytest.mark.parametrize("to", ["jax", "torch"])
+def test_the_longest_names_are_written(tmp_path, source, to):
+    """Of 255 bytes; what lies beside them meanwhile has a longer one."""
+    long = tmp_path / ("ü" * 127 + "x")
+    for flags in ([], ["--overwrite"]):
+        assert run(source, long, "--to", to, *flags) == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([long.name, "source"])
+
+
 def test_a_damaged_file_is_refused_before_anything_is_written(tmp_path, source, capsys):
     whole = (source / WEIGHTS).read_bytes()
     for size in (3, 500, len(whole) // 2, len(whole) - 1):

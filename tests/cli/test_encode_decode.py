@@ -23,7 +23,13 @@ from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.values import Latents
 from cvvae_jax.config import ImageVAEConfig
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.file import Facts, LatentsWriter, load_latents, open_latents, save_latents
+from cvvae_jax.latents.file import (
+    LatentsMetadata,
+    LatentsWriter,
+    load_latents,
+    open_latents,
+    save_latents,
+)
 from cvvae_jax.loading import load
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.video_io.display import Display
@@ -55,7 +61,7 @@ def test_encode_writes_what_the_codec_gives_and_decode_its_video(tmp_path, weigh
     # Eight devices take another batch than one: some roundings of values of order 1.
     np.testing.assert_allclose(written.values, expected.values, atol=1e-5)
     assert (written.frames, written.height, written.width) == (11, 37, 51)
-    assert open_latents(latents).facts.fps == "30000/1001"
+    assert open_latents(latents).metadata.fps == "30000/1001"
 
     assert run("decode", latents, out, weights) == 0
     recon = np.stack(list(read_frames(out))).astype(int)
@@ -181,7 +187,7 @@ def test_file_keeps_latents_and_what_is_known_of_them(tmp_path, suffix):
     assert (back.frames, back.height, back.width) == (9, 16, 37)
     assert back.pixels == "uint8"
     assert back.scaled
-    assert open_latents(tmp_path / f"z.{suffix}").facts.source == "a.mp4"
+    assert open_latents(tmp_path / f"z.{suffix}").metadata.source == "a.mp4"
 
 
 def test_written_files_are_those_of_the_formats(tmp_path):
@@ -266,7 +272,7 @@ def test_scale_that_contradicts_the_file_is_refused(
 ):
     with LatentsWriter(tmp_path / "z.npz") as writer:
         writer.write(np.zeros((1, 1, 1, 4), np.float32))
-        writer.finish(Facts(frames=1, height=8, width=8, fps="25", **facts))
+        writer.finish(LatentsMetadata(frames=1, height=8, width=8, fps="25", **facts))
     assert run("decode", tmp_path / "z.npz", tmp_path / "out.mp4", weights, *options) == 2
     assert said in capsys.readouterr().err
 
@@ -308,7 +314,7 @@ def test_processes_share_a_video_and_the_first_one_writes(tmp_path, weights, sou
     ):
         own = [command, *map(str, paths), *options]
         with workers(tmp_path / command, own, own, devices=2, script=script) as running:
-            assert running.wait(timeout=200) == [0, 0], running.said(0) + running.said(1)
+            assert running.wait(timeout=300) == [0, 0], running.said(0) + running.said(1)
             assert paths[1].name in running.said(0)
             assert paths[1].name not in running.said(1)
     codec = Codec(load(weights), chunk_frames=4, devices=jax.devices()[:1])

@@ -73,17 +73,11 @@ def converted(tmp_path_factory):
     return convert
 
 
-@pytest.fixture(scope="module")
-def compiled(tmp_path_factory) -> Path:
-    """Programs that several commands need are compiled once."""
-    return tmp_path_factory.mktemp("cache")
-
-
 @pytest.mark.parametrize(("model", "size", "devices", "dtype"), CASES)
-def test_commands_run_official_widths(converted, compiled, tmp_path, model, size, devices, dtype):
+def test_commands_run_official_widths(converted, tmp_path, model, size, devices, dtype):
     weights, (frames, height, width) = converted(model), size
     flags = f"--xla_force_host_platform_device_count={devices}"
-    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags, "XDG_CACHE_HOME": str(compiled)}
+    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
     environment = os.environ | settings | {"PYTHONPATH": str(ROOT)}
 
     def run(*command) -> str:

@@ -65,6 +65,6 @@ def test_documented_options_are_those_of_the_commands(page):
     assert lines
     for command, arguments in lines:
         module = importlib.import_module(f"cvvae_jax.cli.{command}")
-        fields = dataclasses.fields(getattr(module, command.capitalize()))
+        fields = dataclasses.fields(getattr(module, f"{command.capitalize()}Arguments"))
         known = {"--" + field.name.replace("_", "-") for field in fields}
         assert set(re.findall(r"--[a-z-]+", arguments)) <= known, f"{command} {arguments}"

@@ -16,7 +16,7 @@ from tiny_models import save_tiny_vae
 
 import cvvae_jax
 from cvvae_jax.cli.main import main
-from cvvae_jax.latents.encoder import LatentsEncoder
+from cvvae_jax.latents.dataset_shard import LatentsEncoder
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.video_io.images import write_image
 from cvvae_jax.video_io.video import read_frames
@@ -72,7 +72,7 @@ def test_records_are_the_posteriors_of_the_codec(corpus, weights, tmp_path, caps
     inspected = main(["inspect", weights, "--sha256"])
     assert inspected == 0 and record["weights"] in capsys.readouterr().out
     assert main(["latents", str(corpus), target, "--weights", weights]) == 0
-    assert "is complete already" in capsys.readouterr().out
+    assert "is already complete" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -12,9 +12,8 @@ import pytest
 from PIL import Image
 
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.codec.sampling import latents_of
 from cvvae_jax.codec.stream import decode_frames, encode_frames, reconstruct_frames
-from cvvae_jax.codec.values import Latents, checked
+from cvvae_jax.codec.values import Latents, checked_pixels, latents_from_moments
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.gaussian import DiagonalGaussian
 
@@ -77,7 +76,7 @@ def test_values_that_are_no_pixels_are_named(codec, method, given, said):
 def test_right_videos_are_taken_without_a_word(given):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        pixels = checked(given)
+        pixels = checked_pixels(given)
     assert pixels.dtype == given.dtype
     np.testing.assert_array_equal(pixels, given)
 
@@ -156,7 +155,7 @@ def test_a_model_that_gives_nan_is_told_apart_from_its_input():
     moments[0, 1, 0, 0, 0] = np.nan
     for key in (None, jax.random.key(0)):
         with pytest.raises(UserError, match=r"the model's latent frame 5 holds NaN .* float16"):
-            latents_of(moments, key, start=4)
+            latents_from_moments(moments, key, start=4)
 
 
 KEYS_REFUSED = {

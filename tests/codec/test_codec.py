@@ -11,7 +11,7 @@ import pytest
 from cvvae_jax.codec import chunks
 from cvvae_jax.codec.codec import Codec
 from cvvae_jax.codec.plan import Cut, make_cuts
-from cvvae_jax.codec.values import Latents, checked
+from cvvae_jax.codec.values import Latents, checked_pixels
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import to_uint8
 
@@ -231,12 +231,12 @@ def test_latents_of_a_video_are_images_to_an_image_vae(vae, image_vae, clip):
 )
 def test_what_is_no_video_is_named(video, said):
     with pytest.raises(UserError, match=said):
-        checked(video)
+        checked_pixels(video)
 
 
 def test_floats_of_other_types_are_taken_as_float32():
     video = np.linspace(-1, 1, 3 * 64).reshape(1, 1, 8, 8, 3)
     for dtype in (np.float64, np.float16, jnp.bfloat16):
-        pixels = checked(video.astype(dtype))
+        pixels = checked_pixels(video.astype(dtype))
         assert pixels.dtype == np.float32
         np.testing.assert_array_equal(pixels, video.astype(dtype).astype(np.float32))

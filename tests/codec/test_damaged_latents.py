@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.file import Facts, LatentsWriter, load_latents, open_latents
+from cvvae_jax.latents.file import LatentsMetadata, LatentsWriter, load_latents, open_latents
 
 VALUES = np.random.default_rng(0).standard_normal((3, 2, 3, 4)).astype(np.float32)
 SAID = {"layout": "n y x z", "frames": "9", "height": "16", "width": "24"}
@@ -36,7 +36,7 @@ def archive(path, latents=None, metadata=None, *, packed=zipfile.ZIP_DEFLATED):
 def written(path, **facts):
     with LatentsWriter(path) as writer:
         writer.write(VALUES)
-        writer.finish(Facts(frames=9, height=16, width=24, fps="25", **facts))
+        writer.finish(LatentsMetadata(frames=9, height=16, width=24, fps="25", **facts))
     return path
 
 
@@ -116,7 +116,7 @@ def test_only_the_last_part_waits_for_the_checksum(tmp_path):
     parts = open_latents(path).parts(frames=1)
     np.testing.assert_array_equal(next(parts), VALUES[:1])
     next(parts)
-    with pytest.raises(UserError, match="is not what was written"):
+    with pytest.raises(UserError, match="match its checksum"):
         next(parts)
 
 
@@ -159,4 +159,4 @@ def test_impossible_words_are_refused_at_once(tmp_path, word):
 @pytest.mark.parametrize("suffix", ["npz", "safetensors"])
 def test_a_source_that_is_no_utf8_keeps_the_file_readable(tmp_path, suffix):
     path = written(tmp_path / f"z.{suffix}", source="caf\udce9\x1b[2J.mp4")
-    assert open_latents(path).facts.source == "caf\\udce9\\x1b[2J.mp4"
+    assert open_latents(path).metadata.source == "caf\\udce9\\x1b[2J.mp4"

@@ -11,7 +11,7 @@ from many_processes import workers
 from tiny_models import TINY, random_model
 
 from cvvae_jax.codec.codec import Codec
-from cvvae_jax.codec.programs import Programs, Share
+from cvvae_jax.codec.programs import CodecPrograms, DeviceGroups
 from cvvae_jax.config import VideoVAEConfig
 from cvvae_jax.models.video_vae import PRESETS, VideoVAE
 
@@ -73,10 +73,10 @@ def test_few_pieces_are_filled_up_to_a_power_of_two(vae, clip, batch, taken):
     pieces = clip(3, 16, 16).swapaxes(0, 1)
 
     def run(programs, batch):
-        parts = programs.run("encode", pieces, share=Share(), batch=batch, pixels="uint8")
+        parts = programs.run("encode", pieces, groups=DeviceGroups(), batch=batch, pixels="uint8")
         return np.concatenate([part.on_host() for part in parts])
 
-    one, several = (Programs(vae, jax.devices()[:1]) for _ in range(2))
+    one, several = (CodecPrograms(vae, jax.devices()[:1]) for _ in range(2))
     expected, found = run(one, 1), run(several, batch)
     assert found.shape == expected.shape
     assert largest(found - expected) <= CHUNKS_TOLERANCE * largest(expected)
@@ -118,8 +118,8 @@ def check_rows(vae, video, *, split_rows):
 def test_split_decode_gathers_nothing_but_keys_and_values(vae):
     """Latents of 6 rows over 4 devices, two rows each: keys and values of all 8, of 3 positions
     each."""
-    programs = Programs(vae, jax.devices()[:4])
-    program = programs.program("decode", (1, 2, 6, 3, 4), share=Share(1, 4), pixels="uint8")
+    programs = CodecPrograms(vae, jax.devices()[:4])
+    program = programs.program("decode", (1, 2, 6, 3, 4), groups=DeviceGroups(1, 4), pixels="uint8")
     text = program.compiled.as_text()
     gathered = re.findall(r"= (\S+?)\{\S* all-gather(?:-start)?\(", text)
     assert gathered == ["f32[1,2,24,8]"] * 2
@@ -145,9 +145,9 @@ def test_processes_that_share_a_video_all_have_what_one_device_gives(vae, clip, 
 
 
 def test_devices_with_a_piece_each_need_the_memory_of_one(vae):
-    def memory(share, devices):
-        programs = Programs(vae, jax.devices()[:devices])
-        shape = (share.groups, 5, 16, 16, 3)
-        return programs.program("encode", shape, share=share, pixels="uint8").memory
+    def memory(groups, devices):
+        programs = CodecPrograms(vae, jax.devices()[:devices])
+        shape = (groups.count, 5, 16, 16, 3)
+        return programs.program("encode", shape, groups=groups, pixels="uint8").memory
 
-    assert memory(Share(8), 8) == memory(Share(1), 1)
+    assert memory(DeviceGroups(8), 8) == memory(DeviceGroups(1), 1)

@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from cvvae_jax.latents.file import SUFFIXES, Facts, LatentsWriter, load_latents, open_latents
+from cvvae_jax.latents.file import (
+    SUFFIXES,
+    LatentsMetadata,
+    LatentsWriter,
+    load_latents,
+    open_latents,
+)
 
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
@@ -14,7 +20,7 @@ def test_parts_are_the_whole_file_in_order(tmp_path, suffix, frames, parts):
     with LatentsWriter(path) as writer:
         for part in (values[:50], values[50:]):
             writer.write(part)
-        writer.finish(Facts(frames=1 + 4 * (frames - 1), height=16, width=24))
+        writer.finish(LatentsMetadata(frames=1 + 4 * (frames - 1), height=16, width=24))
     found = list(open_latents(path).parts())
     assert [len(part) for part in found] == parts
     np.testing.assert_array_equal(np.concatenate(found), values)

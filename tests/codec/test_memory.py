@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from cvvae_jax.codec import choose
-from cvvae_jax.codec.programs import Programs, Share
+from cvvae_jax.codec.programs import CodecPrograms, DeviceGroups
 from cvvae_jax.errors import UserError
 
 
@@ -28,7 +28,7 @@ def test_the_device_with_the_least_left_decides(vae):
 
 
 def test_a_device_that_says_nothing_of_its_memory_is_named(vae):
-    with pytest.raises(UserError, match=r"NVIDIA X doesn't say .*name what may be used"):
+    with pytest.raises(UserError, match=r"NVIDIA X doesn't say .*set `memory`"):
         choose.available([accelerator()], vae)
 
 
@@ -65,10 +65,12 @@ def test_processes_that_share_devices_all_ask_the_compiler(monkeypatch, tmp_path
     """One whose cache knows the answer would leave the others waiting for it."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.setattr(jax, "process_count", lambda: processes)
-    programs = Mock(spec=Programs, identity=("tiny",))
+    programs = Mock(spec=CodecPrograms, identity=("tiny",))
     programs.program.return_value.memory = 7
     for _ in range(2):
         shape = (1, 1, 8, 8, 3)
-        found = choose.expected(programs, "encode", shape, share=Share(), pixels="uint8")
+        found = choose.memory_needed(
+            programs, "encode", shape, groups=DeviceGroups(), pixels="uint8"
+        )
         assert found == 7
     assert programs.program.call_count == asked

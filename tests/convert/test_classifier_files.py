@@ -12,9 +12,8 @@ import cvvae_jax
 from cvvae_jax import parameter_paths
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import I3DConfig, InceptionConfig
-from cvvae_jax.convert.convert import official_shapes
+from cvvae_jax.convert.convert import abstract_model, official_shapes
 from cvvae_jax.convert.export import WEIGHTS
-from cvvae_jax.convert.families import abstract_model
 from cvvae_jax.convert.names import i3d_rows, inception_rows
 from cvvae_jax.errors import UserError
 from cvvae_jax.loading import open_model

@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from cvvae_jax.config import DiscriminatorConfig, ImageVAEConfig, SVDVAEConfig, VideoVAEConfig
-from cvvae_jax.convert import families, official_config
+from cvvae_jax.convert import families, official_config, recognition
 from cvvae_jax.convert.convert import official_shapes
 from cvvae_jax.errors import UserError
 from cvvae_jax.models import image_vae, video_vae
@@ -26,7 +26,7 @@ EXPECTED = {
 
 
 def recognize(tensors: dict) -> tuple:
-    return families.recognize({name: tuple(s) for name, s in tensors.items()}, source="the file")
+    return recognition.recognize({name: tuple(s) for name, s in tensors.items()}, source="the file")
 
 
 def abstract(family, config):
@@ -42,7 +42,7 @@ def small(**changes) -> VideoVAE:
 def test_family_and_sizes_are_read_from_names_and_shapes(layouts, name):
     family, config = recognize(layouts[name]["tensors"])
     if family is families.IMAGE:
-        config = families.with_usual_scale(config)
+        config = recognition.with_usual_scale(config)
     assert (family, config) == EXPECTED[name]
 
 
@@ -173,7 +173,7 @@ def test_sd3_keeps_its_groups_causality_and_scale():
     family, settings = official_config.exportable(abstract(families.SD3, config))
     assert family is families.SD3
     shapes = official_shapes(abstract(family, config), family.rows(config)).values()
-    _, read = families.recognize(dict(shapes), groups=16, source="x")
+    _, read = recognition.recognize(dict(shapes), groups=16, source="x")
     read = official_config.with_official_config(family, read, settings, source="x.json")
     assert read == config
 

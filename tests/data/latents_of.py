@@ -5,16 +5,16 @@ from PIL import Image
 from prepare_media import pictures, write_video
 
 import cvvae_jax
-from cvvae_jax.latents.clips import Limits
-from cvvae_jax.latents.options import LatentsConfig
-from cvvae_jax.latents.write import Model, write_latents
+from cvvae_jax.latents.dataset_clips import ClipLimits
+from cvvae_jax.latents.dataset_options import LatentsConfig
+from cvvae_jax.latents.dataset_write import UnloadedEncoder, write_latents
 from cvvae_jax.resumable.share import Share
 
 
 class PlainEncoder:
     """Every fourth frame and eighth pixel in place of latents of two channels."""
 
-    limits = Limits(temporal_compression=4, smallest=8)
+    limits = ClipLimits(temporal_compression=4, smallest=8)
 
     def __init__(self, *, sample=False, fails_at=None, error=KeyboardInterrupt):
         self.calls, self._sample = 0, sample
@@ -34,7 +34,7 @@ class PlainEncoder:
 
 
 def model(encoder=None, *, weights="0" * 64, **settings):
-    return Model(
+    return UnloadedEncoder(
         weights=weights,
         scaling_factor=0.5,
         shift_factor=0.25,

@@ -173,7 +173,7 @@ def test_the_number_of_records_is_that_of_the_index(latents, tmp_path):
         said = json.loads((folder / "statistics.json").read_text())
         said["records"] -= 1
         (folder / "statistics.json").write_text(json.dumps(said))
-        with pytest.raises(UserError, match="is not the shard of its index"):
+        with pytest.raises(UserError, match="is not the shard that index"):
             records(folder)
 
 

@@ -12,9 +12,9 @@ from PIL import Image
 from prepare_media import contents, pictures, write_video
 
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents import folder as folders
-from cvvae_jax.latents.options import LatentsConfig
-from cvvae_jax.latents.write import write_latents
+from cvvae_jax.latents import dataset_folder as folders
+from cvvae_jax.latents.dataset_options import LatentsConfig
+from cvvae_jax.latents.dataset_write import write_latents
 from cvvae_jax.resumable.share import Share
 
 
@@ -180,16 +180,16 @@ def test_two_processes_of_one_number_are_an_error(corpus, tmp_path):
 
 def test_processes_may_complete_a_set_at_once(corpus, whole, tmp_path, monkeypatch):
     """One is just about to read the parts that the other one removes."""
-    complete = folders.Folder._complete
+    complete = folders.LatentsFolder._complete
 
     def slow(folder):
-        monkeypatch.setattr(folders.Folder, "_complete", complete)
-        other = folders.Folder(folder.target.place, process="other")
+        monkeypatch.setattr(folders.LatentsFolder, "_complete", complete)
+        other = folders.LatentsFolder(folder.target.place, process="other")
         other.begin(folder._settings)
         other.complete()
         complete(folder)
 
-    monkeypatch.setattr(folders.Folder, "_complete", slow)
+    monkeypatch.setattr(folders.LatentsFolder, "_complete", slow)
     assert write(corpus, tmp_path / "out").statistics["records"] == 7
     assert contents(tmp_path / "out") == contents(whole)
 

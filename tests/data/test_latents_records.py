@@ -28,9 +28,9 @@ import cvvae_jax
 from cvvae_jax.data.record_shards import open_shard
 from cvvae_jax.errors import UserError
 from cvvae_jax.latents import dataset
-from cvvae_jax.latents.clips import read_clips
 from cvvae_jax.latents.dataset import _reader as open_reader
-from cvvae_jax.latents.options import LatentsConfig
+from cvvae_jax.latents.dataset_clips import read_clips
+from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.video_io.media_types import Frames
 from cvvae_jax.video_io.video import read_frames
 
@@ -188,7 +188,7 @@ def test_the_crop_is_the_square_in_the_middle(height, width):
     assert (clip.box.top, clip.box.left) == ((height - 48) // 2, (width - 48) // 2)
     (clip,) = read_clips(media, "video", LatentsConfig(size=24), PlainEncoder.limits)
     assert clip.box.resized == (height // 2, width // 2) and clip.video.shape == (1, 24, 24, 3)
-    with pytest.raises(UserError, match="fewer than the size 49; nothing is enlarged"):
+    with pytest.raises(UserError, match="fewer than the size 49; frames are never enlarged"):
         list(read_clips(media, "video", LatentsConfig(size=49), PlainEncoder.limits))
 
 
@@ -267,7 +267,7 @@ def test_sets_that_cannot_be_read_are_refused_in_a_sentence(corpus, whole, tmp_p
         write(corpus, tmp_path / "out", PlainEncoder(fails_at=4))
     with pytest.raises(UserError, match="is not finished: `latents` goes on"):
         cvvae_jax.LatentsDataset(tmp_path / "out")
-    with pytest.raises(UserError, match="no record of it is kept"):
+    with pytest.raises(UserError, match="keeps none of its records"):
         cvvae_jax.LatentsDataset(whole, keep=lambda record: False)
 
 

@@ -31,12 +31,15 @@ from cvvae_jax.video_io.video import read_clip
 SMALL = PrepareConfig(short_side=32)
 REPOSITORY = Path(__file__).resolve().parents[2]
 COMMAND = """
-import sys
+import sys, time
 sys.path.insert(0, {repository!r})
 from cvvae_jax.errors import UserError
+from cvvae_jax.data.prepare import run
 from cvvae_jax.data.prepare.options import PrepareConfig, PrepareOptions
 from cvvae_jax.data.prepare.run import prepare
 if __name__ == "__main__":
+    if {endless}:
+        run._complete = lambda *_: time.sleep(600)
     try:
         print(prepare(PrepareOptions({source!r}, {target!r}, PrepareConfig(short_side={side}))))
     except (UserError, KeyboardInterrupt) as error:
@@ -63,12 +66,13 @@ def index(target):
     return [json.loads(line) for line in (target / "index.jsonl").read_text().splitlines()]
 
 
-def begin(corpus, target, side=32):
-    """A process of its own group that prepares a corpus."""
+def begin(corpus, target, side=32, *, endless=False):
+    """A process of its own group that prepares a corpus; if it is endless, its end does not come
+    before its signal does."""
     script = target.parent / f"{target.name}.py"
     script.parent.mkdir(parents=True, exist_ok=True)
     values = {"repository": str(REPOSITORY), "source": str(corpus), "target": str(target)}
-    script.write_text(COMMAND.format(**values, side=side))
+    script.write_text(COMMAND.format(**values, side=side, endless=endless))
     return subprocess.Popen(
         [sys.executable, script], start_new_session=True, stdout=subprocess.PIPE, text=True
     )
@@ -78,7 +82,7 @@ def begin_long(folder):
     """A process that works for some seconds on a single video, and is in the midst of it."""
     write_video(folder / "in/a.mp4", pictures(600, 480, 640))
     process = begin(folder / "in", folder / "out", side=480)
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 300
     while not list((folder / "out").glob(".prepare/scratch/*/pieces/.*")):
         assert time.monotonic() < deadline and process.poll() is None
         time.sleep(0.01)
@@ -109,7 +113,7 @@ def wait_for_shards(target, count, process):
 
 def wait_for_end(group):
     """Until no process of a group is left."""
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         try:
             os.killpg(group, 0)
@@ -191,7 +195,7 @@ def test_nothing_else_is_left_behind(prepared):
 def test_a_run_that_was_killed_goes_on_to_the_same_bytes(corpus, prepared, tmp_path):
     target = tmp_path / "data/small/1.0.0"
     for count in (2, 6):
-        process = begin(corpus, target)
+        process = begin(corpus, target, endless=True)
         wait_for_shards(target, count, process)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
@@ -223,10 +227,10 @@ def test_a_run_over_real_media_that_was_killed_five_times(tmp_path):
 
 def test_sigterm_ends_all_and_says_how_to_go_on(corpus, prepared, tmp_path):
     target = tmp_path / "data/small/1.0.0"
-    process = begin(corpus, target)
+    process = begin(corpus, target, endless=True)
     wait_for_shards(target, 1, process)
     process.terminate()
-    output, _ = process.communicate(timeout=20)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert output == "What is finished stays, and the same command goes on.\n"
     wait_for_end(process.pid)
@@ -237,14 +241,14 @@ def test_sigterm_ends_all_and_says_how_to_go_on(corpus, prepared, tmp_path):
 def test_sigterm_does_not_wait_for_a_long_video(tmp_path):
     process = begin_long(tmp_path)
     process.terminate()
-    assert process.wait(timeout=5) == 2
+    assert process.wait(timeout=300) == 2
     wait_for_end(process.pid)
     assert not shards_in(tmp_path / "out")
     assert not (tmp_path / "out/.prepare/scratch").exists()
 
 
 def test_workers_end_with_the_process_that_was_killed(corpus, tmp_path):
-    process = begin(corpus, tmp_path / "t/out")
+    process = begin(corpus, tmp_path / "t/out", endless=True)
     wait_for_shards(tmp_path / "t/out", 1, process)
     process.kill()
     process.wait()
@@ -338,7 +342,7 @@ def test_a_worker_that_is_killed_is_told_of(tmp_path):
     for child in children:
         if b"spawn_main" in Path(f"/proc/{child}/cmdline").read_bytes():
             os.kill(int(child), signal.SIGKILL)
-    output, _ = process.communicate(timeout=30)
+    output, _ = process.communicate(timeout=300)
     assert process.returncode == 2
     assert "was killed, maybe for want of memory, while it was at out-train.array_" in output
     assert "00000-of-00001 (" in output and "a.mp4). What is finished stays" in output

@@ -389,7 +389,7 @@ def test_abandoned_reading_ends_where_messages_are_passed_on(tmp_path):
         "for _ in range(20): next(read_frames(sys.argv[1]))\n"
     )
     subprocess.run(
-        [sys.executable, "-c", program, path], check=True, timeout=60, stderr=subprocess.DEVNULL
+        [sys.executable, "-c", program, path], check=True, timeout=300, stderr=subprocess.DEVNULL
     )
 
 

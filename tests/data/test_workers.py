@@ -1,9 +1,16 @@
-"""Worker processes outlive signals to the whole run, but not the run."""
+"""Worker processes outlive signals to the whole run, but not the run; their deaths end it."""
 
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
+
+import pytest
+
+from cvvae_jax.config import Bucket, DataConfig, StageConfig
+from cvvae_jax.data.pipeline import batches
 
 SCRIPT = """
 import itertools, os, signal, threading
@@ -42,7 +49,21 @@ def test_workers_live_as_long_as_the_main_process(tmp_path):
     command = [sys.executable, str(tmp_path / "main.py")]
     # The pipes of the output end with the last process that holds them.
     done = subprocess.run(
-        command, capture_output=True, text=True, timeout=60, start_new_session=True, env=env
+        command, capture_output=True, text=True, timeout=300, start_new_session=True, env=env
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout == "2 signals\n"
+
+
+def test_death_of_a_worker_is_said_in_a_sentence():
+    stage = StageConfig(steps=1, buckets=(Bucket(3, 16, 4),))
+    stream = batches(stage, DataConfig(workers=2), seed=0, start_step=0)
+    try:
+        next(stream)
+        os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+        said = r"^a worker process .* was ended by SIGKILL\. .* lower data\.workers"
+        with pytest.raises(ChildProcessError, match=said):
+            for _ in range(100):  # more than the workers have made in advance
+                next(stream)
+    finally:
+        stream.close()

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import get_args
 
 import numpy as np
 import pytest
@@ -23,7 +22,7 @@ from cvvae_jax.checkpoint import save_model
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import I3DConfig, InceptionConfig, LPIPSConfig, SVDVAEConfig
 from cvvae_jax.evaluation import contenders, run
-from cvvae_jax.evaluation.protocol import Metric
+from cvvae_jax.evaluation.metrics import METRICS
 from cvvae_jax.metrics.image import psnr, ssim
 from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
 from cvvae_jax.models.feature_networks.i3d import I3D
@@ -412,7 +411,7 @@ def test_every_metric_of_every_kind_of_model(models, tmp_path):
     more = save_clips(tmp_path / "more", count=1, frames=14, height=35, width=41)
     (more / "0.mp4").rename(data / "longer.mp4")
     protocol = tmp_path / "all.toml"
-    protocol.write_text(f"metrics = {json.dumps(get_args(Metric))}\nlatents = 'sample'\n")
+    protocol.write_text(f"metrics = {json.dumps(tuple(METRICS))}\nlatents = 'sample'\n")
     out = tmp_path / "out"
     command = [f"{name}={models[name]}" for name in ("video", "wide")]
     command += [f"svd={tmp_path / 'svd'}", "--image-vae", f"image={models['image']}"]

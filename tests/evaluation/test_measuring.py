@@ -1,11 +1,15 @@
 """Clips are measured in pieces, on all devices, and none of that can be seen in the figures."""
 
+import dataclasses
+
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from cvvae_jax.evaluation import measure
-from cvvae_jax.evaluation.measure import Measure, Networks
+from cvvae_jax.evaluation.measure import Measure
+from cvvae_jax.evaluation.metrics import METRICS
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.metrics import image, seams, time
 from cvvae_jax.models.inputs import to_float, to_uint8
@@ -36,7 +40,7 @@ def test_pieces_measure_what_the_whole_clip_does(monkeypatch, shape, pixels, val
     monkeypatch.setattr(measure, "_PIXELS", pixels)
     monkeypatch.setattr(measure, "_VALUES", values)
     recon, video = pair(*shape)
-    found = Measure(FRAME_METRICS, Networks())(recon, video, tile_borders=([5], [8, 9]))
+    found = Measure(FRAME_METRICS, {})(recon, video, tile_borders=([5], [8, 9]))
     x, y = to_float(recon[None]), to_float(video[None])
     expected = {
         "mse": image.mse(x, y),
@@ -62,14 +66,14 @@ def test_floats_are_measured_clipped_but_not_rounded():
     recon, video = (np.asarray(to_float(x)) for x in pair(3, 12, 12, 3))
     recon = recon + 0.3
     protocol = Protocol(metrics=("psnr",), pixels="float")
-    found = Measure(protocol, Networks())(recon, video, tile_borders=([], []))
+    found = Measure(protocol, {})(recon, video, tile_borders=([], []))
     expected = np.square(np.clip(recon, -1, 1).astype(np.float64) - video).mean(axis=(1, 2, 3))
     np.testing.assert_allclose(found["mse"], expected, rtol=1e-5)
 
 
 def test_a_clip_measures_the_same_in_any_batch():
     recon, video = pair(3, 5, 12, 12, 3)
-    run = Measure(FRAME_METRICS, Networks())
+    run = Measure(FRAME_METRICS, {})
     together = run.frames(recon, video)
     for i in range(3):
         for name, alone in run.frames(recon[[i]], video[[i]]).items():
@@ -79,7 +83,7 @@ def test_a_clip_measures_the_same_in_any_batch():
 def test_small_frames_leave_out_what_is_not_defined_on_them():
     recon, video = pair(2, 8, 12, 3)
     protocol = Protocol(metrics=("psnr", "ssim", "ms_ssim"))
-    found = Measure(protocol, Networks())(recon, video, tile_borders=([], []))
+    found = Measure(protocol, {})(recon, video, tile_borders=([], []))
     assert found.keys() == {"mse"}
 
 
@@ -100,12 +104,18 @@ FRAMES = {"mse", "ssim", "lpips_vgg", "warping"}
     ],
 )
 def test_every_metric_is_measured_from_its_smallest_size_on(monkeypatch, frames, size, defined):
-    monkeypatch.setattr(measure, "lpips", lambda _, x, y: abs(x - y).mean((2, 3, 4)))
-    monkeypatch.setattr(measure, "_clip_features", lambda _, video: np.zeros((1, 3)))
-    monkeypatch.setattr(measure.flow, "warping_error", lambda *_: np.zeros(()))
+    stand_ins = {
+        "lpips_vgg": lambda _, x, y: abs(x - y).mean((2, 3, 4)),
+        "lpips_alex": lambda _, x, y: abs(x - y).mean((2, 3, 4)),
+        "fvd": lambda _, video: jnp.zeros((1, 3)),
+        "warping": lambda *_: np.zeros(()),
+    }
+    for name, function in stand_ins.items():
+        row = dataclasses.replace(METRICS[name], function=function)
+        monkeypatch.setitem(METRICS, name, row)
     metrics = ("psnr", "ssim", "ms_ssim", "lpips_vgg", "lpips_alex", "warping", "fvd")
     names = ("lpips_vgg", "lpips_alex", "fvd")
-    run = Measure(Protocol(metrics=metrics), Networks(**dict.fromkeys(names, np.zeros(()))))
+    run = Measure(Protocol(metrics=metrics), dict.fromkeys(names, np.zeros(())))
     found = run(*pair(frames, size, size + 1, 3), tile_borders=([], []))
     assert found.keys() == defined
 
@@ -113,18 +123,18 @@ def test_every_metric_is_measured_from_its_smallest_size_on(monkeypatch, frames,
 def test_seams_alone_come_without_what_they_are_made_from():
     recon, video = pair(7, 12, 12, 3)
     protocol = Protocol(metrics=("seams",), chunk_frames=4)
-    found = Measure(protocol, Networks())(recon, video, tile_borders=([], []))
+    found = Measure(protocol, {})(recon, video, tile_borders=([], []))
     assert found.keys() == {"chunk_seam"}
 
 
 def test_all_devices_take_part():
-    run = Measure(FRAME_METRICS, Networks())
+    run = Measure(FRAME_METRICS, {})
     seen = []
     original = measure._frames
 
-    def spy(networks, recon, video, *, names):
+    def spy(networks, recon, video, *, metrics):
         seen.append(recon.sharding.num_devices)
-        return original(networks, recon, video, names=names)
+        return original(networks, recon, video, metrics=metrics)
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(measure, "_frames", spy)

@@ -90,7 +90,7 @@ def test_hash_depends_on_what_metrics_are_defined_as(monkeypatch):
         ("frames = 9\nfps = -1", "fps must be positive"),
         ("frames = 9\nfps = inf", "fps must be positive"),
         ("frames = 9\nfps = nan", "fps must be positive"),
-        ('metrics = ["time", "compatibility"]', "compatibility is told in metrics of frames"),
+        ('metrics = ["time", "compatibility"]', "compatibility is measured by metrics of frames"),
         ('media = "image"\nframes = 9', "images have one frame"),
         ("spectrum_window = 7", "spectrum_window must be even"),
         ("frames = ", "is no protocol that can be read"),

@@ -89,9 +89,9 @@ def set_limit(monkeypatch, limit: dict[str, int]) -> None:
 def test_spatial_attention_sees_one_frame_and_temporal_attention_one_position():
     video = jax.random.normal(jax.random.key(0), (1, 3, 4, 4, 4))
     spatial = blocks.SpatialAttention(4, style=style(), rngs=nnx.Rngs(0))
-    grads = jax.grad(lambda v: spatial(v)[0, 1, 0, 0].sum())(video)
+    grads = jax.jit(jax.grad(lambda v: spatial(v)[0, 1, 0, 0].sum()))(video)
     assert jnp.any(grads[0, 1] != 0, axis=-1).all()
     assert not grads[0, jnp.array([0, 2])].any()
     both = blocks.SpatialTemporalAttention(4, style=style(), rngs=nnx.Rngs(0))
-    grads = jax.grad(lambda v: both(v)[0, 1, 0, 0].sum())(video)
+    grads = jax.jit(jax.grad(lambda v: both(v)[0, 1, 0, 0].sum()))(video)
     assert grads[0, 0].any() and grads[0, 2].any()

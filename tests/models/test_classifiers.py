@@ -11,8 +11,7 @@ import pytest
 
 from cvvae_jax import parameter_paths
 from cvvae_jax.config import I3DConfig, InceptionConfig
-from cvvae_jax.convert.convert import from_official
-from cvvae_jax.convert.families import abstract_model
+from cvvae_jax.convert.convert import abstract_model, from_official
 from cvvae_jax.convert.names import inception_rows
 from cvvae_jax.metrics.frechet import frame_features
 from cvvae_jax.models.feature_networks.i3d import I3D

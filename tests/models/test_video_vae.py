@@ -1,4 +1,5 @@
 import dataclasses
+import functools
 
 import jax
 import jax.numpy as jnp
@@ -13,11 +14,30 @@ from cvvae_jax.models import blocks, image_vae, video_vae
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE, function_preserving, inflate
 
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
+
 TINY = {"block_channels": (8, 8, 16, 16), "blocks_per_level": 1, "norm_groups": 4}
 
 
-def tiny(**changes) -> VideoVAE:
-    return VideoVAE(VideoVAEConfig(**TINY | changes), rngs=nnx.Rngs(0))
+@functools.cache
+def tiny() -> VideoVAE:
+    return made(VideoVAE, VideoVAEConfig(**TINY))
+
+
+def made(kind: type, config):
+    """As new models are, but by numpy: their own initializers would take seconds to compile."""
+    vae = jax.eval_shape(lambda key: kind(config, rngs=nnx.Rngs(key)), jax.random.key(0))
+    leaves, normal = parameter_paths.flatten(vae), np.random.default_rng(0).standard_normal
+    for path, leaf in leaves.items():
+        values = np.full(leaf.shape, float(path.endswith("scale")), np.float32)
+        if path.endswith("kernel"):
+            values = normal(leaf.shape, np.float32) / np.sqrt(np.prod(leaf.shape[:-1]))
+        leaves[path] = jnp.asarray(values, leaf.dtype)
+    return parameter_paths.unflatten(vae, leaves)
+
+
+moments_of = jax.jit(lambda vae, video: vae.moments(video))
+decoded_by = jax.jit(lambda vae, latents: vae.decode(latents))
 
 
 def random_video(*shape: int) -> jax.Array:
@@ -27,11 +47,12 @@ def random_video(*shape: int) -> jax.Array:
 @pytest.mark.parametrize("frames", [1, 5, 9])
 @pytest.mark.parametrize("causal", [False, True])
 def test_latents_are_four_times_fewer_frames_and_decode_to_all_of_them(frames, causal):
-    vae = tiny(causal_decoder=causal, causal_upsampling=causal)
-    video = random_video(1, frames, 16, 24)
-    latents = vae.encode(video).mode()
+    config = VideoVAEConfig(**TINY, causal_decoder=causal, causal_upsampling=causal)
+    vae = jax.eval_shape(lambda key: VideoVAE(config, rngs=nnx.Rngs(key)), jax.random.key(0))
+    video = jax.ShapeDtypeStruct((1, frames, 16, 24, 3), "float32")
+    latents = jax.eval_shape(lambda vae, video: vae.encode(video).mode(), vae, video)
     assert latents.shape == (1, 1 + (frames - 1) // 4, 2, 3, 4)
-    assert vae.decode(latents).shape == video.shape
+    assert jax.eval_shape(VideoVAE.decode, vae, latents).shape == video.shape
 
 
 @pytest.mark.parametrize(
@@ -50,16 +71,15 @@ def test_wrong_shapes_are_refused_with_the_nearest_right_ones(shape, words):
 def test_causal_encoder_without_norms_sees_no_future(monkeypatch):
     """GroupNorm looks at all frames; everything else must be causal, to exact zeros."""
     monkeypatch.setattr(blocks.GroupNorm, "__call__", lambda self, video: video)
-    grads = jax.grad(lambda v: tiny().moments(v)[:, 1].sum())(random_video(1, 9, 16, 16))
+    moment = jax.jit(jax.grad(lambda video, vae: vae.moments(video)[:, 1].sum()))
+    grads = moment(random_video(1, 9, 16, 16), tiny())
     assert not jnp.any(grads[:, 5:] != 0)
     assert jnp.any(grads[:, 4] != 0)
 
 
 def test_scale_is_the_image_vaes_and_invertible():
-    vae = VideoVAE(
-        dataclasses.replace(VideoVAEConfig(**TINY), scaling_factor=1.5305, shift_factor=0.0609),
-        rngs=nnx.Rngs(0),
-    )
+    config = VideoVAEConfig(**TINY, scaling_factor=1.5305, shift_factor=0.0609)
+    vae = jax.eval_shape(lambda key: VideoVAE(config, rngs=nnx.Rngs(key)), jax.random.key(0))
     latents = jax.random.normal(jax.random.key(0), (1, 2, 3, 3, 4))
     np.testing.assert_allclose(vae.scale(latents), (latents - 0.0609) * 1.5305, rtol=1e-6)
     np.testing.assert_allclose(vae.unscale(vae.scale(latents)), latents, rtol=1e-5, atol=1e-6)
@@ -87,12 +107,11 @@ def test_image_presets_have_the_official_number_of_parameters(preset):
 def random_image_vae(*, post_quant_bias: bool = False, **changes) -> ImageVAE:
     """With noise on every array, since a new model's biases of 0 and scales of 1 hide what is
     dropped; on the bias of `post_quant_conv` by wish."""
-    vae = ImageVAE(ImageVAEConfig(**TINY | changes), rngs=nnx.Rngs(0))
-    leaves = parameter_paths.flatten(vae)
-    keys = jax.random.split(jax.random.key(2), len(leaves))
-    for key, (path, leaf) in zip(keys, leaves.items(), strict=True):
+    vae = made(ImageVAE, ImageVAEConfig(**TINY | changes))
+    leaves, normal = parameter_paths.flatten(vae), np.random.default_rng(2).standard_normal
+    for path, leaf in leaves.items():
         if path != "post_quant_conv/bias" or post_quant_bias:
-            leaves[path] = leaf + 0.1 * jax.random.normal(key, leaf.shape)
+            leaves[path] = jnp.asarray(leaf + 0.1 * normal(leaf.shape, np.float32))
     return parameter_paths.unflatten(vae, leaves)
 
 
@@ -119,12 +138,13 @@ def test_inflated_video_vae_equals_image_vae_on_images_and_static_videos(quant_c
     video = inflate(image, config, rngs=nnx.Rngs(1))
     photo = random_video(1, 1, 24, 32)
     static = jnp.repeat(photo, 9, axis=1)
-    moments = image.moments(photo)
-    frames = image.decode(moments[..., :4])
-    close(video.moments(photo), moments)
-    close(video.moments(static), jnp.repeat(moments, 3, axis=1))
-    close(video.decode(moments[..., :4]), frames)
-    close(video.decode(jnp.repeat(moments[..., :4], 3, axis=1)), jnp.repeat(frames, 9, axis=1))
+    moments = moments_of(image, photo)
+    frames = decoded_by(image, moments[..., :4])
+    close(moments_of(video, photo), moments)
+    close(moments_of(video, static), jnp.repeat(moments, 3, axis=1))
+    close(decoded_by(video, moments[..., :4]), frames)
+    latents = jnp.repeat(moments[..., :4], 3, axis=1)
+    close(decoded_by(video, latents), jnp.repeat(frames, 9, axis=1))
 
 
 def test_bias_before_the_decoder_is_folded_exactly_except_at_the_border():
@@ -157,7 +177,7 @@ def test_any_preset_can_be_inflated(preset):
 
 
 def test_models_of_other_widths_are_not_inflated():
-    image = ImageVAE(ImageVAEConfig(**TINY), rngs=nnx.Rngs(0))
+    image = made(ImageVAE, ImageVAEConfig(**TINY))
     config = dataclasses.replace(VideoVAEConfig(**TINY), block_channels=(8, 16, 16, 16))
     with pytest.raises(UserError, match="down_blocks/01/resnets/00/conv2/kernel"):
         inflate(image, config, rngs=nnx.Rngs(0))

@@ -6,7 +6,7 @@ import pytest
 from jax import lax
 from jax.sharding import AxisType, PartitionSpec
 
-from cvvae_jax.preflight.cost import collectives
+from cvvae_jax.preflight.cost import collective_traffic
 
 SIZE = 64  # numbers on one device, 4 bytes each
 
@@ -31,7 +31,7 @@ CASES = {
 @pytest.mark.parametrize("kind", CASES)
 def test_every_kind_is_counted_with_its_bytes(kind):
     function, size, share = CASES[kind]
-    (traffic,) = collectives(compiled(function), devices=8)
+    (traffic,) = collective_traffic(compiled(function), devices=8)
     assert (traffic.kind, traffic.count, traffic.bytes) == (kind, 1, size)
     assert traffic.wire == share * size
 
@@ -40,12 +40,12 @@ def test_loops_are_counted_as_often_as_they_go_round():
     def function(x):
         return lax.scan(lambda x, _: (lax.ppermute(x, "x", RING), None), x, length=5)[0]
 
-    (traffic,) = collectives(compiled(function), devices=8)
+    (traffic,) = collective_traffic(compiled(function), devices=8)
     assert (traffic.kind, traffic.count, traffic.bytes) == ("collective-permute", 5, 5 * 4 * SIZE)
 
 
 def test_program_of_one_device_has_none():
-    assert collectives(jax.jit(jnp.sin).lower(1.0).compile().as_text(), devices=1) == []
+    assert collective_traffic(jax.jit(jnp.sin).lower(1.0).compile().as_text(), devices=1) == []
 
 
 def test_neither_operands_nor_further_mentions_of_a_collective_are_counted():
@@ -61,7 +61,7 @@ def test_neither_operands_nor_further_mentions_of_a_collective_are_counted():
     ]
     lines[1:1] = [lines[1].replace("%a", "%again").replace("dim", "channel_id=7, dim")] * 2
     lines[3] = lines[3].replace("dim", "channel_id=7, dim")
-    found = {traffic.kind: traffic for traffic in collectives("\n".join(lines), devices=8)}
+    found = {traffic.kind: traffic for traffic in collective_traffic("\n".join(lines), devices=8)}
     assert (found["all-gather"].count, found["all-gather"].bytes) == (1, 64 * 4)
     assert found["collective-permute"].bytes == 4 * 2 * 2
     assert found["all-reduce"].bytes == 3 * 4 + 5 * 2
@@ -72,5 +72,5 @@ def test_collectives_of_one_channel_and_different_sizes_are_counted_each():
     """As `shard_map` makes them."""
     line = "  %p.{0} = f32[{0},8]{{1,0}} collective-permute(%x), channel_id=1\n"
     hlo = "ENTRY %main (x: f32[8]) -> f32[8] {\n" + "".join(line.format(n) for n in (1, 2)) + "}\n"
-    (permuted,) = collectives(hlo, devices=8)
+    (permuted,) = collective_traffic(hlo, devices=8)
     assert (permuted.count, permuted.bytes) == (2, 4 * 8 * (1 + 2))

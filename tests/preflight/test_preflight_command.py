@@ -7,17 +7,15 @@ import json
 
 import jax
 import pytest
-from tiny_training import DISCRIMINATOR, short_run
+from tiny_training import DISCRIMINATOR, IMAGE, VIDEO, short_run
 
 from cvvae_jax import hardware, parameter_paths
 from cvvae_jax.cli.main import main
 from cvvae_jax.config import Bucket, LossConfig, MeshConfig, TrainConfig
 from cvvae_jax.errors import UserError
 from cvvae_jax.preflight.command import preflight
-from cvvae_jax.preflight.compiler import Step, compile_step
-from cvvae_jax.preflight.cost import parts
-from cvvae_jax.preflight.topology import Topology
-from cvvae_jax.preflight.worker import Request
+from cvvae_jax.preflight.compiler import CompileRequest, StepCost, Topology, compile_step
+from cvvae_jax.preflight.cost import memory_parts
 from cvvae_jax.training.jobs import plan_run, video_shape
 from cvvae_jax.training.programs import NAME, AbstractStage, abstract_stages, bytes_per_device
 
@@ -27,16 +25,18 @@ SHAPE = video_shape(BUCKET)
 
 
 def tiny(folder, **changes) -> TrainConfig:
-    config = dataclasses.replace(short_run(folder, str(folder / "missing")), loss=LOSS, **changes)
-    return dataclasses.replace(config, train=dataclasses.replace(config.train, buckets=(BUCKET,)))
+    config = short_run(folder, str(folder / "missing"))
+    networks = {"image_model": IMAGE, "model": VIDEO}
+    stage = dataclasses.replace(config.train, buckets=(BUCKET,))
+    return dataclasses.replace(config, loss=LOSS, train=stage, **networks, **changes)
 
 
 @functools.cache
-def compiled(folder, topology: str, fsdp: int) -> tuple[AbstractStage, Step]:
+def compiled(folder, topology: str, fsdp: int) -> tuple[AbstractStage, StepCost]:
     config, target = tiny(folder, mesh=MeshConfig(fsdp=fsdp)), Topology.parse(topology)
     plan = plan_run(config, allow_missing=True, devices=target.devices())
     stage = abstract_stages(plan, config)[0]
-    return stage, compile_step(Request(config, topology, 0, "plain", SHAPE), stage, target)
+    return stage, compile_step(CompileRequest(config, topology, 0, "plain", SHAPE), stage, target)
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def folder(tmp_path_factory):
 @pytest.mark.usefixtures("split_small_arrays")
 def test_parts_of_memory_are_all_of_it(folder):
     stage, step = compiled(folder, "cpu:8", 8)
-    sizes = parts(stage, SHAPE, step.memory)
+    sizes = memory_parts(stage, SHAPE, step.memory)
     assert sum(sizes.values()) == step.memory.total
     parameters = bytes_per_device(stage.state.model, stage.job.mesh)
     assert parameters < 0.2 * 4 * parameter_paths.count(
@@ -107,7 +107,7 @@ def test_command_says_what_a_run_takes(folder, capsys):
     text = capsys.readouterr().out
     assert f"cpu:8, jax {jax.__version__}" in text
     assert "missing: --image-vae" in text
-    assert "bucket of 8 x 5 frames of 40 x 40: 1 a device" in text
+    assert "bucket of 8 x 5 frames of 40 x 40: 1 per device" in text
     for part in ("plain step", "parameters", "moments", "all-gather", "executed"):
         assert part in text
 
@@ -145,13 +145,13 @@ def test_shardings_are_listed_on_demand(folder, capsys):
 def test_errors_are_one_sentence(capsys):
     arguments = ["preflight", "configs/quickstart.py", "--topology", "v9:2x2"]
     assert main(arguments) == 2
-    assert "v9:2x2 is no topology that is known" in capsys.readouterr().err
+    assert "v9:2x2 is no known topology" in capsys.readouterr().err
 
 
 def test_request_comes_back_from_its_file(folder):
-    request = Request(tiny(folder), "v5e:2x4", 1, "joint", (8, 5, 8, 8, 3))
+    request = CompileRequest(tiny(folder), "v5e:2x4", 1, "joint", (8, 5, 8, 8, 3))
     request.write(folder / "request.json")
-    assert Request.read(folder / "request.json") == request
+    assert CompileRequest.read(folder / "request.json") == request
     json.loads((folder / "request.json").read_text())
 
 

@@ -5,7 +5,7 @@ import dataclasses
 import jax
 import jax.numpy as jnp
 import pytest
-from tiny_training import frozen_networks, short_run
+from tiny_training import SMALLEST_IMAGE, frozen_networks, short_run
 
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import TrainConfig
@@ -17,7 +17,7 @@ from cvvae_jax.training.state import Guard
 def image_vae(tmp_path_factory) -> str:
     """The folder of a random one."""
     folder = tmp_path_factory.mktemp("image_vae") / "model"
-    save_model(folder, frozen_networks().image_vae)
+    save_model(folder, frozen_networks(SMALLEST_IMAGE).image_vae)
     return str(folder)
 
 
@@ -40,7 +40,13 @@ def trifling_step(state, batch, frozen, **_):
 
 
 @pytest.fixture
-def trifling_run(image_vae, no_evaluations, tmp_path, monkeypatch) -> TrainConfig:
-    """A run of steps that take no time."""
+def trifling_steps(monkeypatch) -> None:
+    """Steps that take no time."""
     monkeypatch.setattr(programs, "train_step", trifling_step)
-    return short_run(tmp_path / "run", image_vae, gan="none")
+
+
+@pytest.fixture
+def trifling_run(image_vae, no_evaluations, trifling_steps, tmp_path) -> TrainConfig:
+    """A run of steps that take no time."""
+    config = short_run(tmp_path / "run", image_vae, gan="none")
+    return dataclasses.replace(config, init="random")

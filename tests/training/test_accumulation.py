@@ -5,6 +5,7 @@ import dataclasses
 import jax
 import pytest
 from tiny_training import (
+    SMALLEST_VIDEO,
     SMOOTH,
     assert_gradients_equal,
     assert_metrics_equal,
@@ -16,6 +17,8 @@ from tiny_training import (
 
 from cvvae_jax import sharding
 from cvvae_jax.config import MeshConfig
+
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
 
 PLAIN = dataclasses.replace(SMOOTH, compat_mode="both", gan="none")
 WITH_GAN = dataclasses.replace(SMOOTH, compat_mode="none")
@@ -36,16 +39,16 @@ def test_parts_without_a_gan():
 
 @pytest.fixture(scope="module")
 def whole_with_gan():
-    return compiled_gradients(loss=WITH_GAN)(first_state(), BATCH, frozen_networks())
+    run = compiled_gradients(loss=WITH_GAN)
+    return run(first_state(SMALLEST_VIDEO), BATCH, frozen_networks())
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
+@pytest.mark.parametrize("devices", [1, pytest.param(4, marks=pytest.mark.slow)])
 def test_parts_with_a_gan_have_the_adaptive_weight_of_the_whole_batch(devices, whole_with_gan):
     """1e-4, as the weight is a ratio of gradients that are rounded themselves. Parts with a weight
     of their own each would differ by percents."""
     mesh = sharding.make_mesh(MeshConfig(data=devices), batches=(4,))
-    state, frozen = first_state(), frozen_networks()
+    state, frozen = first_state(SMALLEST_VIDEO), frozen_networks()
     state, frozen = (jax.device_put(x, sharding.shardings(x, mesh)) for x in (state, frozen))
     run = compiled_gradients(loss=WITH_GAN, accumulate=4)
     grads, metrics = run(state, sharding.put_batch(BATCH, mesh), frozen)

@@ -1,13 +1,19 @@
-"""Runs whose checkpoints fail or are damaged: nothing on disk is lost, nothing is silent."""
+"""Runs that are killed, or whose checkpoints fail or are damaged: nothing on disk is lost, nothing
+is silent."""
 
 import dataclasses
 import os
 import resource
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
+from many_processes import ROOT, environment, write_recipe
+from tiny_training import logged_lines, short_run
 
 from cvvae_jax import parameter_paths
 from cvvae_jax.checkpoint import Checkpoints
@@ -82,7 +88,7 @@ def test_best_checkpoint_needs_a_score_that_there_is(config):
         plan_run(dataclasses.replace(config, train=stage))
     stage = dataclasses.replace(config.train, keep_best="psnr_compat")
     config = dataclasses.replace(config, image_vae=None, image_train=stage)
-    with pytest.raises(UserError, match="but of the image VAE only recon is measured"):
+    with pytest.raises(UserError, match="but only recon is measured of the image VAE"):
         plan_run(config)
 
 
@@ -117,3 +123,34 @@ def test_run_without_any_whole_checkpoint_is_not_started_anew(config):
         flip_a_bit(step)
     with pytest.raises(UserError, match=r"no checkpoint is intact\. .*/9 is damaged: state/"):
         loop.train(config)
+
+
+def started_and_killed(config: TrainConfig, folder: Path) -> None:
+    """By a process of its own: SIGKILL before step 5, once there is a checkpoint of step 3."""
+    recipe = str(write_recipe(folder, config))
+    command = [sys.executable, str(ROOT / "tests/worker_process.py"), recipe]
+    run = subprocess.Popen(command, env=environment(devices=8) | {"FAULT": "pause 5"})
+    try:
+        while not (Path(config.workdir) / "checkpoints/3").exists():
+            assert run.poll() is None
+            time.sleep(0.05)
+    finally:
+        run.kill()
+        run.wait()
+
+
+def test_killed_run_goes_on_to_the_end_of_an_undisturbed_one(image_vae, no_evaluations, tmp_path):
+    """The same program on the same numbers: equal to the bit."""
+    config = short_run(tmp_path / "killed", image_vae, gan="none")
+    undisturbed = dataclasses.replace(config, workdir=str(tmp_path / "undisturbed"))
+    started_and_killed(config, tmp_path)
+    assert steps_in(Path(config.workdir)) == {"3"}
+    for one in (config, undisturbed):
+        loop.train(one)
+    for line, expected in zip(logged_lines(config), logged_lines(undisturbed), strict=True):
+        for name in expected:
+            assert name.startswith("throughput/") or line[name] == expected[name], name
+    for raw in (False, True):
+        expected = parameter_paths.flatten(load(undisturbed.workdir, raw=raw))
+        for path, leaf in parameter_paths.flatten(load(config.workdir, raw=raw)).items():
+            np.testing.assert_array_equal(leaf, expected[path], err_msg=path)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import pytest
 from flax import nnx
 
 from cvvae_jax.config import (
@@ -22,6 +23,8 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training.jobs import initial_state, plan_run
 from cvvae_jax.training.state import Frozen
 from cvvae_jax.training.step import train_step
+
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
 
 DOCS = Path(__file__).parents[2] / "docs/training.md"
 WIDTHS = {"block_channels": (8, 8), "blocks_per_level": 1, "norm_groups": 2}

@@ -13,6 +13,8 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.evaluate import evaluate
 
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
+
 WIDTHS = {
     "block_channels": (8, 8),
     "blocks_per_level": 1,

@@ -15,6 +15,8 @@ from cvvae_jax.loading import load
 from cvvae_jax.processes.stop import Stopped
 from cvvae_jax.training import loop
 
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
+
 KEYS = {
     "step",
     *(f"loss/{name}" for name in ("total", "nll", "recon", "kl", "gan_g", "gan_d", "gan_penalty")),
@@ -53,7 +55,6 @@ def finished(image_vae, no_evaluations, tmp_path) -> TrainConfig:
     return config
 
 
-@pytest.mark.slow
 def test_run_logs_both_networks_and_ends_the_same_after_a_signal(
     finished, image_vae, tmp_path, monkeypatch
 ):

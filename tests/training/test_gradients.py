@@ -19,14 +19,16 @@ from tiny_training import (
 from cvvae_jax import parameter_paths
 from cvvae_jax.config import Remat
 from cvvae_jax.models.inputs import to_float
-from cvvae_jax.training.objective import Draws, generate, image_latents, negative_elbo
-from cvvae_jax.training.state import Streams
+from cvvae_jax.training.objective import Draws, generate, image_latents, vae_objective
+from cvvae_jax.training.state import RandomKeys
 
 # The official code's gradient norms are tested quickly, in tests/test_golden_steps.py.
 MODES = [
-    pytest.param(mode, marks=pytest.mark.slow) for mode in ("both", "decoder", "encoder", "none")
+    "both",
+    *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("decoder", "encoder", "none")),
 ]
 BATCH = random_batch(2)
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
 
 
 def loss_of(mode: str):
@@ -43,7 +45,9 @@ def defined(state, frozen, loss):
     """The gradients and the adaptive weight, by one `jax.grad` for every gradient in the paper's
     definition: of both losses at the last layer, and of their weighted sum."""
     video, seeds = to_float(jnp.asarray(BATCH["video"])), jnp.asarray(BATCH["seed"])
-    draws = Draws.create(state.model, Streams.create(0), seeds, state.step, video_shape=video.shape)
+    draws = Draws.create(
+        state.model, RandomKeys.create(0), seeds, state.step, video_shape=video.shape
+    )
     scale = {"loss": loss, "temporal_compression": 2}
     from_images = image_latents(video, draws, frozen, **scale)
 
@@ -52,7 +56,7 @@ def defined(state, frozen, loss):
 
     def nll(model, log_scales):
         outputs = outputs_of(model)
-        return negative_elbo(outputs, log_scales, video, draws, frozen, **scale, remat="none")[0]
+        return vae_objective(outputs, log_scales, video, draws, frozen, **scale, remat="none")[0]
 
     def gan(model):
         recons = outputs_of(model).recons

@@ -58,7 +58,9 @@ def test_frames_have_the_pixels_that_every_network_takes(smallest, networks, sai
 def test_devices_that_share_frames_have_a_row_of_every_network(rows, networks):
     check((4 * rows, 32), **networks, space=4)
     check((5 * rows, 32), **networks)
-    with pytest.raises(UserError, match=f"over 4 devices .* heights are multiples of {4 * rows}"):
+    with pytest.raises(
+        UserError, match=f"over 4 devices .* heights must be multiples of {4 * rows}"
+    ):
         check((5 * rows, 32), **networks, space=4)
 
 

@@ -80,11 +80,11 @@ def test_preempted_process_saves_and_asks_to_be_started_again(notes):
     process = subprocess.Popen(["bash", str(LAUNCH / "process.sh"), "recipe.py"])
     wait_for(notes / "waiting")
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=60) == 143
+    assert process.wait(timeout=300) == 143
     assert (notes / "python").read_text().endswith("saved\n")
 
 
-def wait_for(path: Path, text: str = "", *, seconds: float = 120) -> None:
+def wait_for(path: Path, text: str = "", *, seconds: float = 300) -> None:
     end = time.monotonic() + seconds
     while not (path.exists() and text in path.read_text(errors="replace")):
         assert time.monotonic() < end, path
@@ -250,7 +250,7 @@ def test_second_run_on_the_machine_leaves_the_first_alone(image_vae, notes, same
             )
             assert first.poll() is None, said.read_text()
             first.send_signal(signal.SIGTERM)
-            assert first.wait(timeout=120) == 0, said.read_text()
+            assert first.wait(timeout=300) == 0, said.read_text()
         finally:
             first.kill()
     assert "starting all of them again" not in said.read_text()

@@ -20,6 +20,8 @@ from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.training.state import Frozen, Optimizers, TrainState
 from cvvae_jax.training.step import train_step, update_of
 
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
+
 STEPS = 50
 MODES, DTYPES, UPDATES = (
     ("encoder", "decoder", "both"),

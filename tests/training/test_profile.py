@@ -24,7 +24,7 @@ def steps_of(folder: Path) -> list[int]:
     return sorted(dict(event.stats)["step_num"] for event in events if event.name == "train")
 
 
-@pytest.mark.usefixtures("no_evaluations")
+@pytest.mark.usefixtures("no_evaluations", "trifling_steps")
 def test_steps_are_traced_once_their_program_is_compiled(tmp_path, image_vae, capsys):
     """The two networks are trained in turns: the first two steps have to be compiled."""
     config = dataclasses.replace(short_run(tmp_path / "run", image_vae), profile=3)

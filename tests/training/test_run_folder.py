@@ -24,14 +24,14 @@ from cvvae_jax.config import Bucket, DataConfig, TrainConfig
 from cvvae_jax.data.sources import open_source
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import write_whole
-from cvvae_jax.training import loop, run_data
+from cvvae_jax.training import loop, run_folder
 from cvvae_jax.training.log import StageLog
-from cvvae_jax.training.run_data import known_sides
+from cvvae_jax.training.run_folder import known_sides
 from cvvae_jax.video_io.images import write_image
 
 HOLD = """
 import sys, time
-from cvvae_jax.lock import locked
+from cvvae_jax.resumable.lock import locked
 with locked(sys.argv[1], "busy"):
     print("in", flush=True)
     time.sleep(600)
@@ -194,18 +194,20 @@ def test_data_whose_held_out_files_are_gone_or_unknown_are_refused(trifling_run,
         loop.train(longer(config))
     (tmp_path / held).rename(media / held)
     (tmp_path / "run/data.json").write_text('{"image": {"held')
-    with pytest.raises(UserError, match=r"data\.json is damaged, which says what the run held"):
+    with pytest.raises(
+        UserError, match=r"data\.json, the list of the files .* is damaged; restore"
+    ):
         loop.train(longer(config))
 
 
 def test_processes_that_see_different_files_are_told(monkeypatch):
     monkeypatch.setattr(jax, "process_count", lambda: 2)
-    gather, other = run_data.multihost_utils, np.zeros(32, np.uint8)
+    gather, other = run_folder.multihost_utils, np.zeros(32, np.uint8)
     monkeypatch.setattr(gather, "process_allgather", lambda own: np.stack([own, own]))
-    run_data.check_same_files({"video": {"a.mp4": 1}})
+    run_folder.check_same_files({"video": {"a.mp4": 1}})
     monkeypatch.setattr(gather, "process_allgather", lambda own: np.stack([own, other]))
     with pytest.raises(UserError, match="process 1 doesn't see the files, or their sizes"):
-        run_data.check_same_files({"video": {"a.mp4": 1}})
+        run_folder.check_same_files({"video": {"a.mp4": 1}})
 
 
 @pytest.mark.slow
@@ -224,7 +226,7 @@ def test_second_train_command_ends_with_2_and_the_first_goes_on(image_vae, tmp_p
         second = subprocess.run(command, env=variables, capture_output=True, text=True)
         assert content(tmp_path / "run") == before
         first.send_signal(signal.SIGUSR1)
-        assert first.wait(timeout=120) == 0
+        assert first.wait(timeout=300) == 0
     finally:
         first.kill()
     assert second.returncode == 2

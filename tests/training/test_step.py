@@ -9,6 +9,7 @@ import numpy as np
 import optax
 import pytest
 from tiny_training import (
+    SMALLEST_VIDEO,
     SMOOTH,
     STAGE,
     assert_gradients_equal,
@@ -21,8 +22,10 @@ from cvvae_jax import parameter_paths
 from cvvae_jax.config import LossConfig
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training import step as step_module
-from cvvae_jax.training.gradients import Networks
+from cvvae_jax.training.state import TrainedNetworks
 from cvvae_jax.training.step import train_step, update_of
+
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
 
 LOSS = dataclasses.replace(SMOOTH, compat_mode="none", gan_penalty="lecam")
 VAE = ("model", "log_scales", "opt_state", "ema")
@@ -56,7 +59,7 @@ def run():
 @pytest.fixture(scope="module")
 def stepped(run):
     """The state before, and after a step of each kind."""
-    state = first_state()
+    state = first_state(SMALLEST_VIDEO)
     updates = ("plain", "generator", "discriminator", "joint")
     return {"before": state} | {update: run(state, update)[0] for update in updates}
 
@@ -162,10 +165,10 @@ def test_finite_update_ends_a_row_of_skipped_ones(run, stepped):
 )
 def test_gradient_that_is_not_finite_is_skipped_though_the_loss_is_finite(network, monkeypatch):
     """One number of one network's gradient is infinite, and neither network is updated."""
-    before = first_state()
+    before = first_state(SMALLEST_VIDEO)
 
     def gradients(state, *_, **__):
-        grads = Networks(state.model, state.log_scales, state.discriminator)
+        grads = TrainedNetworks(state.model, state.log_scales, state.discriminator)
         flat = parameter_paths.flatten(getattr(grads, network))
         name = next(iter(flat))
         flat[name] = flat[name].at[(0,) * flat[name].ndim].set(jnp.inf)

@@ -32,6 +32,8 @@ from cvvae_jax.training.jobs import plan_run
 from cvvae_jax.training.log import StageLog
 from cvvae_jax.training.run_folder import write_config
 
+pytestmark = pytest.mark.usefixtures("convolutions_as_defined")
+
 WIDTHS = {
     "block_channels": (8, 8),
     "blocks_per_level": 1,
@@ -209,7 +211,7 @@ def test_misfits_are_found_before_anything_is_written(tmp_path, bucket):
 def test_frames_that_devices_cannot_share_are_found_too(tmp_path):
     config = dataclasses.replace(tiny_run(tmp_path), mesh=MeshConfig(space=8))
     stage = dataclasses.replace(config.train, buckets=(Bucket(5, 24, 8),))
-    with pytest.raises(UserError, match=r"over 8 devices .* heights are multiples of 16"):
+    with pytest.raises(UserError, match=r"over 8 devices .* heights must be multiples of 16"):
         loop.train(dataclasses.replace(config, train=stage))
 
 

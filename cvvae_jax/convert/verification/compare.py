@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float
 
 from cvvae_jax import parameter_paths
-from cvvae_jax.convert.families import abstract_model
+from cvvae_jax.convert.convert import abstract_model
 from cvvae_jax.convert.official_model import OfficialModel
 from cvvae_jax.losses import lpips
 from cvvae_jax.models.autoencoder import VAE

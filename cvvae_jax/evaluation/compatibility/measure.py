@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int
 
 from cvvae_jax.codec.codec import Codec, Mode
-from cvvae_jax.codec.values import Latents, Pixels, checked
+from cvvae_jax.codec.values import Latents, Pixels, checked_pixels
 from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.compatibility.stretch import stretch
 from cvvae_jax.metrics.latents import group_means, in_step, key_frames, patches
@@ -112,7 +112,7 @@ def measure_compatibility(
         UserError: the models don't belong together, or the video is none or too small.
     """
     check_pair(codec.vae, image_codec.vae)
-    video = checked(video)
+    video = checked_pixels(video)
     pair = _Pair(codec, image_codec, video, image_metrics)
     posterior = posterior or codec.posterior(video)
     of_frames = image_posterior or image_codec.posterior(video)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
+from cvvae_jax.metrics.latents import path_length, stretches
 from cvvae_jax.models.image_vae import ImageVAE
 
 STEPS = 12
@@ -32,8 +33,8 @@ def stretch(
         `distance` of the two latents. `loss` of D_i(E_v) against the frame, `image_error` of
         D_i(E_i), not clipped. Stretches: `chord`, distance of the two images by that of the
         latents; `path`, length of the curve of images between them by the same; `largest`, `least`
-        and `typical` of `lipschitz.Stretches` at both ends and halfway: the largest, the smallest
-        and the root mean square.
+        and `typical` of `metrics.latents.Stretches` at both ends and halfway: the largest, the
+        smallest and the root mean square.
     """
     own, latents, target = jnp.asarray(own), jnp.asarray(latents), jnp.asarray(target)
     images = image_vae.decode(jnp.stack([own, latents])[None])[0]
@@ -43,11 +44,11 @@ def stretch(
 
     def at(share):
         point = own + share * (latents - own)
-        return latents.stretches(decode, point, steps=STEPS, key=jax.random.key(0))
+        return stretches(decode, point, steps=STEPS, key=jax.random.key(0))
 
     found = jax.lax.map(at, jnp.asarray(POINTS, own.dtype))
     distance = _rms(latents - own)
-    path = latents.path_length(decode, own, latents) / target.size**0.5
+    path = path_length(decode, own, latents) / target.size**0.5
     # From roots of sums to roots of means of squares.
     scale = (own.size / target.size) ** 0.5
     return {

@@ -1,4 +1,4 @@
-"""The clips of a video or an image that are encoded, one after the other, decoded once."""
+"""Cuts the videos and images of a data set into the clips that are encoded."""
 
 import dataclasses
 import itertools
@@ -8,7 +8,7 @@ from fractions import Fraction
 import numpy as np
 
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.options import LatentsConfig
+from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.video_io.containers import require_pixels, resized
 from cvvae_jax.video_io.decoding import open_video
 from cvvae_jax.video_io.display import STANDARD, Display
@@ -22,75 +22,77 @@ _IMAGE = Times(Fraction(1)), STANDARD
 
 
 @dataclasses.dataclass(frozen=True)
-class Limits:
-    """What the model asks of clips."""
+class ClipLimits:
+    """Which clips suit a model."""
 
     temporal_compression: int
-    """Clips of 1 + k times as many frames need no padding."""
+    """Clips of 1 + k * `temporal_compression` frames need no padding."""
     smallest: int
-    """Pixels of the short side, at least."""
+    """Least number of pixels of the short side."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Box:
-    """Which part of a file's frames is encoded, and how large."""
+class CropBox:
+    """How the frames of a file are resized and cropped; all numbers are pixels."""
 
     original: tuple[int, int]
     """Height and width of the file's upright frames."""
     resized: tuple[int, int]
-    """Height and width before the crop."""
+    """Height and width after resizing, before the crop."""
     top: int
-    """Row of the resized frame that the crop begins at."""
+    """Row of the resized frame where the crop begins."""
     left: int
-    """Column of the resized frame that the crop begins at."""
+    """Column of the resized frame where the crop begins."""
     height: int
-    """Of the crop."""
+    """Height of the crop."""
     width: int
-    """Of the crop."""
+    """Width of the crop."""
 
     @classmethod
-    def of(cls, original: tuple[int, int], size: int | None) -> "Box":
-        """The square in the middle once the short side has `size` pixels; None: everything."""
+    def of(cls, original: tuple[int, int], size: int | None) -> "CropBox":
+        """The square in the middle after the short side is resized to `size`; None: all of it."""
         if size is None:
             return cls(original, original, 0, 0, *original)
         height, width = resized(*original, cover=(size, size))
         return cls(original, (height, width), (height - size) // 2, (width - size) // 2, size, size)
 
     def cut(self, picture: np.ndarray) -> np.ndarray:
-        """The crop of a resized frame."""
+        """Crop a resized frame."""
         return picture[self.top : self.top + self.height, self.left : self.left + self.width]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Clip:
-    """Frames that become one record."""
+    """Frames of a file that become one record."""
 
     video: np.ndarray
     """uint8 (frames, height, width, 3)."""
     start: int
-    """Number of the first frame in its file."""
+    """Number of the clip's first frame in its file."""
     fps: float
+    """Frames per second, on average."""
     seconds: list[float]
-    """When each frame is shown, from the first one on."""
+    """Time of each frame in seconds after the clip's first frame."""
     pixel_aspect: float
     """Width of a pixel over its height."""
-    box: Box
+    box: CropBox
 
 
 def read_clips(
-    media: Media, kind: MediaKind, config: LatentsConfig, limits: Limits
+    media: Media, kind: MediaKind, config: LatentsConfig, limits: ClipLimits
 ) -> Generator[Clip, None, int]:
-    """All clips of a medium, in constant memory.
+    """Yield all clips of a video or an image, in constant memory.
 
-    Of a video, `config.clip_frames` frames each, without what is left at the end; or, of a whole
-    video, as many as `config.record_mb` allows, and the rest. An image is a clip of one frame.
+    A video is cut into clips of `config.clip_frames` frames, and frames that are left at its end
+    are dropped. If `config.clip_frames` is None, clips are as long as `config.record_mb` allows,
+    and the last one has the rest. An image is a clip of one frame.
 
     Returns:
-        How many frames were left at the end.
+        The number of frames that were dropped at the end.
 
     Raises:
-        UserError: it cannot be read, is too small or too short, or proves damaged; clips before
-            the damage have been yielded.
+        UserError: the file cannot be read, is too small or too short, or is damaged. Clips before
+            the damage are yielded first.
     """
     if kind == "image":
         frame = media.array[0] if isinstance(media, Frames) else read_image(media)
@@ -101,7 +103,7 @@ def read_clips(
         return (yield from _cut(frames, (times, STANDARD), media, length, config, limits))
     shown = read_times(media), probe(media).display
     with open_video(media) as video:
-        frames = video.frames(threads="NONE")  # others are read at the same time
+        frames = video.frames(threads="NONE")  # other threads read other files
         return (yield from _cut(frames, shown, media, config.clip_frames, config, limits))
 
 
@@ -111,15 +113,15 @@ def _cut(
     media: Media,
     length: int | None,
     config: LatentsConfig,
-    limits: Limits,
+    limits: ClipLimits,
 ) -> Generator[Clip, None, int]:
-    """Clips of `length` frames, or of as many as fit."""
+    """Yield clips of `length` frames; None: of as many frames as fit into a record."""
     first = next(frames, None)
     if first is None:
         raise UserError(f"{media} holds no frame that can be decoded.")
     original = frame_size(first)
     _require_size(media, original, config.size, limits.smallest)
-    box = Box.of(original, config.size)
+    box = CropBox.of(original, config.size)
     capacity = length or _fitting(box, config.record_mb, limits.temporal_compression)
     frames = itertools.chain([first], frames)
     for start in itertools.count(step=capacity):
@@ -138,13 +140,13 @@ def _cut(
             return 0
 
 
-def _clip(video: np.ndarray, start: int, times: Times, display: Display, box: Box) -> Clip:
+def _clip(video: np.ndarray, start: int, times: Times, display: Display, box: CropBox) -> Clip:
     seconds = [float(times.at(start + k) - times.at(start)) for k in range(len(video))]
     return Clip(video, start, float(times.rate), seconds, float(display.pixel_aspect), box)
 
 
-def _fitting(box: Box, megabytes: float, temporal_compression: int) -> int:
-    """Frames of a record of a long video: 1 + k latent frames' worth, so that none is padded."""
+def _fitting(box: CropBox, megabytes: float, temporal_compression: int) -> int:
+    """The number of frames that fit into a record, such that no latent frame needs padding."""
     frames = int(megabytes * 2**20) // (3 * box.height * box.width)
     return 1 + temporal_compression * max((frames - 1) // temporal_compression, 1)
 
@@ -160,6 +162,6 @@ def _require_size(
         )
     if wanted is not None and min(original) < wanted:
         raise UserError(
-            f"{media} has {width}x{height} pixels, fewer than the size {wanted}; nothing is "
+            f"{media} has {width}x{height} pixels, fewer than the size {wanted}; frames are never "
             "enlarged."
         )

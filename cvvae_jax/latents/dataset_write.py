@@ -1,4 +1,4 @@
-"""A source's videos and images through an encoder into shards: the parts of it that are missing."""
+"""Encodes the videos and images of a source into a data set of latents; resumes where it was."""
 
 import bisect
 import contextlib
@@ -15,11 +15,11 @@ from cvvae_jax.config.places import is_remote
 from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import open_sources
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.clips import Clip
-from cvvae_jax.latents.folder import Folder
-from cvvae_jax.latents.options import LatentsConfig
-from cvvae_jax.latents.records import Entry
-from cvvae_jax.latents.work import Encoder, Item, ShardWork, read_item
+from cvvae_jax.latents.dataset_clips import Clip
+from cvvae_jax.latents.dataset_folder import LatentsFolder
+from cvvae_jax.latents.dataset_options import LatentsConfig
+from cvvae_jax.latents.dataset_records import RecordMetadata
+from cvvae_jax.latents.dataset_shard import Encoder, ShardBuilder, SourceFile, read_clips_and_end
 from cvvae_jax.resumable.lock import locked
 from cvvae_jax.resumable.parallel import in_order
 from cvvae_jax.resumable.share import Share
@@ -27,42 +27,46 @@ from cvvae_jax.resumable.target import GOES_ON, Track, absolute, interruptible, 
 
 
 @dataclasses.dataclass(frozen=True)
-class Model:
-    """What is known of a model before it is loaded."""
+class UnloadedEncoder:
+    """An encoder that is loaded only if there is something to encode."""
 
     weights: str
-    """SHA-256 of its files."""
+    """SHA-256 of the model's files."""
     scaling_factor: float
-    """See `config.latent_scale`, like the three after it."""
+    """Scale of the model's latents, as `config.latent_scale` explains it; so are the next three."""
     shift_factor: float
     settings: dict[str, Any]
-    """What else decides about the latents, by the names of the command's options."""
+    """Further settings that decide the latents, by the names of the command's arguments."""
     load: Callable[[], Encoder]
-    """Called only if there is something to encode."""
+    """Loads the encoder."""
     latents_mean: tuple[float, ...] | None = None
     latents_std: tuple[float, ...] | None = None
 
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """What is there once a process has ended."""
+    """What a process did, and what is left to do."""
 
     was_complete: bool
     """Whether there was nothing to do."""
     missing: int
-    """Shards that other processes have not finished."""
+    """Number of shards that other processes have not finished."""
     statistics: dict[str, Any] | None
-    """What statistics.json says; None while shards are missing."""
+    """Content of statistics.json; None while shards are missing."""
 
 
-class Items:
-    """Everything in a place, in its order: videos, then images."""
+class SourceFiles:
+    """All files of a place in order: videos, then images."""
 
     def __init__(self, place: str, exclude: str | None):
-        """Find it.
+        """List the files.
+
+        Args:
+            place: where the data is, as `sources.open_source` explains.
+            exclude: a file of names to leave out.
 
         Raises:
-            UserError: there is no such place, or nothing in it.
+            UserError: there is no such place, or it has no files.
         """
         self._place = place
         self._sources = list(open_sources(place, exclude=exclude).items())
@@ -72,20 +76,19 @@ class Items:
     def __len__(self) -> int:
         return self._begins[-1]
 
-    def __getitem__(self, number: int) -> Item:
-        """The file of a number."""
+    def __getitem__(self, number: int) -> SourceFile:
         if not 0 <= number < len(self):
             raise IndexError(number)
         which = bisect.bisect_right(self._begins, number) - 1
         kind, source = self._sources[which]
         index = number - self._begins[which]
-        return Item(source, index, number, kind, record_name(self._place, source.name(index)))
+        return SourceFile(source, index, number, kind, record_name(self._place, source.name(index)))
 
     def digest(self) -> str:
-        """A hash of all names and their order, wherever the place itself lies."""
+        """A hash of all names in order, which does not depend on where the place is."""
         state = hashlib.sha256()
-        for item in self:
-            state.update(json.dumps([item.kind, item.name]).encode())
+        for file in self:
+            state.update(json.dumps([file.kind, file.name]).encode())
         return state.hexdigest()
 
 
@@ -94,46 +97,46 @@ def write_latents(
     target: str,
     *,
     config: LatentsConfig,
-    model: Model,
+    model: UnloadedEncoder,
     share: Share,
     exclude: str | None,
     readers: int,
     track: Track | None = None,
 ) -> Outcome:
-    """Encode a source; goes on where the same command was interrupted.
+    """Encode a source into shards. A call with the same arguments resumes an interrupted one.
 
     Args:
-        source: whatever training data can be, as `sources.open_source` explains.
-        target: folder for the shards, new, empty, or begun by the same command.
+        source: place of the data, as `sources.open_source` explains.
+        target: folder for the shards: new, empty, or begun with the same arguments.
         config: what is encoded, and how it is stored.
-        model: what encodes it.
+        model: the encoder.
         share: which of the shards this process makes.
         exclude: a file of names to leave out.
-        readers: files that are read at once.
-        track: shows progress; None for none.
+        readers: number of files that are read at once.
+        track: shows progress; None shows nothing.
 
     Raises:
-        UserError: source or target cannot be used, the target was begun with something else, no
-            file can be encoded, or a disk is full.
-        KeyboardInterrupt: Ctrl-C or SIGTERM; its message says how to go on.
+        UserError: the source or the target cannot be used, the target was begun with other
+            settings, no file can be encoded, or a disk is full.
+        KeyboardInterrupt: Ctrl-C or SIGTERM; the message says how to go on.
     """
     place = absolute(target).rstrip("/")
     process = f"{share.process_index}-of-{share.process_count}"
-    folder = Folder(place, process=process)
+    folder = LatentsFolder(place, process=process)
     settings = _settings(source, config, model)
     with interruptible(), named_errors(place):
         if folder.is_complete(settings):
             folder.clear()
             return Outcome(was_complete=True, missing=0, statistics=folder.statistics())
-        items = Items(absolute(source), exclude)
-        settings |= {"items": len(items), "names": items.digest()}
-        encoder = model.load()  # before anything is written, since it may fail
+        files = SourceFiles(absolute(source), exclude)
+        settings |= {"items": len(files), "names": files.digest()}
+        encoder = model.load()  # may fail, so it comes before anything is written
         folder.prepare()
         busy = f"{share} is at work on {place} already"
         with contextlib.nullcontext() if is_remote(place) else locked(folder.lock, busy):
             folder.begin(settings)
             shards = {n: folder.numbers(n) for n in folder.missing() if share.has(n)}
-            done = _encode(folder, items, shards, encoder, config, model, readers)
+            done = _encode(folder, files, shards, encoder, config, model, readers)
             if track is not None and shards:
                 done = track(done, total=sum(map(len, shards.values())), unit="files")
             _exhaust(done, config, readers)
@@ -144,51 +147,53 @@ def write_latents(
         return Outcome(was_complete=False, missing=len(missing), statistics=statistics)
 
 
-def _exhaust(done: Iterable[Item], config: LatentsConfig, readers: int) -> None:
+def _exhaust(done: Iterable[SourceFile], config: LatentsConfig, readers: int) -> None:
     try:
         for _ in done:
             pass
     except MemoryError:
         raise UserError(
-            f"There is not enough memory for frames of {readers} --readers with up to twice "
-            f"{config.record_mb:g} MiB each (--record-mb). {GOES_ON}"
+            f"There is not enough memory for {readers} readers (--readers), each of which holds "
+            f"frames of up to twice {config.record_mb:g} MiB (--record-mb). {GOES_ON}"
         ) from None
 
 
 def _encode(
-    folder: Folder,
-    items: Items,
+    folder: LatentsFolder,
+    files: SourceFiles,
     shards: dict[int, range],
     encoder: Encoder,
     config: LatentsConfig,
-    model: Model,
+    model: UnloadedEncoder,
     readers: int,
-) -> Iterator[Item]:
-    """Makes shards; every file of them is yielded when it has been read."""
-    entry = functools.partial(_entry, model)
+) -> Iterator[SourceFile]:
+    """Make shards, and yield every file once it has been read."""
+    metadata = functools.partial(_record_metadata, model)
     jobs = (
-        functools.partial(read_item, items[each], config, encoder.limits)
+        functools.partial(read_clips_and_end, files[each], config, encoder.limits)
         for numbers in shards.values()
         for each in numbers
     )
     with contextlib.closing(in_order(jobs, threads=readers)) as events:
         for number, numbers in shards.items():
-            shard = [items[each] for each in numbers]
+            shard = [files[each] for each in numbers]
             with folder.target.scratch() as scratch:
                 path = scratch / folder.name(number)
-                work = ShardWork(scratch, encoder=encoder, config=config, entry=entry)
-                with contextlib.closing(work):
-                    yield from work.encode(shard, events)
-                    known = work.finish(shard, path)
+                builder = ShardBuilder(scratch, encoder=encoder, config=config, metadata=metadata)
+                with contextlib.closing(builder):
+                    yield from builder.encode(shard, events)
+                    known = builder.finish(shard, path)
                 folder.put(path, number, **known)
 
 
-def _entry(model: Model, item: Item, number: int, clip: Clip) -> Entry:
+def _record_metadata(
+    model: UnloadedEncoder, file: SourceFile, number: int, clip: Clip
+) -> RecordMetadata:
     box = clip.box
-    return Entry(
-        name=item.name,
-        kind=item.kind,
-        item=item.number,
+    return RecordMetadata(
+        name=file.name,
+        kind=file.kind,
+        item=file.number,
         clip=number,
         start=clip.start,
         frames=len(clip.video),
@@ -208,7 +213,7 @@ def _entry(model: Model, item: Item, number: int, clip: Clip) -> Entry:
     )
 
 
-def _settings(source: str, config: LatentsConfig, model: Model) -> dict[str, Any]:
+def _settings(source: str, config: LatentsConfig, model: UnloadedEncoder) -> dict[str, Any]:
     return {
         "source": absolute(source),
         "weights": model.weights,
@@ -218,8 +223,11 @@ def _settings(source: str, config: LatentsConfig, model: Model) -> dict[str, Any
     }
 
 
-def _known_scale(model: Model) -> dict[str, Any]:
-    """As JSON; without a mean there is no word of it, as in sets that older versions began."""
+def _known_scale(model: UnloadedEncoder) -> dict[str, Any]:
+    """The scale of the model as JSON values, without fields that are None.
+
+    Older versions did not write these fields, and their data sets can still be resumed.
+    """
     return {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in latent_scale(model).items()

@@ -1,4 +1,4 @@
-"""The folder of a data set of latents: its settings, its shards, its statistics and its index."""
+"""The folder of a data set of latents: settings, shards, statistics and index."""
 
 import contextlib
 import dataclasses
@@ -15,25 +15,26 @@ from cvvae_jax.config.reading import build
 from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import write_exclusions
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.records import Format, shard_name
+from cvvae_jax.latents.dataset_records import Format, shard_name
 from cvvae_jax.resumable.checksums import SUMS, sums_text
 from cvvae_jax.resumable.target import Target
 
 
 @dataclasses.dataclass(frozen=True)
-class Sums:
-    """What one part of the data adds, in float64; lists have an entry a channel."""
+class ChannelSums:
+    """Sums over some latents for the mean and the standard deviation of every channel, float64."""
 
     count: int
-    """Places: latent frames times rows times columns."""
+    """Number of positions: latent frames times rows times columns."""
     first: list[float]
-    """Sums of the latents; of a posterior, of its means."""
+    """Sum of the latents of each channel; for posteriors, of their means."""
     second: list[float]
-    """Sums of their squares; of a posterior, of the expected ones: variance and squared mean."""
+    """Sum of the squared latents of each channel; for posteriors, of the expected squares, which
+    are variance plus squared mean."""
 
     @classmethod
-    def of(cls, arrays: dict[str, np.ndarray]) -> "Sums":
-        """Of a record's arrays (n, y, x, z): `latents`, or `mean` and `logvar`."""
+    def of(cls, arrays: dict[str, np.ndarray]) -> "ChannelSums":
+        """Sum over the arrays (n, y, x, z) of a record: `latents`, or `mean` and `logvar`."""
         first = arrays["latents" if "latents" in arrays else "mean"].astype(np.float64)
         second = np.square(first)
         if "logvar" in arrays:
@@ -44,8 +45,8 @@ class Sums:
         )
 
     @classmethod
-    def added(cls, parts: Iterable["Sums"]) -> "Sums":
-        """Of all parts together: exactly rounded, so in whichever order they come."""
+    def added(cls, parts: Iterable["ChannelSums"]) -> "ChannelSums":
+        """Add up sums. They are rounded exactly, so that their order doesn't matter."""
         parts = list(parts)
         return cls(
             sum(part.count for part in parts),
@@ -55,71 +56,71 @@ class Sums:
 
     @property
     def mean(self) -> list[float]:
-        """Of every channel."""
+        """Mean of every channel."""
         return [value / self.count for value in self.first]
 
     @property
     def std(self) -> list[float]:
-        """Of every channel; of a posterior, that of samples of it."""
+        """Standard deviation of every channel; for posteriors, of their samples."""
         pairs = zip(self.mean, self.second, strict=True)
         return [math.sqrt(max(second / self.count - mean**2, 0.0)) for mean, second in pairs]
 
 
 BEGUN = "latents.json"
-"""The file that says what the latents are made of, and how."""
+"""File with the settings, which is written first."""
 COMPLETE = "statistics.json"
-"""The file that is written last."""
+"""File with the statistics, which is written last: it says that the data set is complete."""
 INDEX = "index.jsonl"
-"""The file that says what is in the shards, a line a record, in the order of the source."""
+"""File with a line per record, in the order of the source."""
 BAD = "bad.tsv"
-"""The file that lists what was left out, and why."""
+"""File that lists the files that were left out, and why."""
 
 _WORK = ".latents"
 _PARTS = f"{_WORK}/parts"
 
 
 @dataclasses.dataclass(frozen=True)
-class Part:
-    """What is known of a finished shard."""
+class FinishedShard:
+    """A finished shard. It is kept as a JSON file until the data set is complete."""
 
     settings: str
-    """Hash of what the folder was begun with."""
+    """Hash of the settings that the shard was made with."""
     rows: list[dict[str, Any]]
-    """Lines of the index."""
+    """Lines of the index, one per record."""
     bad: dict[str, str]
-    """Why files were left out, by name."""
+    """Names of the files that were left out, with the reason."""
     left_frames: int
     """Frames at the ends of videos that were too few for a clip."""
     bytes: int
-    """Of the shard."""
-    sums: list[Sums]
-    """Of every record."""
+    """Size of the shard."""
+    sums: list[ChannelSums]
+    """Sums of every record."""
 
 
-class Folder:
-    """A folder that any number of processes write shards to, each of them whole.
+class LatentsFolder:
+    """A folder into which any number of processes write shards.
 
-    A shard counts as finished once its part is there, which is written after it. Both have the
-    same bytes whoever writes them, so that nothing is lost if that happens twice.
+    A shard is finished when its `FinishedShard` is there, which is written after it. Both have the
+    same bytes whichever process writes them, so that it does no harm if two processes do.
     """
 
     def __init__(self, place: str, *, process: str):
-        """Describe it.
+        """Set up, without writing anything.
 
         Args:
-            place: a local path, or an address that fsspec knows.
-            process: a name that no other running process has.
+            place: local path of the folder, or an address that fsspec knows.
+            process: name of this process, which no other running process has.
         """
         self.target = Target(place, work=_WORK, scratch_name=f"scratch-{process}")
         self.lock = f"{place}/{_WORK}/lock-{process}"
-        """A file that the process keeps locked, if the folder is local."""
+        """File that the process keeps locked, if the folder is local."""
         self._settings: dict[str, Any] = {}
 
     def is_complete(self, settings: dict[str, Any]) -> bool:
-        """Whether all is there.
+        """Whether the data set is complete.
 
         Raises:
-            UserError: it holds other files, or was begun with other settings.
+            UserError: the folder holds other files, or was begun with other settings.
         """
         names = self.target.names() - {_WORK}
         if BEGUN in names:
@@ -132,14 +133,14 @@ class Folder:
         return COMPLETE in names
 
     def prepare(self) -> None:
-        """Make the folder, if there is none, with what is needed before it is locked."""
+        """Make the folder and its working folder, which holds the lock."""
         self.target.make(_PARTS)
 
     def begin(self, settings: dict[str, Any]) -> None:
-        """Compare the settings with those of processes before this one, or write them.
+        """Write the settings, or compare them with those that an earlier process wrote.
 
         Raises:
-            UserError: they differ.
+            UserError: the settings differ.
         """
         self.target.remove(f"{_WORK}/{self.target.scratch_name}")
         if BEGUN not in self.target.names():
@@ -149,23 +150,24 @@ class Folder:
 
     @property
     def shards(self) -> range:
-        """Numbers of all shards."""
+        """Numbers of all shards, finished or not."""
         return range(-(-self._settings["items"] // self._settings["items_per_shard"]))
 
     def name(self, shard: int) -> str:
-        """The file of a shard."""
+        """File name of a shard."""
         format: Format = self._settings["format"]
         return shard_name(shard, len(self.shards), format)
 
     def numbers(self, shard: int) -> range:
-        """The files of the source that a shard is made of."""
+        """Numbers of the source's files that a shard is made of."""
         size = self._settings["items_per_shard"]
         return range(shard * size, min((shard + 1) * size, self._settings["items"]))
 
     def missing(self) -> list[int]:
         """Numbers of the shards that are not finished."""
         parts = self.target.names(_PARTS)
-        # In this order: another process that completes the folder removes the parts afterwards.
+        # COMPLETE is looked for after the parts: a process that completes the folder writes it, and
+        # then removes the parts.
         names = self.target.names()
         if COMPLETE in names:
             return []
@@ -176,38 +178,38 @@ class Folder:
         ]
 
     def put(self, shard: Path, number: int, **known) -> None:
-        """Move a local file to the place of a shard, then write its part.
+        """Move a finished shard into the folder, then write its `FinishedShard`.
 
         Args:
-            shard: the file.
-            number: of the shard.
-            known: fields of its `Part`.
+            shard: local file of the shard.
+            number: number of the shard.
+            known: the other fields of its `FinishedShard`.
         """
         name = self.name(number)
-        part = Part(settings=_digest(self._settings), bytes=shard.stat().st_size, **known)
+        part = FinishedShard(settings=_digest(self._settings), bytes=shard.stat().st_size, **known)
         self.target.put(shard, name)
         self.target.write(f"{_PARTS}/{name}.json", json.dumps(dataclasses.asdict(part)))
 
     def complete(self) -> None:
-        """Write what describes all shards; the last file says that all are there.
+        """Write the index, the list of bad files, checksums and statistics.
 
         Several processes may do so at once.
 
         Raises:
-            UserError: there is no record in any shard, or a shard has other settings.
+            UserError: no shard has a record, or a shard was made with other settings.
         """
         try:
             if COMPLETE not in self.target.names():
                 self._complete()
         except FileNotFoundError:
-            # Another process has been faster, and has removed what this one reads.
+            # Another process was faster, and has removed the files that this one reads.
             if COMPLETE not in self.target.names():
                 raise
         self.clear()
 
     def clear(self) -> None:
-        """Remove what a complete folder doesn't need."""
-        # Where another process does so too, or begins just now, it is the one that succeeds.
+        """Remove the working folder of a complete data set."""
+        # Another process may remove it at the same time, or may just have begun to use it.
         with contextlib.suppress(OSError):
             self.target.remove(_WORK)
 
@@ -221,17 +223,18 @@ class Folder:
         ]
         kept = {row["name"] for row in rows}
         bad = {name: reason for part in parts for name, reason in part.bad.items()}
-        # Shards without an index give all their records as videos, and as images once more.
+        # A source of shards without an index lists every record as a video and as an image, one of
+        # which is bad.
         place = self._settings["source"]
         bad = {name: why for name, why in bad.items() if record_name(place, name) not in kept}
         if not rows:
-            # It may be for a reason that passes.
+            # The reason may be a temporary one, so the next try begins anew.
             self.target.remove(_PARTS)
             raise UserError(
-                f"None of the {self._settings['items']} files can be encoded; the first: "
+                f"None of the {self._settings['items']} files can be encoded. The first one: "
                 f"{next(iter(bad.values()))}"
             )
-        total = Sums.added(each for part in parts for each in part.sums)
+        total = ChannelSums.added(each for part in parts for each in part.sums)
         with self.target.scratch() as scratch:
             write_exclusions(scratch / BAD, bad)
             self.target.put(scratch / BAD, BAD)
@@ -256,16 +259,15 @@ class Folder:
         self.target.write(COMPLETE, texts[COMPLETE])
 
     def statistics(self) -> dict[str, Any]:
-        """Of a complete folder."""
+        """The content of `COMPLETE`, in a complete folder."""
         return self.target.read_object(COMPLETE)
 
-    def _part(self, name: str) -> Part:
-        part = build(Part, self.target.read_object(f"{_PARTS}/{name}.json"))
+    def _part(self, name: str) -> FinishedShard:
+        part = build(FinishedShard, self.target.read_object(f"{_PARTS}/{name}.json"))
         if part.settings != _digest(self._settings):
             raise UserError(
-                f"{self.target.place}: {name} was written with other settings than those of "
-                f"{BEGUN}, by a process that was begun at the same time; remove it to have it "
-                "written again."
+                f"{self.target.place}: a process that began at the same time wrote {name} with "
+                f"other settings than those of {BEGUN}; remove it, and it is written again."
             )
         return part
 
@@ -278,7 +280,7 @@ class Folder:
                 f"The files of {settings['source']} are not those that {place} was begun with: "
                 "some were added, removed or renamed. Name another folder."
             )
-        # Machines may have the same files in different places.
+        # `source` is not compared, since machines may have the same files in different places.
         for name in sorted((begun.keys() | settings.keys()) - {"source", "items", "names"}):
             if begun.get(name) != settings.get(name):
                 raise UserError(

@@ -1,0 +1,349 @@
+"""The table of metrics: how each is measured, and which figures of it are shown.
+
+A metric is one row of `METRICS`. The row's function measures a clip; its figures say what tables
+call the numbers, and how they follow from what was measured. Protocols, measuring, summaries and
+reports read this table alone. docs/extending.md adds a metric, step by step.
+"""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal
+
+import numpy as np
+
+from cvvae_jax.losses import lpips
+from cvvae_jax.metrics import frechet, image, time
+from cvvae_jax.models.feature_networks.alexnet import SMALLEST as ALEXNET_PIXELS
+from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
+from cvvae_jax.models.feature_networks.i3d import I3D
+from cvvae_jax.models.feature_networks.i3d import SHORTEST as I3D_FRAMES
+from cvvae_jax.models.feature_networks.inception import InceptionV3
+from cvvae_jax.models.feature_networks.vgg import LPIPS
+from cvvae_jax.models.feature_networks.vgg import SPATIAL_COMPRESSION as VGG_PIXELS
+
+Arrays = dict[str, np.ndarray]
+"""What is measured of one clip, by name."""
+
+Kind = Literal["frames", "clip", "clip_features", "frame_features", "built_in"]
+"""How the function of a metric is called:
+
+- `frames`: function(recon, video) compares frames, both float32 (b, 1, h, w, 3) in [-1, 1], and
+  gives (b, 1). It is compiled, and runs on batches of frames on all devices.
+- `clip`: function(recon, video) compares a whole clip, both uint8 (t, h, w, 3), and gives a NumPy
+  array. It runs on the host.
+- `clip_features`: function(network, video) gives the features of a clip, (1, t, h, w, 3) in
+  [-1, 1], as (1, d). Inputs and reconstructions are compared by Frechet distance over all clips.
+- `frame_features`: the same for frames, (b, 1, h, w, 3), as (b, 1, d).
+- `built_in`: `measure` or `compatibility` computes several figures at once, without a function.
+
+With a network, the functions of `frames` take it as their first argument.
+"""
+
+
+@dataclasses.dataclass(frozen=True)
+class Figure:
+    """A number that contenders are compared by, as tables show it."""
+
+    key: str
+    label: str
+    unit: str
+    better: Literal["higher", "lower", "one"]
+    """Which of two values is better; `one`: the value that is nearer to 1."""
+    digits: int
+    """Digits after the decimal point."""
+    group: Literal["frames", "time", "distribution"]
+    """The part of the table that shows it."""
+    description: str
+    of_clip: Callable[[Arrays], float | None] | None = None
+    """Computes the figure from the arrays of a clip, and gives None where they lack it. Unset: the
+    mean of the array called `key`, or, in the group `distribution`, the Frechet distance."""
+
+    def value(self, arrays: Arrays) -> float | None:
+        """The figure of a clip; None where it was not measured."""
+        return (self.of_clip or _mean_of(self.key))(arrays)
+
+    @property
+    def is_per_clip(self) -> bool:
+        """Whether each clip has a value, rather than the data set as a whole."""
+        return self.group != "distribution"
+
+    def record(self) -> dict[str, Any]:
+        """The figure's entry in results.json."""
+        fields = {field.name for field in dataclasses.fields(self)} - {"of_clip"}
+        return {name: getattr(self, name) for name in sorted(fields)}
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """The network of a metric, and the options of `evaluate` that name its weights."""
+
+    model_class: type
+    option: str
+    heads_option: str | None = None
+    """The option for LPIPS' heads, which may be in a file of their own."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Metric:
+    """Something that a protocol can ask for by name."""
+
+    name: str
+    kind: Kind
+    figures: tuple[Figure, ...] = ()
+    """The figures of the metric, in the order of tables; a metric with a function has one whose key
+    is the metric's name."""
+    function: Callable[..., Any] | None = None
+    """Measures; `Kind` says what it is given."""
+    smallest: int = 1
+    """The least height and width of frames, in pixels, that the metric is defined on."""
+    shortest: int = 1
+    """The least number of frames of a clip that the metric is defined on."""
+    network: Network | None = None
+    """The network that the metric needs; without weights for it the metric is not measured."""
+    array: str | None = None
+    """Name of the array that is kept of every clip; unset: the metric's name."""
+    definition: int = 1
+    """The value of `DEFINITIONS` since which the metric is defined as it is now."""
+
+    @property
+    def label(self) -> str:
+        """The metric's name in messages: that of the figure of the same key, if there is one."""
+        return next((f.label for f in self.figures if f.key == self.name), self.name)
+
+    def is_defined_on(self, frames: int, height: int, width: int) -> bool:
+        """Whether the metric is defined on clips of this size."""
+        return min(height, width) >= self.smallest and frames >= self.shortest
+
+
+def _mean_of(name: str) -> Callable[[Arrays], float | None]:
+    return lambda arrays: _mean(arrays.get(name))
+
+
+def _mean(values: np.ndarray | None) -> float | None:
+    if values is None or not np.size(values):
+        return None
+    return float(np.mean(values, dtype=np.float64))
+
+
+def _mean_where_defined(name: str) -> Callable[[Arrays], float | None]:
+    """Without the NaN of borders that aren't there and of frames in which nothing moves on."""
+
+    def figure(arrays: Arrays) -> float | None:
+        values = np.atleast_1d(arrays.get(name, np.nan))
+        return _mean(values[np.isfinite(values)])
+
+    return figure
+
+
+def _psnr(arrays: Arrays, name: str = "mse") -> float | None:
+    return _mean(image.psnr_of(np.asarray(arrays[name], np.float64))) if name in arrays else None
+
+
+def _psnr_of_mean(arrays: Arrays) -> float | None:
+    mse = _mean(arrays.get("mse"))
+    return None if mse is None else float(image.psnr_of(np.asarray(mse, np.float64)))
+
+
+def _difference_psnr(arrays: Arrays) -> float | None:
+    return _psnr(arrays, "difference_mse")
+
+
+def _flicker(arrays: Arrays) -> float | None:
+    if not _has_course(arrays):
+        return None
+    return float(time.flicker(np.asarray(arrays["spectrum"], np.float64)))
+
+
+def _drift(arrays: Arrays) -> float | None:
+    if not _has_course(arrays):
+        return None
+    return float(time.levels_of(np.asarray(arrays["drift_mse"], np.float64)))
+
+
+def _has_course(arrays: Arrays) -> bool:
+    """A single frame has none over time."""
+    return len(arrays.get("difference_mse", ())) > 0
+
+
+_ROWS = (
+    Metric(
+        "psnr",
+        "frames",
+        (
+            Figure(
+                *("psnr_of_mean", "PSNR of mean error", "dB", "higher", 2, "frames"),
+                "Peak signal-to-noise ratio of a clip's mean squared error over all its frames "
+                "(peak 255, of 8-bit values), then the mean over clips. It comes first, since the "
+                "mean of frames' own PSNRs is led by whatever keeps some frames exactly and the "
+                "others badly.",
+                _psnr_of_mean,
+            ),
+            Figure(
+                *("psnr", "PSNR", "dB", "higher", 2, "frames"),
+                "Of every frame, at most 100 dB, which frames count that are kept exactly; the "
+                "mean over frames, then over clips. Never below the PSNR of mean error, and above "
+                "it where frames differ.",
+                _psnr,
+            ),
+        ),
+        image.mse,
+        array="mse",
+    ),
+    Metric(
+        "ssim",
+        "frames",
+        (
+            Figure(
+                *("ssim", "SSIM", "", "higher", 4, "frames"),
+                "Structural similarity of every frame, as for 8-bit values with the range 255: "
+                "Gaussian windows of 11 x 11 pixels, sigma 1.5, each color channel by itself.",
+            ),
+        ),
+        image.ssim,
+        smallest=image.SSIM_WINDOW,
+        definition=2,
+    ),
+    Metric(
+        "ms_ssim",
+        "frames",
+        (
+            Figure(
+                *("ms_ssim", "MS-SSIM", "", "higher", 4, "frames"),
+                "Structural similarity at five scales; frames of 176 pixels and more.",
+            ),
+        ),
+        image.ms_ssim,
+        smallest=image.MS_SSIM_PIXELS,
+        definition=2,
+    ),
+    Metric(
+        "lpips_vgg",
+        "frames",
+        (
+            Figure(
+                *("lpips_vgg", "LPIPS (VGG)", "", "lower", 4, "frames"),
+                "Distance of VGG16's features of every frame.",
+            ),
+        ),
+        lpips,
+        smallest=VGG_PIXELS,
+        network=Network(LPIPS, "lpips", "lpips_heads"),
+    ),
+    Metric(
+        "lpips_alex",
+        "frames",
+        (
+            Figure(
+                *("lpips_alex", "LPIPS (AlexNet)", "", "lower", 4, "frames"),
+                "Distance of AlexNet's features of every frame.",
+            ),
+        ),
+        lpips,
+        smallest=ALEXNET_PIXELS,
+        network=Network(AlexLPIPS, "lpips_alex", "lpips_alex_heads"),
+    ),
+    Metric(
+        "time",
+        "built_in",
+        (
+            Figure(
+                *("difference_psnr", "PSNR of differences", "dB", "higher", 2, "time"),
+                "PSNR of every difference between a frame and the next one: errors that stand "
+                "still don't count, errors that change from frame to frame do.",
+                _difference_psnr,
+            ),
+            Figure(
+                *("flicker", "Flicker", "levels", "lower", 2, "time"),
+                "Error that comes and goes within four frames or fewer: the root of the error's "
+                "power at a quarter cycle per frame and above, in 8-bit levels.",
+                _flicker,
+            ),
+            Figure(
+                *("drift", "Drift", "levels", "lower", 2, "time"),
+                "Error that grows steadily from the first to the last frame: root mean square of "
+                "the straight line that fits a pixel's error best, without its mean, in 8-bit "
+                "levels.",
+                _drift,
+            ),
+        ),
+    ),
+    Metric(
+        "seams",
+        "built_in",
+        (
+            Figure(
+                *("chunk_seam", "Chunk seams", "", "one", 3, "time"),
+                "Squared error of frame differences across the borders of chunks over that "
+                "elsewhere; 1: no seam.",
+                _mean_where_defined("chunk_seam"),
+            ),
+            Figure(
+                *("tile_seam", "Tile seams", "", "one", 3, "time"),
+                "Squared error of the differences of pixels across the borders of tiles over that "
+                "inside; 1: no seam. Only where frames were cut into tiles.",
+                _mean_where_defined("tile_seam"),
+            ),
+        ),
+    ),
+    Metric(
+        "warping",
+        "clip",
+        (
+            Figure(
+                *("warping", "Warping error", "levels", "lower", 2, "time"),
+                "How far a reconstructed frame is from the one before, moved by the input's "
+                "optical flow, where that is not hidden; motion that the flow misses counts too.",
+                _mean_where_defined("warping"),
+            ),
+        ),
+        time.warping_error,
+        smallest=time.FLOW_PIXELS,
+    ),
+    Metric(
+        "fvd",
+        "clip_features",
+        (
+            Figure(
+                *("fvd", "rFVD", "", "lower", 1, "distribution"),
+                "Frechet distance between I3D's logits of the clips and of their reconstructions; "
+                "biased upward by few clips, so that only figures of equally many can be compared.",
+            ),
+        ),
+        frechet.clip_features,
+        shortest=I3D_FRAMES,
+        network=Network(I3D, "i3d"),
+    ),
+    Metric(
+        "fid",
+        "frame_features",
+        (
+            Figure(
+                *("fid", "rFID of frames", "", "lower", 2, "distribution"),
+                "Frechet distance between Inception's features of all frames and of their "
+                "reconstructions; biased upward by few frames.",
+            ),
+        ),
+        frechet.frame_features,
+        network=Network(InceptionV3, "inception"),
+    ),
+    Metric("compatibility", "built_in"),
+)
+
+METRICS: dict[str, Metric] = {row.name: row for row in _ROWS}
+"""All metrics by name, in the order of tables. A script may add rows of its own before it starts an
+evaluation."""
+
+DEFINITIONS = max(row.definition for row in _ROWS)
+"""Counts the changes of definitions of metrics. Part of a protocol's hash, so that figures of two
+definitions are never compared. Since 2, SSIM and MS-SSIM are of pixels in [0, 1]; in 1 they were of
+values in [-1, 1]."""
+
+
+def metrics_of(*kinds: Kind) -> list[Metric]:
+    """The metrics of these kinds, in the order of tables."""
+    return [metric for metric in METRICS.values() if metric.kind in kinds]
+
+
+def all_figures() -> list[Figure]:
+    """The figures of all metrics, in the order of tables."""
+    return [figure for metric in METRICS.values() for figure in metric.figures]
