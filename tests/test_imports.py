@@ -42,7 +42,7 @@ ALLOWED = {
         "recipe",
         "sharding",
     },
-    "codec": {"config", "errors", "models", "split_frames"},
+    "codec": {"config", "errors", "models", "resumable", "split_frames"},
     "latents": {"codec", "config", "data", "errors", "resumable", "video_io"},
     "training": {
         "checkpoint",

@@ -189,7 +189,7 @@ class Checkpoints:
             OSError: a checkpoint can't be read now, which is no sign of damage.
         """
         self.wait()
-        return broadcast_from_first(self._newest_whole)
+        return broadcast_from_first(self._newest_intact)
 
     def _newest_intact(self) -> int | None:
         """The step for `latest_intact_step`; process 0 only."""
