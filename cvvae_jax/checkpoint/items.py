@@ -1,4 +1,8 @@
-"""Items of a checkpoint: written, described and read; each read is checked against the manifest."""
+"""The items of a checkpoint: written, described and read.
+
+Whatever is read is compared with the manifest first. Only `restore_state` doesn't compare: its
+caller has found the checkpoint to be intact.
+"""
 
 import contextlib
 import dataclasses
@@ -18,17 +22,18 @@ from cvvae_jax.checkpoint.orbax_saving import quiet
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable import manifest
+from cvvae_jax.resumable.files import sync
 
 Tree = TypeVar("Tree")
 
-# Bytes. Files up to this are hashed even where an answer must be quick, and arrays up to this are
+# Bytes. Files up to this size are hashed even in quick checks, and arrays up to this size are
 # written in one piece.
 _SMALL = 2**20
 _NAME_LENGTH = 40  # of a name that goes into that of a folder aside, which has 255 bytes at most
 
 
 def arrays_handler() -> ocp.PyTreeCheckpointHandler:
-    """How arrays are written.
+    """The Orbax handler that writes arrays.
 
     Trained weights are noise to a compressor: it takes longer than the disk and saves 7 percent.
     Zarr 3 is written twice as fast as Orbax's default, zarr 2. Devices that hold the same array
@@ -46,7 +51,7 @@ def arrays_handler() -> ocp.PyTreeCheckpointHandler:
 
 
 def save_model(path: Path | str, model: Any) -> None:
-    """Writes a model alone, so that `load` can read it.
+    """Writes a model without a train state, in the form that `load` reads.
 
     Raises:
         UserError: `path` exists.
@@ -68,17 +73,17 @@ def save_model(path: Path | str, model: Any) -> None:
             checkpointer.save(written, args=ocp.args.Composite(**items))
         manifest.write(written)
         written.rename(path)
-    manifest.sync(path.parent)
+    sync(path.parent)
 
 
 def find_model(path: Path | str) -> Path | None:
-    """The folder of items that a path means: itself, or the newest checkpoint of a run folder; None
-    where it holds none."""
+    """The folder of items at a path: the path itself, or the newest finished checkpoint of a run's
+    folder; None where there is none."""
     path = Path(at_home(path)).absolute()
     for folder in (path, path / "checkpoints"):
         for step in reversed(steps.finished(folder)):
             found = folder / str(step)
-            # One of a run is never passed over: what it lacks is to be said.
+            # A run's checkpoint is never passed over: an error will say what it lacks.
             ours = folder.name == "checkpoints" or (found / manifest.NAME).exists()
             if ours or holds_model(found):
                 return found
@@ -93,20 +98,20 @@ def holds_model(folder: Path) -> bool:
 
 
 def read_description(folder: Path) -> dict:
-    """Which model a folder of items holds: its class as `model` and the fields of its config.
+    """Which model a folder of items holds: {"model": its class, "config": fields of its config}.
 
     Raises:
-        UserError: it can't be read.
+        UserError: the item `model` can't be read.
     """
     check_files(folder, "model")
     return _restore_item(folder, "model", ocp.args.JsonRestore())
 
 
 def read_config(folder: Path) -> dict:
-    """The configuration of the run that a checkpoint is of.
+    """The configuration of the run that saved a checkpoint.
 
     Raises:
-        UserError: it can't be read.
+        UserError: the item `config` can't be read.
     """
     check_files(folder, "config")
     return _restore_item(folder, "config", ocp.args.JsonRestore())
@@ -118,11 +123,12 @@ def restore_model(folder: Path, target: Tree, *, shardings: Any = None, raw: boo
     Args:
         folder: what `find_model` returned.
         target: the model's shapes and types.
-        shardings: where every parameter lies, a tree like the target; None: numpy arrays.
-        raw: the parameters as the optimizer left them, not their average; only runs have them.
+        shardings: the sharding of every parameter, a tree like the target; None for numpy arrays.
+        raw: whether to read the parameters as the optimizer left them instead of their average;
+            only checkpoints of runs have them.
 
     Raises:
-        UserError: they can't be read, or don't fit.
+        UserError: the weights can't be read, or don't fit the target.
     """
     if raw and not (folder / "state").is_dir():
         raise UserError(f"{folder} has no train state, so only its averaged weights are there.")
@@ -152,15 +158,15 @@ def _restore_args(leaf: Any, sharding: jax.sharding.Sharding | None) -> ocp.Rest
 
 
 def restore_state(folder: Path, target: Tree, shardings: Any) -> tuple[Tree, list[str]]:
-    """The train state of a checkpoint whose files have been checked.
+    """The train state of a checkpoint that is known to be intact: no file is hashed here.
 
     Args:
-        folder: the checkpoint.
+        folder: the checkpoint, from `Checkpoints.latest_intact_step`.
         target: the state's shapes and types.
-        shardings: where every leaf lies, a tree like the target.
+        shardings: the sharding of every leaf, a tree like the target.
 
     Returns:
-        The state, and which types it had on disk where they were others, in words.
+        The state, and in words each type that was converted since the checkpoint has another one.
 
     Raises:
         UserError: the state doesn't fit the target, that is the run's configuration, or can't be
@@ -180,14 +186,18 @@ def restore_state(folder: Path, target: Tree, shardings: Any) -> tuple[Tree, lis
 
 
 def check_state(folder: Path, target: Any) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and type of every array of a checkpoint's train state, by flat path.
+    """Checks that a train state fits, without reading its arrays.
 
     Args:
         folder: the checkpoint.
-        target: the shapes that it is to have.
+        target: the shapes that the state must have.
+
+    Returns:
+        Shape and type of every array of the stored state, by flat path.
 
     Raises:
-        UserError: it has others, so that it is not of this run's configuration, or can't be read.
+        UserError: the state has other arrays or shapes, since another configuration saved it, or
+            it can't be read.
     """
     stored = _stored(folder, "state")
     problems = _misfits(parameter_paths.flatten(target), stored, "")
@@ -200,13 +210,14 @@ def check_state(folder: Path, target: Any) -> dict[str, jax.ShapeDtypeStruct]:
     return stored
 
 
-def incompleteness(folder: Path) -> list[str]:
-    """As `manifest.problems`, but large files are compared by their sizes alone."""
+def quick_problems(folder: Path) -> list[str]:
+    """Why a checkpoint is not complete; an empty list where it is. Large files are compared by
+    their sizes alone."""
     return manifest.problems(folder, hash_up_to=_SMALL)
 
 
 def _misfits(wanted: dict[str, Any], stored: dict[str, Any], prefix: str) -> list[str]:
-    """Names or shapes other than the config's, in words; Orbax would pass over some."""
+    """Names and shapes that differ from the config's, in words; Orbax ignores some of them."""
     own = {path.removeprefix(prefix) for path in stored if path.startswith(prefix)}
     problems = [f"{path} is missing" for path in wanted if path not in own]
     problems += [f"{path} has no place" for path in own if path not in wanted]
@@ -218,49 +229,51 @@ def _misfits(wanted: dict[str, Any], stored: dict[str, Any], prefix: str) -> lis
 
 
 def check_files(folder: Path, *items: str, hash_up_to: int | None = None) -> None:
-    """Refuses items whose files are not what they were when they were written, or that have no
-    manifest, as half of a copy may have none.
+    """Refuses items whose files differ from the manifest, or whose folder has no manifest, as an
+    interrupted copy may have none.
 
     Args:
-        folder: of items.
-        items: which ones.
-        hash_up_to: larger files, in bytes, are compared by size alone; None: all are read.
+        folder: the folder of items.
+        items: names of the items to check.
+        hash_up_to: files of more bytes than this are compared by their size alone; None to hash
+            all files.
 
     Raises:
-        UserError: they are damaged; names the files, and the newest older checkpoint of the run
-            whose items are whole.
+        UserError: a file differs; the message names the files, and the newest older checkpoint of
+            the run in which these items are intact.
         OSError: a file can't be read now, which is no sign of damage.
     """
     problems = manifest.problems(folder, items=items, hash_up_to=hash_up_to)
     if problems:
         older = _intact_one_before(folder, items)
-        advice = f" {older} is whole and can be given instead." if older else ""
+        advice = f" {older} is intact and can be given instead." if older else ""
         raise UserError(f"{folder} is damaged: {in_short(problems)}.{advice}")
 
 
 def in_short(problems: list[str]) -> str:
-    """The first three, and how many more there are."""
+    """The first three problems, and how many more there are."""
     more = f"; and {len(problems) - 3} more" if len(problems) > 3 else ""
     return "; ".join(problems[:3]) + more
 
 
 def _intact_one_before(folder: Path, items: tuple[str, ...]) -> Path | None:
+    """The newest checkpoint of the run before this one whose items are intact."""
     if not folder.name.isdecimal():
         return None
     for step in reversed(steps.finished(folder.parent)):
         older = folder.parent / str(step)
         if step < int(folder.name) and holds_model(older):
-            with contextlib.suppress(OSError):  # it can't be told now
+            with contextlib.suppress(OSError):  # it can't be read now
                 if not manifest.problems(older, items=items):
                     return older
     return None
 
 
 def read_shapes(folder: Path) -> dict[str, jax.ShapeDtypeStruct]:
-    """Shape and type of every parameter of a folder of items, as they are stored, by flat path.
+    """Shape and stored type of every parameter in a folder of items, by flat path.
 
     Raises:
-        UserError: they can't be read.
+        UserError: the item `weights` can't be read.
     """
     return _stored(folder, "weights")
 
@@ -287,8 +300,8 @@ def _restore_item(folder: Path, name: str, how: ocp.args.CheckpointArgs) -> Any:
 
 
 def system_reason(error: Exception) -> str:
-    """What the system said when something could not be written; TensorStore wraps its number in a
-    text of its own."""
+    """The system's words for why something could not be written. TensorStore's errors hold only
+    the system's error number, within a longer text."""
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     number = re.search(r"os_error_code='(\d+)'", str(error))
@@ -300,5 +313,5 @@ def _first_line(error: Exception) -> str:
 
 
 def describe_model(model: Any) -> dict:
-    """Which model a tree is, for the item `model`."""
+    """The content of the item `model`: class and config of a model."""
     return {"model": type(model).__name__, "config": dataclasses.asdict(model.config)}

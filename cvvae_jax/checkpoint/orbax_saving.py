@@ -1,8 +1,8 @@
-"""Saves of several processes that fail together, and that say so once.
+"""Saving with Orbax on several processes: all fail together, and the failure is reported once.
 
-Orbax's processes wait for each other when folders are made and at the end of a save. One that has
-failed doesn't come, and the others wait for it for twenty minutes. Here a failure is held back
-until all are there.
+Orbax's processes wait for each other when folders are made and at the end of a save. A process
+that has failed doesn't arrive, and the others wait for it for twenty minutes. Here a failure is
+held back until all processes have arrived.
 """
 
 import contextlib
@@ -25,26 +25,26 @@ _active = 0
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps the log messages of Orbax to itself; what is raised still is. After an error for good:
-    the other parts of what failed go on, and complain later."""
+    """Suppresses the log messages of Orbax, but not its errors. After an error the messages stay
+    suppressed: the other parts of what failed go on, and log their own failures later."""
     begin_quiet()
     yield
     end_quiet()
 
 
 def begin_quiet() -> None:
-    """The same until `end_quiet`. Any number of threads and places may ask for it."""
+    """Suppresses the log messages of Orbax until `end_quiet`. Calls from any threads may nest."""
     _drop_leftovers()
     _count(1)
 
 
 def end_quiet() -> None:
-    """The end of one `begin_quiet`."""
+    """Ends one `begin_quiet`; messages appear again when all have ended."""
     _count(-1)
 
 
 def _count(change: int) -> None:
-    """How many ask for quiet."""
+    """Changes the number of callers that suppress messages, and sets or removes the filter."""
     global _active
     with _lock:
         _active += change
@@ -56,10 +56,10 @@ def _count(change: int) -> None:
 
 @functools.cache
 def _drop_leftovers() -> None:
-    """The other parts of a read or write that failed complain when they end, of a loop that is
-    closed or of nobody who asks for their error; that may be as late as the interpreter's end."""
+    """Suppresses what the other parts of a failed read or write report when they end: that an
+    event loop is closed, or that nobody took their error. Some report at the interpreter's exit."""
     logging.getLogger("asyncio").addFilter(lambda record: "orbax" not in record.getMessage())
-    # Nor are all parts of it waited for.
+    # Some parts of a failed save are never awaited.
     warnings.filterwarnings("ignore", "coroutine 'async_serialize", RuntimeWarning)
     before = sys.unraisablehook
 
@@ -71,8 +71,11 @@ def _drop_leftovers() -> None:
 
 
 def _of_orbax(unraisable: Any) -> bool:
-    """Whether it is of a coroutine of Orbax, or of TensorStore's threads, which are no Python and
-    tell a loop directly, naming no object: others' loops that are closed too early are told of."""
+    """Whether an unraisable error comes from a coroutine of Orbax, or from TensorStore's threads.
+
+    Those threads aren't Python's: they call an event loop directly, and the error names no object.
+    Errors of other event loops that were closed too early name one, and are reported.
+    """
     code = getattr(unraisable.object, "cr_code", None)
     if code is not None:
         return "orbax" in code.co_filename
@@ -93,14 +96,14 @@ _AT_ONCE = ocp.AsyncOptions(create_directories_asynchronously=False)
 
 
 class TogetherHandler(ocp.CompositeCheckpointHandler):
-    """Saves items; what went wrong is left in `error` rather than raised."""
+    """Saves items; an error is kept in `error` rather than raised."""
 
     error: Exception | None = None
-    """Of the newest save, in this process; in process 0 also that another one failed. Whoever
-    starts a save sets it to None."""
+    """The first error of the newest save in this process; in process 0 also that another process
+    failed. The caller sets it to None before a save."""
 
     def __init__(self, **items: Any):
-        """Saves the items by these handlers."""
+        """Takes the handler of every item, by the item's name."""
         self.temporary_path_class = _held_paths(self)
         options = ocp.CompositeOptions(
             temporary_path_class=self.temporary_path_class, async_options=_AT_ONCE
@@ -108,17 +111,17 @@ class TogetherHandler(ocp.CompositeCheckpointHandler):
         super().__init__(composite_options=options, **items)
 
     def checkpointer(self) -> ocp.AsyncCheckpointer:
-        """What saves by this handler."""
+        """A checkpointer that saves with this handler."""
         return ocp.AsyncCheckpointer(
             self, async_options=_AT_ONCE, temporary_path_class=self.temporary_path_class
         )
 
     def hold(self, error: Exception) -> None:
-        """Keeps an error, if it is the first."""
+        """Keeps an error, if it is the first one."""
         self.error = self.error or error
 
     async def async_save(self, directory: Any, args: Any) -> list[Any]:
-        """As Orbax's, but neither it nor its futures ever fail."""
+        """Saves as Orbax does, but neither this coroutine nor its futures ever fail."""
         try:
             futures = await super().async_save(directory, args)
         except Exception as error:  # Orbax and TensorStore raise bare ones
@@ -128,7 +131,7 @@ class TogetherHandler(ocp.CompositeCheckpointHandler):
         return [_Held(self, future.result) for future in futures] + [_Held(self, self._mark(mark))]
 
     def _mark(self, path: Path) -> Callable[[float | None], None]:
-        """What says to process 0 that this one's parts are written, which come before it."""
+        """A function that tells process 0, by a file, that this process has written its parts."""
 
         def mark(_: float | None) -> None:
             if self.error is None:
@@ -137,8 +140,8 @@ class TogetherHandler(ocp.CompositeCheckpointHandler):
         return mark
 
     def finalize(self, directory: Any) -> None:
-        """As Orbax's, if all processes have written their parts; in process 0, when they all have
-        tried. After an error the parts are removed, so that a full disk has room again."""
+        """Finalizes as Orbax does, if all processes have written their parts. Process 0 calls this
+        when all have tried. After an error the parts are removed, to free a full disk."""
         folder = Path(directory)
         missing = [
             str(process)
@@ -172,18 +175,19 @@ class _Held:
         self._handler, self._result = handler, result
 
     def result(self, timeout: float | None = None) -> None:
-        """Waits for it; after an error not for long, since it may wait for what has failed."""
+        """Waits for this part; after an error only briefly, since the part may never end."""
         try:
             self._result(timeout if self._handler.error is None else _PATIENCE)
         except Exception as error:  # Orbax and TensorStore raise bare ones
             self._handler.hold(error)
 
     def cancel(self) -> None:
-        """Nothing is ever canceled."""
+        """Does nothing: saves are never canceled."""
 
 
 def _held_paths(handler: TogetherHandler) -> type[ocp.path.atomicity.AtomicRenameTemporaryPath]:
-    """Orbax's temporary folders, made and renamed by process 0 while the others wait for it."""
+    """A class of Orbax's temporary folders whose errors are held back. Process 0 makes and renames
+    them while the other processes wait."""
 
     class HeldPath(ocp.path.atomicity.AtomicRenameTemporaryPath):
         async def create(self) -> Any:

@@ -1,4 +1,4 @@
-"""What wrote a checkpoint: versions of code and libraries, and the devices."""
+"""The item `origin` of a checkpoint: versions of code and libraries, and the devices."""
 
 import functools
 import importlib.metadata
@@ -15,7 +15,7 @@ _LIBRARIES = ("jax", "flax", "optax", "orbax-checkpoint")
 
 
 def origin(tree: Any) -> dict[str, Any]:
-    """Of a checkpoint of this tree, for JSON."""
+    """The item `origin`, as JSON, of a checkpoint that holds this tree."""
     return {
         "cvvae_jax": cvvae_jax.__version__,
         "commit": commit(),
@@ -28,7 +28,7 @@ def origin(tree: Any) -> dict[str, Any]:
 
 
 def mesh_of(tree: Any) -> dict[str, int] | None:
-    """The axes of the mesh that arrays, or their shapes, lie on, and their sizes; None without."""
+    """The sizes of the mesh's axes by name, for a tree of arrays or shapes; None without a mesh."""
     for leaf in jax.tree.leaves(tree):
         if isinstance(leaf.sharding, NamedSharding):
             return {str(axis): size for axis, size in leaf.sharding.mesh.shape.items()}
@@ -37,8 +37,8 @@ def mesh_of(tree: Any) -> dict[str, int] | None:
 
 @functools.cache
 def commit() -> str | None:
-    """The git commit of the code, with `-dirty` if it has been changed since; None where it is no
-    checkout, as installed packages are none."""
+    """The git commit of the code, with `-dirty` if files were changed since; None where the code
+    is not in a git checkout."""
     root = Path(cvvae_jax.__file__).parents[1]
     if not (root / ".git").exists():
         return None
@@ -51,7 +51,7 @@ def commit() -> str | None:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    """Without locks, which a kill would leave in the user's repository."""
+    """Output of a git command that takes no locks, which a kill would leave in the repository."""
     command = ["git", "--no-optional-locks", *arguments]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=10, check=True)
     return done.stdout.strip()

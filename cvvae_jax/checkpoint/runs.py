@@ -1,8 +1,8 @@
 """The checkpoints of a run: saved in the background, checked before they are read.
 
-Orbax writes to `STEP.partial`; then the manifest is written and the folder gets its name. A step is
-thus there whole or not at all, whatever ends the process. Which steps there are is read from the
-disk every time: Orbax's own manager forgets older ones when a save fails.
+Orbax writes to `STEP.partial`; then the manifest is written, and the folder is renamed to `STEP`.
+So a step is finished or doesn't exist, whatever ends the process. The list of steps is read from
+the disk every time: Orbax's own manager forgets older ones when a save fails.
 """
 
 import contextlib
@@ -25,6 +25,7 @@ from cvvae_jax.checkpoint.origin import mesh_of, origin
 from cvvae_jax.errors import UserError
 from cvvae_jax.processes.broadcast import broadcast_from_first
 from cvvae_jax.resumable import manifest
+from cvvae_jax.resumable.files import sync
 
 _TEXTS = ("config", "model", "origin", "scores")  # items that are JSON
 
@@ -36,8 +37,8 @@ Tree = TypeVar("Tree")
 class Checkpoints:
     """The checkpoints of a run.
 
-    With several processes all call the same methods in the same order, on a folder that all of them
-    see; process 0 alone checks, renames and removes.
+    All processes of a run call the same methods in the same order, on a folder that they share;
+    process 0 alone checks, renames and removes.
     """
 
     def __init__(
@@ -51,10 +52,10 @@ class Checkpoints:
         """Opens a folder, which may be new.
 
         Args:
-            folder: of the steps' folders.
-            keep: how many of the newest are kept.
-            keep_every: those whose step it divides are kept, too.
-            keep_best: name of a score; the one that has the highest is kept, too.
+            folder: the folder that holds one folder for each step.
+            keep: how many of the newest checkpoints are kept.
+            keep_every: checkpoints whose step is a multiple of this are kept, too.
+            keep_best: name of a score; the checkpoint with the highest one is kept, too.
         """
         self._folder = Path(folder).absolute()
         self._keep = steps.Keep(keep, keep_every, keep_best)
@@ -75,11 +76,11 @@ class Checkpoints:
         config: dict,
         scores: dict[str, float] | None = None,
     ) -> None:
-        """Starts to save a train state and the model to use at that step; returns before it is on
-        disk, when the arrays may change.
+        """Starts to save a train state, and the model to use at that step.
 
-        What goes wrong is a warning, since training can go on and the next save may succeed; the
-        steps before stay as they are. See `finish`.
+        Returns before they are on the disk; the arrays may change from then on. A failure is a
+        warning, since training can go on and the next save may succeed; earlier checkpoints stay
+        as they are. `finish` raises the failure of the newest save.
         """
         self.wait()
         self._failure = None
@@ -104,14 +105,14 @@ class Checkpoints:
         self._writer.start()
 
     def _make_room(self, partial: Path) -> None:
-        """So that a folder can be made; process 0 only."""
+        """Removes what failed saves left, so that a folder can be made; process 0 only."""
         self._folder.mkdir(parents=True, exist_ok=True)
         steps.clear_up(self._folder)  # a failed save may have written on for a while
         if partial.exists():
             raise FileExistsError(errno.EEXIST, "what a failed save left can't be removed", partial)
 
     def _complete(self, step: int, partial: Path) -> None:
-        """What follows when the arrays are on their way to the disk, in a thread of its own."""
+        """The rest of a save, in its own thread: waits for the arrays, then names the folder."""
         try:
             self._checkpointer.wait_until_finished()
             if self._handler.error is not None:
@@ -119,7 +120,7 @@ class Checkpoints:
             if jax.process_index() == 0:
                 manifest.write(partial)
                 partial.rename(self._folder / str(step))
-                manifest.sync(self._folder)  # older ones are removed only after that
+                sync(self._folder)  # older ones are removed only after that
         except Exception as error:  # Orbax and TensorStore raise bare ones
             self._failed(step, error)
             return
@@ -152,7 +153,7 @@ class Checkpoints:
         """Waits until the newest checkpoint is on disk.
 
         Raises:
-            OSError: it could not be written, by any process; another start may succeed.
+            OSError: a process could not write it; another start may succeed.
         """
         self.wait()
         failures = np.asarray([self._failure is not None])
@@ -165,8 +166,7 @@ class Checkpoints:
             raise OSError(f"{failure}. The same command {goes_on}.")
 
     def latest_step(self) -> int | None:
-        """Step of the newest finished checkpoint, None without one; waits for one that is being
-        written."""
+        """Step of the newest finished checkpoint, after a save in progress; None without one."""
         self.wait()
         return broadcast_from_first(lambda: max(steps.finished(self._folder), default=None))
 
@@ -178,21 +178,21 @@ class Checkpoints:
         return tuple(found) if found else None
 
     def latest_intact_step(self) -> int | None:
-        """Step of the newest checkpoint whose files are what they were when they were written; None
-        where there is no checkpoint at all.
+        """Step of the newest intact checkpoint, found by hashing all of its files; None where there
+        is no checkpoint at all.
 
-        Warns of damaged ones, which are put aside, and of one that was not finished, which is
-        removed. One without a manifest is damaged: it is what an interrupted copy leaves.
+        Newer checkpoints that are damaged are renamed, and an unfinished one is removed, each with
+        a warning. A checkpoint without a manifest is damaged: an interrupted copy may have none.
 
         Raises:
-            UserError: there are checkpoints, all of them damaged, which are left where they are.
-            OSError: the file system can't read one now, which says nothing of the checkpoint.
+            UserError: there are checkpoints, but none is intact; all are left as they are.
+            OSError: a checkpoint can't be read now, which is no sign of damage.
         """
         self.wait()
         return broadcast_from_first(self._newest_intact)
 
     def _newest_intact(self) -> int | None:
-        """The step; process 0 only."""
+        """The step for `latest_intact_step`; process 0 only."""
         for step in steps.clear_up(self._folder):
             _log.warning("the checkpoint of step %s was not finished and is left out", step)
         there, damaged = steps.finished(self._folder), {}
@@ -217,12 +217,12 @@ class Checkpoints:
 
     def restore(self, step: int, target: Tree, shardings: Any) -> Tree:
         """The train state of a step, in the structure and types of `target`, laid out by
-        `shardings`; warns where types or devices are others than they were.
+        `shardings`; warns where types or devices differ from those that saved it.
 
         Args:
-            step: from `latest_intact_step`.
-            target: shapes and types.
-            shardings: where every leaf lies, a tree like the target.
+            step: from `latest_intact_step`: the files are not hashed again.
+            target: shapes and types of the state.
+            shardings: the sharding of every leaf, a tree like the target.
 
         Raises:
             UserError: the checkpoint doesn't fit the target, that is the run's configuration.
@@ -264,20 +264,21 @@ def _axes(mesh: dict[str, int] | None) -> str:
 
 
 def check_fits(folder: Path, target: Any) -> int | None:
-    """Step of the checkpoint that a run would go on from, as far as names, sizes and small files
-    tell; None where there is none. Nothing is changed.
+    """Step of the newest complete checkpoint, which a run would go on from; None without any
+    checkpoint. Nothing is changed.
 
     Args:
-        folder: of the steps' folders.
+        folder: the folder that holds one folder for each step.
         target: shapes and types of the run's train state.
 
     Raises:
-        UserError: it doesn't fit the target, or there are checkpoints and all are damaged.
-        OSError: the file system can't read one now.
+        UserError: the checkpoint doesn't fit the target, or there are checkpoints and all of them
+            are damaged.
+        OSError: a checkpoint can't be read now.
     """
     damaged = {}
     for step in reversed(steps.finished(folder)):
-        problems = items.incompleteness(folder / str(step))
+        problems = items.quick_problems(folder / str(step))
         if not problems:
             items.check_state(folder / str(step), target)
             return step
@@ -288,17 +289,15 @@ def check_fits(folder: Path, target: Any) -> int | None:
 
 
 def newest_complete_step(folder: Path) -> int | None:
-    """Step of the newest checkpoint that is whole, as far as names, sizes and small files tell;
-    None without one."""
+    """Step of the newest complete checkpoint; None without one."""
     for step in reversed(steps.finished(folder)):
-        if not items.incompleteness(folder / str(step)):
+        if not items.quick_problems(folder / str(step)):
             return step
     return None
 
 
 def newest_config(folder: Path) -> dict[str, Any] | None:
-    """The configuration that the newest checkpoint was saved with; None where there is none, or it
-    can't be read."""
+    """The configuration in the newest checkpoint that has a readable one; None without one."""
     for step in reversed(steps.finished(folder)):
         with contextlib.suppress(UserError, OSError):
             return items.read_config(folder / str(step))
@@ -307,4 +306,4 @@ def newest_config(folder: Path) -> dict[str, Any] | None:
 
 def _none_intact(damaged: dict[int, str]) -> UserError:
     listed = ". ".join(damaged.values())
-    return UserError(f"no checkpoint is whole. {listed}. Move them away to start anew.")
+    return UserError(f"no checkpoint is intact. {listed}. Move them away to start anew.")

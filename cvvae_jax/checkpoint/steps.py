@@ -1,8 +1,7 @@
-"""The folders of a run's checkpoints: which there are, which are kept.
+"""The folders of a run's checkpoints: which exist, and which are kept.
 
-`STEP` is a whole checkpoint. `STEP.partial` is being written, or was when the run was killed,
-`STEP.removing` is on its way out, and `STEP.damaged` was put aside since its files are not what
-they were.
+`STEP` is a finished checkpoint. `STEP.partial` is being written, or was when the run was killed,
+`STEP.removing` is being removed, and `STEP.damaged` was renamed since its files have changed.
 """
 
 import dataclasses
@@ -19,17 +18,17 @@ _DAMAGED = ".damaged"
 
 @dataclasses.dataclass(frozen=True)
 class Keep:
-    """Which checkpoints of a run are kept; whatever one of these wants."""
+    """Which checkpoints of a run are kept: those that any of these fields asks for."""
 
     newest: int
-    """This many of the last ones."""
+    """How many of the newest are kept."""
     every: int | None = None
-    """All whose step this divides."""
+    """Checkpoints whose step is a multiple of this are kept."""
     best: str | None = None
-    """The one that is best by this score; higher is better."""
+    """Name of a score; the checkpoint with the highest one is kept."""
 
     def steps(self, folder: Path) -> set[int]:
-        """Those of the finished ones in a folder."""
+        """Steps of the finished checkpoints in a folder that are kept."""
         there = finished(folder)
         kept = set(there[-self.newest :])
         if self.every is not None:
@@ -40,7 +39,7 @@ class Keep:
 
 
 def finished(folder: Path) -> list[int]:
-    """Steps with a checkpoint, in order."""
+    """Steps with a finished checkpoint, in order."""
     if not folder.is_dir():
         return []
     names = (entry.name for entry in folder.iterdir() if entry.is_dir())
@@ -49,8 +48,8 @@ def finished(folder: Path) -> list[int]:
 
 
 def best(folder: Path, score: str) -> tuple[int, float] | None:
-    """The step whose checkpoint has the highest score, the last of several, and that score; None
-    where none has it."""
+    """The step whose checkpoint has the highest score (the last one of equals), and that score;
+    None where no checkpoint has the score."""
     scored = [(_score(folder / str(step), score), step) for step in finished(folder)]
     scored = [(value, step) for value, step in scored if value is not None]
     if not scored:
@@ -60,8 +59,8 @@ def best(folder: Path, score: str) -> tuple[int, float] | None:
 
 
 def _score(checkpoint: Path, name: str) -> float | None:
-    """Of the evaluation at a checkpoint's step; None where there was none, it was no number, or it
-    can't be read."""
+    """A score of the evaluation at a checkpoint's step; None where there was no evaluation, or the
+    score is no finite number or can't be read."""
     try:
         value = float(json.loads((checkpoint / "scores" / "metadata").read_text())[name])
     except (OSError, ValueError, TypeError, KeyError):
@@ -70,7 +69,11 @@ def _score(checkpoint: Path, name: str) -> float | None:
 
 
 def clear_up(folder: Path) -> list[str]:
-    """Removes what a killed run left half written or half removed; the steps of the former."""
+    """Removes folders that a killed run left half written or half removed.
+
+    Returns:
+        The steps that were half written.
+    """
     unfinished = []
     for entry in folder.iterdir() if folder.is_dir() else ():
         step, _, ending = entry.name.partition(".")
@@ -85,10 +88,10 @@ def clear_up(folder: Path) -> list[str]:
 
 
 def remove(folder: Path, step: int) -> None:
-    """Removes a checkpoint; one that is killed half way leaves nothing that looks like one.
+    """Removes a checkpoint. A kill meanwhile leaves nothing that looks like a finished one.
 
     Raises:
-        OSError: it can't be moved.
+        OSError: the folder can't be renamed.
     """
     shutil.rmtree(folder / f"{step}{_REMOVING}", ignore_errors=True)  # of an earlier try
     going = (folder / str(step)).rename(folder / f"{step}{_REMOVING}")
@@ -99,7 +102,7 @@ def set_aside(folder: Path, step: int) -> Path:
     """Renames a damaged checkpoint, so that its step can be saved again.
 
     Raises:
-        OSError: it can't be moved.
+        OSError: the folder can't be renamed.
     """
     names = [f"{step}{_DAMAGED}", *(f"{step}{_DAMAGED}-{n}" for n in range(2, 1000))]
     free = next(name for name in names if not (folder / name).exists())

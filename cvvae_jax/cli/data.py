@@ -82,7 +82,7 @@ def _check(arguments: CheckArguments) -> None:
                 good.add(name)
             else:
                 bad[name] = reason
-    # Shards without an index list every record as a video and as an image, one of which is bad.
+    # Shards without an index list all records as videos, and again as images.
     bad = {name: reason for name, reason in bad.items() if name not in good}
     for name in sorted(bad):
         line = bad[name] if name in bad[name] else f"{name}: {bad[name]}"

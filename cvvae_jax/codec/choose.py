@@ -7,7 +7,6 @@ import hashlib
 import logging
 import math
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
@@ -23,6 +22,7 @@ from cvvae_jax.codec.values import PixelType
 from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.resumable.files import written_aside
 
 _log = logging.getLogger(__name__)
 
@@ -299,9 +299,8 @@ class _MemoryCache:
         """Write the bytes. Where the cache folder cannot be written, there is no cache."""
         with contextlib.suppress(OSError):
             self._path.parent.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile("w", dir=self._path.parent, delete=False) as file:
-                file.write(str(memory))
-            os.replace(file.name, self._path)
+            with written_aside(self._path) as temporary:
+                temporary.write_text(str(memory))
 
 
 @functools.cache

@@ -11,6 +11,7 @@ from cvvae_jax import parameter_paths
 from cvvae_jax.config.latent_scale import in_words
 from cvvae_jax.convert.families import Family
 from cvvae_jax.convert.files.source import readable
+from cvvae_jax.resumable.files import file_sha256
 
 # Licenses of files that state none themselves, by SHA-256, as their publishers' projects word them.
 _PUBLISHED = {
@@ -65,10 +66,7 @@ class Origin:
 def sha256(files: tuple[Path, ...]) -> str:
     """SHA-256 of a file, the one that `sha256sum` and model hubs show; of several files, that of
     their names and hashes."""
-    hashes = []
-    for path in files:
-        with path.open("rb") as file:
-            hashes.append((path.name, hashlib.file_digest(file, "sha256").hexdigest()))
+    hashes = [(path.name, file_sha256(path)) for path in files]
     if len(hashes) == 1:
         return hashes[0][1]
     listing = "".join(f"{digest}  {name}\n" for name, digest in sorted(hashes))

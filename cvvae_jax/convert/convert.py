@@ -2,9 +2,7 @@
 
 import dataclasses
 import functools
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
 import jax
@@ -15,6 +13,7 @@ from flax import nnx
 from cvvae_jax import parameter_paths
 from cvvae_jax.convert.names import LayerName, official_name, our_path
 from cvvae_jax.errors import UserError
+from cvvae_jax.resumable.parallel import map_in_order
 
 
 def our_order(tensor: np.ndarray, *, unit_axes: int) -> np.ndarray:
@@ -77,8 +76,6 @@ def _cpu() -> jax.Device | None:
 
 
 Model = TypeVar("Model")
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 # Reordering axes is most of the work. Every thread holds a tensor, of up to 8 % of a whole model.
 _THREADS = 2
@@ -192,7 +189,7 @@ def fill(
             not_finite[name] = problem
         return place.path, _put(array, layout.get(place.path))
 
-    return parameter_paths.unflatten(target, dict(_in_parallel(put, official)))
+    return parameter_paths.unflatten(target, dict(map_in_order(put, official, threads=_THREADS)))
 
 
 def from_official(
@@ -218,19 +215,7 @@ def to_official(model: Any, rows: list[LayerName]) -> Iterator[tuple[str, np.nda
         name, row = official_name(rows, parameter[0])
         return name, official_order(np.asarray(parameter[1]), unit_axes=row.unit_axes)
 
-    return _in_parallel(convert, parameter_paths.flatten(model).items())
-
-
-def _in_parallel(function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-    """`map` on a few threads, with no more items at a time in memory than there are threads."""
-    with ThreadPoolExecutor(_THREADS) as pool:
-        running = deque()
-        for item in items:
-            if len(running) == _THREADS:
-                yield running.popleft().result()
-            running.append(pool.submit(function, item))
-        while running:
-            yield running.popleft().result()
+    return map_in_order(convert, parameter_paths.flatten(model).items(), threads=_THREADS)
 
 
 def _put(array: np.ndarray, sharding: jax.sharding.Sharding | None) -> np.ndarray | jax.Array:

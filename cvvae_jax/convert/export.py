@@ -1,7 +1,6 @@
 """Models written to disk, whole or not at all: as official weights, or as ours."""
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -19,6 +18,7 @@ from cvvae_jax.convert.convert import official_shapes, to_official
 from cvvae_jax.convert.names import LayerName
 from cvvae_jax.convert.official_config import exportable
 from cvvae_jax.errors import UserError
+from cvvae_jax.resumable.lock import locked
 
 _TAGS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _LONGEST_NAME = 255  # bytes
@@ -47,7 +47,9 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
         path = path.resolve()
         partial, replaced = (_beside(path, state) for state in ("new", "old"))
         _check_parent(path, size=size)
-        with _locked(partial, path):
+        partial.mkdir(exist_ok=True)
+        lock = partial / "lock"
+        with locked(lock, f"{path} is being written by another process"):
             try:
                 _clear_up(path, partial, replaced)
                 _check_vacant(path, overwrite=overwrite)
@@ -58,7 +60,9 @@ def new_folder(path: Path, *, size: int, overwrite: bool) -> Iterator[Path]:
                 (partial / path.name).rename(path)
             finally:
                 _clear_up(path, partial, replaced)
-                partial.rmdir()
+                lock.unlink()
+                with contextlib.suppress(OSError):  # another process has just begun to wait here
+                    partial.rmdir()
     except OSError as error:
         raise UserError(f"{path} cannot be written: {checkpoint.system_reason(error)}.") from error
 
@@ -71,29 +75,13 @@ def _beside(path: Path, state: str) -> Path:
     return path.with_name(name)
 
 
-@contextlib.contextmanager
-def _locked(partial: Path, path: Path) -> Iterator[None]:
-    """The folder `partial`, for this process alone. A killed one leaves it, but not its lock."""
-    partial.mkdir(exist_ok=True)
-    descriptor = os.open(partial, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise UserError(f"{path} is being written by another process.") from None
-    else:
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def _clear_up(path: Path, partial: Path, replaced: Path) -> None:
     """Removes what this run, or one that was killed, left behind; an old model without a successor
     comes back."""
     if replaced.exists() and not path.exists():
         replaced.rename(path)
     shutil.rmtree(replaced, ignore_errors=True)
-    for left_behind in partial.iterdir():
-        shutil.rmtree(left_behind)
+    shutil.rmtree(partial / path.name, ignore_errors=True)
 
 
 def write_ours(model: Any, path: Path) -> None:

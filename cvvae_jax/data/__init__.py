@@ -1,1 +1,1 @@
-"""From files to batches of uint8 clips: the only importer of Grain and PyAV, without jax."""
+"""From files to batches of uint8 clips, without jax; the only importer of Grain."""

@@ -1,4 +1,4 @@
-"""Which media of a source are bad: every one is decoded to its end, on all cores."""
+"""Finds the bad media of a source: every medium is decoded to its end, on all cores."""
 
 import itertools
 import multiprocessing
@@ -13,7 +13,7 @@ from cvvae_jax.video_io.decoding import open_video
 from cvvae_jax.video_io.images import is_image, read_image
 from cvvae_jax.video_io.media_types import Frames, Media
 
-# Files in flight for every process: enough that none waits, few to decode again after a crash.
+# Files handed out per process: enough that none waits, few to decode again after a crash.
 _AHEAD = 2
 
 _source: Source | None = None
@@ -25,24 +25,24 @@ def check(source: Source, *, workers: int) -> Iterator[tuple[str, str | None]]:
 
     Args:
         source: the media.
-        workers: processes that decode. One that a broken file brings down is started again.
+        workers: number of processes that decode. A process that a bad file crashes is restarted.
 
     Yields:
-        The name of a medium and what is wrong with it, or None; in no certain order.
+        (name, reason) of every medium, in any order; the reason is None where it can be decoded.
     """
     numbers = iter(range(len(source)))
     while True:
         suspects = yield from _until_crash(source, numbers, workers)
         if not suspects:
             return
-        for number in suspects:  # each in a process of its own, to find which one it was
+        for number in suspects:  # each in a process of its own, to find the one that crashes
             crashed = yield from _until_crash(source, iter([number]), 1)
             for culprit in crashed:
                 yield source.name(culprit), _CRASHED
 
 
 def _until_crash(source: Source, numbers: Iterator[int], workers: int) -> Iterator:
-    """Checks media until there are no more, or a process dies; returns those then in flight."""
+    """Checks media to the end, or until a process dies; returns the numbers handed out then."""
     spawn = multiprocessing.get_context("spawn")
     flying: dict[Future, int] = {}
     pool = ProcessPoolExecutor(workers, mp_context=spawn, initializer=_open, initargs=(source,))
@@ -64,7 +64,7 @@ def _until_crash(source: Source, numbers: Iterator[int], workers: int) -> Iterat
 
 
 def _open(source: Source) -> None:
-    """Keeps the source in a worker: sent with every number, a large one would take most of the
+    """Keeps the source in a worker: sending a large one with every number would take most of the
     time."""
     global _source
     _source = source
@@ -75,7 +75,7 @@ def _fault(number: int) -> str | None:
 
 
 def fault(source: Source, number: int) -> str | None:
-    """What is wrong with medium `number`, in one line; None where it can be decoded to its end."""
+    """Why medium `number` can't be decoded to its end, in one line; None where it can."""
     try:
         _decode_all(source[number])
     except MemoryError:

@@ -11,28 +11,28 @@ from pathlib import Path
 
 import fsspec
 
-from cvvae_jax.config.places import at_home, is_remote
+from cvvae_jax.config.places import at_home, is_absolute, is_remote
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import IMAGE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from cvvae_jax.video_io.media_types import Blob, MediaKind, NothingFound
 
 SUFFIXES = {"video": VIDEO_SUFFIXES, "image": IMAGE_SUFFIXES}
-"""What the names of files of each kind end in."""
-# Seconds before a remote file is asked for again.
+"""Suffixes of the files of each kind."""
+# Seconds to wait before each new attempt to read a remote file.
 _WAITS = (0.5, 2.0, 8.0)
 _LISTS = (".csv", ".jsonl")
-_LISTED_SCHEMES = ("gs://", "s3://")  # what lists may name wherever they lie
+_LISTED_SCHEMES = ("gs://", "s3://")  # addresses that any list may name
 
 
 class Files:
     """The files of a kind in a folder and its subfolders, or of a pattern, sorted by path."""
 
     def __init__(self, place: str, kind: MediaKind):
-        """Find them.
+        """Find the files.
 
         Args:
             place: the folder or pattern, a local path or an address that fsspec knows.
-            kind: "video" or "image", by the suffix.
+            kind: "video" or "image"; the suffix of a file decides.
 
         Raises:
             UserError: there is no such folder, or no such file.
@@ -52,7 +52,7 @@ class Files:
         return fetch(self._paths[index])
 
     def name(self, index: int) -> str:
-        """Its path or address."""
+        """Path or address of file `index`."""
         return self._paths[index]
 
 
@@ -67,11 +67,11 @@ class FileList(Files):
 
         Args:
             place: the list, a local path or an address that fsspec knows.
-            kind: which of its files, by the suffix.
+            kind: "video" or "image"; the suffix of a file decides.
 
         Raises:
-            UserError: it cannot be read, a row has no path or an address that lists may not name,
-                or no file of the kind is named.
+            UserError: the list cannot be read, names no file of the kind, or has a row without a
+                path or with an address that lists may not name.
         """
         folder = place.rpartition("/")[0]
         self._paths = [
@@ -91,7 +91,7 @@ def is_file_list(place: str) -> bool:
 
 
 def find(place: str) -> list[str]:
-    """All files below a folder, or those that a pattern names, unsorted.
+    """All files below a folder, or all that match a pattern, unsorted.
 
     Raises:
         UserError: there is no such folder.
@@ -111,17 +111,17 @@ def find(place: str) -> list[str]:
 
 
 def fetch(path: str) -> Path | Blob:
-    """A local file's path; a remote file as bytes."""
+    """The path of a local file; a remote file, read into memory."""
     if not is_remote(path):
         return Path(path)
     return Blob(path, fetch_bytes(path))
 
 
 def fetch_bytes(path: str, start: int | None = None, stop: int | None = None) -> bytes:
-    """A remote file, or the bytes of it from `start` to `stop`; tried several times.
+    """The bytes of a remote file, all or those from `start` to `stop`, after up to four attempts.
 
     Raises:
-        UserError: it cannot be read.
+        UserError: the file cannot be read.
     """
     with readable(path):
         system, name = fsspec.core.url_to_fs(path)
@@ -147,7 +147,7 @@ def readable(place: str) -> Iterator[None]:
 
 
 def _walk(folder: str) -> Iterator[str]:
-    """Files below a folder. Links to folders are followed, but none is entered twice."""
+    """Files below a folder. Links to folders are followed, but no folder is entered twice."""
     seen = set()
     for root, folders, names in os.walk(folder, followlinks=True):
         real = os.path.realpath(root)
@@ -155,7 +155,7 @@ def _walk(folder: str) -> Iterator[str]:
             folders.clear()
             continue
         seen.add(real)
-        # Sorted, so that of two ways to a folder it is always the same one that is taken.
+        # Sorted, so that a folder with two paths is always found by the same one.
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         yield from (path for name in names if os.path.isfile(path := os.path.join(root, name)))
 
@@ -184,7 +184,9 @@ def _listed(place: str) -> list[str]:
 
 
 def _is_plain_address(path: str, place: str) -> bool:
-    """Whether an address in a list is one of a bucket. The list may be another's: it shall not
-    choose among the many programs behind fsspec's addresses and chains of them."""
+    """Whether a list may name an address: one in a bucket, or on the file system of the list.
+
+    The list may come from a stranger, and fsspec's other addresses and chains run other programs.
+    """
     schemes = {f"{place.partition('://')[0]}://"} if is_remote(place) else set()
     return "::" not in path and path.startswith((*_LISTED_SCHEMES, *schemes))

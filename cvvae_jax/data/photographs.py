@@ -1,7 +1,7 @@
-"""Moving photographs: videos made on the fly from the photos inside scikit-image, with no download.
+"""Moving photographs: videos made on the fly from the photos in scikit-image, without a download.
 
-A camera drifts, turns and zooms over a photo; in front of it move a few soft-edged pieces of
-another one. Motion is smooth, sub-pixel, and uncovers what was hidden: enough to train a small
+A camera drifts, turns and zooms over a photo; a few soft-edged pieces of another photo move in
+front of it. Motion is smooth, sub-pixel, and uncovers what was hidden: enough to train a small
 video VAE on.
 """
 
@@ -43,9 +43,9 @@ _REFERENCE_SIZE = 64
 
 
 class MovingPhotographs:
-    """A random access source of clips; a clip depends on (seed, index) alone.
+    """A random-access source of clips; a clip depends on (seed, index) alone.
 
-    Clips of the split "eval" show photos that no clip of "train" does.
+    The splits "train" and "eval" have no photo in common.
     """
 
     def __init__(

@@ -1,11 +1,20 @@
 """Batches to train on, as a function of the step alone, and the unseen clips to evaluate on.
 
-Record r of a bucket is the same whatever the number of processes, of workers, and of restarts: its
-generator is Grain's for (seed, r). Batch k of a bucket has the `batch` records from k * batch on,
-and each process every n-th of them. So there is no iterator to save: resuming is slicing.
+The way of a clip, from its file to a batch:
+1. `sources.open_source` finds a place's media: in files, ArrayRecord or tar shards, or TFDS.
+2. This module shuffles their numbers with Grain, mixes the buckets, and slices by step and process.
+3. `records.RandomRecord` takes the medium of a number; a bad medium is replaced by another one.
+4. `records.random_clip` draws which frames, by `video_io.frame_index`, and which crop and flips.
+5. `video_io.video.read_clip` decodes these frames, by `video_io.decoding`, as resized uint8 RGB.
+6. Workers batch records; `Batches` counts the bad ones and hands out {"video", "seed"}.
 
-Two networks that are trained in turns need `pairs`: with a bucket drawn per step, weights of 1 : 1
-would give one network all batches of one bucket, and the other network those of the other.
+Record r of a bucket doesn't depend on the number of processes, workers or restarts: its random
+generator is Grain's for (seed, r). Batch k of a bucket consists of the `batch` records from
+k * batch on, and process p of n takes records p, p + n, ... of it. So there is no iterator to save:
+a run resumes by slicing.
+
+Two networks that are trained in turns need `pairs`: if a bucket were drawn for every step, weights
+of 1 : 1 would give one network all batches of one bucket, and the other network all of the other.
 """
 
 import contextlib
@@ -37,7 +46,7 @@ from cvvae_jax.data.sources import HeldOutByKind, Source, open_source
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.media_types import MediaKind
 
-# Moving photographs before they repeat.
+# Number of moving photographs before they repeat.
 _PHOTOGRAPHS = 2**20
 
 _log = logging.getLogger(__name__)
@@ -54,25 +63,28 @@ def batches(
     process_count: int = 1,
     known: HeldOutByKind | None = None,
 ) -> "Batches":
-    """This process's part of the batches of steps start_step, start_step + 1, .., without end.
+    """This process's part of the batches from step `start_step` on, without end.
 
     Args:
-        stage: its buckets are mixed by weight; all processes get the same bucket at a step.
+        stage: the stage, whose buckets are mixed by weight. All processes get the same bucket at
+            a step.
         data: where clips come from, and how they are cut.
-        seed: of the order of files and of all that is random about a clip.
-        start_step: position in the stream; what follows it does not depend on where one starts.
-        pairs: draw a bucket for every two steps: 2k and 2k + 1 get two batches of the same one.
+        seed: seed of the order of files and of everything random about a clip.
+        start_step: first step of the stream. The batch of a step doesn't depend on it.
+        pairs: whether a bucket is drawn for every two steps: steps 2k and 2k + 1 get two batches
+            of the same bucket.
         process_index: number of this process.
-        process_count: number of processes, each of which gets its share of every batch.
-        known: by kind, which files are held out already and which are not.
+        process_count: number of processes, which share every batch evenly.
+        known: by kind, whether each file that the run has seen before is held out.
 
     Returns:
         An iterator of {"video": uint8 (batch, frames, height, width, 3), "seed": uint32 (batch,)},
-        where batch is the bucket's over process_count. A seed is its record's own, to key what is
-        random about it.
+        where batch is the bucket's batch over process_count. Each record has a seed of its own,
+        for random keys in the training step.
 
     Raises:
-        UserError: a bucket cannot be divided over the processes, or filled from the files.
+        UserError: a batch cannot be divided evenly among the processes, or there are no files
+            for a bucket.
     """
     parts = [
         records[process_index::process_count].batch(
@@ -95,7 +107,7 @@ def batches(
 
 
 class Batches:
-    """An endless iterator of batches, which knows how many of their records were bad."""
+    """An endless iterator of batches, which counts bad records."""
 
     def __init__(self, stream: Iterator[dict[str, np.ndarray]], max_bad: float):
         self._stream, self._bad = stream, BadRecords(max_bad)
@@ -113,27 +125,27 @@ class Batches:
         return self._bad.take(next(self._stream))
 
     def metrics(self) -> dict[str, float]:
-        """How many records of this process were replaced, and how many files were bad, so far."""
+        """Counts so far: records of this process that were replaced, and bad files."""
         return self._bad.metrics()
 
     def close(self) -> None:
-        """End its threads and workers."""
+        """End the threads and workers that make the batches."""
         self._stream.close()
 
 
 def _from_workers(stream: grain.IterDataset) -> Iterator[dict[str, np.ndarray]]:
-    """Elements made by workers that SIGINT and SIGTERM do not reach.
+    """Batches from worker processes in which SIGINT and SIGTERM are blocked.
 
     Ctrl-C, `timeout` and cluster schedulers signal all processes of a run at once, but the main
-    process finishes its step first, for which it needs the workers. They inherit what is blocked
-    here, so that not even a signal while they start ends them.
+    process finishes its step first, for which it needs the workers. Workers inherit the blocked
+    signals, so that a signal doesn't end them even while they start.
     """
-    resource_tracker.ensure_running()  # which unblocks signals where it is started
+    resource_tracker.ensure_running()  # its start, here or later, unblocks signals
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
     try:
         iterator = iter(stream)
         with _deaths_told():
-            first = next(iterator)  # starts them all
+            first = next(iterator)  # starts all workers
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     try:
@@ -170,7 +182,8 @@ def _signal_name(number: int) -> str:
 
 
 def _live_with_parent(worker_index: int, worker_count: int) -> None:
-    """Lets a worker end with the main process, however that ends: its signals are blocked."""
+    """Makes a worker end with the main process, however that ends: the worker's signals are
+    blocked."""
     threading.Thread(target=_exit_after_parent, daemon=True).start()
 
 
@@ -182,21 +195,21 @@ def _exit_after_parent() -> None:
 def eval_clips(
     stage: StageConfig, data: DataConfig, known: HeldOutByKind | None = None
 ) -> np.ndarray:
-    """The unseen clips of a stage's evaluation: `data.eval_clips` of its longest bucket's shape.
+    """The `data.eval_clips` unseen clips of a stage's evaluation.
 
-    Clips are spread over the unseen videos (`data.eval_videos`, or those held out) and over their
-    length. They are the same for every run, whatever its seed.
+    The clips are spread evenly over the unseen videos (`data.eval_videos`, or the held-out ones)
+    and over the length of each video. They don't depend on the run's seed.
 
     Args:
-        stage: its longest bucket gives their shape.
-        data: where they come from.
-        known: by kind, which files are held out already and which are not.
+        stage: the stage, whose longest bucket gives the shape of the clips.
+        data: where the clips come from.
+        known: by kind, whether each file that the run has seen before is held out.
 
     Returns:
         uint8 array (clips, frames, height, width, 3).
 
     Raises:
-        UserError: there is nothing unseen, or it cannot be decoded.
+        UserError: there is no unseen video, or none can be decoded.
     """
     bucket = max(stage.buckets, key=lambda b: (b.frames, b.height * b.width))
     if data.videos is None and data.images is None and data.eval_videos is None:
@@ -210,7 +223,7 @@ def _mix(parts: list[grain.MapDataset], weights: list[float], *, pairs: bool) ->
     """Batches of several buckets as one dataset."""
     if not pairs:
         return grain.MapDataset.mix(parts, weights)
-    # Both mixes follow the same pattern of buckets, and a mix of two alike takes turns strictly.
+    # Both mixes have the same sequence of buckets, and a mix of two equal weights alternates.
     turns = [grain.MapDataset.mix([part[turn::2] for part in parts], weights) for turn in (0, 1)]
     return grain.MapDataset.mix(turns)
 
@@ -218,10 +231,10 @@ def _mix(parts: list[grain.MapDataset], weights: list[float], *, pairs: bool) ->
 def bucket_records(
     stage: StageConfig, data: DataConfig, seed: int, known: HeldOutByKind | None = None
 ) -> list[grain.MapDataset]:
-    """For each bucket of a stage an endless dataset of its records, before they are batched.
+    """An endless dataset of unbatched records for each bucket of a stage.
 
     Raises:
-        UserError: a bucket cannot be filled from the files.
+        UserError: there are no files for a bucket.
     """
     # Grain's seeds are 31 bits.
     seeds = np.random.SeedSequence(seed).generate_state(len(stage.buckets)) >> 1
@@ -250,12 +263,13 @@ def _records(
 def _photographs(
     bucket: Bucket, *, split: Literal["train", "eval"], length: int, seed: int
 ) -> MovingPhotographs:
-    """Square clips that hold the bucket's."""
+    """Square clips that are large enough for the bucket."""
     size = max(bucket.height, bucket.width)
     return MovingPhotographs(split=split, frames=bucket.frames, size=size, length=length, seed=seed)
 
 
 def _middle(clip: np.ndarray, bucket: Bucket) -> np.ndarray:
+    """The center crop of the bucket's height and width."""
     top, left = np.subtract(clip.shape[1:3], (bucket.height, bucket.width)) // 2
     return clip[:, top : top + bucket.height, left : left + bucket.width]
 
@@ -285,7 +299,7 @@ def _eval_source(bucket: Bucket, data: DataConfig, known: HeldOutByKind) -> Sour
 
 
 def _place(bucket: Bucket, data: DataConfig) -> tuple[str, MediaKind]:
-    """Where a bucket's media are, and of which kind they are."""
+    """The place and the kind of a bucket's media."""
     if bucket.kind == "image" and data.images is not None:
         return data.images, "image"
     if data.videos is None:
@@ -297,7 +311,7 @@ def _place(bucket: Bucket, data: DataConfig) -> tuple[str, MediaKind]:
 
 
 def _eval_clip(source: Source, index: int, bucket: Bucket, data: DataConfig) -> np.ndarray:
-    """Clip `index` of the evaluation; unreadable videos are replaced by others."""
+    """Clip `index` of the evaluation; a video that can't be decoded is replaced by another one."""
     used = min(len(source), data.eval_clips)
     number, turn = index % used, index // used
     turns = (data.eval_clips - 1 - number) // used + 1

@@ -1,4 +1,4 @@
-"""A picture of the clips that a recipe trains on: each bucket's first, as rows of frames."""
+"""A picture of the first clips of each bucket of a recipe, as rows of frames."""
 
 from collections.abc import Iterator
 
@@ -9,18 +9,18 @@ from cvvae_jax.config import Bucket, DataConfig, StageConfig
 from cvvae_jax.data.pipeline import bucket_records
 
 _MARGIN, _TEXT = 6, 16
-_FRAMES = 9  # of a clip, at most
-_HEIGHT = 128  # of a frame on the picture, in pixels
+_FRAMES = 9  # shown per clip, at most
+_HEIGHT = 128  # pixels of a frame on the picture
 
 
 def preview(stage: StageConfig, data: DataConfig, *, seed: int, clips: int) -> Image.Image:
-    """Clips of every bucket, from the beginning of the stream.
+    """A picture of the first clips of every bucket.
 
     Args:
-        stage: its buckets.
+        stage: the stage whose buckets are shown.
         data: where clips come from, and how they are cut.
-        seed: of the stream.
-        clips: of a bucket, at most as many as its batch.
+        seed: seed of the stream of clips.
+        clips: number of clips per bucket, at most the bucket's batch.
 
     Raises:
         UserError: as `pipeline.bucket_records`.
@@ -49,7 +49,7 @@ def _title(bucket: Bucket, total: float) -> str:
 
 
 def _section(title: str, clips: np.ndarray) -> Image.Image:
-    """Rows of evenly spaced frames below a title; images lie beside each other in one row."""
+    """Rows of evenly spaced frames below a title, a row per clip; images share one row."""
     rows = list(_rows(clips))
     height, width = _HEIGHT, max(1, round(_HEIGHT * clips.shape[3] / clips.shape[2]))
     columns = max(len(row) for row in rows)

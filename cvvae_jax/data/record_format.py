@@ -1,4 +1,4 @@
-"""What a record of an ArrayRecord shard is: a media file, alone or in a tf.train.Example."""
+"""Records of ArrayRecord shards: a media file, alone or in a tf.train.Example."""
 
 import dataclasses
 from typing import Any
@@ -8,38 +8,43 @@ from cvvae_jax.video_io.containers import IMAGE_SUFFIXES, media_suffix
 from cvvae_jax.video_io.media_types import MediaKind
 
 BEGUN = "prepare.json"
-"""The file beside shards of `data prepare` that says what they are made of, and how."""
+"""The file beside shards of `data prepare` with their source and settings."""
 COMPLETE = "dataset_info.json"
-"""The file beside them that is written last; for TFDS, too."""
+"""The file beside the shards that is written last, and that TFDS reads."""
 INDEX = "index.jsonl"
-"""The file beside shards of `data prepare` that says what is in them, a line a record."""
+"""The file beside shards of `data prepare` with a line for every record."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Entry:
-    """What `data prepare` says of a record, in the record itself and in the index."""
+    """What `data prepare` writes about a record, into the record itself and into the index."""
 
     name: str
-    """Of the original file in its source; of a part of a video also its seconds, as #t=0,60."""
+    """Name of the original file in its source; for a part of a video followed by #t=START,END in
+    seconds."""
     kind: MediaKind
     suffix: str
-    """Of the stored file: .mp4, .jpg."""
+    """Suffix of the stored file, such as .mp4 or .jpg."""
     frames: int
-    """Of the stored file, as are fps, height and width; 1 for an image."""
+    """Number of frames in the stored file; 1 for an image."""
     fps: float
-    """Frames per second; 1 for an image."""
+    """Frames per second of the stored file; 1 for an image."""
     height: int
-    """In pixels."""
+    """Pixels of the stored file."""
     width: int
-    """In pixels."""
+    """Pixels of the stored file."""
     sha256: str
-    """Of the original file's content, in hexadecimal digits."""
+    """SHA-256 of the original file's content, in hexadecimal digits."""
 
 
 def encode(entry: Entry, media: bytes) -> bytes:
-    """A record: a tf.train.Example of the fields of `Entry` and of `media`, the stored file.
+    """The bytes of a record: a tf.train.Example of the fields of `entry`, and of `media`.
 
     The same input gives the same bytes.
+
+    Args:
+        entry: what is written about the record.
+        media: the stored file.
     """
     example = _proto().Example()
     for name, value in {**vars(entry), "media": media}.items():
@@ -64,7 +69,7 @@ def decode(record: bytes, what: str) -> tuple[str, bytes]:
         what: the record's name for messages.
 
     Raises:
-        UserError: there is none in it, or several.
+        UserError: the record holds no media file, or several.
     """
     suffix = media_suffix(record)
     if suffix is not None:
@@ -84,7 +89,7 @@ def decode(record: bytes, what: str) -> tuple[str, bytes]:
 
 
 def kind_of(suffix: str) -> MediaKind:
-    """Which kind of media a file is by its suffix."""
+    """The kind of a media file by its suffix."""
     return "image" if suffix in IMAGE_SUFFIXES else "video"
 
 
@@ -98,7 +103,7 @@ def _features(record: bytes, what: str) -> Any:
 
 
 def _proto() -> Any:
-    """Imported when the first Example is met: it takes half a second and is not always needed."""
+    """The module of tf.train.Example. Its import takes half a second and isn't always needed."""
     from tensorflow_datasets.proto import tf_example_pb2
 
     return tf_example_pb2

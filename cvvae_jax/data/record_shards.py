@@ -1,4 +1,4 @@
-"""Videos and images in ArrayRecord shards: those of `data prepare`, of TFDS, and of others."""
+"""Videos and images in ArrayRecord shards, written by `data prepare`, TFDS or other programs."""
 
 import bisect
 import contextlib
@@ -23,24 +23,24 @@ from cvvae_jax.resumable.checksums import check_files, check_record
 from cvvae_jax.video_io.media_types import Blob, MediaKind, NothingFound
 
 _MARK = ".array_record"
-# Even without any record a shard has a block at its beginning and one at its end.
+# A shard without any record has a block at its beginning and one at its end.
 _SMALLEST_SHARD = 2 * 65536
-# Shards that a process keeps open; the usual limit of files is 1024.
+# Shards that a process keeps open; the usual limit of open files is 1024.
 _OPEN_AT_ONCE = 256
-_NO_CHECKSUM = -1  # of records of older versions
-_PLACE = {"shard", "position", "kind", "crc32"}  # of what the index says
-# No thread of the reader's own reads ahead: records are read in random order.
+_NO_CHECKSUM = -1  # stands for records of older versions, whose index has no checksums
+_PLACE = {"shard", "position", "kind", "crc32"}  # the fields of the index that are read
+# The reader starts no threads that read ahead: records are read in random order.
 _READER_OPTIONS = "readahead_buffer_size:0,max_parallelism:0"
 
 
 def are_shards(place: str) -> bool:
-    """Whether a place is an ArrayRecord file, a pattern of such, or a folder right above some."""
+    """Whether a place is an ArrayRecord file, a pattern of such files, or a folder of them."""
     if _MARK in os.path.basename(place):
         return True
     if glob.has_magic(place):
         return False
     if is_remote(place):
-        # What fails here fails again, with its reason, where the place is read as files.
+        # An error here is raised again, with its reason, when the place is read as files.
         with contextlib.suppress(Exception):
             system, path = fsspec.core.url_to_fs(place)
             return bool(system.glob(f"{path.rstrip('/')}/*{_MARK}*"))
@@ -52,19 +52,19 @@ class RecordShards:
     """The media of a kind in ArrayRecord shards, in the order of the shards' names."""
 
     def __init__(self, place: str, kind: MediaKind):
-        """Find out how many there are.
+        """Find the records of the kind.
 
-        Where there is an index.jsonl of `data prepare` beside the shards, it says which records are
-        of the kind. Without it all are taken to be: those of the other kind fail when they are
+        An index.jsonl of `data prepare` beside the shards says which records are of the kind.
+        Without an index all records are taken to be; those of the other kind fail when they are
         read.
 
         Args:
             place: a shard, a pattern of shards, or the folder that they are in; on a local disk.
-            kind: which of the media.
+            kind: which kind of media.
 
         Raises:
-            UserError: the place is no local one, a shard is damaged or missing, or there is no
-                record of the kind.
+            UserError: the place is not local, a shard is damaged or missing, or there is no record
+                of the kind.
         """
         if is_remote(place):
             raise UserError(
@@ -91,7 +91,7 @@ class RecordShards:
         """Medium `index`.
 
         Raises:
-            UserError: the shard is damaged there, or the record is not of the kind.
+            UserError: the shard is damaged at this record, or the record is of the other kind.
         """
         name = self.name(index)
         suffix, data = decode(self._read(index), name)
@@ -100,7 +100,7 @@ class RecordShards:
         return Blob(f"{name}{suffix}", data)
 
     def name(self, index: int) -> str:
-        """Its shard and its position there, as clips.array_record#17."""
+        """The shard's path and the record's position in it, such as clips.array_record#17."""
         return "{}#{}".format(*self._where(index))
 
     def _where(self, index: int) -> tuple[str, int]:
@@ -129,19 +129,19 @@ class RecordShards:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Records:
-    """What is used of a shard."""
+    """The records of one shard that are used."""
 
     positions: range | np.ndarray
-    """Of the records that are used."""
+    """Positions in the shard of the records that are used."""
     count: int
-    """Of all records in it."""
+    """Number of all records in the shard."""
     checksums: np.ndarray | None
-    """int64 (count,): of each record, -1 where it isn't known; None where none is."""
+    """int64 (count,): CRC-32 of each record, -1 where it is unknown; None where all are unknown."""
 
 
 @functools.lru_cache(maxsize=_OPEN_AT_ONCE)
 def _reader(path: str) -> Any:
-    """A reader that this process keeps for a while."""
+    """A reader of a shard, cached in this process."""
     return open_shard(path)
 
 
@@ -149,17 +149,17 @@ def open_shard(path: str) -> Any:
     """A reader of an ArrayRecord file.
 
     Raises:
-        UserError: there is no such file, or it is damaged or cut off.
+        UserError: there is no such file, or the file is damaged or cut off.
     """
     if not os.path.isfile(path):
         raise UserError(f"{path}: no such file.")
-    # The reader says of a file that was cut off that it is fine and has no records.
+    # The reader takes a file that was cut off for an intact one without records.
     sound, why = os.path.getsize(path) >= _SMALLEST_SHARD, ""
     if sound:
         reader = array_record_module.ArrayRecordReader(path, _READER_OPTIONS)
         try:
             if reader.num_records() == 0:
-                reader.read([0])  # fails unless there is nothing to be read
+                reader.read([0])  # fails unless the shard is really empty
         except RuntimeError as error:
             sound, why = False, f": {_first(error)}"
     if not sound:
@@ -203,7 +203,7 @@ def _all(path: str) -> _Records:
 
 @dataclasses.dataclass(frozen=True)
 class _IndexLine:
-    """What a line of the index says of where a record is."""
+    """The fields of a line of the index that say where a record is, and its checksum."""
 
     shard: str
     position: int
@@ -212,7 +212,7 @@ class _IndexLine:
 
 
 def _indexed(index: str, kind: MediaKind, paths: Iterable[str], *, whole: bool) -> list[_Records]:
-    """The records of a kind in each shard; `whole`: no shard may be missing."""
+    """The records of a kind in each shard; `whole` forbids that a shard of the index is missing."""
     check_files(os.path.dirname(index), INDEX)
     rows: dict[str, list[_IndexLine]] = {os.path.basename(path): [] for path in paths}
     for number, line in enumerate(_lines(index), 1):
@@ -225,7 +225,7 @@ def _indexed(index: str, kind: MediaKind, paths: Iterable[str], *, whole: bool) 
 
 
 def _records(index: str, shard: str, rows: list[_IndexLine], kind: MediaKind) -> _Records:
-    """The records of a kind in a shard whose every record has a row."""
+    """The records of a kind in a shard, from the lines of the index for all of its records."""
     positions = np.array([row.position for row in rows], object)
     if sorted(positions) != list(range(len(rows))):
         raise UserError(f"{index} doesn't name the records of {shard} once each.")
@@ -243,7 +243,7 @@ def _row(line: bytes, what: str) -> _IndexLine:
         return build(_IndexLine, {name: row[name] for name in _PLACE & row.keys()})
     except UserError as error:
         raise UserError(
-            f"{what} is none of those that `data prepare` writes ({error}) Without that file, all "
+            f"{what} is no line that `data prepare` writes ({error}) Without that file, all "
             "records are read."
         ) from None
 
@@ -254,5 +254,5 @@ def _lines(path: str) -> list[bytes]:
 
 
 def _first(error: Exception) -> str:
-    """The first clause of what riegeli says, which goes on with offsets and paths."""
+    """The first clause of riegeli's message, which goes on with offsets and paths."""
     return str(error).split(";")[0].split(" (")[0]

@@ -1,8 +1,8 @@
-"""Records: a clip with a seed of its own, and what happens where a file is bad.
+"""From a medium to a record: a random clip with a seed; and the fixed clips of an evaluation.
 
-A record that cannot be decoded is replaced by another one of the source, always by the same; so the
-stream keeps its shape, and no process waits for another. Which files were bad is told to the main
-process within the batches, since workers are processes of their own.
+A medium that can't be decoded is replaced by another one of the source, always by the same one. So
+every batch keeps its size, and no process waits for another. Workers are processes of their own, so
+the batches themselves tell the main process which files were bad.
 """
 
 import itertools
@@ -23,12 +23,12 @@ from cvvae_jax.video_io.media_types import Frames, Media
 from cvvae_jax.video_io.video import read_clip
 
 Record = dict[str, np.ndarray | np.uint32 | np.str_]
-"""What a dataset holds: "video", uint8 (frames, height, width, 3), its own "seed", a uint32, and
-"bad", which records were passed over for it and why: a line each, name and reason between a tab."""
+"""An element of a dataset: "video", uint8 (frames, height, width, 3); "seed", uint32; and "bad", a
+line with name, tab and reason for each bad medium that this record replaces."""
 
-# So many unreadable files in a row are no accident.
+# After this many bad files in a row the source itself is taken for bad.
 _ATTEMPTS = 20
-# Records that the share of bad ones is judged by, at least.
+# The share of bad records is judged only after this many records.
 _ENOUGH = 200
 _LONGEST_REASON = 500
 
@@ -36,21 +36,21 @@ _log = logging.getLogger(__name__)
 
 
 class RandomRecord(grain.transforms.RandomMap):
-    """Grain's transform from the number of a medium to a record; it depends on the record's
-    generator alone."""
+    """Grain's transform from the number of a medium to a record; all randomness comes from the
+    generator that Grain gives the record."""
 
     def __init__(self, source: Source, *, bucket: Bucket, data: DataConfig):
         """Describe the records.
 
         Args:
-            source: its media.
-            bucket: sizes of their clips.
+            source: the media.
+            bucket: the size of the clips.
             data: how clips are cut.
         """
         self._source, self._bucket, self._data = source, bucket, data
 
     def random_map(self, element: int, rng: np.random.Generator) -> Record:
-        """The record of medium `element`, or of the one that takes its place.
+        """The record of medium `element`, or of the medium that replaces it.
 
         Raises:
             UserError: 20 media in a row cannot be decoded.
@@ -73,13 +73,19 @@ def draw_seed(rng: np.random.Generator) -> np.uint32:
 def first_readable(
     source: Source, index: int, cut: Callable[[Media], np.ndarray]
 ) -> tuple[np.ndarray, list[tuple[str, str]]]:
-    """The clip of a medium, or of the first of those in its place that can be decoded.
+    """The clip of a medium; where the medium can't be decoded, that of the first replacement which
+    can.
+
+    Args:
+        source: the media.
+        index: number of the medium.
+        cut: makes the clip of a medium.
 
     Returns:
-        The clip, and the name of each one before it with why it could not be decoded.
+        The clip, and (name, reason) of each medium before it that could not be decoded.
 
     Raises:
-        UserError: none of 20 can.
+        UserError: 20 media in a row could not be decoded.
     """
     bad: list[tuple[str, str]] = []
     for number in itertools.islice(_replacements(index, len(source)), _ATTEMPTS):
@@ -95,9 +101,9 @@ def first_readable(
 
 
 def _replacements(index: int, count: int) -> Iterator[int]:
-    """A number below `count`, then those that take its place one after the other: always the same.
+    """`index`, and then the numbers of its replacements, which `index` and `count` determine.
 
-    They lie all over the source, since bad files often lie beside each other.
+    They are drawn from the whole source, since bad files often lie beside each other.
     """
     yield index
     rng = np.random.default_rng([index, count])
@@ -106,8 +112,8 @@ def _replacements(index: int, count: int) -> Iterator[int]:
 
 
 class BadRecords:
-    """Counts the records that were replaced, says of each bad file once why, and stops a run that
-    has too many."""
+    """Counts replaced records, logs each bad file once with its reason, and stops a run that has
+    too many of them."""
 
     def __init__(self, largest_share: float):
         self._largest_share = largest_share
@@ -115,7 +121,7 @@ class BadRecords:
         self._reasons: dict[str, str] = {}
 
     def take(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """A batch without what it says of bad files.
+        """Count the bad records of a batch, and remove the entry "bad" from it.
 
         Raises:
             UserError: the share of bad records is too large.
@@ -136,7 +142,7 @@ class BadRecords:
         return batch
 
     def metrics(self) -> dict[str, float]:
-        """How many records were replaced so far, and how many files were bad."""
+        """Counts so far: records that were replaced, and bad files."""
         return {
             "data/replaced_records": float(self._replaced),
             "data/bad_files": float(len(self._reasons)),
@@ -158,16 +164,16 @@ class BadRecords:
         )
 
 
-# Clips to measure on have at most so many source frames from one to the next.
+# Frames of evaluation clips are at most this many source frames apart.
 _LARGEST_EVAL_STRIDE = 2
 
 
 def random_clip(
     media: Media, bucket: Bucket, data: DataConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """A clip to train on; all that is random about it comes from `rng`.
+    """A clip to train on; all randomness comes from `rng`.
 
-    Images are resized to cover the clip, and give their middle.
+    An image is resized to cover the bucket's size, and cropped at its center.
 
     Returns:
         uint8 array (frames, height, width, 3) of the bucket's sizes.
@@ -191,15 +197,15 @@ def random_clip(
 
 
 def center_clip(media: Media, bucket: Bucket, data: DataConfig, *, position: float) -> np.ndarray:
-    """The clip that nothing random is about: the middle of the frame.
+    """A clip without anything random: the center crop of the frames at a position.
 
-    Its frames are as far apart as training's nearest, but at most 2 source frames; where `data` has
-    a range of rates, they have the lower one.
+    The stride is the smallest one of training, but at most 2 source frames; where `data` has a
+    range of frame rates, the lowest rate is taken instead.
 
     Args:
         media: a video or an image.
-        bucket: sizes of the clip; the last frame of a shorter video is held.
-        data: how far apart its frames are.
+        bucket: size of the clip. The last frame of a video that is too short is repeated.
+        data: the strides or the frame rates of training.
         position: where in the video the clip lies, from 0, its beginning, to 1, its end.
 
     Returns:
@@ -223,14 +229,14 @@ def center_clip(media: Media, bucket: Bucket, data: DataConfig, *, position: flo
 
 
 def largest_stride(count: int, frames: int) -> int:
-    """The largest stride at which a clip fits into `count` frames, or 1."""
+    """The largest stride at which `frames` frames fit into `count` frames, at least 1."""
     return max(1, (count - 1) // max(frames - 1, 1))
 
 
 def _draw_numbers(
     times: np.ndarray, frames: int, data: DataConfig, rng: np.random.Generator
 ) -> np.ndarray:
-    """Numbers of a clip's frames: int (frames,); the last one of a video too short is held."""
+    """Frame numbers of a clip: int (frames,). The last frame of a short video is repeated."""
     if data.fps is not None:
         return numbers_at_rate(times, frames, rng.uniform(*data.fps), rng.random())
     largest = min(data.max_stride, largest_stride(len(times), frames))
@@ -241,13 +247,13 @@ def _draw_numbers(
 
 
 def numbers_at_rate(times: np.ndarray, frames: int, fps: float, position: float) -> np.ndarray:
-    """Numbers of the frames that are shown at a rate: int (frames,).
+    """Frame numbers of a clip with a given frame rate: int (frames,).
 
     Args:
         times: when each frame of the video is shown, in seconds from the first one on.
-        frames: of the clip; the last one of a video that has fewer is held.
-        fps: the rate; the video's own, on average, where that is lower, and a higher one where the
-            video is too short.
+        frames: number of frames in the clip. The last frame of a video with fewer is repeated.
+        fps: frames per second. The video's own average rate is taken where that is lower, and a
+            higher rate where the video is too short.
         position: where the clip lies, from 0, the beginning, to 1, the end of the video.
     """
     if len(times) < frames:
@@ -255,7 +261,7 @@ def numbers_at_rate(times: np.ndarray, frames: int, fps: float, position: float)
     own = (len(times) - 1) / times[-1] if times[-1] > 0 else math.inf
     span = min((frames - 1) / min(fps, own), float(times[-1]))
     wanted = position * (times[-1] - span) + np.linspace(0, span, frames)
-    # The nearest of the two frames around a time; the middles between frames tell them apart. Of
-    # two that are equally near it is always the earlier one, whatever rounding does.
+    # The frame nearest to each time. Of two equally near frames it is always the earlier one, so
+    # that rounding changes nothing.
     middles = (times[1:] + times[:-1]) / 2
     return np.searchsorted(middles, wanted - 1e-6 * span / max(frames - 1, 1))

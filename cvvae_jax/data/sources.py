@@ -1,4 +1,4 @@
-"""Sources of training data by their place, and which of their files are held out to measure on."""
+"""Media of a place, by number, and which of them are held out for evaluation."""
 
 import contextlib
 import dataclasses
@@ -18,19 +18,19 @@ from cvvae_jax.video_io.containers import reason
 from cvvae_jax.video_io.media_types import Media, MediaKind, NothingFound
 
 HeldOut = Mapping[str, bool]
-"""Whether files are held out, by key."""
+"""Whether each file is held out, by `key_of` the file."""
 HeldOutByKind = Mapping[MediaKind, HeldOut]
-"""The same by kind, of all files that a run has seen."""
+"""`HeldOut` for each kind of media, for all files that a run has seen."""
 
 _SHARE = 0.1
 
 
 def key_of(place: str, name: str) -> str:
-    """The name of a file by which its side is drawn: its path in the place, wherever that lies.
+    """The key that decides whether a file is held out: its path relative to the place.
 
     Args:
-        place: as `open_source` takes it.
-        name: as the source calls the file.
+        place: the place, as `open_source` takes it.
+        name: the file's name in the source.
     """
     root = at_home(place)
     if glob.has_magic(root) or not (is_remote(root) or os.path.isdir(root)):
@@ -40,19 +40,20 @@ def key_of(place: str, name: str) -> str:
 
 
 def held_out(keys: Sequence[str], known: HeldOut | None = None) -> list[bool]:
-    """Whether each file is held out: about one in ten; of two files and more at least one is, and
-    at least one isn't.
+    """Whether each file is held out: about one in ten is, by a hash of its key.
+
+    Of two files and more, at least one is held out and at least one isn't.
 
     Args:
-        keys: of all files of a place.
-        known: sides that were taken before, which stay.
+        keys: the keys of all files of a place.
+        known: earlier decisions, which stay.
     """
     known = known or {}
     drawn = [_drawn(key) for key in keys]
     sides = [known.get(key, number < _SHARE) for key, number in zip(keys, drawn, strict=True)]
     new = [i for i, key in enumerate(keys) if key not in known]
     if len(set(keys)) > 1 and new and len(set(sides)) == 1:
-        # Few files, all of which the hash has put on one side.
+        # There are few files, and the hash holds out all of them or none.
         nearest = (min if not sides[0] else max)(new, key=drawn.__getitem__)
         sides = [not side if keys[i] == keys[nearest] else side for i, side in enumerate(sides)]
     elif len(set(keys)) == 1 and new:
@@ -61,7 +62,7 @@ def held_out(keys: Sequence[str], known: HeldOut | None = None) -> list[bool]:
 
 
 def _drawn(key: str) -> float:
-    """A number from 0 to below 1, the same for a key on all machines."""
+    """A pseudo-random number in [0, 1) that depends on the key alone."""
     digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -79,7 +80,7 @@ _READERS: tuple[tuple[Callable[[str], bool], Callable[[str, MediaKind], "Source"
 
 @runtime_checkable
 class Source(Protocol):
-    """Media by number. It is sent to every worker process: it holds places, not open files."""
+    """Media by number. A source is sent to every worker process, so it holds no open files."""
 
     def __len__(self) -> int: ...
 
@@ -92,7 +93,7 @@ class Source(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """What messages and lists of exclusions call it, found without reading it."""
+        """Name of a medium in messages and exclusions, found without reading the medium."""
         ...
 
 
@@ -110,14 +111,14 @@ def open_source(
         place: a folder, searched recursively, or a pattern (`clips/**/*.mp4`); a list (.csv or
             .jsonl with a column `path`); ArrayRecord or tar shards, or the folder that they are in;
             `tfds:NAME`. All but ArrayRecord may be an address that fsspec knows (gs://, s3://).
-        kind: which of its media.
-        split: "all"; or about one in ten, by a hash of its name, for "eval" and the others for
-            "train"; of several there is one for each at least. A single one is for "train".
+        kind: which kind of its media.
+        split: "eval" for the held-out media, "train" for the others, or "all". `held_out` decides;
+            a single medium belongs to "train".
         exclude: a file of names to leave out, one a line, as `data check` writes it.
-        known: on which side files are already.
+        known: earlier decisions on which media are held out.
 
     Raises:
-        UserError: there is no such place, or nothing for the split in it.
+        UserError: there is no such place, or it holds no media for the split.
     """
     place = at_home(place)
     reader = next(reader for fits, reader in _READERS if fits(place))
@@ -135,7 +136,8 @@ def open_source(
 
 
 def _part(place: str, source: Source, split: Split, known: HeldOut | None) -> Sequence[int]:
-    """Numbers of a split's media: decided before any is excluded, so that none changes sides."""
+    """Numbers of a split's media. Exclusions come later, so that they move no medium from one
+    split to the other."""
     numbers = range(len(source))
     if split == "all":
         return numbers
@@ -161,7 +163,7 @@ def _nothing_left(place: str, kind: MediaKind, source: Source, split: Split) -> 
 
 
 def file_sizes(source: Source) -> list[int | None]:
-    """Sizes of a source's media in bytes; None for those that are no local files of their own."""
+    """Sizes of a source's media in bytes; None for a medium that is not a local file."""
     if isinstance(source, Subset):
         sizes = file_sizes(source.source)
         return [sizes[number] for number in source.numbers]
@@ -172,10 +174,14 @@ def file_sizes(source: Source) -> list[int | None]:
 
 
 def open_sources(place: str, *, exclude: str | None = None) -> dict[MediaKind, Source]:
-    """The videos and the images of a place, as far as it has any; `open_source` explains it.
+    """The sources of a place's videos and images, by kind; a kind without media is left out.
+
+    Args:
+        place: as `open_source` takes it.
+        exclude: as `open_source` takes it.
 
     Raises:
-        UserError: it has neither.
+        UserError: the place has neither videos nor images.
     """
     found, errors = {}, []
     for kind in get_args(MediaKind):
@@ -199,19 +205,19 @@ class Subset:
         return len(self.numbers)
 
     def __getitem__(self, index: int) -> Media:
-        """Medium `index` of the chosen ones."""
+        """Medium `index` of the subset."""
         return self.source[self.numbers[index]]
 
     def name(self, index: int) -> str:
-        """Its name in the source."""
+        """Name of medium `index` of the subset."""
         return self.source.name(self.numbers[index])
 
 
 def write_exclusions(path: Path, bad: dict[str, str]) -> None:
-    """Write a file for `exclude`: {name: reason}, a line each.
+    """Write a list of exclusions: a line with name, tab and reason for each bad medium.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
     lines = [f"{_written(_key(name))}\t{' '.join(why.split())}\n" for name, why in bad.items()]
     try:
@@ -230,13 +236,13 @@ def _excluded_names(path: str) -> set[str]:
 
 
 def _written(key: str) -> str:
-    """A name as it stands in a list of exclusions: one with control characters, such as the end of
-    a line, as a text of JSON. Others never begin with a quotation mark."""
+    """A name in a list of exclusions. Names with control characters, such as a line feed, become
+    JSON strings; no other name begins with a quotation mark."""
     return json.dumps(key) if visible(_decodable(key)) != _decodable(key) else key
 
 
 def _decodable(key: str) -> str:
-    """Bytes that are no UTF-8 are written as they are."""
+    """A name without the bytes that aren't UTF-8, which are written unchanged."""
     return key.encode(errors="ignore").decode()
 
 
@@ -249,5 +255,5 @@ def _read(word: str) -> str:
 
 
 def _key(name: str) -> str:
-    """A name that doesn't depend on where the command runs."""
+    """A name that doesn't depend on the working directory."""
     return name if "://" in name or name.startswith("tfds:") else os.path.abspath(at_home(name))

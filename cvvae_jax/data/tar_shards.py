@@ -1,4 +1,4 @@
-"""Media in tar shards, as WebDataset writes them, read by random access."""
+"""Media in tar shards as WebDataset writes them, read with random access."""
 
 import contextlib
 import dataclasses
@@ -11,7 +11,6 @@ import logging
 import os
 import re
 import tarfile
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import ArrayLike
 from cvvae_jax.config.places import at_home, is_remote
 from cvvae_jax.data.files import SUFFIXES, fetch_bytes, find, readable
 from cvvae_jax.errors import UserError, visible
+from cvvae_jax.resumable.files import written_aside
 from cvvae_jax.video_io.containers import suffix
 from cvvae_jax.video_io.media_types import Blob, MediaKind, NothingFound
 
@@ -30,20 +30,20 @@ _log = logging.getLogger(__name__)
 
 # Indexing waits for disks and networks much more than it computes.
 _SHARDS_AT_ONCE = 32
-# What is fetched for a header of a remote shard. The data behind it is mostly not wanted.
+# Bytes fetched for a header of a remote shard; the data behind it are rarely needed.
 _FETCH_FOR_HEADER = 2**14
 _REGULAR = (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.CONTTYPE)
 _COMPRESSED = re.compile(r"\.(tar\.(gz|bz2|xz|zst|lz4|lzma|z)|tgz|tbz2?|txz|tzst)$", re.IGNORECASE)
 _COMPRESSED_BEGIN = (b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd", b"\x04\x22\x4d\x18")
 _BRACES = re.compile(r"\{(?:(\d+)\.\.(\d+)|([^{}]*,[^{}]*))\}")
-# Part of the names in the cache: another layout, another number.
+# Version of the cached arrays, a part of the names in the cache.
 _LAYOUT = 1
 
 
 def are_shards(place: str) -> bool:
-    """Whether a place is a tar, a pattern of tars, or a folder that holds some and no media file.
+    """Whether a place is a tar, a pattern of tars, or a folder with tars and no media files.
 
-    Compressed tars count, so that `TarShards` says why they cannot be used.
+    Compressed tars count as well, so that `TarShards` can say why they cannot be used.
 
     Raises:
         UserError: a remote folder cannot be listed.
@@ -55,19 +55,19 @@ def are_shards(place: str) -> bool:
 
 
 class TarShards:
-    """The media of a kind in tars: those of the first shard, in its order, then the next one's."""
+    """The media of a kind in tars, in the order of the shards and of their members."""
 
     def __init__(self, place: str, kind: MediaKind):
-        """Find them by reading the headers; those that were read before are in a cache.
+        """Find the members by reading the headers; shards that were read before are in a cache.
 
         Args:
             place: a tar, a pattern (`shards/*.tar`, `shards-{000..123}.tar`), or a folder with tars
                 directly in it; a local path or an address that fsspec knows.
-            kind: which of the members, by the suffix.
+            kind: which kind of members; the suffix of a member decides.
 
         Raises:
-            UserError: there is no such shard, one is compressed or cannot be read, or no member
-                is of the kind. A shard that is damaged counts as far as it can be read.
+            UserError: there is no such shard, a shard is compressed or cannot be read, or no
+                member is of the kind. Of a damaged shard the readable beginning is used.
         """
         self._shards = _addresses(place)
         with ThreadPoolExecutor(min(_SHARDS_AT_ONCE, len(self._shards))) as threads:
@@ -88,7 +88,7 @@ class TarShards:
         """Member `index`."""
         shard = self._shard_of(index)
         start, size = int(self._members.starts[index]), int(self._members.sizes[index])
-        # Asked before it is read: a damaged header can state any size.
+        # Checked before reading: a damaged header can state any size.
         whole = 0 <= size <= self._shard_sizes[shard] - start
         data = _read(self._shards[shard], start, size) if whole else b""
         if len(data) != size:
@@ -108,16 +108,16 @@ class TarShards:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Members:
-    """Where members lie, in arrays: as Python objects, millions of them would fill the memory."""
+    """Where members lie, as arrays: millions of Python objects would fill the memory."""
 
     names: np.ndarray
-    """uint8: the names in UTF-8, one behind the other."""
+    """uint8: all names in UTF-8, concatenated."""
     name_ends: np.ndarray
     """int64 (members,): where each name ends in `names`."""
     starts: np.ndarray
-    """int64 (members,): the first byte of each one's data in its shard."""
+    """int64 (members,): position of each member's data in its shard, in bytes."""
     sizes: np.ndarray
-    """int64 (members,): bytes of it."""
+    """int64 (members,): size of each member's data, in bytes."""
 
     @classmethod
     def of(cls, names: list[bytes], starts: ArrayLike, sizes: ArrayLike) -> "_Members":
@@ -155,14 +155,14 @@ def _joined(members: Sequence[_Members]) -> _Members:
 
 
 def _addresses(place: str) -> list[str]:
-    """The shards, sorted."""
+    """The paths or addresses of the shards, sorted."""
     if _COMPRESSED.search(place):
         raise UserError(_compressed(place))
     if suffix(place) != ".tar":
         folder = place.rstrip("/")
         names = [name for name in _directly_in(place) if suffix(name) == ".tar"]
         found = [f"{folder}/{name}" for name in names]
-    elif os.path.isfile(place):  # whatever its name looks like
+    elif os.path.isfile(place):  # even if its name looks like a pattern
         found = [place]
     else:
         found = [path for pattern in _without_braces(place) for path in _matching(pattern)]
@@ -176,7 +176,7 @@ def _matching(pattern: str) -> list[str]:
 
 
 def _without_braces(pattern: str) -> list[str]:
-    """What a shell makes of `{000..123}` and `{a,b}`."""
+    """The patterns that a shell makes of `{000..123}` and `{a,b}`."""
     braces = _BRACES.search(pattern)
     if not braces:
         return [pattern]
@@ -192,7 +192,7 @@ def _without_braces(pattern: str) -> list[str]:
 
 
 def _directly_in(place: str) -> list[str]:
-    """Names in a folder, without those of its subfolders; none where there is no such folder."""
+    """Names in a folder itself; an empty list where there is no such folder."""
     if is_remote(place):
         with readable(place):
             system, path = fsspec.core.url_to_fs(place)
@@ -223,21 +223,21 @@ def _members_of(kind: MediaKind, shard: str) -> tuple[_Members, int]:
         if members is None:
             with opened() as file:
                 members, damage = _scan(file, shard, size)
-            if damage:  # not kept, so that the next run warns too
+            if damage:  # not cached, so that the next run warns as well
                 said = visible(shard), visible(damage)
                 _log.warning("%s is damaged; what lies behind is not used: %s.", *said)
             else:
-                _keep(key, members)
+                _cache(key, members)
     return members.ending_in(SUFFIXES[kind]), size
 
 
 def _scan(file: io.IOBase, shard: str, shard_size: int) -> tuple[_Members, str]:
-    """All visible files in a tar, as far as its headers can be read, and what ended that early."""
+    """All visible files in a tar as far as its headers are readable, and what damage ended it."""
     names, starts, sizes, damage = [], [], [], ""
     try:
         with tarfile.open(fileobj=file, mode="r:") as tar:
             while (member := tar.next()) is not None:
-                tar.members.clear()  # it would keep them all
+                tar.members.clear()  # tarfile would keep all of them
                 name = member.name.removeprefix("./")
                 if member.type in _REGULAR and not member.issparse() and not _hidden(name):
                     names.append(name.encode(errors="surrogateescape"))
@@ -245,7 +245,7 @@ def _scan(file: io.IOBase, shard: str, shard_size: int) -> tuple[_Members, str]:
                     sizes.append(member.size)
                 if not 0 <= member.size <= shard_size - member.offset_data:
                     raise tarfile.ReadError(f"{member.name} is cut off, or its header is broken")
-            # A header that cannot be read counts as the end, too, as far as tarfile is concerned.
+            # tarfile takes a header that cannot be read for the end of the archive.
             file.seek(tar.offset)
             rest = file.read(tarfile.BLOCKSIZE)
             if any(rest) or len(rest) not in (0, tarfile.BLOCKSIZE):
@@ -270,9 +270,9 @@ def _compressed(shard: str) -> str:
 
 
 def _read(shard: str, start: int, size: int) -> bytes:
-    """Bytes of a shard; fewer where it ends before."""
+    """Bytes of a shard; fewer where the shard ends before."""
     if is_remote(shard):
-        # Servers answer the range of no byte with an error, or with the whole shard.
+        # Servers answer an empty range with an error, or with the whole shard.
         return fetch_bytes(shard, start, start + size) if size else b""
     with readable(shard), open(shard, "rb") as file:
         file.seek(start)
@@ -285,7 +285,7 @@ def _cache_folder() -> Path:
 
 
 def _cached(key: str) -> _Members | None:
-    """What was kept; None where nothing was, or nothing that is sound."""
+    """The members in the cache; None where there are none, or the cached file is damaged."""
     try:
         with np.load(_cache_folder() / f"{key}.npz", allow_pickle=False) as arrays:
             members = _Members(**arrays)
@@ -296,16 +296,10 @@ def _cached(key: str) -> _Members | None:
         return None
 
 
-def _keep(key: str, members: _Members) -> None:
-    """Write to the cache, if that can be done."""
+def _cache(key: str, members: _Members) -> None:
+    """Write members to the cache, if it can be written."""
     with contextlib.suppress(OSError, RuntimeError):  # RuntimeError: there is no home
         folder = _cache_folder()
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, delete=False) as file:
-            try:
-                np.savez(file, **vars(members))
-                file.flush()
-                os.replace(file.name, folder / f"{key}.npz")
-            except BaseException:
-                os.unlink(file.name)
-                raise
+        with written_aside(folder / f"{key}.npz") as temporary:
+            np.savez(temporary, **vars(members))

@@ -1,6 +1,6 @@
 """Media in a data set that TensorFlow Datasets prepared as ArrayRecord, read without TensorFlow.
 
-tensorflow_datasets is imported only where it is used: that takes a second.
+tensorflow_datasets is imported only where it is used, since its import takes a second.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from cvvae_jax.video_io.media_types import Blob, Frames, MediaKind, NothingFound
 _PREFIX = "tfds:"
 _OPTIONS = ("split", "feature", "data_dir")
 _PREPARE = 'builder.download_and_prepare(file_format="array_record")'
-# Records that are looked at to learn whether a feature of bytes holds media files.
+# Examples that are read to find out whether a feature of bytes holds media files.
 _SAMPLES = 8
 _LOOKS = {
     "video": "a uint8 Tensor (frames, height, width, 3), or bytes of a video file",
@@ -34,16 +34,16 @@ def is_tfds(place: str) -> bool:
 
 
 class TFDSSource:
-    """One feature of the examples of a split, in their order."""
+    """The media in one feature of the examples of a split, in order."""
 
     def __init__(self, place: str, kind: MediaKind):
-        """Find the data set, and the feature unless it is given. Nothing is downloaded.
+        """Find the data set, and the feature where the place names none. Nothing is downloaded.
 
         Args:
             place: `tfds:NAME[/CONFIG][:VERSION][?split=train&feature=video&data_dir=DIR]`. NAME may
                 be the folder of a prepared version, which dataset_info.json is in; `split` may be
                 a part, such as `train[:90%]`; `feature` in a nested one is written `outer/inner`.
-            kind: what the feature holds.
+            kind: the kind of media in the feature.
 
         Raises:
             UserError: tensorflow_datasets is not installed, or the data set is not prepared as
@@ -99,7 +99,7 @@ class _Examples:
             self._records = builder.as_data_source(
                 split,
                 file_format="array_record",
-                # Decoded here, so that it is done only to the features that are wanted.
+                # `read` decodes the wanted features only.
                 deserialize_method=tfds.decode.DeserializeMethod.RAW_BYTES,
             )
         except Exception as error:  # what is not understood raises errors of many kinds
@@ -116,7 +116,7 @@ class _Examples:
         return len(self._records)
 
     def read(self, index: int, wanted: list[str]) -> list[Any]:
-        """Those features of an example. An Image is not decoded."""
+        """The wanted features of an example. An Image is not decoded."""
         tree = _nested({path: self.features[path] for path in wanted})
         skip = {p: _tfds().decode.SkipDecoding() for p in wanted if _is_image(self.features[p])}
         example = _features_dict(tree).deserialize_example_np(
@@ -128,7 +128,7 @@ class _Examples:
 
 @functools.lru_cache(maxsize=64)
 def _opened(place: str, folder: str, split: str) -> _Examples:
-    """For those that were sent to another process: what is open cannot be sent."""
+    """The examples of a split, opened once in each process: open files can't be sent to workers."""
     return _Examples(place, folder, split)
 
 
@@ -157,7 +157,7 @@ def _parsed(place: str) -> tuple[str, dict[str, str]]:
 
 
 def _prepared_folder(place: str, name: str, data_dir: str | None) -> str:
-    """Where the data set lies. Only its files are asked, never the code that could make them."""
+    """The folder of the prepared data set. Only files are read; no code of the data set is run."""
     tfds = _tfds()
     from tensorflow_datasets.core import read_only_builder
 
@@ -209,7 +209,7 @@ def _feature(place: str, examples: _Examples, kind: MediaKind, wanted: str | Non
 
 
 def _features_of_files(examples: _Examples, kind: MediaKind) -> list[str]:
-    """The features of bytes that hold media files, by the first examples."""
+    """The features of bytes that hold media files in the first examples."""
     paths = [path for path, feature in examples.features.items() if _is_bytes(feature)]
     found = set()
     for index in range(min(_SAMPLES, len(examples)) if paths else 0):
@@ -220,7 +220,7 @@ def _features_of_files(examples: _Examples, kind: MediaKind) -> list[str]:
 
 
 def _holds(feature: Any, kind: MediaKind) -> bool:
-    """Whether a feature is an image or frames, as its type says."""
+    """Whether a feature holds media of a kind, by its type."""
     if _is_image(feature):
         return kind == "image"
     if not _is_tensor(feature) or _dtype(feature) != np.uint8:
@@ -230,7 +230,7 @@ def _holds(feature: Any, kind: MediaKind) -> bool:
 
 
 def _is_image(feature: Any) -> bool:
-    """Whether it is stored as an image file. One of floats is a file of no use to a decoder."""
+    """Whether a feature is an image file with integer samples; decoders can't read float images."""
     return isinstance(feature, _tfds().features.Image) and _dtype(feature).kind == "u"
 
 
@@ -264,7 +264,7 @@ def _flat(tree: Any, branching: type, path: str = "") -> Iterator[tuple[str, Any
 
 
 def _nested(leaves: dict[str, Any]) -> dict[str, Any]:
-    """What `_flat` was made of."""
+    """The nested dictionaries of leaves with paths: the inverse of `_flat`."""
     tree: dict[str, Any] = {}
     for path, leaf in leaves.items():
         *outer, inner = path.split("/")

@@ -16,6 +16,7 @@ from cvvae_jax.data.records import numbers_at_rate
 from cvvae_jax.data.sources import open_source
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.evaluation.protocol import Protocol
+from cvvae_jax.resumable.files import file_sha256
 from cvvae_jax.video_io.containers import resized
 from cvvae_jax.video_io.frame_index import frame_times
 from cvvae_jax.video_io.media_types import Blob, Media
@@ -173,8 +174,7 @@ def _shaped(frame: np.ndarray, protocol: Protocol) -> np.ndarray:
 def _sha256(media: Media) -> str:
     match media:
         case Path():
-            with media.open("rb") as file:
-                return hashlib.file_digest(file, "sha256").hexdigest()
+            return file_sha256(media)
         case Blob():
             return hashlib.sha256(media.data).hexdigest()
         case _:

@@ -4,9 +4,7 @@ import contextlib
 import dataclasses
 import io
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -17,6 +15,7 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.clips import ClipInfo
 from cvvae_jax.evaluation.contenders import Contender
 from cvvae_jax.evaluation.metrics import Arrays
+from cvvae_jax.resumable.files import written_aside
 from cvvae_jax.resumable.lock import locked
 from cvvae_jax.resumable.share import Share
 
@@ -203,19 +202,5 @@ def _read(path: Path) -> dict[str, Any]:
 def _write(path: Path, data: bytes, *, exclusive: bool = False) -> None:
     """Writes a whole file or nothing. Processes may write one file at once; with `exclusive` the
     file of the first process stays."""
-    with _partial(path) as partial:
-        partial.write_bytes(data)
-        if not exclusive:
-            os.replace(partial, path)
-            return
-        with contextlib.suppress(FileExistsError):
-            os.link(partial, path)
-
-
-@contextlib.contextmanager
-def _partial(path: Path) -> Iterator[Path]:
-    partial = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
-    try:
-        yield partial
-    finally:
-        partial.unlink(missing_ok=True)
+    with written_aside(path, keep_first=exclusive) as temporary:
+        temporary.write_bytes(data)

@@ -5,23 +5,18 @@ import itertools
 from collections.abc import Generator, Iterator
 from fractions import Fraction
 
-import av
 import numpy as np
-from PIL import Image
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.video_io.containers import require_pixels, resized
-from cvvae_jax.video_io.decoding import open_video, to_rgb, upright_size
+from cvvae_jax.video_io.decoding import open_video
 from cvvae_jax.video_io.display import STANDARD, Display
 from cvvae_jax.video_io.frame_index import read_times
 from cvvae_jax.video_io.images import read_image
 from cvvae_jax.video_io.media_types import Frames, Media, MediaKind
 from cvvae_jax.video_io.times import Times
-from cvvae_jax.video_io.video import probe
-
-Frame = av.VideoFrame | np.ndarray
-"""A frame as the decoder gives it, or an array, uint8 (height, width, 3)."""
+from cvvae_jax.video_io.video import Frame, frame_size, probe, resized_frame
 
 _IMAGE = Times(Fraction(1)), STANDARD
 
@@ -124,7 +119,7 @@ def _cut(
     first = next(frames, None)
     if first is None:
         raise UserError(f"{media} holds no frame that can be decoded.")
-    original = _size(first)
+    original = frame_size(first)
     _require_size(media, original, config.size, limits.smallest)
     box = CropBox.of(original, config.size)
     capacity = length or _fitting(box, config.record_mb, limits.temporal_compression)
@@ -133,7 +128,7 @@ def _cut(
         video = np.empty((capacity, box.height, box.width, 3), np.uint8)
         count = 0
         for frame in itertools.islice(frames, capacity):
-            video[count] = box.cut(_picture(frame, box.resized, media))
+            video[count] = box.cut(resized_frame(frame, cover=box.resized))
             count += 1
         if length and count < length:
             if not start:
@@ -156,10 +151,6 @@ def _fitting(box: CropBox, megabytes: float, temporal_compression: int) -> int:
     return 1 + temporal_compression * max((frames - 1) // temporal_compression, 1)
 
 
-def _size(frame: Frame) -> tuple[int, int]:
-    return upright_size(frame) if isinstance(frame, av.VideoFrame) else frame.shape[:2]
-
-
 def _require_size(
     media: Media, original: tuple[int, int], wanted: int | None, smallest: int
 ) -> None:
@@ -174,13 +165,3 @@ def _require_size(
             f"{media} has {width}x{height} pixels, fewer than the size {wanted}; frames are never "
             "enlarged."
         )
-
-
-def _picture(frame: Frame, size: tuple[int, int], media: Media) -> np.ndarray:
-    """Convert a frame to an upright, resized array, uint8 (height, width, 3)."""
-    if isinstance(frame, av.VideoFrame):
-        return to_rgb(frame, cover=size)
-    if frame.shape[:2] == size:
-        return frame
-    image = Image.fromarray(np.ascontiguousarray(frame))
-    return np.asarray(image.resize(size[::-1], Image.Resampling.BICUBIC))

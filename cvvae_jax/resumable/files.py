@@ -1,6 +1,8 @@
-"""Files that are whole or as they were before: written beside their place, then moved."""
+"""Atomic writes: a file is written beside its place and then renamed, so it is never half there."""
 
 import contextlib
+import errno
+import hashlib
 import json
 import os
 import uuid
@@ -10,40 +12,91 @@ from typing import Any
 
 from cvvae_jax.errors import UserError
 
-_NAME_LENGTH = 40  # of a name that goes into that of its file aside, which has 255 bytes at most
+# Characters of a file's own name within its temporary name, which may have 255 bytes at most.
+_NAME_LENGTH = 40
 
 
 def new_beside(path: Path) -> Path:
-    """A new, empty file beside `path`, with its suffix; nobody's file is opened, not even through
-    a link.
+    """A new, empty file in the folder of `path`, hidden, with the suffix of `path`.
+
+    The name is random, so that no existing file is opened, not even through a link.
 
     Raises:
-        OSError: it can't be made.
+        OSError: the file can't be made.
     """
-    aside = path.with_name(f".{path.stem[:_NAME_LENGTH]}.{uuid.uuid4().hex}{path.suffix}")
-    aside.touch(exist_ok=False)
-    return aside
+    temporary = path.with_name(f".{path.stem[:_NAME_LENGTH]}.{uuid.uuid4().hex}{path.suffix}")
+    temporary.touch(exist_ok=False)
+    return temporary
 
 
 @contextlib.contextmanager
-def written_aside(path: Path) -> Iterator[Path]:
-    """A new file beside `path` to write, which takes its place when the block ends. After an
-    exception it is removed, and `path` is as it was.
+def written_aside(path: Path, *, keep_first: bool = False) -> Iterator[Path]:
+    """A new file beside `path` to write, which replaces `path` when the block ends.
+
+    After an exception the new file is removed, and `path` is as it was.
+
+    Args:
+        path: the file to write.
+        keep_first: a file that is already at `path` stays, and the new one is removed. Of several
+            processes that write the same file, the first one wins.
 
     Raises:
-        OSError: it can't be made, or not be named.
+        OSError: the new file can't be made or renamed.
     """
-    aside = new_beside(path)
+    temporary = new_beside(path)
     try:
-        yield aside
-        os.replace(aside, path)
+        yield temporary
+        if keep_first:
+            with contextlib.suppress(FileExistsError):
+                os.link(temporary, path)
+        else:
+            os.replace(temporary, path)
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
+
+
+def write_whole(path: Path, content: str | bytes) -> None:
+    """Replace a file, and wait until its content is on the disk. Text is written as UTF-8.
+
+    Raises:
+        OSError: the disk is full or not writable; a file that was there before is unchanged.
+    """
+    data = content.encode() if isinstance(content, str) else content
+    with written_aside(path) as temporary:
+        temporary.write_bytes(data)
+        sync(temporary)
+
+
+def sync(path: Path) -> None:
+    """Wait until the content of a file, or the names in a folder, are on the disk.
+
+    Raises:
+        OSError: they can't be written.
+    """
+    opened = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(opened)
+    except OSError as error:
+        # Some network file systems write names at once and have no such call for folders.
+        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
+            raise
+    finally:
+        os.close(opened)
+
+
+def file_sha256(path: Path | str) -> str:
+    """The SHA-256 of a file's content, in hexadecimal digits, as `sha256sum` shows it.
+
+    Raises:
+        OSError: the file can't be read.
+    """
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_vacant(path: Path, *, overwrite: bool) -> None:
-    """Raise UserError where a file to write exists already and is not to be replaced, or where no
-    file can have that name.
+    """Raise UserError where a file to write exists and must not be replaced, or where no file can
+    have that name.
 
     A link counts as a file, wherever it leads.
     """
@@ -65,37 +118,19 @@ def require_writable(path: Path) -> None:
         raise UserError(f"{path} cannot be written: {error.strerror}.") from error
 
 
-def write_whole(path: Path, content: str | bytes) -> None:
-    """Writes a file beside its place and then moves it there; text as UTF-8.
-
-    Raises:
-        OSError: the disk is full or not writable; what was there is there still.
-    """
-    data = content.encode() if isinstance(content, str) else content
-    partial = path.with_name(f"{path.name}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-
-
 def read_json(path: Path) -> dict[str, Any] | None:
-    """The object that a file holds; None where it is none, since it was cut or damaged.
+    """The JSON object in a file; None where the file holds none, since it was cut or damaged.
 
     Raises:
-        OSError: it isn't there, or can't be read now.
+        OSError: the file doesn't exist, or can't be read now.
     """
     return parse_json(path.read_bytes())
 
 
 def parse_json(text: bytes) -> dict[str, Any] | None:
-    """The object that a text is; None where it is none."""
+    """The JSON object in a text; None where the text is anything else."""
     try:
         found = json.loads(text)
-    except (ValueError, RecursionError):  # of which errors of UTF-8 are one kind
+    except (ValueError, RecursionError):  # errors of UTF-8 are ValueErrors
         return None
     return found if isinstance(found, dict) else None

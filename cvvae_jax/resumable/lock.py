@@ -1,9 +1,10 @@
-"""Folders that one process at a time may write.
+"""Locks for folders that one process at a time may write.
 
-The lock is the system's (flock): it ends with its process, whatever ends that, and holds among the
-machines of a network file system as far as this one passes locks on. NFS 4 does; Lustre does where
-it is mounted with `flock`; a bucket that is mounted as a folder knows only the processes of its own
-machine. What the lock file says is for people: it stays when its process has ended.
+The lock is flock's: the system releases it when the process ends, for whatever reason. It also
+keeps out the other machines of a network file system where that supports locks: NFS 4 does, and
+Lustre does where it is mounted with `flock`. A bucket that is mounted as a folder keeps out only
+processes of the same machine. The text in the lock file, which stays when the process has ended,
+is for people.
 """
 
 import contextlib
@@ -26,14 +27,15 @@ _log = logging.getLogger(__name__)
 
 @contextlib.contextmanager
 def locked(file: Path | str, busy: str) -> Iterator[None]:
-    """Keeps other processes of this machine, and those of shared disks, out.
+    """Holds a lock for as long as the block runs.
 
     Args:
-        file: of a local folder that is there; it is made, and stays.
-        busy: the sentence that says where another process is in, without its full stop.
+        file: the lock file, in a local folder that exists; the file is made, and stays.
+        busy: the beginning of the message where another process holds the lock, without a full
+            stop.
 
     Raises:
-        UserError: another process is in; the message ends with which one.
+        UserError: another process holds the lock; the message ends with which one.
         OSError: the file can't be made.
     """
     with open(file, "a+", encoding="utf-8", errors="replace") as opened:
@@ -72,8 +74,10 @@ def take(opened: IO) -> bool | None:
 
 
 def _holder(opened: IO[str]) -> str:
-    """What the process that is in has left in the file, and what to do if it isn't there."""
+    """Which process holds the lock, and what to do if that process no longer exists."""
     opened.seek(0)
     said = " ".join(opened.read(1000).split())
-    advice = f"If it is no more, as after the loss of its machine, remove {opened.name}."
+    advice = (
+        f"If that process no longer exists, as after the loss of its machine, remove {opened.name}."
+    )
     return f" ({said}). {advice}" if said else f". {advice}"

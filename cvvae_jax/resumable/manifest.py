@@ -1,11 +1,10 @@
-"""The list of a folder's files, with their sizes and SHA-256, and the check against it.
+"""manifest.json: the size and SHA-256 of every file in a folder, and the check of the files.
 
-Orbax restores flipped bytes without noticing, and takes a file that is cut short for a crash.
+Orbax restores files with flipped bytes without an error, and crashes on files that are cut short.
 """
 
 import concurrent.futures
 import contextlib
-import errno
 import hashlib
 import json
 import os
@@ -13,63 +12,44 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+from cvvae_jax.resumable.files import file_sha256, sync, write_whole
+
 NAME = "manifest.json"
-"""It lies in the folder itself."""
+"""The manifest lies in the folder that it describes."""
 
 _THREADS = 4  # hashing lets other threads run
 
 
 def write(folder: Path) -> None:
-    """Lists all files of a folder, which nobody must change from now on, and waits until they are
-    on the disk: else a crash of the machine could leave the folder's name without its content.
+    """List all files of a folder, which nobody may change from now on, and wait until they are on
+    the disk: otherwise a crash of the machine could leave the folder's name without its content.
 
     Raises:
         OSError: the disk is full, or a file can't be read.
     """
     names = [name for name in _names(folder) if name != NAME]
     with concurrent.futures.ThreadPoolExecutor(_THREADS) as pool:
-        entries = pool.map(lambda name: _written(folder / name), names)
+        entries = pool.map(lambda name: _synced_entry(folder / name), names)
         listed = dict(zip(names, entries, strict=True))
-    partial = folder / f"{NAME}.partial"
-    with partial.open("w") as file:
-        file.write(_text(listed))
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(folder / NAME)
+    write_whole(folder / NAME, _text(listed))
     for place, _, _ in os.walk(folder):
         sync(Path(place))
-
-
-def sync(path: Path) -> None:
-    """Waits until a file, or the names in a folder, are on the disk.
-
-    Raises:
-        OSError: they can't be written.
-    """
-    opened = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    except OSError as error:
-        # Some network file systems write names at once and have no such call for folders.
-        if not (path.is_dir() and error.errno in (errno.EINVAL, errno.ENOTSUP)):
-            raise
-    finally:
-        os.close(opened)
 
 
 def problems(
     folder: Path, *, items: tuple[str, ...] | None = None, hash_up_to: int | None = None
 ) -> list[str]:
-    """What differs from the manifest, a few words each that begin with the file's name; nothing
-    where all is as it was written.
+    """What differs from the manifest: a few words for each file, which begin with its name. The
+    list is empty where every file is as it was written.
 
     Args:
-        folder: one with a manifest.
-        items: only the files under these subfolders; None: every file.
-        hash_up_to: larger files, in bytes, are compared by size alone; None: all are read.
+        folder: a folder with a manifest.
+        items: the subfolders whose files are compared; None for all files.
+        hash_up_to: files of more bytes than this are compared by their size alone; None to read
+            and hash all files.
 
     Raises:
-        OSError: a file is there and can't be read now, which is no sign of damage.
+        OSError: a file exists but can't be read now, which is no sign of damage.
     """
     try:
         with _readable(folder / NAME):
@@ -99,7 +79,7 @@ def problems(
 
 
 def _change(path: Path, entry: dict[str, Any], hash_up_to: int | None) -> str | None:
-    """What is wrong with a file, in words; None where it is as it was written."""
+    """How a file differs from its entry in the manifest; None where it doesn't."""
     try:
         with _readable(path):
             size = path.stat().st_size
@@ -114,7 +94,7 @@ def _change(path: Path, entry: dict[str, Any], hash_up_to: int | None) -> str | 
 
 @contextlib.contextmanager
 def _readable(path: Path) -> Iterator[None]:
-    """Says of an error what it means for the checkpoint."""
+    """Adds to an error that it doesn't tell whether the checkpoint is damaged."""
     try:
         yield
     except FileNotFoundError:
@@ -124,21 +104,19 @@ def _readable(path: Path) -> Iterator[None]:
         raise OSError(error.errno, reason, str(path)) from error
 
 
-def _written(path: Path) -> dict[str, Any]:
-    """What the manifest says of a file, once that is on the disk."""
+def _synced_entry(path: Path) -> dict[str, Any]:
+    """The entry of a file in the manifest, once the file is on the disk."""
     sync(path)
     return _entry(path)
 
 
 def _entry(path: Path) -> dict[str, Any]:
-    """What the manifest says of a file."""
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-        return {"bytes": file.tell(), "sha256": digest}
+    """The entry of a file in the manifest."""
+    return {"bytes": path.stat().st_size, "sha256": file_sha256(path)}
 
 
 def _text(listed: dict[str, Any]) -> str:
-    """The manifest of these files; the only text that is accepted for them, to the byte."""
+    """The text of the manifest. No other text is accepted for the same files, to the byte."""
     own = hashlib.sha256(json.dumps(listed).encode()).hexdigest()
     return json.dumps({"files": listed, "sha256": own}, indent=1) + "\n"
 
@@ -152,7 +130,7 @@ def _lists_files(listed: Any) -> bool:
 
 
 def _names(folder: Path) -> list[str]:
-    """Every file below a folder, by its path in it."""
+    """The paths of all files below a folder, relative to it."""
     found = []
     for place, _, files in os.walk(folder, onerror=_unlistable):
         found += [(Path(place) / file).relative_to(folder).as_posix() for file in files]
@@ -160,7 +138,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _unlistable(error: OSError) -> None:
-    """A folder that can't be listed would look like one without files."""
+    """Raises the error: a folder that can't be listed would look like one without files."""
     if not isinstance(error, FileNotFoundError):
         with _readable(Path(error.filename)):
             raise error

@@ -1,28 +1,41 @@
-"""Work done ahead in threads, within bounds, and taken in its order."""
+"""Work done in threads whose results are taken in the order of the work."""
 
 import collections
 import contextlib
 import queue
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import Any, TypeVar
 
+Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 _END = object()
-# Seconds after which a thread whose result nobody takes looks whether it is still wanted.
-_PATIENCE = 0.2
+# Seconds between two looks whether a result that nobody has taken yet is still wanted.
+_POLL_SECONDS = 0.2
 
 
-def in_order(jobs: Iterable[Callable[[], Iterator[Result]]], *, threads: int) -> Iterator[Result]:
-    """What every job gives, one job after the other, while the next ones run already.
+def map_in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int
+) -> Iterator[Result]:
+    """`map(function, items)` on several threads; no more items than threads are held at a time."""
+
+    def job(item: Item) -> Generator[Result]:
+        yield function(item)
+
+    return in_order(((lambda item=item: job(item)) for item in items), threads=threads)
+
+
+def in_order(jobs: Iterable[Callable[[], Generator[Result]]], *, threads: int) -> Iterator[Result]:
+    """The results of all jobs, job after job, while the next jobs run already.
 
     Args:
-        jobs: each is called in a thread of its own.
-        threads: how many run at once. Each has one result ready, and makes the next, at most.
+        jobs: each is called in a thread of its own and generates results.
+        threads: how many jobs run at once. Each of them holds at most one finished result, and
+            the one that it works on.
 
     Raises:
-        BaseException: whatever a job raised, where its results end.
+        BaseException: whatever a job raised, at the place of the result that is missing.
     """
     stop, jobs = threading.Event(), iter(jobs)
     running: collections.deque[queue.Queue] = collections.deque()
@@ -41,6 +54,7 @@ def in_order(jobs: Iterable[Callable[[], Iterator[Result]]], *, threads: int) ->
 
 
 def _results(results: queue.Queue) -> Iterator[Any]:
+    """The results of one job until it ends or fails."""
     while True:
         result, error = results.get()
         if error is not None:
@@ -50,7 +64,8 @@ def _results(results: queue.Queue) -> Iterator[Any]:
         yield result
 
 
-def _run(job: Callable[[], Iterator[Any]], results: queue.Queue, stop: threading.Event) -> None:
+def _run(job: Callable[[], Generator[Any]], results: queue.Queue, stop: threading.Event) -> None:
+    """Put the results of a job into its queue, and then its end or its error."""
     try:
         with contextlib.closing(job()) as made:
             for result in made:
@@ -58,12 +73,12 @@ def _run(job: Callable[[], Iterator[Any]], results: queue.Queue, stop: threading
                 if stop.is_set():
                     return
         _put(results, (_END, None), stop)
-    except BaseException as error:  # the one who takes the results shall know
+    except BaseException as error:  # raised again in the thread that takes the results
         _put(results, (None, error), stop)
 
 
 def _put(results: queue.Queue, result: tuple, stop: threading.Event) -> None:
     while not stop.is_set():
         with contextlib.suppress(queue.Full):
-            results.put(result, timeout=_PATIENCE)
+            results.put(result, timeout=_POLL_SECONDS)
             return

@@ -1,4 +1,4 @@
-"""The part of a job that one of several processes does."""
+"""The share of a job that one of several processes does."""
 
 import dataclasses
 
@@ -7,12 +7,12 @@ from cvvae_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class Share:
-    """The shards that one of several processes makes; they need not know of each other."""
+    """The shards that one of several processes makes. The processes don't communicate."""
 
     process_index: int = 0
-    """Which one this is, from 0 on."""
+    """Number of this process, from 0 on."""
     process_count: int = 1
-    """Processes that run this command on the same target, anywhere."""
+    """Number of processes that run this command on the same target, on any machines."""
 
     def __post_init__(self):
         if not 0 <= self.process_index < self.process_count:
@@ -22,7 +22,7 @@ class Share:
             )
 
     def has(self, shard: int) -> bool:
-        """Whether a shard is one of this process's."""
+        """Whether this process makes the shard with this number."""
         return shard % self.process_count == self.process_index
 
     def __str__(self) -> str:

@@ -1,4 +1,7 @@
-"""The folder that a long job writes shard by shard, here or in a bucket, and goes on from."""
+"""The folder that a long job writes shard by shard, and that a later run of it goes on from.
+
+The folder is local or in a bucket.
+"""
 
 import contextlib
 import dataclasses
@@ -17,28 +20,30 @@ import fsspec
 from cvvae_jax.config.places import at_home, is_remote
 from cvvae_jax.config.reading import parse, typed
 from cvvae_jax.errors import UserError
+from cvvae_jax.resumable.files import sync
 
 WORK = ".prepare"
-"""The folder in it that is removed when all is done."""
+"""The folder in a target for unfinished work; it is removed when all is done."""
 SCRATCH = f"{WORK}/scratch"
-"""What was being written to a local target; a killed process leaves something in it."""
+"""The folder in a local target for files that are being written; a killed process leaves some."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Target:
-    """A local path, or an address that fsspec knows."""
+    """The folder of a job: a local path, or an address that fsspec knows."""
 
     place: str
     work: str = WORK
-    """The folder in it for what is not finished."""
+    """Name of the folder in it for unfinished work."""
     scratch_name: str = "scratch"
-    """The folder in that one for what is being written; a killed process leaves something there."""
+    """Name of the folder in `work` for files being written; a killed process leaves some."""
 
     def names(self, folder: str = "") -> set[str]:
-        """Names of the files and folders in it, or in a folder of it; none where there is none.
+        """Names of the files and folders in the target, or in a folder of it; an empty set where
+        there is no such folder.
 
         Raises:
-            UserError: it is a file.
+            UserError: the target is a file.
         """
         system, root = self._system()
         path = f"{root}/{folder}".rstrip("/")
@@ -51,33 +56,32 @@ class Target:
         return found - {""}
 
     def read(self, name: str, start: int | None = None, stop: int | None = None) -> bytes:
-        """A file of it, or the bytes from a number on to another one."""
+        """The bytes of a file of the target, all or those from `start` to `stop`."""
         system, root = self._system()
         return system.cat_file(f"{root}/{name}", start, stop)
 
     def read_object(self, name: str) -> dict[str, Any]:
-        """The object in a JSON file of it.
+        """The JSON object in a file of the target.
 
         Raises:
-            UserError: there is something else in the file.
+            UserError: the file holds something else.
         """
         what = f"{self.place}/{name}"
         return typed(dict[str, Any], parse(self.read(name), what), what)
 
     def write(self, name: str, text: str) -> None:
-        """Write a text file of it, in place of one that was there."""
+        """Write a text file of the target, or replace it."""
         with self.scratch() as folder:
             (folder / "text").write_bytes(text.encode())
             self.put(folder / "text", name)
 
     def put(self, file: Path, name: str) -> None:
-        """Move a local file to it; under its name it is whole."""
+        """Move a local file into the target; it gets its name once it is complete."""
         if not is_remote(self.place):
-            with file.open("rb") as opened:
-                os.fsync(opened.fileno())
-            path = os.path.join(self.place, name)
+            path = Path(self.place, name)
+            sync(file)
             os.replace(file, path)
-            _sync_folder(os.path.dirname(path))
+            sync(path.parent)  # keeps the order of renames where the power fails
             return
         system, root = self._system()
         partial = f"{root}/{self.work}/partial-{uuid.uuid4().hex}"
@@ -85,20 +89,20 @@ class Target:
         system.mv(partial, f"{root}/{name}")
 
     def make(self, folder: str) -> None:
-        """Make a folder of it, with those above it."""
+        """Make a folder in the target, and the folders above it."""
         system, root = self._system()
         system.makedirs(f"{root}/{folder}", exist_ok=True)
 
     def remove(self, name: str) -> None:
-        """Remove a file or a folder of it, where there is one."""
+        """Remove a file or a folder of the target, if it exists."""
         system, root = self._system()
         if system.exists(f"{root}/{name}"):
             system.rm(f"{root}/{name}", recursive=True)
 
     @contextlib.contextmanager
     def scratch(self) -> Iterator[Path]:
-        """A local folder for files to `put`; what stays in it is removed."""
-        # On the disk of a local target, since only there a file is moved at once.
+        """A local folder in which to write files for `put`; it is removed at the end."""
+        # On the disk of a local target, where moving a file is a renaming.
         above = None
         if not is_remote(self.place):
             above = os.path.join(self.place, self.work, self.scratch_name)
@@ -115,22 +119,13 @@ class Target:
         return system, root.rstrip("/")
 
 
-def _sync_folder(folder: str) -> None:
-    """Keeps the order of renames where the power fails."""
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
-
-
 Track = Callable[..., Iterable]
-"""Shows progress: `track(items, total=.., unit=..)` gives the items."""
+"""Shows progress: `track(items, total=.., unit=..)` yields the items."""
 GOES_ON = "What is finished stays, and the same command goes on."
 
 
 def absolute(place: str) -> str:
-    """A place that means the same wherever the command runs, and its workers."""
+    """A place in words that don't depend on the working directory: local paths become absolute."""
     if is_remote(place) or place.startswith("tfds:"):
         return place
     return os.path.abspath(at_home(place))
@@ -138,7 +133,7 @@ def absolute(place: str) -> str:
 
 @contextlib.contextmanager
 def named_errors(place: str) -> Iterator[None]:
-    """Turns what file systems raise while a folder is written into a UserError that names it."""
+    """Turns whatever a file system raises into a UserError that names the folder being written."""
     try:
         yield
     except UserError:
@@ -153,7 +148,7 @@ def named_errors(place: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Makes SIGTERM the same as Ctrl-C, with a message for both."""
+    """Makes SIGTERM raise KeyboardInterrupt, as Ctrl-C does; the message says how to go on."""
     is_main = threading.current_thread() is threading.main_thread()
     before = signal.signal(signal.SIGTERM, _interrupt) if is_main else None
     try:

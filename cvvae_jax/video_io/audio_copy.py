@@ -1,4 +1,4 @@
-"""Sound of one file into another, packet by packet, as it is."""
+"""Copies the sound of one file into another, packet by packet, without decoding it."""
 
 import contextlib
 import io
@@ -16,8 +16,8 @@ from cvvae_jax.video_io.times import Continued
 
 _log = logging.getLogger(__name__)
 
-# Decoders need some packets before the first sound that is heard: Opus those of 80 ms. The family
-# of MP4 says in an edit list that they are not heard; Matroska can only say so of Opus's own delay.
+# Decoders need some packets before the first sound that is heard: Opus needs 80 ms of them. MP4 and
+# QuickTime mark them in an edit list as not heard; Matroska can do so only for Opus's own delay.
 _BEFORE = Fraction(1, 10)
 _OPUS_DELAY = Fraction(312, 48000) + Fraction(1, 1000)  # and a rounded time stamp
 _WITH_EDIT_LISTS = ("mp4", "mov")
@@ -27,7 +27,7 @@ class AudioCopy:
     """Copies the packets of an audio stream into a container that is being written."""
 
     def __init__(self, packets: Iterator[av.Packet], target, stream, offset: Fraction):
-        """Set up a copy; `open` finds the arguments."""
+        """Set up a copy; called by `open`."""
         self._packets, self._target, self._stream = packets, target, stream
         self._offset, self._has_edit_lists = offset, target.format.name in _WITH_EDIT_LISTS
         self._continued: Continued | None = None
@@ -40,12 +40,12 @@ class AudioCopy:
     def open(
         cls, path: str | Path, target, *, video_start: Fraction
     ) -> Iterator["AudioCopy | None"]:
-        """The copier; None where there is no sound, or the container cannot hold its codec.
+        """A copier; None where there is no sound, or the container cannot hold its codec.
 
         Args:
-            path: a file whose sound stays in step with its video, if it has one.
-            target: the container.
-            video_start: when the target shows that video's first frame, in seconds.
+            path: the file with the sound, which stays in step with the file's video, if any.
+            target: the container to write.
+            video_start: when the target shows the first frame of that video, in seconds.
         """
         with open_container(Path(path)) as source:
             stream = played_sound(source)
@@ -62,8 +62,8 @@ class AudioCopy:
                 yield cls(_packets(source, stream, target), target, copied, Fraction(offset))
 
     def copy_until(self, seconds: Fraction | None) -> None:
-        """Write the packets that begin before a time of the new file, or all; both streams
-        interleave."""
+        """Write the packets that begin before a time of the new file, or all for None; called
+        repeatedly, so that sound and video interleave."""
         while self._next is not None:
             packet = self._next
             if seconds is not None and self._time(packet) >= seconds:
@@ -73,8 +73,8 @@ class AudioCopy:
             self._next = self._following()
 
     def _place(self, packet: av.Packet) -> None:
-        """Give a packet its times in the new file. Those of decoding must rise there, which they
-        don't where the old file rounded them to milliseconds."""
+        """Give a packet its times in the new file. Its decoding times must rise, which they don't
+        where the old file rounded them to milliseconds."""
         unit = exact(self._stream.time_base)
         scale = exact(packet.time_base) / unit
         pts, dts = (round(time * scale - self._offset / unit) for time in (packet.pts, packet.dts))
@@ -85,9 +85,9 @@ class AudioCopy:
         packet.time_base, packet.stream = unit, self._stream
 
     def _following(self) -> av.Packet | None:
-        """The next packet that is heard, or that a decoder needs for the first one that is."""
+        """The next packet that is heard, or that a decoder needs before the first such packet."""
         for packet in self._packets:
-            # An edit list may leave out sound between two pieces, too.
+            # An edit list may also leave out sound between two pieces.
             is_left_out = packet.is_discard and self._is_heard
             if packet.pts is None or is_left_out:
                 continue
@@ -97,7 +97,7 @@ class AudioCopy:
         return None
 
     def _continuing(self, packet: av.Packet) -> av.Packet:
-        """A packet after the one before it, also where files were appended to one another."""
+        """A packet whose times go on from the packet before, also in files that were appended."""
         if self._continued is None:
             self._continued = Continued(exact(packet.time_base))
         packet.dts = packet.pts if packet.dts is None else packet.dts
@@ -119,10 +119,10 @@ class AudioCopy:
 
 
 def _fits(stream, target) -> bool:
-    """Whether a container takes the sound of a stream."""
+    """Whether a container can hold the sound of a stream."""
     if stream.codec_context is None or stream.codec_context.name not in target.supported_codecs:
         return False
-    # The list has codecs that the container of another version takes: a trial is sure.
+    # The list has codecs that other versions of the container hold: only a trial is reliable.
     with av.open(io.BytesIO(), "w", format=target.format.name) as trial:
         trial.add_stream_from_template(stream)
         try:
@@ -133,12 +133,12 @@ def _fits(stream, target) -> bool:
 
 
 def _packets(source, stream, target) -> Iterator[av.Packet]:
-    """The packets of a stream, as the container takes them."""
+    """The packets of a stream in the form that the container needs."""
     packets = source.demux(stream)
     codec = stream.codec_context
     if codec.name != "aac" or codec.extradata or target.format.name not in _WITH_EDIT_LISTS:
         return packets
-    # AAC as it is broadcast has a header in every packet; FFmpeg takes them off by itself, but not
-    # for MP4 in fragments.
+    # Broadcast AAC has a header in every packet; FFmpeg removes the headers by itself, except for
+    # fragmented MP4.
     strip = av.bitstream.BitStreamFilterContext("aac_adtstoasc", stream)
     return (out for packet in packets for out in strip.filter(packet if packet.size else None))

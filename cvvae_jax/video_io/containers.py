@@ -1,4 +1,4 @@
-"""Video and image files: suffixes, opening, the scaler, and the type that the first bytes tell."""
+"""Video and image files: suffixes, opening, scaling, and their type by the first bytes."""
 
 import contextlib
 import io
@@ -20,37 +20,37 @@ VIDEO_SUFFIXES = (
 )
 """Suffixes of the files that a folder of videos is searched for."""
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".avif")
-"""Suffixes of the files that are read as images, and that a folder of images is searched for."""
+"""Suffixes of the files that are read as images."""
 WRITABLE_VIDEO_SUFFIXES = (".mp4", ".mkv", ".mov")
 """Suffixes that `VideoWriter` accepts."""
 WRITABLE_IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 """Suffixes that `write_image` accepts."""
 
 SCALER = Interpolation.BICUBIC | Interpolation.ACCURATE_RND | Interpolation.FULL_CHR_H_INT
-"""How swscale resizes and converts. Without the two last flags it takes a short cut from 4:2:0 to
-RGB that is 1 to 2 levels too dark and caps the PSNR of a round trip at 40 dB."""
+"""swscale's flags for resizing and conversion. Without the last two, swscale takes a shortcut from
+4:2:0 to RGB that is 1 to 2 levels too dark and limits the PSNR of a round trip to 40 dB."""
 
 DEMUXERS = (
     *("mov", "matroska", "avi", "mpeg", "mpegts", "asf", "flv", "ogg", "gif"),
     *("h264", "hevc", "m4v", "mpegvideo"),  # a bare stream, without times
     *("mp3", "aac", "wav", "flac"),  # sound for a video that is written
 )
-"""FFmpeg's names of the containers that are opened. It tells a file by its content, and would also
-follow playlists to files elsewhere."""
+"""FFmpeg's names of the containers that are opened. FFmpeg goes by a file's content, and would
+otherwise follow playlists to files elsewhere."""
 
 # PyAV 19 reads metadata in any encoding by itself. PyAV 18, the last one for Python 3.11, fails
-# where they are not UTF-8 unless it is told otherwise; this goes when 19 is the lowest version.
+# where they are not UTF-8 without this option. Remove it when 19 is the lowest version.
 _READING = {} if int(av.__version__.split(".")[0]) >= 19 else {"metadata_errors": "replace"}
 
 _ONLY_LISTED = {"format_whitelist": ",".join(DEMUXERS), "protocol_whitelist": "file"}
 
 LARGEST_FRAME = 2**26
 """Pixels of the largest frame that is decoded (8192 x 8192). A header that states more is taken for
-a broken one, before memory is asked for."""
+broken, before memory is allocated."""
 
 
 def suffix(file: MediaFile) -> str:
-    """What a file's name ends in, in lower case, with the dot."""
+    """The suffix of a file's name, in lower case, with the dot."""
     return PurePosixPath(str(file)).suffix.lower()
 
 
@@ -59,10 +59,10 @@ def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
     """A media file, open for reading.
 
     Raises:
-        UserError: there is no such file, or it is no media file.
+        UserError: there is no such file, or it is not a media file.
     """
     file = require_file(file)
-    # The prefix keeps FFmpeg from reading a protocol or a pattern into a name.
+    # The prefix keeps FFmpeg from taking a name for a protocol or a pattern.
     source = io.BytesIO(file.data) if isinstance(file, Blob) else f"file:{file}"
     try:
         container = av.open(source, options=_ONLY_LISTED, **_READING)
@@ -76,16 +76,16 @@ def open_container(file: MediaFile) -> Iterator[av.container.InputContainer]:
 
 
 def exact(rational: Any) -> Fraction | None:
-    """A rate or a time base of PyAV's; None where it is not stated.
+    """A rate or a time base of PyAV as an exact fraction; None where the file doesn't state it.
 
-    PyAV 18 has Fractions and None; PyAV 19 has a type of its own, which rounds its products and is
-    0/1 or x/0 where nothing is stated.
+    PyAV 18 has Fractions and None. PyAV 19 has a type of its own, whose products are rounded, and
+    which is 0/1 or x/0 for an unstated value.
     """
     return Fraction(rational.numerator, rational.denominator) if rational else None
 
 
 def require_file(file: MediaFile) -> Blob | Path:
-    """A file by the path that it has on the disk; UserError unless it is there."""
+    """The path of a file with the home folder resolved; raises UserError unless the file exists."""
     if isinstance(file, Blob):
         return file
     path = Path(at_home(file))
@@ -106,8 +106,7 @@ def require_pixels(file: MediaFile | Frames, height: int, width: int) -> None:
 def require_shape(
     path: MediaFile | Frames, shape: tuple[int, ...], wanted: tuple[int, ...]
 ) -> None:
-    """Raise UserError unless a frame has the height and width of those before it; shapes may go
-    on with channels."""
+    """Raise UserError unless a frame has the same shape, (height, width, ...), as earlier ones."""
     if shape != wanted:
         size, other = (f"{width}x{height}" for height, width, *_ in (wanted, shape))
         raise UserError(
@@ -130,14 +129,14 @@ def resized(
     short_side: int | None = None,
     cover: tuple[int, int] | None = None,
 ) -> tuple[int, int]:
-    """A height and a width, scaled alike.
+    """A height and a width, scaled by the same factor.
 
     Args:
         height: in pixels.
         width: in pixels.
-        short_side: what the shorter of them becomes.
-        cover: (height, width) to reach at least: enlarges what `short_side` would leave smaller;
-            alone, one of them is reached exactly.
+        short_side: length of the shorter side after scaling.
+        cover: (height, width) to reach at least. It enlarges what `short_side` would leave
+            smaller; without `short_side`, one of the two is reached exactly.
     """
     scales = [short_side / min(height, width)] if short_side else []
     if cover:
@@ -148,13 +147,13 @@ def resized(
 
 
 def one_line(error: Exception) -> str:
-    """Why a file is bad: what an error says, with its kind where it is none of ours."""
+    """The message of an error in one line, after the error's class unless that is UserError."""
     text = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
     return " ".join(text.split())
 
 
 def reason(error: Exception) -> str:
-    """What an error of the file system or of FFmpeg says, without numbers and paths."""
+    """The message of an error of the file system or of FFmpeg, without numbers and paths."""
     return getattr(error, "strerror", None) or str(error)
 
 
@@ -179,11 +178,11 @@ _TS_PACKET = 188
 
 
 def media_suffix(data: bytes) -> str | None:
-    """The suffix that a media file has by its first bytes; 512 are enough.
+    """The suffix that fits the content of a media file, by its first bytes; 512 are enough.
 
     Returns:
-        One that names of videos (`containers.VIDEO_SUFFIXES`) or of images (`IMAGE_SUFFIXES`) end
-        in, such as ".mp4" or ".jpg"; None for audio and for whatever else is not known.
+        One of `VIDEO_SUFFIXES` or `IMAGE_SUFFIXES`, such as ".mp4" or ".jpg"; None for audio and
+        for unknown content.
     """
     head = bytes(data[:1024])
     for prefix, suffix in _PREFIXES:
@@ -191,7 +190,7 @@ def media_suffix(data: bytes) -> str | None:
             return suffix
     if head[4:8] == b"ftyp":
         return _iso_suffix(head)
-    if head[4:8] in _QUICKTIME_BOXES:  # as QuickTime wrote them before there was `ftyp`
+    if head[4:8] in _QUICKTIME_BOXES:  # old QuickTime files have no `ftyp`
         return ".mov"
     if head.startswith(b"RIFF"):
         return _RIFF.get(head[8:12])
@@ -199,7 +198,7 @@ def media_suffix(data: bytes) -> str | None:
         return ".webm" if b"webm" in head[:64] else ".mkv"
     if head.startswith(b"OggS"):
         return ".ogv" if b"theora" in head else None
-    # Two letters and one byte are too little: others begin with them by chance.
+    # Two letters and one byte are too few: other files begin with them by chance.
     if head.startswith(b"BM") and int.from_bytes(head[14:18], "little") in _BMP_HEADER_SIZES:
         return ".bmp"
     if len(head) > 2 * _TS_PACKET and head[: 2 * _TS_PACKET + 1 : _TS_PACKET] == b"GGG":
@@ -208,7 +207,7 @@ def media_suffix(data: bytes) -> str | None:
 
 
 def _iso_suffix(head: bytes) -> str | None:
-    """Of the family of MP4, by the brands that its first box lists."""
+    """The suffix of a file of the MP4 family, by the brands that its first box lists."""
     size = int.from_bytes(head[:4], "big")
     major = head[8:12]
     brands = {major, *(head[i : i + 4] for i in range(16, min(size, len(head)), 4))}

@@ -11,11 +11,11 @@ _BOX_HEADER, _LONG_SIZE = struct.Struct(">I4s"), struct.Struct(">Q")
 
 
 def _mp4_is_cut_off(file: BufferedIOBase) -> bool:
-    """Whether the list of frames, that of the whole file or of a fragment, or the data of a
-    fragment reaches beyond the end or is missing there.
+    """Whether a list of frames (`moov`, or `moof` of a fragment) or the data of a fragment is
+    missing or reaches beyond the end of the file.
 
-    FFmpeg takes what is there of such a list for all of it. Data of a file in one piece are not
-    looked at, since it is known which frames they ought to hold.
+    FFmpeg takes the rest of such a list for the whole list. The data of a file without fragments
+    are not checked: its list of frames tells which of them are missing.
     """
     end, is_fragment, name = file.seek(0, os.SEEK_END), False, b""
     start = file.seek(0)
@@ -29,8 +29,8 @@ def _mp4_is_cut_off(file: BufferedIOBase) -> bool:
 
 
 def _box(file: BufferedIOBase) -> tuple[bytes, int] | None:
-    """The name and the size of the box that begins here; None where none does, or where it is said
-    to be the last one."""
+    """The name and the size of the box that begins here; None where no box begins, or the box is
+    marked as the last one."""
     header = file.read(_BOX_HEADER.size)
     if len(header) < _BOX_HEADER.size:
         return None
@@ -51,8 +51,8 @@ _SEGMENT, _CLUSTER = 0x18538067, 0x1F43B675
 def _matroska_is_cut_off(file: BufferedIOBase) -> bool:
     """Whether frames are missing at the end of a Matroska file.
 
-    They are where a cluster reaches beyond the end, or where the file ends between two elements of
-    a segment that goes on. A cut through what follows the clusters takes no frame, and a segment
+    Frames are missing where a cluster reaches beyond the end, or where the file ends between two
+    elements although its segment goes on. A cut behind the clusters loses no frame, and a segment
     or a cluster of unstated size (a live recording) promises none.
     """
     end, segment_end, has_frames = file.seek(0, os.SEEK_END), 0, False
@@ -75,7 +75,7 @@ def _matroska_is_cut_off(file: BufferedIOBase) -> bool:
 
 
 def _element(file: BufferedIOBase) -> tuple[int | None, tuple[int, int] | None]:
-    """The name of the element that begins here, and its size with the bits that it is stored in."""
+    """The name of the element that begins here, and (size, bits in which the size is stored)."""
     name = _integer(file)
     size = _integer(file) if name else None
     if size is None:
@@ -85,8 +85,9 @@ def _element(file: BufferedIOBase) -> tuple[int | None, tuple[int, int] | None]:
 
 
 def _integer(file: BufferedIOBase) -> tuple[int, int] | None:
-    """An integer of variable length with its marker, and its bits without: the zeros that the first
-    byte begins with say how many bytes follow. None where there is none."""
+    """An integer of variable length, with its marker bit, and the number of its bits without the
+    marker; None where no integer begins. The leading zeros of the first byte are the number of
+    bytes that follow."""
     first = file.read(1)
     if not first or not first[0]:
         return None
@@ -103,16 +104,16 @@ def _is_unstated(size: tuple[int, int]) -> bool:
 
 
 _LIST_HEADER = struct.Struct("<4sI4s")  # a name, a size, and the type of a RIFF or of a LIST
-_UNSTATED = (0, 2**32 - 1)  # a recording that was not finished
+_UNSTATED = (0, 2**32 - 1)  # sizes in a recording that was not finished
 
 
 def _riff_is_cut_off(file: BufferedIOBase) -> bool:
-    """Whether a list of frames reaches beyond the end."""
+    """Whether the list of frames of an AVI file reaches beyond its end."""
     end, start = file.seek(0, os.SEEK_END), file.seek(0)
     while start + _LIST_HEADER.size <= end:
         file.seek(start)
         name, size, kind = _LIST_HEADER.unpack(file.read(_LIST_HEADER.size))
-        if name == b"RIFF":  # what is in it comes next
+        if name == b"RIFF":  # its content comes next
             start += _LIST_HEADER.size
             continue
         start += 8 + size + size % 2

@@ -1,5 +1,5 @@
-"""One reading of a video file, which all that read videos share: which stream is the video, which
-of its packets are frames, when a file is damaged, and which way up it is."""
+"""How all code reads a video file: which stream is the video, which packets are frames, when a file
+is damaged, and which way up its frames are."""
 
 import contextlib
 import functools
@@ -30,11 +30,11 @@ from cvvae_jax.video_io.media_types import Blob, MediaFile
 _log = logging.getLogger(__name__)
 
 _PICTURES = Disposition.attached_pic | Disposition.timed_thumbnails
-# Codecs each of whose packets is a frame. Others have packets that show nothing (hidden frames of
-# VP8, MPEG-4 as it is packed for AVI) or show several.
+# Codecs in which each packet is a frame. Other codecs have packets without a visible frame (hidden
+# frames of VP8, packed MPEG-4 in AVI) or with several.
 _ONE_FRAME_A_PACKET = ("h264", "hevc", "vp9", "av1", "mjpeg", "prores", "ffv1", "png", "gif")
-# Of the MatrixCoefficients of ITU-T H.273, those that swscale converts: RGB, BT.709, unspecified,
-# FCC, BT.601 twice, SMPTE 240M and BT.2020 with non-constant luminance.
+# The MatrixCoefficients of ITU-T H.273 that swscale converts: RGB, BT.709, unspecified, FCC, BT.601
+# (two numbers), SMPTE 240M and BT.2020 with non-constant luminance.
 _CONVERTED = (0, 1, 2, 4, 5, 6, 7, 9)
 _PROGRESSIVE = (0, 1)  # FFmpeg's AVFieldOrder: unknown, progressive
 _UNSTATED_COLORS = (0, 2)  # of ITU-T H.273: reserved, unspecified
@@ -44,25 +44,25 @@ class OpenVideo:
     """The video stream of an open file."""
 
     def __init__(self, file: MediaFile, container: av.container.InputContainer, stream):
-        """Take what `open_video` chose."""
+        """Set up a video; called by `open_video`."""
         self.file, self.container, self.stream = file, container, stream
         self._size: tuple[int, int] | None = None
         self._threads = "NONE"
         self._begin(None)
 
     def _begin(self, first_pts: int | None) -> None:
-        """Take the presentation time of the first keyframe; None where none is known."""
+        """Start at the first keyframe, with its presentation time; None where it is unknown."""
         self._has_times = first_pts is not None
         self._before_packets, self._before_frames = _Before(first_pts), _Before(first_pts)
 
     @property
     def rate(self) -> Fraction | None:
-        """Frames per second, on average, as the file states them; None where it doesn't."""
+        """Average frames per second as the file states them; None where it doesn't."""
         return exact(self.stream.average_rate) or exact(self.stream.guessed_rate)
 
     def display(self, frame: av.VideoFrame) -> Display:
-        """What a player has to know, by the stream and its first frame. Colors that they don't
-        state are taken for those of BT.709."""
+        """What a player has to know to show the video, from the stream and its first frame. Colors
+        that are not stated are taken for BT.709."""
         aspect = exact(self.stream.sample_aspect_ratio) or Fraction(1)
         colors = {"primaries": int(frame.color_primaries), "transfer": int(frame.color_trc)}
         stated = {name: code for name, code in colors.items() if code not in _UNSTATED_COLORS}
@@ -70,31 +70,31 @@ class OpenVideo:
 
     @property
     def has_frames_for_packets(self) -> bool:
-        """Whether each packet is a frame. H.264 may have two packets, the fields of a frame, where
-        it is interlaced."""
+        """Whether each packet is a frame. Interlaced H.264 may have two packets for a frame, one
+        for each field."""
         codec = self.stream.codec_context
         is_interlaced = codec.name == "h264" and codec.field_order not in _PROGRESSIVE
         return codec.name in _ONE_FRAME_A_PACKET and not is_interlaced
 
     @property
     def has_presentation_times(self) -> bool:
-        """Whether packets say when their frame is shown. AVI says when each is decoded, which is
-        something else where frames refer to later ones."""
+        """Whether packets say when their frame is shown. AVI says when each is decoded, which
+        differs where frames refer to later ones."""
         return self.container.format.name != "avi" or not self.stream.codec_context.has_b_frames
 
     def packets(self) -> Iterator[av.Packet]:
         """The packets with frames, as `_with_frames` chooses them.
 
         Raises:
-            UserError: after the last one, if the file was cut off. A demuxer takes the end of
-                such a file for the end of the video.
+            UserError: after the last packet, if the file was cut off. A demuxer takes the end
+                of such a file for the end of the video.
         """
         count = 0
 
         def counted() -> Iterator[av.Packet]:
             nonlocal count
             for packet in self.container.demux(self.stream):
-                # PyAV's last packet, which means the end to a decoder, is none of the file's.
+                # PyAV's last packet is not in the file: it tells a decoder that this is the end.
                 count += packet.size > 0 or packet.dts is not None
                 yield packet
 
@@ -103,9 +103,11 @@ class OpenVideo:
             raise UserError(f"{self.file} ends early: it was cut off.")
 
     def _with_frames(self, packets: Iterable[av.Packet]) -> Iterator[av.Packet]:
-        """The packets from the first keyframe on, without which those before can't be decoded; all
-        of them where none is called a keyframe. Without those that have no data: they repeat a
-        frame, but would mean the end to a decoder."""
+        """The packets from the first keyframe on; all packets where none is marked as a keyframe.
+
+        Packets before the first keyframe can't be decoded. Packets without data are left out: they
+        repeat a frame, but a decoder would take them for the end.
+        """
         before: list[av.Packet] | None = []
         for packet in packets:
             if not packet.size:
@@ -120,29 +122,30 @@ class OpenVideo:
         yield from before or ()
 
     def is_shown(self, item: av.Packet | av.VideoFrame) -> bool:
-        """Whether the frame of a packet, or a decoded one, belongs to the video.
+        """Whether the frame of a packet, or a decoded frame, belongs to the video. Must be called
+        for all packets or frames in order.
 
-        An edit list leaves out frames that others need. Frames that are shown before the first
-        keyframe need some that the file doesn't have: it was cut out of a longer one. All are asked
-        for in their order.
+        An edit list hides frames that are needed only to decode others. In a file cut out of a
+        longer one, frames shown before the first keyframe need frames that the file doesn't have.
         """
         if isinstance(item, av.VideoFrame):
             return not self._before_frames.holds(item.pts)
         return not self._before_packets.holds(item.pts) and not item.is_discard
 
     def _is_due(self, item: av.Packet | av.VideoFrame) -> bool:
-        """Whether a frame that is shown can be held against the packets: not where it alone has no
-        time. It may be shown before the first keyframe."""
+        """Whether a shown frame counts when frames are compared with packets. A frame without a
+        time in a video with times doesn't: it may lie before the first keyframe."""
         return not self._has_times or item.pts is not None or not self.has_presentation_times
 
     def frames(self, *, threads: str = "AUTO") -> Iterator[av.VideoFrame]:
         """All frames in presentation order.
 
         Args:
-            threads: of the decoder: "AUTO", or "NONE" where other files are decoded beside it.
+            threads: the decoder's threading: "AUTO", or "NONE" where other files are decoded at the
+                same time.
 
         Raises:
-            UserError: the file is damaged or was cut off; the frames before have been yielded.
+            UserError: the file is damaged or was cut off; earlier frames have been yielded.
         """
         self.stream.thread_type = self._threads = threads
         missing = 0
@@ -162,8 +165,10 @@ class OpenVideo:
             raise UserError(f"{self.file} is damaged: {missing} of its frames can't be decoded.")
 
     def frames_from(self, keyframe: int) -> Iterator[av.VideoFrame]:
-        """Frames in presentation order from a keyframe on, by its presentation time in units of
-        the stream's time base; those that are not whole are among them.
+        """Frames in presentation order from a keyframe on, including corrupt ones.
+
+        Args:
+            keyframe: presentation time of the keyframe, in units of the stream's time base.
 
         Raises:
             UserError: a packet can't be decoded.
@@ -173,8 +178,8 @@ class OpenVideo:
         yield from self._decode(self._with_frames(self.container.demux(self.stream)))
 
     def require_usable(self, frame: av.VideoFrame) -> None:
-        """Raise UserError where a part of a frame was damaged, its size is another than that of
-        the frames before, or its colors are of a kind that isn't converted."""
+        """Raise UserError where a frame is partly damaged, differs in size from the frames before,
+        or has colors that can't be converted."""
         if frame.is_corrupt:
             raise UserError(f"{self.file} is damaged: a frame of it could be decoded only in part.")
         if frame.colorspace not in _CONVERTED:
@@ -187,18 +192,17 @@ class OpenVideo:
         require_shape(self.file, size, self._size)
 
     def await_threads(self) -> None:
-        """Let the decoder's threads come to an end of what they were given, where reading was
-        abandoned.
+        """Let the decoder's threads finish their work where reading was abandoned.
 
-        Where a program has PyAV pass on what FFmpeg logs, they need the interpreter to do so, and
-        closing the decoder waits for them without letting go of it: forever.
+        If a program has PyAV pass on FFmpeg's log, these threads need the interpreter's lock for
+        it, and closing the decoder waits for them while it holds the lock: forever.
         """
         if self._threads != "NONE":
             with contextlib.suppress(av.error.FFmpegError):
                 self.stream.decode(None)
 
     def _decode(self, packets: Iterable[av.Packet]) -> Iterator[av.VideoFrame]:
-        """Frames; what goes wrong is raised after those that the decoder still holds."""
+        """Decoded frames; an error is raised after the frames that the decoder still holds."""
         fault = None
         try:
             for packet in packets:
@@ -226,15 +230,17 @@ class OpenVideo:
 
 
 class _Before:
-    """Tells which of a row of packets or frames are shown before the first keyframe: some of those
-    that come next to it, up to the first one that is shown after it. Later ones may have any time:
-    in files that were appended to one another, times begin anew."""
+    """Tells which packets or frames are shown before the first keyframe.
+
+    Only those up to the first one shown after the keyframe can be. Later times don't matter: in
+    files that were appended to one another, times begin anew.
+    """
 
     def __init__(self, first_pts: int | None):
         self._first, self._is_over = first_pts, first_pts is None
 
     def holds(self, pts: int | None) -> bool:
-        """Whether the next one, by its presentation time, is such a one."""
+        """Whether the next item is shown before the keyframe, by its presentation time."""
         if self._is_over or pts is None:
             return False
         self._is_over = pts > self._first
@@ -246,7 +252,7 @@ def open_video(file: MediaFile) -> Iterator[OpenVideo]:
     """A video file, open for reading.
 
     Raises:
-        UserError: it holds no video, its frames are too large to decode, or FFmpeg fails on it.
+        UserError: the file holds no video, its frames are too large, or FFmpeg fails on it.
     """
     file = require_file(file)
     with open_container(file) as container:
@@ -262,7 +268,7 @@ def open_video(file: MediaFile) -> Iterator[OpenVideo]:
 
 
 def _video_stream(container, file: MediaFile):
-    """The video of a file, which is said where there is a choice."""
+    """The video stream of a file; a warning names it where there are several."""
     chosen = shown_video(container)
     if chosen is None:
         raise UserError(f"{file} holds {_instead_of_video(container)}.")
@@ -273,8 +279,8 @@ def _video_stream(container, file: MediaFile):
 
 
 def shown_video(container):
-    """The stream that a player shows: a default one, the largest of those, the first of those; None
-    where there is none."""
+    """The stream that a player shows: of the default streams, or of all, the largest one, and the
+    first of equally large ones; None where there is no video."""
     videos = _videos(container)
     area = {s.index: (s.width or 0) * (s.height or 0) for s in videos}
     is_default = {s.index: bool(s.disposition & Disposition.default) for s in videos}
@@ -282,8 +288,8 @@ def shown_video(container):
 
 
 def played_sound(container):
-    """The audio stream that a player plays beside that video, of the same program where there are
-    several (MPEG-TS); None where there is none."""
+    """The audio stream that a player plays with `shown_video`, from the same program where there
+    are several (MPEG-TS); None where there is no audio."""
     return container.streams.best("audio", related=shown_video(container))
 
 
@@ -304,16 +310,16 @@ def _instead_of_video(container) -> str:
 
 @functools.lru_cache(maxsize=1024)
 def _say_choice(file: str, count: int, number: int, size: str) -> None:
-    """Once for a file, however often it is opened."""
+    """Warns once for a file, however often it is opened."""
     _log.warning("%s holds %d videos; stream %d (%s) is read.", file, count, number, size)
 
 
 def to_rgb(
     frame: av.VideoFrame, *, short_side: int | None = None, cover: tuple[int, int] | None = None
 ) -> np.ndarray:
-    """A decoded frame as an upright uint8 array (height, width, 3), resized as `resized` says.
+    """A decoded frame as an upright uint8 array (height, width, 3), resized as by `resized`.
 
-    Scaling comes before the conversion, so that fewer pixels are converted.
+    A frame is scaled before it is converted, so that fewer pixels are converted.
     """
     stored_cover = cover[::-1] if cover and is_transposed(frame) else cover
     height, width = resized(frame.height, frame.width, short_side=short_side, cover=stored_cover)
@@ -329,6 +335,6 @@ def to_rgb(
 
 
 def upright_size(frame: av.VideoFrame) -> tuple[int, int]:
-    """Height and width of a frame once it is turned as its display matrix says."""
+    """Height and width of a frame after the rotation by its display matrix."""
     size = frame.height, frame.width
     return size[::-1] if is_transposed(frame) else size

@@ -1,4 +1,4 @@
-"""What a player must know to show stored pixels: pixel shape, colors, display matrix."""
+"""What a player must know to show stored pixels: pixel aspect ratio, colors, display matrix."""
 
 import dataclasses
 import math
@@ -19,9 +19,9 @@ class Display:
     pixel_aspect: Fraction = Fraction(1)
     """Width of a pixel over its height."""
     primaries: int = _BT709
-    """Which red, green and blue the colors are made of: ColourPrimaries of ITU-T H.273."""
+    """The red, green and blue of the colors: ColourPrimaries of ITU-T H.273."""
     transfer: int = _BT709
-    """How levels stand for light: TransferCharacteristics of ITU-T H.273."""
+    """The mapping from levels to light: TransferCharacteristics of ITU-T H.273."""
 
 
 STANDARD = Display()
@@ -34,8 +34,7 @@ _NEAR = math.radians(1)
 
 
 def upright(picture: np.ndarray, frame: av.VideoFrame) -> np.ndarray:
-    """The pixels of a frame, (height, width, channels), turned and mirrored as a player shows
-    them."""
+    """A frame's pixels (height, width, channels), turned and mirrored as a player shows them."""
     x_swaps, x_turns, y_turns = _steps(frame)
     if x_swaps:
         picture = picture.swapaxes(0, 1)
@@ -54,8 +53,8 @@ def is_transposed(frame: av.VideoFrame) -> bool:
 def _steps(frame: av.VideoFrame) -> tuple[bool, bool, bool]:
     """Whether x and y are exchanged, and whether the x and the y axis are reversed after that.
 
-    Matrices of other angles, of shears or of zeros leave a frame as it is stored: its pixels would
-    have to be resampled.
+    Matrices with other angles, with shears or with zeros are ignored: pixels would have to be
+    resampled.
     """
     matrix = _matrix(frame)
     if matrix is None:

@@ -15,7 +15,7 @@ from cvvae_jax.video_io.images import is_image
 from cvvae_jax.video_io.media_types import Blob, Frames, Media, MediaFile
 from cvvae_jax.video_io.times import Continued, Times
 
-# Where a file states neither times nor a rate.
+# Frames per second of a file that states neither times nor a rate.
 _USUAL_FPS = Fraction(25)
 
 
@@ -26,27 +26,26 @@ class FrameIndex:
     count: int
     """Number of frames."""
     ticks: np.ndarray
-    """int64 (count,); shorter where the file doesn't say when a frame is shown."""
+    """int64 (count,): presentation times; shorter where some frames have none."""
     keyframes: np.ndarray
-    """int64, the times at which a decoder can begin."""
+    """int64 (keyframes,): presentation times at which a decoder can begin."""
     times: Times
     """When each frame is shown."""
     first: Fraction
     """Presentation time of the first frame in the file, in seconds."""
     fault: str | None
-    """What is wrong with a file that ends early: all else is of the frames until there."""
+    """Why the file ends early, or None. The other fields describe the frames before that."""
 
     @property
     def seekable(self) -> bool:
-        """Whether a frame is known by its time."""
+        """Whether the time of a frame identifies it."""
         return len(np.unique(self.ticks)) == self.count and len(self.keyframes) > 0
 
 
 def count_frames(media: str | Media) -> int:
-    """Exact number of frames, found by reading a file, as a rule without decoding it; 1 for an
-    image.
+    """Exact number of frames, found by reading a file, usually without decoding it; 1 for an image.
 
-    The answer is kept for the files that a process asked for last.
+    A process caches the answers for recent files.
 
     Raises:
         UserError: there is no such file, it is not a video, or it was cut off.
@@ -73,7 +72,7 @@ def frame_times(media: str | Media) -> np.ndarray:
 
 
 def read_times(file: MediaFile) -> Times:
-    """When the frames of a video are shown; of one that was cut off, those that are there.
+    """When the frames of a video are shown; of a file that was cut off, the frames that exist.
 
     Raises:
         UserError: there is no such file, or it is not a video.
@@ -82,7 +81,7 @@ def read_times(file: MediaFile) -> Times:
 
 
 def whole_index(file: MediaFile) -> FrameIndex:
-    """The frames of a file.
+    """The index of a file that must be complete.
 
     Raises:
         UserError: there is no such file, it is not a video, or it was cut off.
@@ -97,7 +96,7 @@ _indexes: weakref.WeakKeyDictionary[Blob, FrameIndex] = weakref.WeakKeyDictionar
 
 
 def frame_index(file: MediaFile) -> FrameIndex:
-    """The frames of a file, which may have been cut off.
+    """The index of a file that may have been cut off; `fault` says so.
 
     Raises:
         UserError: there is no such file, or it is not a video.
@@ -113,16 +112,16 @@ def frame_index(file: MediaFile) -> FrameIndex:
 
 @functools.lru_cache(maxsize=1024)
 def _scan_once(path: Path, mtime_ns: int, size: int) -> FrameIndex:
-    """The index of a file as it was at its last change."""
+    """The index of a file, cached until the file changes."""
     return _scan(path)
 
 
 class _FrameList:
-    """What is read of a video's frames: `times`, (ticks, duration) of each or (None, duration),
-    `keyframes` by their ticks, and the `fault` that ends them."""
+    """The frames of a video as they are read: `times`, (ticks or None, duration) of each frame;
+    `keyframes`, by their ticks; and `fault`, the error that ended the reading, or None."""
 
     def __init__(self, video: OpenVideo, *, decode: bool):
-        """Read all of an open video, by its packets or by its frames."""
+        """Read an open video to its end, by its packets or by decoding it."""
         self.times, self.keyframes, self.fault = [], [], None
         read = _frames if decode else _shown_packets
         continued = Continued(exact(video.stream.time_base))
@@ -139,16 +138,16 @@ class _FrameList:
         is_reordered = bool(video.stream.codec_context.has_b_frames) and not decode
         known = [ticks for ticks, _ in self.times if ticks is not None]
         if continued.shift or not (is_reordered or known == sorted(known)):
-            self.keyframes = []  # frames aren't known by the times that the file has
+            self.keyframes = []  # the times in the file don't identify frames
 
     @property
     def has_gaps(self) -> bool:
-        """Whether some frames have no time, and others have one."""
+        """Whether some frames have a time and others have none."""
         return len({ticks is None for ticks, _ in self.times}) == 2
 
     def fill(self, step: int) -> None:
-        """Give times to frames without one, by those beside them; frames at either end follow each
-        other after `step`."""
+        """Interpolate the times of frames without one from their neighbors; before the first and
+        after the last known time, frames are `step` apart."""
         known = {n: ticks for n, (ticks, _) in enumerate(self.times) if ticks is not None}
         numbers, ticks = list(known), list(known.values())
         first, last = numbers[0], numbers[-1]
@@ -187,14 +186,14 @@ def _scan(file: MediaFile) -> FrameIndex:
 
 
 def _rising(ticks: np.ndarray) -> np.ndarray:
-    """Sorted times, of which equal ones are moved apart by as little as can be."""
+    """Sorted times, with equal ones moved apart by the smallest possible steps."""
     steps = np.arange(len(ticks))
     return np.maximum.accumulate(ticks - steps) + steps
 
 
 def _shown_packets(video: OpenVideo):
-    """Of every frame: a time that rises with the packets, its presentation time, its duration and
-    whether it is a keyframe."""
+    """Tuples of a time that rises with the packets, presentation time, duration, and whether the
+    packet is a keyframe, one for every shown frame."""
     shown = filter(video.is_shown, video.packets())
     if video.has_presentation_times:
         return ((p.dts, p.pts, p.duration, p.is_keyframe) for p in shown)
@@ -203,7 +202,7 @@ def _shown_packets(video: OpenVideo):
 
 
 def _frames(video: OpenVideo):
-    """What `_shown_packets` gives, by decoding: for codecs whose packets are not frames."""
+    """The tuples of `_shown_packets`, by decoding: for codecs whose packets are not frames."""
     return ((f.pts, f.pts, f.duration, f.key_frame) for f in video.frames(threads="NONE"))
 
 
@@ -215,8 +214,8 @@ def _sound_start(video: OpenVideo) -> Fraction | None:
 
 
 def _beginning(first_frame: Fraction, sound: Fraction | None) -> Fraction:
-    """When a player begins to show a file: with the first of picture and sound. What a stream has
-    before 0 is for the decoder only."""
+    """When a player begins to show a file: at the first picture or sound. Only decoders need what a
+    stream has before 0."""
     if sound is None:
         return first_frame
     return max(min(first_frame, sound), min(first_frame, Fraction(0)))

@@ -1,4 +1,4 @@
-"""Image files in and out, as uint8 arrays (height, width, 3) of upright RGB pixels."""
+"""Reads and writes image files as uint8 arrays (height, width, 3) of upright RGB pixels."""
 
 import io
 from collections.abc import Mapping
@@ -24,16 +24,16 @@ from cvvae_jax.video_io.containers import (
 from cvvae_jax.video_io.media_types import Blob, MediaFile
 
 FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "TIFF", "AVIF")
-"""Pillow's names of the formats that images are read in, whatever a file is called. Left alone,
-Pillow would go by the content and take some fifty others; for PostScript it starts a program."""
+"""Pillow's names of the formats that are read, whatever the suffix. By default Pillow goes by the
+content and reads some fifty more formats; for PostScript it even starts a program."""
 
-# Of TIFF, by number.
+# Numbers of TIFF tags.
 _BITS_PER_SAMPLE, _COMPRESSION, _PHOTOMETRIC, _PLANES, _SAMPLE_FORMAT = 258, 259, 262, 284, 339
 _UNCOMPRESSED, _WHITE_IS_ZERO, _APART, _SIGNED = 1, 0, 2, 2
 
 
 def is_image(file: MediaFile) -> bool:
-    """Whether a file is read as an image, by its suffix; anything else is read as a video."""
+    """Whether a file is read as an image, by its suffix; any other file is read as a video."""
     return suffix(file) in IMAGE_SUFFIXES
 
 
@@ -42,9 +42,9 @@ def read_image(
 ) -> np.ndarray:
     """An image file as a uint8 array (height, width, 3), turned as its EXIF orientation says.
 
-    Samples of up to 16 bits become 8. Floating-point ones have black at 0 and white at 1 where all
-    lie in this range, and are 8-bit numbers where all are whole and none is above 255. Color
-    profiles are not applied.
+    Samples of up to 16 bits are reduced to 8. Floating-point samples that all lie in [0, 1] have
+    black at 0 and white at 1; whole numbers up to 255 are taken as 8-bit samples. Color profiles
+    are not applied.
 
     Args:
         file: the file, in one of FORMATS; an alpha channel is dropped, and the first frame of
@@ -53,8 +53,8 @@ def read_image(
         cover: (height, width) that the resize reaches at least.
 
     Raises:
-        UserError: there is no such file, it is no image of these formats, is damaged, has more
-            than 2^26 pixels, or samples of which nothing says how bright they are.
+        UserError: there is no such file, it is not an image of these formats, is damaged, has more
+            than 2^26 pixels, or has samples whose black and white are unknown.
     """
     file = require_file(file)
     try:
@@ -79,7 +79,7 @@ def read_image(
 
 
 def _require_read_right(file: MediaFile, image: Image.Image) -> None:
-    """Refuses two kinds of TIFF whose bytes Pillow takes in another order than they have."""
+    """Refuses two kinds of TIFF whose bytes Pillow reads in the wrong order."""
     tags = getattr(image, "tag_v2", {})
     compressed = tags.get(_COMPRESSION, _UNCOMPRESSED) != _UNCOMPRESSED
     deep = max(tags.get(_BITS_PER_SAMPLE, (1,))) > 8
@@ -93,9 +93,12 @@ def _require_read_right(file: MediaFile, image: Image.Image) -> None:
 
 
 def _in_8_bits(file: MediaFile, image: Image.Image, tags: Mapping[int, Any]) -> Image.Image:
-    """The image with samples of 8 bits; Pillow's `convert` would cut larger ones off at 255.
+    """The image with 8-bit samples; Pillow's `convert` would clip larger samples at 255.
 
-    `tags` are those of a TIFF, else empty.
+    Args:
+        file: the file, for messages.
+        image: the image.
+        tags: the tags of a TIFF; empty for other formats.
     """
     (sample_format, *_) = tags.get(_SAMPLE_FORMAT, (1,))
     if image.mode == "I" or sample_format == _SIGNED:
@@ -103,7 +106,7 @@ def _in_8_bits(file: MediaFile, image: Image.Image, tags: Mapping[int, Any]) -> 
             f"{file} has samples that are signed or of 32 bits, and nothing says which of them are "
             "black and white; accepted are unsigned ones of up to 16 bits, and floating-point ones."
         )
-    if image.mode == "La":  # grey times alpha, which `convert` takes to one other mode alone
+    if image.mode == "La":  # grey premultiplied by alpha, which `convert` takes to "LA" only
         return image.convert("LA")
     if image.mode == "F":
         samples = _between_0_and_1(file, np.asarray(image))
@@ -112,13 +115,13 @@ def _in_8_bits(file: MediaFile, image: Image.Image, tags: Mapping[int, Any]) -> 
         samples = np.asarray(image, np.float32) / (2**bits - 1)
     else:
         return image
-    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # which Pillow sees to up to 8 bits
+    if tags.get(_PHOTOMETRIC) == _WHITE_IS_ZERO:  # Pillow inverts only samples of up to 8 bits
         samples = 1 - samples
     return Image.fromarray((255 * samples).round().astype(np.uint8))
 
 
 def _between_0_and_1(file: MediaFile, samples: np.ndarray) -> np.ndarray:
-    """Floating-point samples with black at 0 and white at 1."""
+    """Floating-point samples, scaled so that black is 0 and white is 1."""
     lowest, highest = samples.min(), samples.max()
     if lowest >= 0 and highest <= 1:
         return samples

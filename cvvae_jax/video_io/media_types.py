@@ -1,4 +1,4 @@
-"""What a source of training data holds: a file, a file in memory, or frames decoded already."""
+"""The types of media: a file, a file in memory, or decoded frames."""
 
 import dataclasses
 from pathlib import Path
@@ -11,12 +11,12 @@ from cvvae_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Blob:
-    """A media file in memory: a record of a shard, or what was fetched from a bucket."""
+    """A media file in memory: a record of a shard, or a file fetched from a bucket."""
 
     name: str
-    """What messages call it; its suffix says whether it is an image or a video."""
+    """Name for messages; its suffix says whether this is an image or a video."""
     data: bytes
-    """The whole file."""
+    """Content of the file."""
 
     def __str__(self) -> str:
         return self.name
@@ -24,26 +24,26 @@ class Blob:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Frames:
-    """A video, or an image as one frame, that was decoded by someone else."""
+    """A video that is decoded already, or an image as one frame."""
 
     name: str
-    """What messages call it."""
+    """Name for messages."""
     array: np.ndarray
     """uint8 (frames, height, width, 3), RGB."""
     fps: float = 25.0
-    """Frames per second, where that is known."""
+    """Frames per second; 25 where it is unknown."""
 
     def __str__(self) -> str:
         return self.name
 
 
 class NothingFound(UserError):
-    """A place holds no media of the kind that is wanted, though it could be read."""
+    """A place can be read but holds no media of the wanted kind."""
 
 
 MediaFile = str | Path | Blob
-"""What is decoded here. A plain string is a local path."""
+"""A file to decode; a string is a local path."""
 MediaKind = Literal["video", "image"]
-"""What is wanted of a source."""
+"""The kind of media in a source."""
 Media = Path | Blob | Frames
-"""What a source holds."""
+"""An element of a source."""

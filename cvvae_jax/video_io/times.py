@@ -1,5 +1,5 @@
-"""When the frames of a video are shown: at a constant rate that is an exact fraction, or one by
-one."""
+"""When the frames of a video are shown: at a constant rate, as an exact fraction, or at a time of
+their own for each frame."""
 
 import dataclasses
 import json
@@ -12,11 +12,11 @@ import numpy as np
 from cvvae_jax.config.reading import build, parse
 
 _USUAL_FPS = Fraction(25)
-# Of the time between two frames: how far a constant rate may be off by the rounding of a container.
+# Largest rounding error of a container in a constant rate, as a share of the time between frames.
 _ROUNDING = 0.25
 _FRACTION = re.compile(r"-?[0-9]{1,40}(\.[0-9]{1,40}|/(?=0*[1-9])[0-9]{1,40})?")
-_FINE = 90_000  # units a second, at least, of a start that frames of a constant rate have
-# Seconds that a time must go back to begin anew; less is carelessness of the program that wrote it.
+_FINE = 90_000  # least units a second for the start of a video with a constant rate
+# Times that go back by more seconds than this begin anew; less is an inaccuracy of the writer.
 _LEAP = Fraction(1, 10)
 
 
@@ -25,18 +25,18 @@ class Times:
     """When each frame of a video is shown."""
 
     rate: Fraction
-    """Frames per second; on average where they come unevenly."""
+    """Frames per second; the average where `ticks` is given."""
     start: Fraction = Fraction(0)
     """Seconds from the beginning of the file, video or sound, to the first frame."""
     ticks: tuple[int, ...] | None = None
-    """When each of uneven frames is shown, counted from the first, in `unit`; None for frames of a
-    constant rate, of which frame k is shown after k / rate seconds."""
+    """When each frame is shown, in `unit`s after the first frame; None for a constant rate, with
+    frame k shown after k / rate seconds."""
     unit: Fraction = Fraction(1)
     """Seconds."""
     last: int = 0
-    """How long the last one of uneven frames is shown, in `unit`."""
+    """How long the last frame is shown, in `unit`s, where `ticks` is given."""
     count: int | None = None
-    """Number of frames, where it is known."""
+    """Number of frames; None where it is unknown."""
 
     @classmethod
     def of(
@@ -48,14 +48,14 @@ class Times:
         stated: tuple[Fraction | None, ...] = (),
         last: int = 0,
     ) -> "Times":
-        """What presentation times say, which containers round to their unit.
+        """The times for given presentation times, which containers round to their unit.
 
         Args:
-            ticks: strictly rising integers, in `unit`.
-            unit: seconds.
+            ticks: presentation times, strictly rising integers in `unit`s.
+            unit: the unit in seconds.
             start: as the attribute.
-            stated: rates that the file states, the likeliest first.
-            last: how long the last frame is shown, in `unit`; 0 where that isn't known.
+            stated: frame rates that the file states, the likeliest first.
+            last: how long the last frame is shown, in `unit`s; 0 where it is unknown.
         """
         ticks = ticks - ticks[0]
         steps = len(ticks) - 1
@@ -74,12 +74,12 @@ class Times:
 
     @property
     def is_plain(self) -> bool:
-        """Whether the rate says all: frames come evenly, and from the beginning on."""
+        """Whether `rate` alone describes the times: a constant rate, from the beginning on."""
         return self.ticks is None and not self.start
 
     def at(self, number: int) -> Fraction:
-        """Seconds from the first frame to frame `number`; to the end of the video for the number
-        of its frames."""
+        """Seconds from the first frame to frame `number`; for the number of frames, to the end of
+        the video."""
         if self.ticks is None:
             return number / self.rate
         if number < len(self.ticks):
@@ -89,7 +89,7 @@ class Times:
 
     @property
     def clock(self) -> Fraction:
-        """Seconds of the unit in which `ticks_of` counts."""
+        """The unit of `ticks_of`, in seconds."""
         if self.ticks is not None:
             return self.unit
         if not self.start:
@@ -98,19 +98,19 @@ class Times:
         return Fraction(1, per_second * math.ceil(_FINE / per_second))
 
     def ticks_of(self, number: int) -> int:
-        """When frame `number` is shown, from the beginning of the file on, in units of `clock`.
+        """When frame `number` is shown, in units of `clock` from the beginning of the file.
 
-        Frames keep their distances exactly; a start that is no multiple of the unit is rounded.
+        Times between frames are exact; a start that isn't a multiple of the unit is rounded.
         """
         return round(self.start / self.clock) + round(self.at(number) / self.clock)
 
     def taken(self, numbers: np.ndarray, rate: Fraction) -> "Times":
-        """Times of some frames, by their rising numbers: each is shown until the next of them, the
-        last one until the frame that follows it.
+        """The times of a selection of frames. Each is shown until the next selected one, the last
+        one until the frame that follows it in the video.
 
         Args:
-            numbers: of the frames.
-            rate: of these frames, on average.
+            numbers: rising numbers of the selected frames.
+            rate: average frame rate of the selection.
         """
         if self.ticks is None:
             return dataclasses.replace(self, rate=rate, count=len(numbers))
@@ -119,7 +119,7 @@ class Times:
         return dataclasses.replace(self, rate=rate, ticks=ticks, last=last, count=len(ticks))
 
     def to_json(self) -> str:
-        """All of it as text, which `from_json` reads."""
+        """The times as JSON, which `from_json` reads."""
         words = {"rate": str(self.rate), "start": str(self.start), "count": self.count}
         if self.ticks is not None:
             words |= {"ticks": self.ticks, "unit": str(self.unit), "last": self.last}
@@ -130,7 +130,7 @@ class Times:
         """The times of `to_json`.
 
         Raises:
-            ValueError: it is something else.
+            ValueError: the text is something else.
         """
         said = build(_TimesFields, parse(text, "times"))
         rate, start, unit = map(as_fraction, (said.rate, said.start, said.unit))
@@ -142,7 +142,7 @@ class Times:
 
 @dataclasses.dataclass(frozen=True)
 class _TimesFields:
-    """Times as JSON has them."""
+    """The fields of `Times.to_json`."""
 
     rate: str
     start: str = "0"
@@ -156,8 +156,8 @@ def as_fraction(text: str) -> Fraction:
     """A number such as 25, 29.97 or 30000/1001, exactly.
 
     Raises:
-        ValueError: it is none; nor are powers of ten, such as 1e999999999, which would fill the
-            memory.
+        ValueError: the text is not such a number. Exponents aren't accepted: 1e999999999 would
+            fill the memory.
     """
     if not _FRACTION.fullmatch(text):
         raise ValueError(f"a number or fraction is wanted, such as 30000/1001, not {text[:40]!r}")
@@ -165,19 +165,18 @@ def as_fraction(text: str) -> Fraction:
 
 
 class Continued:
-    """Makes one row of times of those that begin anew, as in files appended to one another."""
+    """Joins times that begin anew, as in files appended to one another, into one sequence."""
 
     def __init__(self, unit: Fraction):
-        """Set up a row of times in a unit, in seconds."""
+        """Set up a sequence of times; `unit` is their unit in seconds."""
         self._leap = _LEAP / unit
         self._last: int | None = None
         self._end = 0
         self.shift = 0
-        """What is to be added to the times now."""
+        """The offset to add to the times of the present file."""
 
     def take(self, ticks: int, duration: int) -> None:
-        """Go on with the next time, in an order in which they ought to rise, and how long it
-        lasts."""
+        """Take the next time, which should not be less than the one before, and its duration."""
         if self._last is not None and ticks + self.shift < self._last - self._leap:
             self.shift = self._end - ticks
         self._last = ticks + self.shift

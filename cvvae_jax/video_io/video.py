@@ -1,8 +1,8 @@
-"""Videos: what they are, their frames one after the other, and clips by frame number.
+"""Reads videos: their properties, all frames in order, and clips by frame number.
 
 Frames are uint8 arrays (height, width, 3), RGB, upright: rotation metadata and EXIF orientation are
-applied. Frame k is the k-th in presentation order. Non-square pixels are taken as they are stored,
-interlaced frames aren't taken apart, and an alpha channel is dropped.
+applied. Frame k is the k-th in presentation order. Non-square pixels are not resampled, interlaced
+frames are not split into fields, and an alpha channel is dropped.
 """
 
 import contextlib
@@ -15,6 +15,7 @@ from pathlib import Path
 
 import av
 import numpy as np
+from PIL import Image
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import (
@@ -27,15 +28,18 @@ from cvvae_jax.video_io.frame_index import count_frames, whole_index
 from cvvae_jax.video_io.images import is_image, read_image
 from cvvae_jax.video_io.media_types import Blob, Frames, Media, MediaFile
 
+Frame = av.VideoFrame | np.ndarray
+"""A decoded frame: PyAV's, or an upright uint8 array (height, width, 3)."""
+
 
 @dataclasses.dataclass(frozen=True)
 class VideoInfo:
-    """What a file says about itself."""
+    """Properties that a video or image file states."""
 
     path: Path | Blob
     """The file."""
     frames: int | None
-    """Number of frames as the container states it; None where it does not."""
+    """Number of frames as the container states it; None where it doesn't."""
     fps: Fraction
     """Frames per second, on average; 1 for an image."""
     height: int
@@ -80,14 +84,14 @@ def probe(file: MediaFile) -> VideoInfo:
 
 
 def read_frames(file: MediaFile, *, start: int = 0) -> Iterator[np.ndarray]:
-    """The frames of a video, or the one of an image, from number `start` on, in constant memory.
+    """The frames of a video from number `start` on, in constant memory; an image has one frame.
 
     Yields:
         uint8 arrays (height, width, 3), all of one size.
 
     Raises:
-        UserError: the file cannot be read, changes its frame size, or ends early; the frames that
-            could be decoded have been yielded before.
+        UserError: the file cannot be read, changes its frame size, or ends early; the frames before
+            that have been yielded.
     """
     if is_image(file):
         yield from [read_image(file)][start:]
@@ -104,12 +108,11 @@ def read_clip(
     short_side: int | None = None,
     cover: tuple[int, int] | None = None,
 ) -> np.ndarray:
-    """Frames of a video by their numbers: those that reading it from its beginning gives.
+    """Frames of a video by their numbers; the same pixels as `read_frames` gives.
 
     Args:
         media: a video, or an image (which has only frame 0).
-        numbers: of the frames, from 0 on, none less than the one before it; a number may be given
-            several times.
+        numbers: frame numbers from 0 on, in order; a number may be repeated.
         short_side: pixels of the short side after an antialiased resize.
         cover: (height, width) that the resize reaches at least.
 
@@ -117,7 +120,7 @@ def read_clip(
         uint8 array (len(numbers), height, width, 3).
 
     Raises:
-        UserError: the file cannot be read, or has no such frames.
+        UserError: the file cannot be read, or has no frames with these numbers.
     """
     wanted, repeats = np.unique(numbers, return_inverse=True)
     count = count_frames(media)
@@ -132,7 +135,7 @@ def read_clip(
     elif is_image(media):
         frames = [read_image(media, short_side=short_side, cover=cover)]
     else:
-        # Where a decoder that begins in the middle fails, reading from the beginning tells why.
+        # If a decoder that begins in the middle fails, reading from the beginning tells why.
         with contextlib.suppress(UserError):
             frames = _clip_by_seeking(media, wanted, short_side=short_side, cover=cover)
         frames = frames or _clip_in_sequence(media, wanted, short_side=short_side, cover=cover)
@@ -140,7 +143,8 @@ def read_clip(
 
 
 def _clip_by_seeking(file: MediaFile, wanted: np.ndarray, **size) -> list[np.ndarray]:
-    """The wanted frames, decoded from the keyframe before; none where times do not tell frames."""
+    """The wanted frames, decoded from the keyframe before them; an empty list where times don't
+    identify frames."""
     index = whole_index(file)
     if not index.seekable or index.keyframes[0] > index.ticks[wanted[0]]:
         return []
@@ -165,7 +169,7 @@ def _clip_in_sequence(file: MediaFile, wanted: np.ndarray, **size) -> list[np.nd
         for number, frame in enumerate(video.frames(threads="NONE")):
             if number in chosen:
                 if index.seekable and frame.pts != index.ticks[number]:
-                    break  # one before it is missing
+                    break  # a frame before this one is missing
                 clip.append(_sized_rgb(frame, file, **size))
             if len(clip) == len(chosen):
                 return clip
@@ -186,3 +190,24 @@ def _rescaled(media: Frames, frame: np.ndarray, size) -> np.ndarray:
         av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24"),
         cover=(height, width),
     )
+
+
+def frame_size(frame: Frame) -> tuple[int, int]:
+    """Height and width of a frame, upright."""
+    return upright_size(frame) if isinstance(frame, av.VideoFrame) else frame.shape[:2]
+
+
+def resized_frame(frame: Frame, **size) -> np.ndarray:
+    """A frame as an upright uint8 array (height, width, 3), resized with an antialiasing filter.
+
+    Args:
+        frame: the frame.
+        **size: `short_side` or `cover`, as `containers.resized` takes them.
+    """
+    if isinstance(frame, av.VideoFrame):
+        return to_rgb(frame, **size)
+    height, width = resized(*frame.shape[:2], **size)
+    if (height, width) == frame.shape[:2]:
+        return np.ascontiguousarray(frame)
+    image = Image.fromarray(np.ascontiguousarray(frame))
+    return np.asarray(image.resize((width, height), Image.Resampling.BICUBIC))

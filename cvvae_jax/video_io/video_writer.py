@@ -1,4 +1,4 @@
-"""Video files in the making: pixels to YUV, times, display and sound."""
+"""Writes video files: pixels as YUV, times, display properties and sound."""
 
 import contextlib
 import errno
@@ -33,9 +33,9 @@ _LEFT = {"out_h_chr_pos": "0", "out_v_chr_pos": "128"}  # in 1/256 of a pixel
 class YuvConverter:
     """Converts uint8 RGB frames to 8 bits of BT.709 in limited range.
 
-    Where chroma is halved (4:2:0), its samples lie as H.264, VP9 and their players take them: on
-    the left one of two columns, and between two rows. Left to itself, swscale computes them between
-    the columns too, and colors move by half a pixel.
+    In 4:2:0, chroma samples lie where H.264, VP9 and their players expect them: on the left one of
+    two columns, and between two rows. By default swscale places them between the columns as well,
+    which moves colors by half a pixel.
     """
 
     def __init__(self, height: int, width: int, pixel_format: str):
@@ -67,18 +67,17 @@ class YuvConverter:
 
 
 def state_colors(codec: av.VideoCodecContext, display: Display) -> None:
-    """Say in the stream what its numbers mean: players guess otherwise, by the frame's size."""
+    """State the colors in the stream; players would otherwise guess them from the frame's size."""
     codec.colorspace, codec.color_range = Colorspace.ITU709, ColorRange.MPEG
     codec.color_primaries, codec.color_trc = display.primaries, display.transfer
 
 
 _ERRORS = (av.error.FFmpegError, OSError)
-# MP4 with what a player has to know at the beginning, so that it starts before it has all.
-# Edit lists count in units of the movie, which has milliseconds otherwise.
+# MP4 with its index at the beginning, so that a player can start before it has the whole file.
+# Edit lists count in units of the movie's time scale, which is milliseconds by default.
 _FINISHED = {"movflags": "faststart", "movie_timescale": "90000"}
-# MP4 in fragments of a second, each of which reaches the file at once. Its first part waits for the
-# first fragment, since only then the edit list is known that has all streams begin in step.
-# Matroska has such parts anyway.
+# MP4 in fragments of a second, each written at once. The header waits for the first fragment, since
+# the edit list that aligns the streams is known only then. Matroska has such parts anyway.
 _READABLE_WHILE_WRITTEN = {
     "movflags": "hybrid_fragmented+delay_moov",
     "use_editlist": "1",
@@ -92,18 +91,18 @@ _LONGEST_NAME = 255  # bytes
 
 
 def begun_path(path: Path) -> Path:
-    """Where a writer that is to keep what was begun has it until the file is complete:
-    NAME.partial.SUFFIX, of a long NAME as much as a file's name may have."""
+    """The path of the incomplete file of a writer with `keep_begun`: NAME.partial.SUFFIX, with as
+    much of a long NAME as a file's name may have."""
     end = f".partial{path.suffix}"
     stem = os.fsencode(path.stem)[: _LONGEST_NAME - len(os.fsencode(end))]
     return path.with_name(os.fsdecode(stem) + end)
 
 
 def remove_begun(path: Path) -> None:
-    """Removes what a writer that was killed has begun.
+    """Remove the incomplete file of a writer that was killed.
 
     Raises:
-        UserError: another writer is at work on it, or it can't be removed.
+        UserError: another writer is writing the file, or it can't be removed.
     """
     begun = begun_path(path)
     try:
@@ -122,7 +121,7 @@ class VideoWriter:
     """Writes frames as H.264 video: `with VideoWriter(..) as writer: writer.write(frame)`.
 
     The file gets its name when it is complete; after an exception, or without any frame, there is
-    none, unless it is to `keep_begun`. Colors are 4:2:0, which every player shows; frames of odd
+    no file, except with `keep_begun`. Colors are 4:2:0, which every player shows; frames of odd
     height or width are 4:4:4, the only format in which libx264 takes an odd size.
     """
 
@@ -144,23 +143,23 @@ class VideoWriter:
         """Set up a writer; the file is created on entering the context.
 
         Args:
-            path: file to write; its suffix, one of WRITABLE_VIDEO_SUFFIXES, chooses the container.
-            fps: frames per second, where all frames are shown for the same time.
+            path: file to write; its suffix, one of WRITABLE_VIDEO_SUFFIXES, determines the
+                container.
+            fps: frames per second, for a constant rate.
             times: when each frame is shown, in place of `fps`.
-            height: of every frame, in pixels.
-            width: of every frame, in pixels.
+            height: height of every frame, in pixels.
+            width: width of every frame, in pixels.
             display: what a player has to know beside the pixels.
-            audio_from: file whose sound, that of its audio stream which players choose, is copied
-                as it is and in step with its video: until the last frame, or, where `times` says
-                that it was the last one, to its end.
+            audio_from: file whose sound (the audio stream that players choose) is copied unchanged
+                and in step with its video: until the last frame, or to the end of the sound where
+                that frame is the last one of `times`.
             crf: x264's quality, 0 (lossless) to 51.
             gop: frames from one keyframe to the next, at most; None for x264's choice.
-            threads: of the encoder; 0 for one or more a core. The bytes depend on their number,
-                and on nothing else of the machine.
-            keep_begun: after an exception the file holds the frames until then; after the process
-                was killed, NAME.partial.SUFFIX beside it does, but for the last 40 to 70, which the
-                encoder looks at together or which wait for the end of a fragment of a second. Such
-                a file must not be there before.
+            threads: number of the encoder's threads; 0 for x264's choice. The bytes depend on this
+                number, but on nothing else of the machine.
+            keep_begun: whether the frames before an exception are kept. If the process is killed,
+                NAME.partial.SUFFIX holds them, without the last 40 to 70 frames, which are still
+                in the encoder or in an incomplete fragment. That file must not exist before.
 
         Raises:
             UserError: the suffix is not accepted, or not one of `fps` and `times` is given.
@@ -189,7 +188,7 @@ class VideoWriter:
         return self
 
     def _new_file(self) -> Path:
-        """An empty file to write until the video is complete, at a path where nothing is yet."""
+        """A new, empty file that is written until the video is complete."""
         if not self._keep_begun:
             return new_beside(self._path)
         begun = begun_path(self._path)
@@ -199,8 +198,8 @@ class VideoWriter:
         return begun
 
     def _start(self) -> None:
-        """Open the container; only for a first frame, since FFmpeg may crash in closing one that
-        nothing came into."""
+        """Open the container; only for a first frame, since FFmpeg may crash when it closes an
+        empty container."""
         with self._named_errors():
             options = _READABLE_WHILE_WRITTEN if self._keep_begun else _FINISHED
             self._container = self._exit.enter_context(
@@ -254,11 +253,11 @@ class VideoWriter:
 
     @property
     def _end(self) -> Fraction:
-        """When the last frame so far is no longer shown."""
+        """When the last frame so far ends, in seconds."""
         return self._times.start + self._times.at(self._count)
 
     def _mux(self, packets: list[av.Packet], *, are_last: bool = False) -> None:
-        """Write packets of the video, each of which says how long its frame is shown."""
+        """Write packets of the video, with the duration of each frame."""
         for packet in packets:
             if self._delay is None:
                 self._delay = packet.pts - packet.dts
@@ -268,14 +267,14 @@ class VideoWriter:
             self._container.mux(packet)
 
     def _duration_of_last(self, packet: av.Packet) -> int:
-        """How long the last packet lasts: what is left until the video ends, as MP4 adds up the
-        durations of packets in the order of decoding."""
+        """Duration of the last packet: the time until the video ends, since MP4 adds up the
+        durations of packets in decoding order."""
         end = self._times.ticks_of(self._count)
         return max(1, min(end - packet.pts, end - packet.dts - self._delay))
 
     @property
     def begun(self) -> Path | None:
-        """The file with the frames until then, where `keep_begun` couldn't give it its name."""
+        """The incomplete file, where `keep_begun` could not rename it."""
         kept = self._keep_begun and self._count and self._partial.exists()
         return self._partial if kept else None
 
@@ -302,9 +301,9 @@ class VideoWriter:
         self.frames_kept = self._count
 
     def _discard(self) -> None:
-        """Close what is open and remove the unfinished file, unless it is to be kept."""
+        """Close the container and remove the unfinished file, unless it is kept."""
         try:
-            # Closing writes the rest, which fails again on a full disk; the first error is told.
+            # Closing writes the rest, which fails again on a full disk; the first error is raised.
             with contextlib.suppress(*_ERRORS):
                 self._exit.close()
         finally:
@@ -314,7 +313,7 @@ class VideoWriter:
 
 
 def _join_fragments(fragments: Path, path: Path) -> None:
-    """Make an MP4 in a piece of one in fragments."""
+    """Write a fragmented MP4 again without fragments."""
     with (
         written_aside(path) as whole,
         av.open(str(fragments)) as source,

@@ -1,4 +1,4 @@
-"""Short clips as files that every browser plays: VP9 in WebM, without H.264's licenses."""
+"""Writes short clips that every browser plays: VP9 in WebM, without H.264's licenses."""
 
 from collections.abc import Iterable
 from fractions import Fraction
@@ -15,14 +15,13 @@ from cvvae_jax.video_io.display import STANDARD
 from cvvae_jax.video_io.video_writer import YuvConverter, state_colors
 
 _QUALITY = 30  # libvpx's crf, of 0 (best) to 63: about 35 dB, 15 KB a frame of 768 x 256
-# One thread, and no random number that the container would have, so that equal frames give equal
-# bytes.
+# One thread, and a container without a random number, so that equal frames give equal bytes.
 _OPTIONS = {"crf": str(_QUALITY), "b": "0", "deadline": "good", "cpu-used": "4", "threads": "1"}
 _CONTAINER_OPTIONS = {"fflags": "+bitexact"}
 
 
 def write_webm(path: str | Path, frames: Iterable[np.ndarray], *, fps: Rational | float) -> None:
-    """Write frames as a video for a web page; colors are halved in resolution (4:2:0).
+    """Write frames as a video for a web page; colors have half the resolution (4:2:0).
 
     Args:
         path: file to write, with the suffix .webm; it gets its name when it is complete.

@@ -182,7 +182,7 @@ def test_newest_step_without_a_manifest_is_damaged_and_the_one_before_is_used(
     checkpoints = saved_run(tmp_path / "checkpoints", (1, 2))
     damage(tmp_path / "checkpoints/2")
     newest = items.find_model(tmp_path)
-    with pytest.raises(UserError, match=r"2 is damaged: manifest.* is missing\. .*/1 is whole"):
+    with pytest.raises(UserError, match=r"2 is damaged: manifest.* is missing\. .*/1 is intact"):
         items.read_description(newest)
     assert checkpoints.latest_intact_step() == 1
     said = f"{newest} is damaged: manifest.json is missing; it is kept as 2.damaged, and the one"
@@ -242,7 +242,7 @@ def test_damaged_weights_are_refused_and_the_whole_checkpoint_before_is_named(
     damaged = largest.relative_to(newest)
     assert str(error.value) == (
         f"{newest} is damaged: {damaged} has changed since it was written (by its SHA-256). "
-        f"{tmp_path}/checkpoints/1 is whole and can be given instead."
+        f"{tmp_path}/checkpoints/1 is intact and can be given instead."
     )
     items.restore_model(newest, target, raw=True)  # another item, which is whole
     items.restore_model(tmp_path / "checkpoints/1", target)

@@ -121,7 +121,7 @@ def test_run_without_any_whole_checkpoint_is_not_started_anew(config):
     folder = Path(config.workdir) / "checkpoints"
     for step in folder.iterdir():
         flip_a_bit(step)
-    with pytest.raises(UserError, match=r"no checkpoint is whole\. .*/9 is damaged: state/"):
+    with pytest.raises(UserError, match=r"no checkpoint is intact\. .*/9 is damaged: state/"):
         loop.train(config)
 
 

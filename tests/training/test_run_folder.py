@@ -93,7 +93,7 @@ def test_run_of_another_architecture_is_refused_and_nothing_is_changed(trifling_
         loop.train(dataclasses.replace(trifling_run, train=stage, seed=5))
     for step in (3, 6, 9):
         (folder / f"checkpoints/{step}/manifest.json").rename(folder / f"{step}")
-    with pytest.raises(UserError, match="no checkpoint is whole"):
+    with pytest.raises(UserError, match="no checkpoint is intact"):
         loop.train(dataclasses.replace(trifling_run, seed=5))
     for step in (3, 6, 9):
         (folder / f"{step}").rename(folder / f"checkpoints/{step}/manifest.json")

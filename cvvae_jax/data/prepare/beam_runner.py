@@ -1,4 +1,4 @@
-"""The same jobs as an Apache Beam pipeline, on Dataflow, Flink, Spark or this machine."""
+"""Runs the jobs as an Apache Beam pipeline, on Dataflow, Flink, Spark or this machine."""
 
 import dataclasses
 import itertools
@@ -21,18 +21,18 @@ _JOBS = f"{WORK}/jobs"
 
 @dataclasses.dataclass(frozen=True)
 class BeamRunner:
-    """Runs jobs as elements of a pipeline.
+    """Runs jobs as elements of a Beam pipeline.
 
-    Its workers need this package, and must reach the source and the target.
+    The workers need this package, and access to the source and the target.
     """
 
     runner: str
-    """The runner's name."""
+    """Name of the Beam runner."""
     options: str
-    """More options, in one string, as on a command line."""
+    """More options of the pipeline, in one string, as on a command line."""
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """Run jobs; they are yielded when all are done.
+        """Run jobs, and yield them when all are done.
 
         Raises:
             UserError: there is no such runner, or a job failed.
@@ -43,7 +43,7 @@ class BeamRunner:
         try:
             options = PipelineOptions([f"--runner={self.runner}", *shlex.split(self.options)])
             with beam.Pipeline(options=options) as pipeline:
-                # Without the shuffle, a runner would do all jobs one after the other.
+                # Without the shuffle, a runner would run all jobs one after the other.
                 elements = pipeline | beam.Create(ranges) | beam.Reshuffle()
                 elements | beam.Map(_run_job, jobs[0].target)
         except Exception as error:  # each runner wraps errors into its own
@@ -52,10 +52,13 @@ class BeamRunner:
 
 
 def _stage(jobs: Sequence[Job]) -> list[tuple[int, int]]:
-    """Write all jobs to a file of the target; where each begins and ends there.
+    """Write all jobs to a file of the target.
 
-    They name every file of the source: too much for the description of a pipeline, which Dataflow
+    Jobs name every file of the source: too much for the description of a pipeline, which Dataflow
     limits to some megabytes.
+
+    Returns:
+        The first byte of each job in the file, and the byte behind its last one.
     """
     pickled = [pickle.dumps(job) for job in jobs]
     target = jobs[0].target
@@ -70,7 +73,7 @@ def _run_job(where: tuple[int, int], target: Target) -> None:
 
 
 def _last_line(error: Exception) -> str:
-    """A wrapped error's message ends with what was raised at first, or with the step's name."""
+    """The original error's line in the message of a wrapped error, or the message's last line."""
     lines = [line for line in str(error).splitlines() if line.strip()]
     own = [line for line in lines if "UserError" in line]
     return (own or lines or [type(error).__name__])[-1].strip()

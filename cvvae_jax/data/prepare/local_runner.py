@@ -1,4 +1,4 @@
-"""Jobs in processes of this machine; none of them outlives this one."""
+"""Runs the jobs in processes of this machine, which end with the main process."""
 
 import contextlib
 import dataclasses
@@ -18,26 +18,26 @@ from cvvae_jax.resumable.target import Target
 
 @runtime_checkable
 class Job(Protocol):
-    """Something that a process of its own does. It writes its result to its target."""
+    """A piece of work for a process of its own, which writes its result to the target."""
 
     target: Target
 
     @property
     def result(self) -> str:
-        """The name of the file that is there once the job is done."""
+        """Name of the file that exists once the job is done."""
         ...
 
     @property
     def what(self) -> str:
-        """What it works on, for messages."""
+        """What the job works on, for messages."""
         ...
 
     def __len__(self) -> int:
-        """How many files of the source it works on."""
+        """Number of the source's files that the job works on."""
         ...
 
     def run(self) -> None:
-        """Do it."""
+        """Do the work, and write the result."""
         ...
 
 
@@ -46,10 +46,10 @@ class LocalRunner:
     """Runs jobs in a number of processes."""
 
     workers: int | None
-    """Processes; None for one a core."""
+    """Number of processes; None for one per core."""
 
     def run(self, jobs: Sequence[Job]) -> Iterator[Job]:
-        """Run jobs; each is yielded when it is done.
+        """Run jobs, and yield each when it is done.
 
         Raises:
             UserError: a job failed, or its process was killed.
@@ -69,7 +69,7 @@ class LocalRunner:
 
 
 def _run(pool: ProcessPoolExecutor, jobs: Sequence[Job], workers: int) -> Iterator[Job]:
-    """No more jobs are handed out than there are workers, so that it is known who had which."""
+    """Hands out no more jobs than there are workers: if one dies, these are the jobs to name."""
     waiting = iter(jobs)
     running: dict[Future, Job] = {}
     while True:
@@ -110,7 +110,7 @@ def _killed(jobs) -> UserError:
 
 
 def _begin_worker() -> None:
-    # Ctrl-C reaches all processes of a terminal; the main one ends the others.
+    # Ctrl-C reaches all processes of a terminal; the main process ends the others.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
     if parent is not None:
@@ -118,7 +118,7 @@ def _begin_worker() -> None:
 
 
 def _end_with(sentinel: int) -> None:
-    """A main process that was killed could not end its workers."""
+    """Ends this worker with the main process, which can't end it after being killed."""
     wait_for([sentinel])
     os._exit(1)
 

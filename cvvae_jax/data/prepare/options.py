@@ -1,4 +1,4 @@
-"""What `data prepare` can be told."""
+"""The command-line options of `data prepare`."""
 
 import dataclasses
 import re
@@ -11,14 +11,14 @@ from cvvae_jax.errors import UserError
 
 @dataclasses.dataclass(frozen=True)
 class PrepareConfig:
-    """How media are transcoded and packed: together with the source, this decides every byte."""
+    """How media are transcoded and packed. The source and these settings determine every byte."""
 
     short_side: int = 288
-    """Pixels of the short side; what is smaller is not enlarged."""
+    """Pixels of the short side; smaller media are not enlarged."""
     max_fps: float = 30.0
-    """Frames per second, at most; frames are dropped by their times."""
+    """Frames per second, at most; frames beyond that are dropped."""
     gop: int = 16
-    """Frames from one keyframe to the next, at most; a clip begins to be decoded at one."""
+    """Frames from one keyframe to the next, at most; decoding of a clip begins at a keyframe."""
     crf: int = 18
     """x264's quality: 0 is lossless, 51 the worst."""
     max_seconds: float = 60.0

@@ -1,4 +1,7 @@
-"""`data prepare` from beginning to end: what is there already, what is missing, and the rest."""
+"""`data prepare` from beginning to end: hashes the source, makes the shards, and describes them.
+
+Work that an interrupted run has finished is not done again.
+"""
 
 import contextlib
 import dataclasses
@@ -28,32 +31,32 @@ from cvvae_jax.resumable.target import (
 )
 
 BAD = "bad.tsv"
-"""The file of the target that lists what was left out, and why."""
+"""The file in the target that lists the files left out, and why."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Summary:
-    """What is in a target that is complete."""
+    """Figures of a complete target."""
 
     shards: int
-    """Files of records."""
+    """Number of ArrayRecord files."""
     records: int
-    """Images, videos, and parts of long videos."""
+    """Number of images, videos, and parts of long videos."""
     frames: int
-    """Of all records together."""
+    """Number of frames of all records."""
     megabytes: float
     """Size of the shards, in MiB."""
     left_out: int
-    """Files of the source that are listed in bad.tsv: damaged ones and duplicates."""
+    """Number of files in bad.tsv: damaged ones and duplicates."""
     was_complete: bool
-    """Whether there was nothing to do."""
+    """Whether an earlier run had done everything."""
 
 
 def prepare(options: PrepareOptions, track: Track | None = None) -> Summary:
-    """Transcode and pack a source; goes on where the same command was interrupted.
+    """Transcode and pack a source, or go on where the same command was interrupted.
 
     Args:
-        options: what to do.
+        options: source, target and settings.
         track: shows progress; None for none.
 
     Raises:
@@ -112,7 +115,7 @@ def _prepare(
 
 
 def _missing(jobs: Sequence[Job], target: Target, folder: str) -> list[Job]:
-    """Those that have no result; or no shard, if someone removed it."""
+    """The jobs without a result, or whose shard was removed."""
     target.make(folder)
     results, shards = target.names(folder), target.names()
     return [
@@ -134,7 +137,7 @@ def _finish(runner: Any, jobs: Sequence[Job], track: Track | None, unit: str) ->
 def _complete(
     target: Target, name_and_version: tuple[str, str], parts: list[dict], bad: dict[str, str]
 ) -> None:
-    """Write what describes the shards; the last file says that all are there."""
+    """Write the files that describe the shards; the last one marks the target as complete."""
     rows = [row for part in parts for row in part["rows"]]
     for part in parts:
         bad = {**bad, **part["bad"]}
@@ -178,7 +181,7 @@ def _settings(options: PrepareOptions) -> dict[str, Any]:
 
 
 def _places(options: PrepareOptions) -> tuple[str, str | None]:
-    """The source, and the list of what to leave out of it."""
+    """The place of the source, and the path of the list of exclusions."""
     exclude = None if options.exclude is None else absolute(options.exclude)
     return absolute(options.source), exclude
 
@@ -186,14 +189,18 @@ def _places(options: PrepareOptions) -> tuple[str, str | None]:
 def _runner(options: PrepareOptions) -> Any:
     if options.runner is None:
         return LocalRunner(options.workers)
-    # Imported here: few have Beam.
+    # Imported here, since Beam is rarely installed.
     from cvvae_jax.data.prepare.beam_runner import BeamRunner
 
     return BeamRunner(options.runner, options.beam_options)
 
 
 def _check(target: Target, settings: dict[str, Any]) -> bool:
-    """Whether a target is complete; UserError unless it is empty, or has the same settings."""
+    """Whether a target is complete.
+
+    Raises:
+        UserError: the target was begun with other settings, or holds other files.
+    """
     names = target.names() - {WORK}
     if BEGUN in names:
         _compare(target, settings)
@@ -221,7 +228,7 @@ def _compare(target: Target, settings: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _locked(target: Target) -> Iterator[None]:
-    """Keeps other processes of this machine, and those of shared disks, from a local target."""
+    """Holds the lock of a local target. A target in a bucket has none."""
     target.make(WORK)
     if is_remote(target.place):
         yield
@@ -231,5 +238,5 @@ def _locked(target: Target) -> Iterator[None]:
         try:
             yield
         finally:
-            # Of workers that were ended.
+            # Workers that were killed leave files there.
             target.remove(SCRATCH)

@@ -21,13 +21,13 @@ from cvvae_jax.video_io.media_types import Media
 
 _VERSION = r"\d+\.\d+\.\d+"
 FEATURES = "features.json"
-"""The file that says what is in a record."""
+"""The file with the features of a record, for TFDS."""
 
 
 def name_and_version(place: str) -> tuple[str, str]:
-    """A data set's name and version by its folder: DATA_DIR/NAME/1.0.0, or DATA_DIR/NAME.
+    """A data set's name and version, from its folder DATA_DIR/NAME/1.0.0 or DATA_DIR/NAME.
 
-    What TFDS doesn't accept in a name becomes an underscore.
+    Characters that TFDS doesn't accept in a name become underscores.
     """
     *above, last = [part for part in place.split("/") if part]
     if above and re.fullmatch(_VERSION, last):
@@ -63,10 +63,10 @@ def info(name: str, version: str, shard_lengths: Sequence[int], size: int) -> st
     """The content of dataset_info.json.
 
     Args:
-        name: of the data set.
-        version: of the data set.
-        shard_lengths: the number of records of each shard.
-        size: of all shards, in bytes.
+        name: name of the data set.
+        version: version of the data set.
+        shard_lengths: number of records of each shard.
+        size: total size of all shards, in bytes.
     """
     split = {
         "name": "train",
@@ -86,10 +86,10 @@ def info(name: str, version: str, shard_lengths: Sequence[int], size: int) -> st
 
 
 def lengths_and_size(info: dict[str, Any], place: str) -> tuple[list[int], int]:
-    """The number of records of each shard, and the bytes of all, from dataset_info.json.
+    """The number of records of each shard, and the total bytes, from dataset_info.json.
 
     Raises:
-        UserError: it doesn't say them.
+        UserError: the file doesn't hold these numbers.
     """
     try:
         split = info["splits"][0]
@@ -109,14 +109,14 @@ def _json(value: dict) -> str:
 
 
 PARTS = f"{WORK}/parts"
-"""Folder of the parts of the index; one that is there says that its shard is."""
-# A file of its own for each record; video and JPEG cannot be compressed any more.
+"""Folder in the target for the index of each shard, which is written once the shard exists."""
+# One record per group, for random access; video and JPEG can't be compressed further.
 _WRITER_OPTIONS = "group_size:1,uncompressed"
 
 
 @dataclasses.dataclass(frozen=True)
 class ShardJob:
-    """A shard to be made."""
+    """Makes one shard."""
 
     place: str
     exclude: str | None
@@ -128,12 +128,12 @@ class ShardJob:
 
     @property
     def result(self) -> str:
-        """The file of `PARTS` that is there once the job is done."""
+        """Name of the file in `PARTS` that exists once the job is done."""
         return f"{self.shard}.json"
 
     @property
     def what(self) -> str:
-        """What it works on, for messages."""
+        """What the job works on, for messages."""
         names = dict.fromkeys([self.files[0].name, self.files[-1].name])
         return f"{self.shard} ({' to '.join(names)})"
 
@@ -141,7 +141,7 @@ class ShardJob:
         return len(self.files)
 
     def run(self) -> None:
-        """Make the shard, then the part that says that it is whole.
+        """Make the shard, and then its index in `PARTS`.
 
         Raises:
             UserError: the source changed, or the shard cannot be written.
@@ -175,8 +175,8 @@ class ShardJob:
         return {"rows": rows, "bad": bad, "bytes": path.stat().st_size}
 
     def _append(self, file: File, writer, folder: Path) -> list[dict[str, Any]]:
-        """Write the records of a file, all of them or, if it is bad, none; what the index says of
-        each."""
+        """Write all records of a file, or none if the file is bad; returns their lines of the
+        index."""
         pieces = folder / "pieces"
         pieces.mkdir(exist_ok=True)
         try:
@@ -199,7 +199,11 @@ class ShardJob:
         return rows
 
     def _media(self, file: File) -> Media:
-        """A file, if it is still what was hashed."""
+        """The medium of a file.
+
+        Raises:
+            UserError: the content is no longer what was hashed.
+        """
         source = open_kind(self.place, self.exclude, file.kind)
         try:
             if file.number < len(source) and source.name(file.number) == file.name:
@@ -218,10 +222,10 @@ class ShardJob:
 
 
 def record_name(place: str, name: str) -> str:
-    """What a medium is called in records: its name in its source, wherever that lies."""
+    """A medium's name in records: its path relative to the source."""
     return name.removeprefix(place.rstrip("/") + "/") if place else name
 
 
 def shard_name(name: str, number: int, count: int) -> str:
-    """The file of a shard, as TFDS calls it."""
+    """The file name of a shard, as TFDS expects it."""
     return f"{name}-train.array_record-{number:05d}-of-{count:05d}"

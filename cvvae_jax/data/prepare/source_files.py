@@ -1,4 +1,7 @@
-"""Which file goes into which shard: decided by the source and the settings alone."""
+"""The source's files with their hashes, and the shards that they go into.
+
+The source and the settings alone determine which file goes into which shard.
+"""
 
 import dataclasses
 import functools
@@ -9,13 +12,14 @@ from pathlib import Path
 from typing import get_args
 
 from cvvae_jax.data.sources import Source, open_source
+from cvvae_jax.resumable.files import file_sha256
 from cvvae_jax.resumable.target import WORK, Target
 from cvvae_jax.video_io.containers import one_line
 from cvvae_jax.video_io.media_types import Blob, Media, MediaKind
 
 HASHES = f"{WORK}/hashes"
-"""Folder of the hash jobs' results."""
-# So many shards keep the cores of a large machine busy.
+"""Folder in the target for the results of the hash jobs."""
+# This many shards keep the cores of a large machine busy.
 _SHARDS_AT_LEAST = 32
 _HASH_JOBS = 1000
 
@@ -26,17 +30,17 @@ class File:
 
     kind: MediaKind
     number: int
-    """In the source of its kind."""
+    """Number of the medium in the source of its kind."""
     name: str
     sha256: str
-    """Of its content, in hexadecimal digits."""
+    """SHA-256 of the content, in hexadecimal digits."""
     size: int
-    """In bytes."""
+    """Size in bytes."""
 
 
 @dataclasses.dataclass(frozen=True)
 class HashJob:
-    """Media of a source whose content is hashed by one worker at a time."""
+    """Hashes the content of a range of a source's media."""
 
     place: str
     exclude: str | None
@@ -47,19 +51,19 @@ class HashJob:
 
     @property
     def result(self) -> str:
-        """The file of `HASHES` that is there once the job is done."""
+        """Name of the file in `HASHES` that exists once the job is done."""
         return f"{self.kind}-{self.start:09d}.json"
 
     @property
     def what(self) -> str:
-        """What it works on, for messages."""
+        """What the job works on, for messages."""
         return f"{self.kind} files {self.start} to {self.stop - 1} of the source"
 
     def __len__(self) -> int:
         return self.stop - self.start
 
     def run(self) -> None:
-        """Hash them and write the result: [name, SHA-256, bytes] or [name, reason] for each."""
+        """Write [name, SHA-256, bytes] of each medium, or [name, reason] of a bad one."""
         source = open_kind(self.place, self.exclude, self.kind)
         numbers = range(self.start, min(self.stop, len(source)))
         rows = [_hash_row(source, number) for number in numbers]
@@ -68,7 +72,7 @@ class HashJob:
 
 @functools.lru_cache(maxsize=len(get_args(MediaKind)))
 def open_kind(place: str, exclude: str | None, kind: MediaKind) -> Source:
-    """A source that a process opens once for all of its jobs."""
+    """A source, which each process opens once for all of its jobs."""
     return open_source(place, kind, exclude=exclude)
 
 
@@ -82,7 +86,7 @@ def digest(sources: dict[MediaKind, Source]) -> str:
 
 
 def hashed_digest(jobs: Sequence[HashJob]) -> str:
-    """The same of the names that the workers found: another one if the source changed meanwhile."""
+    """`digest` of the names that the workers found; it differs if the source has changed."""
     return _digest((job.kind, name) for job in jobs for name, *_ in _rows(job))
 
 
@@ -100,7 +104,7 @@ def _rows(job: HashJob) -> list[list]:
 def hash_jobs(
     sources: dict[MediaKind, Source], place: str, exclude: str | None, target: Target
 ) -> list[HashJob]:
-    """Jobs that together hash every medium."""
+    """The jobs that together hash every medium."""
     step = max(1, sum(map(len, sources.values())) // _HASH_JOBS)
     return [
         HashJob(place, exclude, target, kind, start, min(start + step, len(source)))
@@ -110,11 +114,11 @@ def hash_jobs(
 
 
 def collect(jobs: Sequence[HashJob]) -> tuple[list[File], dict[str, str]]:
-    """What the finished jobs found, in the order of the source.
+    """The results of finished jobs, in the order of the source.
 
     Returns:
-        Every file that could be read and whose content is no other one's, and, by its name, why
-        another one was left out.
+        Every readable file, but of files with equal content only the first one; and the reason for
+        every other file, by name.
     """
     first: dict[str, File] = {}
     bad: dict[str, str] = {}
@@ -128,16 +132,16 @@ def collect(jobs: Sequence[HashJob]) -> tuple[list[File], dict[str, str]]:
             if kept is not file:
                 bad[name] = f"duplicate of {kept.name}"
     kept_names = {file.name for file in first.values()}
-    # Shards without an index give all their records as videos, and as images once more.
+    # Shards without an index list all records as videos, and again as images.
     return list(first.values()), {k: reason for k, reason in bad.items() if k not in kept_names}
 
 
 def cut(files: Sequence[File], shard_mb: float) -> list[list[File]]:
-    """Files in a row, of one kind, into shards.
+    """Divide files into shards of consecutive files of one kind.
 
     Args:
         files: in the order of the source.
-        shard_mb: MiB of a shard's files, at most; a larger file has a shard of its own.
+        shard_mb: MiB of files in a shard, at most; a larger file gets a shard of its own.
     """
     limit = min(shard_mb * 2**20, sum(file.size for file in files) / _SHARDS_AT_LEAST)
     shards: list[list[File]] = []
@@ -155,11 +159,10 @@ def content_hash(media: Media) -> tuple[str, int]:
     """SHA-256 of a medium's content, in hexadecimal digits, and its size in bytes.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: the medium cannot be read.
     """
     if isinstance(media, Path):
-        with media.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest(), media.stat().st_size
+        return file_sha256(media), media.stat().st_size
     if isinstance(media, Blob):
         return hashlib.sha256(media.data).hexdigest(), len(media.data)
     state = hashlib.sha256(repr((media.array.shape, media.fps)).encode())

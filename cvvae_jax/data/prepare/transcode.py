@@ -1,4 +1,4 @@
-"""One medium into the files that are stored of it: small frames, few a second, short GOPs."""
+"""Transcodes a medium into the files that are stored: small frames, low rates, short GOPs."""
 
 import io
 import itertools
@@ -8,54 +8,52 @@ from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image
 
 from cvvae_jax.data.prepare.options import PrepareConfig
 from cvvae_jax.data.record_format import Entry
 from cvvae_jax.errors import UserError
-from cvvae_jax.video_io.containers import resized
-from cvvae_jax.video_io.decoding import open_video, to_rgb
+from cvvae_jax.video_io.decoding import open_video
 from cvvae_jax.video_io.display import STANDARD, Display
 from cvvae_jax.video_io.frame_index import frame_times
 from cvvae_jax.video_io.images import FORMATS, read_image
 from cvvae_jax.video_io.media_types import Blob, Frames, Media, MediaKind
-from cvvae_jax.video_io.video import probe
+from cvvae_jax.video_io.video import Frame, frame_size, probe, resized_frame
 from cvvae_jax.video_io.video_writer import VideoWriter
 
-# What x264 takes, and what is still of use.
+# Pixels of the sides that x264 takes and that are of use for training.
 _SIDES = (16, 16384)
 _KEPT_FORMATS = {"JPEG": ".jpg", "PNG": ".png", "WEBP": ".webp"}
 _ORIENTATION = 0x0112
-# Of the usual time between two frames: how far times may be off that containers round.
+# Rounding of times by containers, as a share of the usual time between two frames.
 _TIME_TOLERANCE = 0.25
-# Times that ask for so many times more frames than there are have leaped.
+# Times that ask for more than this many times the existing frames are taken for wrong.
 _MOST_REPEATED = 10
 
 
 class BadMedium(Exception):
-    """It cannot be read, or not be stored: it is left out. Any other error is none of its own."""
+    """A medium that cannot be read or stored, and is left out. Other errors end the job."""
 
 
 def transcode(
     media: Media, kind: MediaKind, name: str, sha256: str, config: PrepareConfig, folder: Path
 ) -> list[tuple[Entry, Path]]:
-    """Write what is stored of a medium into files of a folder.
+    """Write the stored files of a medium into a folder.
 
     Args:
         media: the medium.
-        kind: which it is.
-        name: what it is called in the records.
-        sha256: of its content.
-        config: how it is transcoded.
-        folder: an empty one.
+        kind: kind of the medium.
+        name: name of the medium in the records.
+        sha256: SHA-256 of the medium's content.
+        config: how the medium is transcoded.
+        folder: an empty folder.
 
     Returns:
-        Each file and what is said of it: several files for a long video.
+        The entry and the path of each file; a long video has several.
 
     Raises:
-        BadMedium: it is damaged, or of no use.
+        BadMedium: the medium is damaged, or too small or too large.
         UserError: a file cannot be written.
     """
     if kind == "image":
@@ -68,7 +66,7 @@ def transcode(
 
 
 class _reading:
-    """Makes whatever goes wrong while a medium is read its own fault."""
+    """Turns any error while a medium is read into BadMedium."""
 
     def __enter__(self) -> None:
         pass
@@ -82,7 +80,7 @@ class _reading:
 
 
 def _image(media: Media, short_side: int) -> tuple[bytes, str, int, int]:
-    """The file to store, its suffix, height and width."""
+    """Bytes, suffix, height and width of the image file to store."""
     if isinstance(media, Frames):
         return _jpeg(_small(media.array[0], short_side))
     frame = read_image(media)
@@ -102,14 +100,11 @@ def _jpeg(frame: np.ndarray) -> tuple[bytes, str, int, int]:
     return file.getvalue(), ".jpg", *frame.shape[:2]
 
 
-def _small(frame: np.ndarray, short_side: int) -> np.ndarray:
-    """A frame as an image, no larger than wanted."""
-    height, width = frame.shape[:2]
+def _small(frame: Frame, short_side: int) -> np.ndarray:
+    """A frame as an array, reduced where its short side is longer than wanted."""
+    height, width = frame_size(frame)
     _require_sides(height, width)
-    if min(height, width) <= short_side:
-        return np.ascontiguousarray(frame)
-    size = resized(height, width, short_side=short_side)
-    return np.asarray(Image.fromarray(frame).resize(size[::-1], Image.Resampling.BICUBIC))
+    return resized_frame(frame, short_side=min(short_side, height, width))
 
 
 def _videos(
@@ -129,14 +124,14 @@ def _videos(
         height, width = _write(path, part_frames, fps, display, config)
         part = name if pieces == 1 else f"{name}#t={_seconds(start / fps)},{_seconds(end / fps)}"
         yield Entry(part, "video", ".mp4", end - start, float(fps), height, width, sha256), path
-    deque(frames, maxlen=0)  # the generator's end
+    deque(frames, maxlen=0)  # runs the generator to its end
 
 
 def sampling(times: np.ndarray, max_fps: float) -> tuple[Fraction, np.ndarray]:
     """Which frames of a video are stored, and at which constant rate.
 
-    Frames that come evenly, at `max_fps` or slower, are all stored; of others, stored frame k is
-    the one that is shown at the time k / fps.
+    All frames of a video with even times and at most `max_fps` are stored. Otherwise stored frame
+    k is the frame that is shown at the time k / fps.
 
     Args:
         times: when each frame is shown, in seconds from the first one on.
@@ -146,7 +141,7 @@ def sampling(times: np.ndarray, max_fps: float) -> tuple[Fraction, np.ndarray]:
         The frames per second, and the numbers of the frames, which may repeat.
 
     Raises:
-        UserError: the times leap.
+        UserError: the times have leaps.
     """
     count = len(times)
     gaps = np.diff(times)
@@ -154,7 +149,7 @@ def sampling(times: np.ndarray, max_fps: float) -> tuple[Fraction, np.ndarray]:
         return Fraction(25), np.arange(count)
     even = times[-1] / (count - 1)
     drift = np.abs(times - even * np.arange(count)).max()
-    # A container that rounds its times to milliseconds must not make 30 frames a second too many.
+    # 30 frames a second must pass although a container rounds times to milliseconds.
     if drift <= even / 2 and 1 / even <= max_fps * 1.001:
         return Fraction(1 / even).limit_denominator(1001), np.arange(count)
     step = max(float(np.median(gaps)), 1 / max_fps)
@@ -170,12 +165,12 @@ def sampling(times: np.ndarray, max_fps: float) -> tuple[Fraction, np.ndarray]:
 
 
 def _pictures(media: Media, numbers: np.ndarray, short_side: int) -> Iterator[np.ndarray]:
-    """Frames of rising numbers, maybe repeated: upright, no larger than wanted, of even sizes.
+    """Frames by rising numbers, which may repeat: upright, reduced, with even height and width.
 
     Raises:
         BadMedium: a frame cannot be decoded, or some are missing.
     """
-    # What the caller raises is not caught: a generator meets only its own errors.
+    # Errors of the caller are not caught: a generator sees only its own.
     with _reading():
         frames = _frames(media)
         position, picture = -1, None
@@ -186,10 +181,10 @@ def _pictures(media: Media, numbers: np.ndarray, short_side: int) -> Iterator[np
                     raise UserError(f"{media} is damaged: it has fewer frames than packets.")
                 position, picture = number, _picture(frame, short_side)
             yield picture
-        deque(frames, maxlen=0)  # raises where those that are left out are damaged
+        deque(frames, maxlen=0)  # raises where the remaining frames are damaged
 
 
-def _frames(media: Media) -> Iterator[np.ndarray | av.VideoFrame]:
+def _frames(media: Media) -> Iterator[Frame]:
     if isinstance(media, Frames):
         yield from media.array
         return
@@ -197,12 +192,9 @@ def _frames(media: Media) -> Iterator[np.ndarray | av.VideoFrame]:
         yield from video.frames(threads="NONE")
 
 
-def _picture(frame: np.ndarray | av.VideoFrame, short_side: int) -> np.ndarray:
-    if isinstance(frame, av.VideoFrame):
-        _require_sides(frame.height, frame.width)
-        picture = to_rgb(frame, short_side=min(short_side, frame.height, frame.width))
-    else:
-        picture = _small(frame, short_side)
+def _picture(frame: Frame, short_side: int) -> np.ndarray:
+    """A frame as `_small` gives it, without the last row or column where their number is odd."""
+    picture = _small(frame, short_side)
     height, width = (side - side % 2 for side in picture.shape[:2])
     return picture[:height, :width]
 
@@ -214,7 +206,7 @@ def _write(
     display: Display,
     config: PrepareConfig,
 ) -> tuple[int, int]:
-    """A video of at least one frame; its height and width."""
+    """Write a video of at least one frame; returns its height and width."""
     first = next(frames)
     height, width = first.shape[:2]
     # One thread, so that the bytes are the same on every machine.
@@ -242,5 +234,5 @@ def _require_sides(height: int, width: int) -> None:
 
 
 def _seconds(value: Fraction) -> str:
-    """With milliseconds, where there are any."""
+    """Seconds as text, with milliseconds where they aren't 0."""
     return f"{float(value):.3f}".rstrip("0").rstrip(".")
