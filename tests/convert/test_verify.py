@@ -259,7 +259,7 @@ def test_command_writes_nothing_where_the_two_differ(opened, tmp_path, capsys, m
     def mirrored(tensor, *, unit_axes):
         return right(tensor[..., ::-1] if tensor.ndim == 5 else tensor, unit_axes=unit_axes)
 
-    monkeypatch.setattr(convert_tensors, "to_ours", mirrored)
+    monkeypatch.setattr(convert_tensors, "our_order", mirrored)
     source, target = opened("disc3d_tiny").path, tmp_path / "ours"
     assert main(["convert", str(source), str(target), "--verify"]) == 2
     assert "differ from conv_in on" in capsys.readouterr().err

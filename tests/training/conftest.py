@@ -9,7 +9,7 @@ from tiny_training import SMALLEST_IMAGE, frozen_networks, short_run
 
 from cvvae_jax.checkpoint import save_model
 from cvvae_jax.config import TrainConfig
-from cvvae_jax.models.conv_forms import are_defined
+from cvvae_jax.models.conv_forms import uses_reference_convolutions
 from cvvae_jax.training import loop, programs, step
 from cvvae_jax.training.state import Guard
 
@@ -33,12 +33,20 @@ def no_evaluations(monkeypatch) -> None:
 def programs_traced_once():
     """Runs that train by the same program share it: each would trace it again, which takes longer
     than all its steps."""
-    kept: dict[tuple, programs.Program] = {}
-    compiled = programs.Programs.compile
+    kept: dict[tuple, programs.TrainProgram] = {}
+    compiled = programs.TrainPrograms.compile
 
-    def compile(these: programs.Programs, update, video_shape) -> programs.Program:
+    def compile(these: programs.TrainPrograms, update, video_shape) -> programs.TrainProgram:
         job = these._job
-        settings = (update, video_shape, job.stage, job.loss, job.mesh, these._seed, are_defined())
+        settings = (
+            update,
+            video_shape,
+            job.stage,
+            job.loss,
+            job.mesh,
+            these._seed,
+            uses_reference_convolutions(),
+        )
         arrays, structure = jax.tree.flatten((these._state, these._frozen))
         functions = (programs.train_step, step.accumulated_gradients)
         key = (*settings, *arrays, structure, *functions)
@@ -47,7 +55,7 @@ def programs_traced_once():
         return kept[key]
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(programs.Programs, "compile", compile)
+        patch.setattr(programs.TrainPrograms, "compile", compile)
         yield
 
 
