@@ -11,7 +11,7 @@ from pathlib import Path
 
 import fsspec
 
-from cvvae_jax.config.places import at_home, is_remote
+from cvvae_jax.config.places import at_home, is_absolute, is_remote
 from cvvae_jax.errors import UserError
 from cvvae_jax.video_io.containers import IMAGE_SUFFIXES, VIDEO_SUFFIXES, suffix
 from cvvae_jax.video_io.media_types import Blob, MediaKind, NothingFound
