@@ -124,7 +124,7 @@ def _score(values: list[float | None]) -> dict[str, Any]:
 def _paired(own: dict[str, list], other: dict[str, list]) -> dict[str, Any]:
     """Mean differences of figures, from differences clip by clip, with their intervals."""
     found = {}
-    for key in own.keys() & other.keys():
+    for key in (key for key in own if key in other):
         difference, low, high = mean_interval(_floats(own[key]) - _floats(other[key]))
         if difference is not None:
             found[key] = {"difference": difference, "low": low, "high": high}

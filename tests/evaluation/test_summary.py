@@ -37,6 +37,15 @@ def test_differences_are_of_clips_that_both_have():
     assert found["b"]["psnr"]["difference"] == pytest.approx(1)
 
 
+def test_figures_are_in_the_same_order_in_every_process():
+    """A set's order depends on the process."""
+    names = ("ssim", "ms_ssim", "lpips_vgg", "lpips_alex")
+    clips = [{"mse": mse_of([20])} | {name: np.array([0.5]) for name in names}]
+    found = summarize(reader(a=clips, b=clips), ["a", "b"], PROTOCOL, group=4)
+    assert list(found["paired"]["b"]) == list(found["scores"]["a"])
+    assert len(found["paired"]["b"]) == 6
+
+
 def test_curves_do_not_jump_where_clips_end():
     """The short clip is far worse, and would pull down the beginning alone."""
     clips = [{"mse": mse_of([20] * 3)}, {"mse": mse_of([40] * 9)}, {"mse": mse_of([40] * 11)}]
