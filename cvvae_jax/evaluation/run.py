@@ -11,6 +11,7 @@ import jax
 import numpy as np
 
 from cvvae_jax.config import ConfigError
+from cvvae_jax.config.visible import visible
 from cvvae_jax.data.latents.ahead import in_order
 from cvvae_jax.data.latents.options import Share
 from cvvae_jax.data.resuming import Track, interruptible, named_errors
@@ -247,7 +248,8 @@ class Bench:
                 self._require_size(clip)
                 yield clip
             except ConfigError as error:
-                yield LeftOut(self._evaluation.clips.name(number), " ".join(str(error).split()))
+                reason = visible(" ".join(str(error).split()))  # it names the file as it is
+                yield LeftOut(self._evaluation.clips.name(number), reason)
 
         jobs = (functools.partial(job, number) for number in numbers)
         clips = in_order(jobs, threads=self._evaluation.readers)
