@@ -10,7 +10,7 @@ from pathlib import Path
 import jax
 import numpy as np
 
-from cvvae_jax.errors import UserError
+from cvvae_jax.errors import UserError, visible
 from cvvae_jax.evaluation.clips import Clip, ClipInfo, Clips
 from cvvae_jax.evaluation.compatibility import measure_compatibility
 from cvvae_jax.evaluation.contenders import Baseline, Contender, Model
@@ -249,7 +249,8 @@ class Bench:
                 self._require_size(clip)
                 yield clip
             except UserError as error:
-                yield LeftOut(self._evaluation.clips.name(number), " ".join(str(error).split()))
+                reason = visible(" ".join(str(error).split()))  # it may name the file as it is
+                yield LeftOut(self._evaluation.clips.name(number), reason)
 
         jobs = (functools.partial(job, number) for number in numbers)
         clips = in_order(jobs, threads=self._evaluation.readers)

@@ -1,6 +1,7 @@
 """`python eval.py`: what it leaves, that it goes on, and what it says of bad input."""
 
 import json
+import os
 import re
 import shutil
 import signal
@@ -431,3 +432,15 @@ def test_every_metric_of_every_kind_of_model(models, tmp_path):
     assert found["compatibility"].keys() == {"video"}
     assert [each["metric"] for each in found["not_measured"]] == ["MS-SSIM"]  # takes 176 pixels
     assert len(found["series"]["video"]["psnr_over_time"]) == 13  # half of the clips last longer
+
+
+def test_bad_clip_with_a_name_of_any_bytes_is_named_in_the_report(models, clips, tmp_path):
+    shutil.copytree(clips, tmp_path / "clips")
+    (tmp_path / "clips" / os.fsdecode(b"odd\xff\x1b[2J\n.mp4")).write_bytes(b"nothing that plays")
+    text, out = tmp_path / "tiny.toml", tmp_path / "out"
+    text.write_text('frames = 5\nmetrics = ["psnr"]\n')
+    data = ["--data", str(tmp_path / "clips"), "--protocol", str(text), "--out", str(out)]
+    assert main(["evaluate", models["image"], *data, "--image-vae", "none"]) == 0
+    for name in ("results.json", "report.html"):
+        page = (out / name).read_bytes()
+        assert b"udcff" in page and b"\x1b" not in page
