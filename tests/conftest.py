@@ -68,6 +68,8 @@ def _file_of(name: str) -> str:
 
 def pytest_configure(config):
     """Programs compiled in one test, or in the last run, are not compiled again in another."""
+    if not config.pluginmanager.hasplugin("cacheprovider"):
+        raise pytest.UsageError("these tests keep compiled programs in pytest's cache: leave it on")
     folder = config.cache.mkdir("compiled")
     if not hasattr(config, "workerinput"):
         compile_cache.tidy(folder)
