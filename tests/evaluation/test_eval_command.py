@@ -258,12 +258,12 @@ def bad_inputs(tmp_path: Path, models: dict[str, str]) -> dict[str, tuple[dict, 
         "no-protocol": ({"protocol": "papers"}, "there is no protocol papers; there are "),
         "no-model": ({"contenders": [str(no_model)]}, "no_model"),
         "twice": ({"contenders": [models["video"]] * 2}, "several contenders are called video"),
-        "no-image-vae": ({"image-vae": models["video"]}, "holds a VideoVAE; an ImageVAE is wanted"),
+        "no-image-vae": ({"image-vae": models["video"]}, "holds VideoVAE, not ImageVAE"),
         "mismatched": (
             {"image-vae": models["wide"]},
             "the image VAE .*wide has 16 channels for 2 x 2 pixels, video 4 channels for 2 x 2",
         ),
-        "no-lpips": ({"lpips": models["video"]}, "holds a VideoVAE; LPIPS is wanted"),
+        "no-lpips": ({"lpips": models["video"]}, "holds VideoVAE, not LPIPS"),
     }
 
 

@@ -168,7 +168,7 @@ def test_training_takes_the_papers_network_alone(files, tmp_path, capsys):
     folder = str(tmp_path / "ours")
     assert main(["convert", str(files[0]), folder, "--lpips-heads", str(files[1])]) == 0
     config = dataclasses.replace(short_run(tmp_path, ""), lpips=folder, loss=LossConfig())
-    with pytest.raises(UserError, match="holds a AlexLPIPS; LPIPS is wanted"):
+    with pytest.raises(UserError, match="holds AlexLPIPS, not LPIPS"):
         open_lpips(config, None)
 
 

@@ -186,7 +186,7 @@ def test_random_start_and_loaded_image_vae(finished, tmp_path):
 
 def test_video_vae_is_no_image_vae(finished, tmp_path):
     config = dataclasses.replace(tiny_run(tmp_path), image_vae=str(finished))
-    with pytest.raises(UserError, match="holds a VideoVAE; ImageVAE is wanted"):
+    with pytest.raises(UserError, match="holds VideoVAE, not ImageVAE"):
         loop.train(config)
 
 
