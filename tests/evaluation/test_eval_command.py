@@ -127,7 +127,7 @@ def test_means_and_differences_are_those_of_the_clips(finished):
 
 
 def test_every_contender_is_measured_on_flat_fields(finished, capsys):
-    """Those of two chunks after the first frame, of 16 latents of the model's own on a side."""
+    """Clips have two chunks after the first frame, and 16 of the contender's latents on a side."""
     found = results(finished)["flat_fields"]
     assert list(found) == ["video", "other", "image", "nearest", "linear"]
     assert len(found["video"]["colors"]) == len({*map(tuple, found["video"]["colors"])}) == 17

@@ -124,7 +124,7 @@ def test_both_kinds_of_batches_are_trained_on(finished_and_watched):
     ],
 )
 def test_resumed_run_equals_uninterrupted_run(finished, tmp_path, monkeypatch, done):
-    """The same program on the same numbers: equal to the bit."""
+    """Both runs have the same programs and numbers, and are equal to the bit."""
     count, put_batch = itertools.count(-2), loop.sharding.put_batch  # stage 1 has two batches
 
     def interrupted(batch, mesh):
