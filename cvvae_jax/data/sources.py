@@ -216,6 +216,7 @@ class Subset:
 def write_exclusions(path: Path, bad: dict[str, str]) -> None:
     """Write a list of exclusions: a line with name, tab and reason for each bad medium. Control
     characters of reasons are written as escapes.
+
     Raises:
         UserError: the file cannot be written.
     """

@@ -1,5 +1,6 @@
 """What SIGINT and SIGTERM do to `train`: a run ends after its step, and before training begins the
 process ends at once.
+
 Training listens with `StopSignals`: the step at work is finished and a checkpoint saved. A request
 travels with the batch: every process marks its records with the signal's number, and the step
 returns the largest mark among its metrics. So all processes stop after the same step, whichever of
