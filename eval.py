@@ -1,7 +1,7 @@
 """Measures VAEs: `python eval.py [NAME=]PATH .. --data DIR --protocol NAME [--out DIR]`.
 
-This script runs the command `evaluate` in a clone of the repository, where nothing is installed.
-`--help` documents every argument.
+In the folder of a clone, this script does what the installed `cvvae-jax evaluate` does. `--help`
+documents every argument.
 """
 
 import sys

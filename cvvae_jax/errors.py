@@ -12,18 +12,20 @@ class ConfigError(UserError):
     """A setting that cannot be used; its message is a sentence that names it."""
 
 
-# Control characters, which a terminal may obey; bytes that are no UTF-8, as Python has them in
-# names; and what changes the direction of text.
+# Control characters, which a terminal may obey; characters that end a line or change the direction
+# of text; and bytes that are no UTF-8, as Python has them in names.
 _UNSEEN = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def visible(text: str) -> str:
-    """A text of one line, whose other characters stand as escapes of Python's."""
+    """A text in one line: control characters, line feeds among them, characters that change the
+    direction of text, and bytes that are no UTF-8 become escapes such as `\\x1b`."""
     return _UNSEEN.sub(lambda found: _escape(found[0]), text)
 
 
 def visible_lines(text: str) -> str:
-    """The same for a text of several lines, which stay."""
+    """A text whose lines stay lines, and in which all else that `visible` replaces becomes
+    escapes."""
     return "\n".join(map(visible, text.split("\n")))
 
 

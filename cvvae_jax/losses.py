@@ -1,9 +1,9 @@
 """The terms of the training objective as pure functions: reconstruction, LPIPS, compatibility, GAN.
 
-`training.objective` and `training.gradients` put them together. Compatibility is the paper's latent
-regularization with a frozen image VAE, E_i and D_i. Decoder-based, || psi(x) - D_i(E_v(x)) ||: the
-image decoder has to show a frame of every group. Encoder-based, || x - D_v(E_i(psi(x))) ||: the
-video decoder has to show the video from the image encoder's latents.
+`training.objective` sums them, and `training.step` adds the GAN's. Compatibility is the paper's
+latent regularization with a frozen image VAE, E_i and D_i. Decoder-based, || psi(x) - D_i(E_v(x))
+||: the image decoder has to show a frame of every group. Encoder-based, || x - D_v(E_i(psi(x))) ||:
+the video decoder has to show the video from the image encoder's latents.
 """
 
 from collections.abc import Callable

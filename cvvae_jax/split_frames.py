@@ -38,9 +38,9 @@ _filled: contextvars.ContextVar[tuple[int, int]] = contextvars.ContextVar("fille
 
 @contextlib.contextmanager
 def filled_up(rows: int, total: int) -> Iterator[None]:
-    """Within, computations are traced for frames that were filled up: of `total` rows, only the
-    first `rows` belong to the frame. At twice that resolution these are 2 `rows` of 2 `total`, and
-    so on."""
+    """A context in which computations are traced for frames that were filled up: of `total` rows,
+    only the first `rows` belong to the frame. At twice that resolution these are 2 `rows` of 2
+    `total`, and so on."""
     before = _filled.set((rows, total))
     try:
         yield

@@ -30,7 +30,7 @@ def use(folder: Path) -> None:
 
 
 def put_whole(cache: LRUCache, key: str, value: bytes) -> None:
-    """In place of JAX's `put`: another process that reads meanwhile sees all or nothing."""
+    """Replaces JAX's `put`: another process that reads meanwhile sees all or nothing."""
     path = Path(cache.path, f"{key}-cache")
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, part = tempfile.mkstemp(dir=path.parent, suffix=_PART)
@@ -60,7 +60,7 @@ def tidy(folder: Path) -> None:
 
 
 def _is_whole(path: Path) -> bool:
-    """As a process of JAX's own `put` may not have left it, which was killed."""
+    """Whether a program can be read; JAX's own `put` leaves a part of it where it is killed."""
     try:
         compilation_cache.decompress_executable(path.read_bytes())
     except Exception:  # zlib's or zstandard's, by what is installed

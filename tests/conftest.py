@@ -33,12 +33,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
 SECONDS = collections.Counter()
-"""Of the files of this run."""
+"""Seconds that the tests of a file took in this run, by file."""
 _KEPT = "seconds_of_files"
 
 
 def pytest_runtest_logreport(report):
-    """Of all tests, where other processes run them."""
+    """Adds up the seconds of all tests, also of those that other processes run."""
     SECONDS[_file_of(report.nodeid)] += report.duration
 
 
@@ -95,7 +95,7 @@ def give_memory_back():
 
 @pytest.fixture(scope="module")
 def with_reference_convolutions():
-    """In place of the forms that compute them faster, and compile slower; those have tests of their
-    own."""
+    """Replaces the forms that compute convolutions faster, and compile slower; those have tests of
+    their own."""
     with reference_convolutions():
         yield

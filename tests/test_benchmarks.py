@@ -69,7 +69,7 @@ def test_killed_row_is_out_of_memory():
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["sd3", "sd21"])
 def test_torch_step_is_ours(family):
-    """The same losses, and gradients of the same length for every tensor."""
+    """It has our losses, and the gradient of every tensor has the length of ours."""
     torch = pytest.importorskip("torch")
     from benchmarks.train_step import theirs
 

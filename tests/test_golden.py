@@ -141,7 +141,8 @@ def video_outputs(vae, video, official: dict):
 
 
 def test_folder_holds_golden_files():
-    """Of every kind in our folder, of any kind in another one: tests without a case only skip."""
+    """Our folder needs files of every kind, another one files of any: tests without a case only
+    skip."""
     enough = any if "CVVAE_GOLDEN" in os.environ else all
     assert enough(cases(kind, "float32") for kind in KINDS), FOLDER
 

@@ -52,7 +52,8 @@ def build_part(model_class, config, golden: dict, prefix: str, rows: list, *, po
 
 
 def image_decoder_tensor(name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """Of the frozen image VAE; golden files have its decoder alone, the encoder isn't used."""
+    """A tensor of the frozen image VAE; golden files have its decoder alone, the encoder isn't
+    used."""
     unused = name.startswith("encoder")
     return np.zeros(shape, np.float32) if unused else golden_tensor(f"constraint_{name}", shape)
 
@@ -99,7 +100,8 @@ def golden_batch(golden: dict) -> Batch:
 
 
 def assert_norms_equal(gradients, rows: list, expected: dict[str, float], prefix: str = "") -> None:
-    """Of every tensor: to 1e-3, or 1e-6 of the global norm where the true gradient is zero."""
+    """Compares the gradient's norm of every tensor: to 1e-3, or to 1e-6 of the global norm where
+    the true gradient is zero."""
     floor = 1e-6 * np.sqrt(sum(norm**2 for norm in expected.values()))
     found = {
         prefix + official_name(rows, path)[0]: float(jnp.linalg.norm(leaf.ravel()))

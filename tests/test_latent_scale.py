@@ -56,7 +56,7 @@ def is_normed(config) -> bool:
     [(np.asarray, "float32"), (jnp.asarray, "float32"), (jnp.asarray, "bfloat16")],
 )
 def test_a_mean_and_a_deviation_scale_every_channel(tmp_path, tensors, array, dtype):
-    """As diffusers' pipelines do: before img2img, and before the decoder."""
+    """diffusers' pipelines compute the same, before img2img and before the decoder."""
     vae = cvvae_jax.load(write(tmp_path / "x", tensors, GIVEN))
     latents = array(np.random.default_rng(0).normal(0, 5, (1, 2, 3, 3, 4)), jnp.dtype(dtype))
     wide = np.asarray(latents, np.float64)

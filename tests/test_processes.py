@@ -18,7 +18,7 @@ NAMES = (rendezvous.COORDINATOR, rendezvous.COUNT, rendezvous.INDEX)
 
 
 class Board:
-    """In place of jax's client."""
+    """Stands in for jax's client."""
 
     def __init__(self):
         self._entries: dict[str, str] = {}
@@ -76,14 +76,14 @@ def test_processes_that_give_signs_of_life_leave_each_other_alone(both, monkeypa
 
 @pytest.fixture
 def apart(both) -> list[group.Processes]:
-    """The same, on two machines."""
+    """Two processes on two machines."""
     put = both[1]._client.key_value_set
     put("cvvae_jax/place/1", f"{os.getpid()} another machine", allow_overwrite=True)
     return both
 
 
 def test_silent_process_of_this_machine_that_runs_is_left_alone(both, monkeypatch):
-    """As one is that compiles, where other programs have all processors."""
+    """A process that compiles is silent for long where other programs have all processors."""
     for process in reversed(both):
         process.look()
     for limit in ("SILENCE", "SUSPICIOUS_SILENCE"):
@@ -94,7 +94,7 @@ def test_silent_process_of_this_machine_that_runs_is_left_alone(both, monkeypatc
 
 
 def test_process_that_is_gone_is_dead_at_once_and_named_by_all(both, capsys):
-    """Its parent hasn't asked for its exit code yet."""
+    """The parent of the process hasn't asked for the exit code yet."""
     gone = subprocess.Popen([sys.executable, "-c", ""], stdin=subprocess.PIPE)
     place = both[1]._entries("place")[1].replace(str(os.getpid()), str(gone.pid))
     both[1]._client.key_value_set("cvvae_jax/place/1", place, allow_overwrite=True)

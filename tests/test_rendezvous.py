@@ -90,7 +90,7 @@ def test_processes_of_a_run_meet_whoever_comes_first(participants, pool, first):
 def test_strangers_stay_out_and_the_run_is_not_disturbed(
     participants, pool, someone_came, change, reason
 ):
-    """Nor is it by connections that say nothing, or nonsense."""
+    """Connections that say nothing, or nonsense, don't disturb the run either."""
     zero, last = (pool.submit(rendezvous.meet, participants[i], seconds=100.0) for i in (0, 2))
     wait_for_listener(participants[0])
     silent = socket.create_connection((participants[0].host, participants[0].port))

@@ -165,7 +165,7 @@ def test_weights_go_to_pytorch_and_back(tmp_path, model):
 
 @pytest.mark.skipif(installed_program() is None, reason="no wheel is installed")
 def test_installed_program_needs_no_clone(tmp_path):
-    """Its code, recipes, protocols and pages of documentation are in its own folder."""
+    """An installed program has code, recipes, protocols and documentation in its own folder."""
     program = installed_program()
     code = "import cvvae_jax, cvvae_jax.resources as r; print(cvvae_jax.__file__); "
     code += "print(r.configs_folder()); print(r.documentation('weights.md').resolve(strict=True))"

@@ -37,7 +37,7 @@ from cvvae_jax.training.step import accumulated_gradients
 WIDTHS = {"block_channels": (8, 8), "blocks_per_level": 1, "norm_groups": 2, "mid_attention": False}
 IMAGE = ImageVAEConfig(quant_conv=False, **WIDTHS)
 VIDEO = VideoVAEConfig(temporal_strides=(2,), decoder_attention="spatial", **WIDTHS)
-# Of one level, for runs: most of their time goes into compiling.
+# Networks of one level, for runs: most of a run's time goes into compiling.
 _ONE_LEVEL = WIDTHS | {"block_channels": (8,)}
 SMALLEST_IMAGE = ImageVAEConfig(quant_conv=False, **_ONE_LEVEL)
 SMALLEST_VIDEO = VideoVAEConfig(temporal_strides=(), decoder_attention="spatial", **_ONE_LEVEL)
@@ -49,7 +49,7 @@ SMOOTH = LossConfig(recon="l2", compat_recon="l2", lpips_weight=0.0, log_scale=0
 
 
 def first_state(config: VideoVAEConfig = VIDEO, *, gan: bool = True) -> TrainState:
-    """Of random networks; a copy of its own, since a step may take its memory."""
+    """A state with random networks; every call gives a copy, since a step may take its memory."""
     return jax.tree.map(jnp.array, _first_state(config, gan))
 
 
@@ -101,7 +101,7 @@ def short_run(folder: Path, image_vae: str, **loss: Any) -> TrainConfig:
 
 
 def logged_lines(config: TrainConfig) -> list[dict]:
-    """Of a run's metrics.jsonl."""
+    """The lines of a run's metrics.jsonl."""
     text = (Path(config.workdir) / "metrics.jsonl").read_text()
     return [json.loads(line) for line in text.splitlines()]
 

@@ -19,7 +19,7 @@ from cvvae_jax.training import loop
 
 
 class Feed:
-    """In place of `sharding.put_batch`."""
+    """Stands in for `sharding.put_batch`, and strikes at the batch that `FAULT` names."""
 
     def __init__(self, put_batch):
         self._put_batch, self._count = put_batch, 0
@@ -35,7 +35,7 @@ class Feed:
         return placed
 
     def seeds(self):
-        """Of the newest batch; to be asked for by all processes."""
+        """The seeds of the newest batch; all processes have to ask for them together."""
         return sorted(jax.device_put(*self._seeds).tolist())
 
     def _strike(self):

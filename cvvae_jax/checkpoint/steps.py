@@ -44,7 +44,8 @@ def finished(folder: Path) -> list[int]:
         return []
     names = (entry.name for entry in folder.iterdir() if entry.is_dir())
     numbers = (int(name) for name in names if name.isascii() and name.isdecimal())
-    return sorted(number for number in numbers if (folder / str(number)).is_dir())  # not 007
+    # Leaves out names such as 007.
+    return sorted(number for number in numbers if (folder / str(number)).is_dir())
 
 
 def best(folder: Path, score: str) -> tuple[int, float] | None:

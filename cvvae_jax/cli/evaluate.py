@@ -167,7 +167,7 @@ def _image_vae(arguments: EvaluateArguments) -> "Contender | None":
         path = f"image-vae={found}"
     contender = model_contender(path, dtype=arguments.dtype)
     if contender.kind != "ImageVAE":
-        raise UserError(f"--image-vae {path} holds a {contender.kind}; an ImageVAE is wanted.")
+        raise UserError(f"--image-vae {path} holds {contender.kind}, not ImageVAE.")
     return contender
 
 
@@ -194,9 +194,7 @@ def _networks(arguments: EvaluateArguments, metrics: set[str]) -> "dict[str, Net
         opened = open_model(path, lpips_heads=heads)
         if not issubclass(opened.model_class, network.model_class):
             flag, wanted = network.option.replace("_", "-"), network.model_class.__name__
-            raise UserError(
-                f"--{flag} {path} holds a {opened.model_class.__name__}; {wanted} is wanted."
-            )
+            raise UserError(f"--{flag} {path} holds {opened.model_class.__name__}, not {wanted}.")
         files = (opened.weight_files, () if heads is None else (heads,))
         digest = sha256(tuple(itertools.chain(*files)))
         model = load(path, lpips_heads=heads)

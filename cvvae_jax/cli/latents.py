@@ -104,8 +104,8 @@ def _model(arguments: LatentsArguments) -> "UnloadedEncoder":
     found = open_model(arguments.weights, dtype=arguments.dtype)
     if not issubclass(found.model_class, VAE):
         raise UserError(
-            f"{arguments.weights} holds a {found.model_class.__name__}, which is no video VAE or "
-            "image VAE."
+            f"{arguments.weights} holds {found.model_class.__name__}, not VideoVAE, ImageVAE or "
+            "SVDVAE."
         )
     return UnloadedEncoder(
         weights=sha256(found.weight_files),

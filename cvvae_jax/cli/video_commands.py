@@ -80,7 +80,7 @@ def open_codec(arguments: CodecArguments) -> "Codec":
     )
     if not isinstance(vae, VAE):
         raise UserError(
-            f"{arguments.weights} holds a {type(vae).__name__}, which is no video VAE or image VAE."
+            f"{arguments.weights} holds {type(vae).__name__}, not VideoVAE, ImageVAE or SVDVAE."
         )
     memory = None if arguments.memory is None else int(arguments.memory * 2**30)
     return Codec(

@@ -86,7 +86,7 @@ class Codec:
         self._plans: dict[tuple[Direction, VideoSize], CutPlan] = {}
 
     @property
-    def chunks(self) -> Cut:
+    def chunk_cut(self) -> Cut:
         """How the time of videos is cut, in frames."""
         return self._options.cuts(self.vae, None).frame_chunks
 
@@ -116,7 +116,7 @@ class Codec:
         """
         require_one_of("direction", direction, Direction)
         require_one_of("pixels", pixels, PixelType)
-        longest = self.chunks.size
+        longest = self.chunk_cut.size
         n, y, x, _ = self.latents_shape(
             frames=longest if frames is None else min(frames, longest),
             height=height,
@@ -213,7 +213,7 @@ class Codec:
             UserError: the latents don't have the shape that their video would have, hold NaN or
                 infinity, or there is no such mode.
         """
-        cut = self.latent_chunks(mode)
+        cut = self.latent_chunk_cut(mode)
         latents = latents if isinstance(latents, Latents) else self._as_latents(latents)
         latents = self.unscale(latents)
         self._check(latents, mode)
@@ -276,7 +276,7 @@ class Codec:
         values = np.asarray(self.vae.unscale(latents.values))
         return dataclasses.replace(latents, values=values, scaled=False)
 
-    def latent_chunks(self, mode: Mode) -> Cut:
+    def latent_chunk_cut(self, mode: Mode) -> Cut:
         """How the time of latents is cut, in latent frames.
 
         Raises:
@@ -294,7 +294,7 @@ class Codec:
         which are read ahead.
 
         Args:
-            chunks: pixels (b, t, h, w, 3), cut as `self.chunks` says.
+            chunks: pixels (b, t, h, w, 3), cut as `self.chunk_cut` says.
             plan: a plan of `self.plan` to encode.
 
         Yields:
@@ -303,7 +303,7 @@ class Codec:
         """
         time, space = self.vae.temporal_compression, self.vae.config.spatial_compression
         padded = (pad_to_strides(chunk, time=time, space=space) for chunk in chunks)
-        overlap = self.chunks.overlap
+        overlap = self.chunk_cut.overlap
         for i, moments in enumerate(run_chunks(self._programs, "encode", padded, plan)):
             yield moments[:, overlap if i else 0 :]
 
@@ -316,7 +316,7 @@ class Codec:
         are read ahead.
 
         Args:
-            chunks: unscaled latents, cut as `self.latent_chunks` says.
+            chunks: unscaled latents, cut as `self.latent_chunk_cut` says.
             plan: a plan of `self.plan` to decode.
             overlap: latent frames that a chunk shares with the chunk before.
 
@@ -333,7 +333,7 @@ class Codec:
         plan = self.plan(
             "encode", frames=frames, height=height, width=width, pixels=video.dtype.name
         )
-        return self.moments((video[:, span] for span in self.chunks.spans(frames)), plan)
+        return self.moments((video[:, span] for span in self.chunk_cut.spans(frames)), plan)
 
     def _as_latents(self, given: LatentsLike) -> Latents:
         values = latents_array(given, channels=self.vae.config.latent_channels)

@@ -43,7 +43,7 @@ def encode_frames(
             first.
     """
     key = one_key(key)
-    first, chunks = _peek(_pieces(frame_arrays(frames), codec.chunks))
+    first, chunks = _peek(_pieces(frame_arrays(frames), codec.chunk_cut))
     if first is not None:
         yield from _latents(codec, first, chunks, key=key)
 
@@ -91,7 +91,7 @@ def decode_frames(
         UserError: there is no such mode or pixel type; or latents hold NaN or infinity, or do not
             belong to frames of this size. Frames of earlier latents are yielded first.
     """
-    cut = codec.latent_chunks(mode)
+    cut = codec.latent_chunk_cut(mode)
     shape = codec.latents_shape(frames=1, height=height, width=width)[1:]
     first, chunks = _peek(_pieces(latent_frames(latents, shape=shape), cut))
     if first is None:
@@ -122,7 +122,7 @@ def reconstruct_frames(
         UserError: for the reasons that `encode_frames` has.
     """
     key, counted = one_key(key), CountedItems(frame_arrays(frames))
-    first, chunks = _peek(_pieces(counted, codec.chunks))
+    first, chunks = _peek(_pieces(counted, codec.chunk_cut))
     if first is None:
         return
     (count, height, width, _), pixels = first.shape, first.dtype.name

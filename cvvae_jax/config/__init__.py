@@ -1,8 +1,8 @@
 """The settings of networks and of training, as frozen dataclasses that document every field.
 
-`--help` prints these sentences. The settings of evaluations, of the codec and of latents' data sets
-are in `evaluation.protocol`, `cli.codec_options` and `latents.options`. Nothing here imports jax or
-flax, so that `--help` is fast.
+`--help` prints these sentences. Settings of evaluations are in `evaluation.protocol` and
+`cli.evaluate`, those of the codec in `cli.video_commands`, and those of latents' data sets in
+`latents.dataset_options`. Nothing here imports jax or flax, so that `--help` is fast.
 """
 
 from cvvae_jax.config.data import Bucket, DataConfig

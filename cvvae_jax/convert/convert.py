@@ -24,7 +24,7 @@ def our_order(tensor: np.ndarray, *, unit_axes: int) -> np.ndarray:
     outputs, inputs, *space = tensor.shape
     if unit_axes and space == [1] * unit_axes:
         space = []
-    # Axes that stay together are one axis: there is less to reorder.
+    # Axes in space keep their order, so they are joined to one: fewer axes reorder faster.
     array = _contiguous(tensor.reshape(outputs, inputs, -1).transpose(2, 1, 0))
     return array.reshape(*space, inputs, outputs)
 

@@ -15,7 +15,7 @@ from cvvae_jax.errors import UserError
 # The release whose classes the exports were tried with.
 _DIFFUSERS_VERSION = "0.42.1"
 
-# Where a class has no setting for it.
+# Groups of every norm where a config.json names none.
 _GROUPS = 32
 
 _OFFICIAL_NAMES = {"norm_groups": "norm_num_groups"}

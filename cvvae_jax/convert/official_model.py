@@ -160,7 +160,7 @@ def open_official(
     """The model of a weight file or of a folder with one; only headers are read.
 
     Args:
-        path: what `files.open_weights` takes.
+        path: what `convert.files.open_weights` takes.
         prefix: what stands before the model's names, where a file holds several.
         config: a config.json; default: the one beside the weights, if there is one.
         lpips_heads: a file with LPIPS' heads, where `path` holds only its network.

@@ -37,8 +37,8 @@ class ModelTensors:
     """The prefixes of its names; several only where they differ by wrappers of modules."""
 
     names: dict[str, str]
-    """Its tensors: the name without prefix and wrappers, in today's spelling, and the name in the
-    file."""
+    """The model's tensors: the name without prefix and wrappers, in today's spelling, and the name
+    in the file."""
 
     left_alone: tuple[str, ...]
     """The file's other tensors."""

@@ -148,8 +148,8 @@ def _part(place: str, source: Source, split: Split, known: HeldOut | None) -> Se
 def _nothing_left(place: str, kind: MediaKind, source: Source, split: Split) -> UserError:
     if split == "train":
         return UserError(
-            f"{place}: all {kind} files that are there are held out by this run to measure on; put "
-            "those that it was trained on back, or give --workdir another folder."
+            f"{place}: all {kind} files that are there are held out by this run to measure on: put "
+            "back those that it was trained on, or give --workdir another folder."
         )
     if len(source) == 1:
         return UserError(
@@ -157,7 +157,7 @@ def _nothing_left(place: str, kind: MediaKind, source: Source, split: Split) -> 
             f"evaluate on: add {kind}s, or name other videos with --data.eval-videos."
         )
     return UserError(
-        f"{place}: this run was trained on all {kind} files that are there: put those back that it "
+        f"{place}: this run was trained on all {kind} files that are there: put back those that it "
         "held out to measure on, or name other videos with --data.eval-videos."
     )
 
@@ -214,12 +214,14 @@ class Subset:
 
 
 def write_exclusions(path: Path, bad: dict[str, str]) -> None:
-    """Write a list of exclusions: a line with name, tab and reason for each bad medium.
+    """Write a list of exclusions: a line with name, tab and reason for each bad medium. Control
+    characters of reasons are written as escapes.
 
     Raises:
         UserError: the file cannot be written.
     """
-    lines = [f"{_written(_key(name))}\t{' '.join(why.split())}\n" for name, why in bad.items()]
+    reasons = {name: visible(" ".join(why.split())) for name, why in bad.items()}
+    lines = [f"{_written(_key(name))}\t{why}\n" for name, why in reasons.items()]
     try:
         with written_aside(path) as aside:
             aside.write_text("".join(lines), encoding="utf-8", errors="surrogateescape")

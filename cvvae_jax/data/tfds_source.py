@@ -79,7 +79,7 @@ class TFDSSource:
         return Blob(f"{name}{suffix}", value)
 
     def name(self, index: int) -> str:
-        """Such as `tfds:NAME?split=train[12]`."""
+        """The medium's name, such as `tfds:NAME?split=train[12]`."""
         return f"{self._name}[{index}]"
 
 

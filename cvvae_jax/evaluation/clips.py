@@ -28,7 +28,7 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
     "area": Image.Resampling.BOX,
 }
-# Frames that a video has fewer of, by rounding of its times, may still be as long as a clip.
+# The share of a clip's length that a video may lack, since containers round times.
 _RATE_TOLERANCE = 0.01
 # Bytes of the longest clip; what is made of it while it is measured takes some 50 times as many.
 _LARGEST_CLIP = 2**30
@@ -39,19 +39,19 @@ class ClipInfo:
     """A clip's entry in results.json."""
 
     name: str
-    """The file's, within its place."""
+    """The file's path, relative to the place."""
     sha256: str
     """Hash of the file, or of the decoded frames where there is no file."""
     start: int
     """Number of the clip's first frame in the file."""
     frames: int
-    """Of the clip."""
+    """Number of frames of the clip."""
     fps: float
     """Frames per second of the clip; 1 for an image."""
     height: int
-    """Of the clip, in pixels."""
+    """Height of the clip, in pixels."""
     width: int
-    """Of the clip, in pixels."""
+    """Width of the clip, in pixels."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ class Clips:
             UserError: there is no such place, or no file of the protocol's kind in it.
         """
         self._protocol = protocol
-        # Of a pattern, the folder before it.
+        # Where the place is a pattern, names are relative to the folder in front of it.
         self._folder = re.split(r"/[^/]*[*?[]", place)[0]
         self._source = open_source(place, protocol.media)
 

@@ -90,7 +90,7 @@ class Model:
     def decode(
         self, posterior: DiagonalGaussian, videos: Pixels, numbers: UInt32[np.ndarray, " b"]
     ) -> Pixels:
-        """Decodes what the protocol takes of the posterior of videos.
+        """Decodes the mode or a sample of the videos' posterior, as the protocol says.
 
         Raises:
             UserError: latents are no numbers.
@@ -101,7 +101,7 @@ class Model:
             case "sample":
                 keys = _clip_keys(jax.random.key(self._protocol.seed), numbers)
                 values = posterior.sample(keys)
-        # In 8-bit pixels it couldn't be seen.
+        # Checked here, since NaN can't be seen once pixels are 8-bit.
         if not jnp.isfinite(values).all():
             raise UserError(f"{self._name} gives latents that are no numbers.")
         _, frames, height, width, _ = videos.shape
@@ -165,9 +165,7 @@ def model_contender(argument: str, *, dtype: DType | None = None) -> Contender:
     name, path = named_path(argument)
     found = open_model(path, dtype=dtype, param_dtype=dtype)
     if not issubclass(found.model_class, VAE):
-        raise UserError(
-            f"{path} holds a {found.model_class.__name__}; {', '.join(_vaes())} are evaluated."
-        )
+        raise UserError(f"{path} holds {found.model_class.__name__}, not {' or '.join(_vaes())}.")
     config, kind = found.config, found.model_class.__name__
     return Contender(
         name=name,

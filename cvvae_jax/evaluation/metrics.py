@@ -33,8 +33,10 @@ Kind = Literal["frames", "clip", "clip_features", "frame_features", "built_in"]
   array. It runs on the host.
 - `clip_features`: function(network, video) gives the features of a clip, (1, t, h, w, 3) in
   [-1, 1], as (1, d). Inputs and reconstructions are compared by Frechet distance over all clips.
-- `frame_features`: the same for frames, (b, 1, h, w, 3), as (b, 1, d).
-- `built_in`: `measure` or `compatibility` computes several figures at once, without a function.
+- `frame_features`: function(network, video) gives the features of frames, (b, 1, h, w, 3), as
+  (b, 1, d), which are compared likewise.
+- `built_in`: the row has no function; `evaluation.measure` or `evaluation.compatibility` computes
+  its figures together.
 
 With a network, the functions of `frames` take it as their first argument.
 """
@@ -161,7 +163,7 @@ def _drift(arrays: Arrays) -> float | None:
 
 
 def _has_course(arrays: Arrays) -> bool:
-    """A single frame has none over time."""
+    """Whether the clip has differences between frames; a single frame has none."""
     return len(arrays.get("difference_mse", ())) > 0
 
 

@@ -53,7 +53,7 @@ class Protocol:
     tile: int | Literal["auto", "whole"] = "auto"
     """Pixels of the tiles that frames are cut into, `whole`: never, `auto`: where memory asks."""
     metrics: tuple[str, ...] = ("psnr", "ssim", "ms_ssim", "time", "seams", "compatibility")
-    """Names of the metrics that are measured, as in `metrics.METRICS`."""
+    """Names of the metrics to measure: keys of `evaluation.metrics.METRICS`."""
     spectrum_window: int = 16
     """Frames of the windows that the spectrum of the error is averaged over."""
     flat_fields: bool = True

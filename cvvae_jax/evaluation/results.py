@@ -39,7 +39,7 @@ _EXAMPLE_FRAMES, _MEDIA = 100, "media"
 _PICTURED = ("middle", "worst")  # colors
 
 RebuildClips = Callable[[str, Sequence[Clip]], np.ndarray]
-"""The reconstructions of clips of one shape by a contender, which is named."""
+"""Takes a contender's name and clips of one shape, and gives the reconstructions."""
 
 
 def write_results(evaluation: "Evaluation", store: Store, rebuild: RebuildClips) -> Path:
@@ -137,7 +137,8 @@ def _compatibility_not_measured(evaluation: "Evaluation") -> list[dict[str, str]
 
 
 def _environment(evaluation: "Evaluation") -> dict[str, Any]:
-    """The environment of the process that sums up; others may have measured clips."""
+    """Versions and devices of the process that writes the results. Clips may have been measured by
+    others."""
     return {
         "command": shlex.join(sys.argv),
         "device": jax.devices()[0].device_kind,
@@ -221,7 +222,7 @@ def _worst_and_best(values: list[float], count: int) -> list[tuple[str, int]]:
 
 
 def _media(contender: Contender, number: int, clip: ClipInfo) -> str:
-    """Another file for other weights, or another clip."""
+    """The path of an example's video; other weights or another clip give another name."""
     what = json.dumps([contender.record(), dataclasses.asdict(clip)], sort_keys=True)
     digest = hashlib.sha256(what.encode()).hexdigest()[:8]
     return f"{_MEDIA}/{contender.name}_{number:06d}_{digest}.webm"

@@ -57,12 +57,12 @@ class Evaluation:
     image_vae: Contender | None
     """The image VAE that compatibility is measured with."""
     networks: dict[str, NetworkFile]
-    """By metric."""
+    """The networks whose weights were given, by the metric's name."""
     examples: int = 1
     """Clips with the worst PSNR, and with the best, that the report shows of every model."""
     batch: int | None = None
-    """Clips that go through a model at once; default: one for every device, and of whole videos a
-    single one."""
+    """Clips that a model takes at once. By default one per device, or a single one where clips are
+    whole videos."""
     readers: int = 2
     """Clips that are read ahead."""
 
@@ -164,8 +164,8 @@ def _check_image_vae(evaluation: Evaluation) -> None:
 def _missing(
     evaluation: Evaluation, store: Store, number: int, *, looked: bool = False
 ) -> list[str]:
-    """Contenders whose figures of a clip are missing; with `looked`, a clip that was left out has
-    none missing."""
+    """Names of the contenders that a clip is still to be measured for. With `looked`, a clip that
+    was left out needs none."""
     clip = store.clip(number)
     if looked and isinstance(clip, LeftOut):
         return []
@@ -179,7 +179,7 @@ class Bench:
     def __init__(self, evaluation: Evaluation, store: Store):
         self._evaluation, self._store = evaluation, store
         self._opened: dict[str, Model | Baseline] = {}
-        # By the numbers of the clips at hand: every model is compared with the same posteriors.
+        # The image VAE's posteriors of the current clips, by their numbers; all models share them.
         self._image_posteriors: dict[tuple[int, ...], DiagonalGaussian] = {}
 
     def measure(self, numbers: Sequence[int]) -> Iterator[int]:

@@ -24,9 +24,9 @@ BEGUN = "evaluation.json"
 RESULTS = "results.json"
 """The file that has all figures; it is written when everything is measured."""
 INPUT = "_input"
-"""In place of a contender's name: what is measured of the clips themselves."""
+"""Stands for a contender's name where the clips themselves are measured."""
 FLAT_FIELDS = "flat_fields"
-"""In place of a clip's number: what is measured of a contender's flat fields."""
+"""Stands for a clip's number where a contender is measured on flat fields."""
 
 Key = int | Literal["flat_fields"]
 """The number of a clip, or flat fields: what a contender is measured on."""
@@ -87,7 +87,8 @@ class Store:
                 f"{self.folder} was begun with other {', '.join(differing)}: "
                 f"name another --out, or remove it."
             )
-        if differing:  # what had failed at once
+        # An evaluation that measured nothing is begun anew.
+        if differing:
             for clip in self.folder.glob("clips/*.json"):
                 clip.unlink(missing_ok=True)
             _write(path, text.encode())
@@ -175,7 +176,7 @@ class Store:
         return path
 
     def clear(self) -> None:
-        """Removes what killed processes had begun to write; for when nothing is measured any
+        """Removes unfinished files of killed processes. Call it only when no process measures any
         more."""
         for pattern in ("clips/.*", "scores/*/.*"):
             for path in self.folder.glob(pattern):

@@ -55,8 +55,7 @@ def structure(
     - `lattice` (): the part that repeats with every latent, over the interior. 2 x 2 checkerboards
       belong to it where the side of a latent is even.
     - `tile` (): steps across borders of tiles, minus steps beside them, at most two latents away,
-    in
-      the interior.
+      in the interior.
     - `time` (): changes from frame to frame, over the clip.
     - `first_frame` (): the difference between the first frame, which is encoded alone, and the mean
       of all others, over the frame.

@@ -43,8 +43,8 @@ _NO_STRIDES: Strides = (1, 1, 1)
 
 @contextlib.contextmanager
 def reference_convolutions() -> Iterator[None]:
-    """Within, convolutions are traced as `reference`: to test other forms, and to count the
-    operations of a model. Functions that jax has traced before keep their form."""
+    """A context in which convolutions are traced as `reference`: to test other forms, and to count
+    the operations of a model. Functions that jax has traced before keep their form."""
     token = _reference.set(True)
     try:
         yield

@@ -222,8 +222,8 @@ class Processes:
                 time.sleep(dead_processes.SUSPICIOUS_SILENCE + 4 * _PERIOD)
 
     def _end_if_stuck(self) -> None:
-        """Postpones, again and again, the end of the process, which comes with the status 1 when
-        this thread does not get Python's lock for `_STUCK` seconds.
+        """Keeps a timer running that ends the process with status 1 if this thread gets no lock of
+        Python's for `_STUCK` seconds.
 
         Where the main thread keeps the lock in a call that never returns, neither the threads here
         run nor what `_before_aborting` has jax call.

@@ -1,4 +1,5 @@
-"""What SIGINT and SIGTERM do: they end a command at once, or a training run after its step.
+"""What SIGINT and SIGTERM do to `train`: a run ends after its step, and before training begins the
+process ends at once.
 
 Training listens with `StopSignals`: the step at work is finished and a checkpoint saved. A request
 travels with the batch: every process marks its records with the signal's number, and the step

@@ -25,7 +25,8 @@ from cvvae_jax.resumable.files import sync
 WORK = ".prepare"
 """The folder in a target for unfinished work; it is removed when all is done."""
 SCRATCH = f"{WORK}/scratch"
-"""The folder in a local target for files that are being written; a killed process leaves some."""
+"""The folder in a local target for files that are being written; a killed process leaves files
+there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,8 @@ class Target:
     work: str = WORK
     """Name of the folder in it for unfinished work."""
     scratch_name: str = "scratch"
-    """Name of the folder in `work` for files being written; a killed process leaves some."""
+    """Name of the folder in `work` for files that are being written; a killed process leaves files
+    there."""
 
     def names(self, folder: str = "") -> set[str]:
         """Names of the files and folders in the target, or in a folder of it; an empty set where

@@ -32,7 +32,7 @@ from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.vgg import SPATIAL_COMPRESSION
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE, inflate
-from cvvae_jax.training.run_folder import known_sides
+from cvvae_jax.training.run_folder import earlier_sides
 from cvvae_jax.training.state import Frozen, Optimizers, RandomKeys, TrainState
 from cvvae_jax.training.step import Update
 from cvvae_jax.training.trackers import require_wandb
@@ -145,7 +145,7 @@ def plan_run(
 
     folder = Path(config.workdir)
     make_job = functools.partial(
-        _job, config=config, known=known_sides(folder), missing=missing, devices=devices
+        _job, config=config, known=earlier_sides(folder), missing=missing, devices=devices
     )
     video = make_job("video VAE", folder, config.train, config.loss, create_video, start)
     _check_job(video, video_config)

@@ -110,7 +110,7 @@ def _settings(config: dict, prefix: str = "") -> dict:
     return found
 
 
-def known_sides(folder: Path) -> HeldOutByKind:
+def earlier_sides(folder: Path) -> HeldOutByKind:
     """The files that the run in a folder has held out so far, and those that it trained on; empty
     for a new run.
 

@@ -20,7 +20,7 @@ from cvvae_jax.resources import documentation
 
 _PAGE = documentation("weights.md")
 
-# What two configs of one architecture may differ in.
+# Settings that may differ where the architecture is the same.
 _NOT_ARCHITECTURE = {"dtype", "decoder_dtype", "param_dtype", *LATENT_SCALE}
 
 
@@ -63,7 +63,7 @@ def _open(
     opened = open_model(path, dtype=config.frozen_dtype)
     if not isinstance(opened.abstract, kind):
         raise UserError(
-            f"{setting} {path} holds a {type(opened.abstract).__name__}; {kind.__name__} is wanted."
+            f"{setting} {path} holds {type(opened.abstract).__name__}, not {kind.__name__}."
         )
     return opened
 

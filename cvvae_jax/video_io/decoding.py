@@ -133,8 +133,9 @@ class OpenVideo:
         return not self._before_packets.holds(item.pts) and not item.is_discard
 
     def _is_due(self, item: av.Packet | av.VideoFrame) -> bool:
-        """Whether a shown frame counts when frames are compared with packets. A frame without a
-        time in a video with times doesn't: it may lie before the first keyframe."""
+        """Whether a frame counts in the comparison of decoded frames with packets, which finds
+        missing ones. A frame without a time in a video with times doesn't: it may lie before the
+        first keyframe."""
         return not self._has_times or item.pts is not None or not self.has_presentation_times
 
     def frames(self, *, threads: str = "AUTO") -> Iterator[av.VideoFrame]:

@@ -80,7 +80,7 @@ def test_hidden_files_that_others_left_are_no_damage(tmp_path):
 
 @pytest.mark.parametrize("file", ["weights/_METADATA", "manifest.json"])
 def test_file_that_cannot_be_read_now_is_an_error_and_no_damage(tmp_path, monkeypatch, file):
-    """As on a network disk that is away for a moment; the checkpoint stays the newest."""
+    """A network disk may be away for a moment; the checkpoint stays the newest."""
     checkpoints = saved_run(tmp_path, (1, 2))
     whole_open = io.open
 
@@ -144,8 +144,8 @@ def test_manifest_that_is_no_list_of_files_is_damaged(tmp_path, files):
 
 
 def test_unfinished_checkpoint_is_said_and_the_one_before_is_used(tmp_path, caplog):
-    """As a kill leaves it: while Orbax writes, while the manifest is written, while an old one is
-    removed."""
+    """A kill leaves such folders: while Orbax writes, while the manifest is written, while an old
+    checkpoint is removed."""
     checkpoints = saved_run(tmp_path, (1,))
     for name in ("2.partial.orbax-checkpoint-tmp", "3.partial", "4.orbax-checkpoint-tmp"):
         shutil.copytree(tmp_path / "1", tmp_path / name)

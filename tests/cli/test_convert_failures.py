@@ -105,7 +105,7 @@ def test_what_a_killed_run_left_is_cleared_away(tmp_path, source, capsys):
 
 @pytest.mark.parametrize("to", ["jax", "torch"])
 def test_the_longest_names_are_written(tmp_path, source, to):
-    """Of 255 bytes; what lies beside them meanwhile has a longer one."""
+    """A name has 255 bytes at most; with a suffix for what is unfinished it would be too long."""
     long = tmp_path / ("ü" * 127 + "x")
     for flags in ([], ["--overwrite"]):
         assert run(source, long, "--to", to, *flags) == 0

@@ -236,7 +236,7 @@ def test_video_that_another_process_writes_is_not_taken_from_it(tmp_path, weight
 
 @pytest.mark.parametrize("length", [247, 255])
 def test_long_names_are_written(tmp_path, weights, length):
-    """Of 255 bytes, the longest that there are; the file that is begun has a longer one."""
+    """A name has 255 bytes at most; with a suffix for what is unfinished it would be too long."""
     source = make_video(tmp_path / "in.mp4", frames=2, height=16, width=16)
     out = tmp_path / ("ü" * ((length - 4) // 2) + "x" * ((length - 4) % 2) + ".mp4")
     for more in ([], ["--overwrite"]):

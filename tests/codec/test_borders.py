@@ -242,6 +242,6 @@ def test_parts_that_are_no_latents_are_named(codec, given, said):
 
 
 def test_a_batch_that_is_read_is_one_video_after_another(codec):
-    """Of one video, what `encode` gives can be decoded in parts as it is."""
+    """What `encode` gives for one video can be decoded in parts as it is."""
     video = list(decode_frames(codec, codec.encode(PIXELS).values, height=8, width=16))
     np.testing.assert_array_equal(np.stack(video), codec.reconstruct(PIXELS)[0])

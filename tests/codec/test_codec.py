@@ -15,7 +15,7 @@ from cvvae_jax.codec.values import Latents, checked_pixels
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.inputs import to_uint8
 
-# The same programs on the same numbers, compiled once inside larger ones and once alone: the order
+# Programs and numbers are the same, but compiled once inside larger ones and once alone: the order
 # of float32 sums may differ, by some roundings (6e-8 each) of values of order 1.
 SAME_PROGRAM = 1e-5
 
@@ -73,8 +73,8 @@ def test_any_count_and_size_comes_back(vae, clip, size):
 
 
 def check_contract(vae, clip, size):
-    """The same shape and type comes back; what was added to fill the strides was what padding by
-    hand adds, and is gone."""
+    """Checks that shape and type come back, that strides are filled up with what padding by hand
+    adds, and that this is gone in the end."""
     codec, video = one_device(vae, tile=32, chunk_frames=8), clip(*size)
     latents = codec.encode(video)
     frames, height, width = size

@@ -15,7 +15,7 @@ from cvvae_jax.codec.programs import CodecPrograms, DeviceGroups
 from cvvae_jax.config import VideoVAEConfig
 from cvvae_jax.models.video_vae import PRESETS, VideoVAE
 
-# The same numbers in the same programs for another batch: a convolution may add its products in
+# Numbers and programs are the same, but for another batch: a convolution may add its products in
 # another order, a few roundings (6e-8 each) of values of order 1.
 CHUNKS_TOLERANCE = 1e-6
 # Means over frames and the sums in convolutions are taken in parts, in some thirty layers.

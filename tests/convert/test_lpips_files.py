@@ -58,7 +58,7 @@ CONVOLUTIONS = {name: x for name, x in NETWORK.items() if name.startswith("featu
 
 
 def official_names() -> dict[str, np.ndarray]:
-    """The same numbers as LPIPS itself calls them."""
+    """The tensors by the names that LPIPS itself has for them."""
     found = dict(HEADS)
     for level, layers in enumerate(LEVELS):
         for position, *_ in layers:
@@ -313,7 +313,7 @@ def test_the_target_may_not_hold_the_heads(network, tmp_path, capsys):
 
 
 def test_the_distance_is_what_torch_computes_from_the_files(converted):
-    """As the lpips package computes it, from torchvision's sequence of layers."""
+    """torch computes it as the lpips package does, from torchvision's sequence of layers."""
     torch = pytest.importorskip("torch")
     layers, inputs = [], 3
     for width in (64, 64, "M", 128, 128, "M", *[256] * 3, "M", *[512] * 3, "M", *[512] * 3):

@@ -89,7 +89,7 @@ def test_a_pipeline_gives_its_autoencoder():
 
 @pytest.mark.parametrize("name", ["encoder.conv_inn.bias", "encodr.x.bias", "quantconv.bias"])
 def test_misspelled_tensors_are_the_models_own(name):
-    """They are then reported as unexpected: a misspelled name must not go unnoticed."""
+    """Such tensors are then reported as unexpected: a misspelled name must not go unnoticed."""
     assert name in select([*VAE, name], prefix=None, source="x").names
 
 

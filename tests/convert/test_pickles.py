@@ -128,9 +128,9 @@ def test_unclear_states_are_refused(tmp_path, torch):
         ({"epoch": 3, "state_dict": {}}, "no dict of tensors; it has epoch, state_dict"),
         ({}, "no dict of tensors; it has nothing at all"),
         ({0: torch.ones(2)}, "names a tensor 0"),
-        ([torch.ones(2)], "holds a list"),
-        (torch.ones(2), "holds a Tensor"),
-        (None, "holds a NoneType"),
+        ([torch.ones(2)], "holds list, not a dict"),
+        (torch.ones(2), "holds Tensor, not a dict"),
+        (None, "holds NoneType, not a dict"),
     ):
         refused(save(torch, path, state), says)
 

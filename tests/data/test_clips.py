@@ -20,7 +20,7 @@ def numbered_video(path, frames, *, height=24, width=36, first=0, fps=25):
 
 
 def numbered_frames(frames, *, size=24, fps=25.0):
-    """The same, decoded already: frame k is k everywhere."""
+    """The frames of a numbered video, decoded already: frame k is k everywhere."""
     levels = np.arange(frames, dtype=np.uint8)[:, None, None, None]
     return Frames("numbers", np.broadcast_to(levels, (frames, size, size, 3)), fps)
 

@@ -111,7 +111,8 @@ def test_without_them_records_hold_nothing_that_makes_no_batch(whole):
 
 
 def test_statistics_are_those_of_samples_of_the_posterior(whole):
-    """Of every channel, over all places of all records; 1e-12: two ways to sum in float64."""
+    """Every channel has statistics over all places of all records; 1e-12 is for two ways to sum in
+    float64."""
     found = records(whole)
     mean, logvar = (
         np.concatenate([record[name].reshape(-1, 2) for record in found]).astype(np.float64)
@@ -222,8 +223,8 @@ def test_a_batch_changes_no_record(corpus, tmp_path):
 
 
 def test_tar_shards_are_samples_of_webdataset(corpus, tmp_path):
-    """Its rule: what stands before the first dot is the key, and files of one key follow each
-    other."""
+    """WebDataset's rule: what stands before the first dot is the key, and files of one key follow
+    each other."""
     write(corpus, tmp_path / "out", format="webdataset", store="float16")
     names = []
     for path in sorted((tmp_path / "out").glob("*.tar")):

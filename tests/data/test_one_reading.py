@@ -216,7 +216,7 @@ def test_matroska_without_its_end_was_cut_off(tmp_path, name, share):
 
 
 def test_matroska_without_what_follows_its_frames_is_whole(tmp_path):
-    """Its index is at the end."""
+    """Matroska's index is at the end of the file, and frames can be read without it."""
     data = (MEDIA / "mkv_2s_a_frame.mkv").read_bytes()
     path = tmp_path / "cut.mkv"
     path.write_bytes(data[:-10])
@@ -260,7 +260,7 @@ def test_a_list_of_frames_without_its_end_was_cut_off(tmp_path):
 
 
 def test_an_avi_without_its_end_was_cut_off(tmp_path):
-    """Its index, which tells of all frames, is at the end."""
+    """An AVI's index, which tells of all frames, is at the end of the file."""
     whole, path = tmp_path / "whole.avi", tmp_path / "cut.avi"
     encode(whole, codec="mjpeg", pix_fmt="yuvj420p", frames=10)
     data = whole.read_bytes()

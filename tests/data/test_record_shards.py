@@ -135,7 +135,7 @@ def test_an_index_says_which_records_are_of_a_kind(tmp_path):
 
 
 def test_shards_of_an_unfinished_run_are_refused(tmp_path):
-    """They may be some of many, and nothing says yet of which kind their records are."""
+    """Such shards may be some of many, and nothing says yet of which kind their records are."""
     write_shard(tmp_path / "a.array_record", [b""])
     (tmp_path / "prepare.json").write_text("{}")
     with pytest.raises(UserError, match="is not finished: `data prepare` goes on"):

@@ -199,6 +199,12 @@ def test_a_name_is_one_line_of_the_list_whatever_it_holds(tmp_path, name):
     assert found(tmp_path, "video", exclude=str(tmp_path / "bad.txt")) == ["x.mp4"]
 
 
+def test_a_reason_shows_control_characters_as_escapes(tmp_path):
+    write_exclusions(tmp_path / "bad.txt", {"/x.mp4": "a\x1b[2J.mp4\n\tcaf\udce9 is\u202e broken"})
+    written = (tmp_path / "bad.txt").read_bytes()
+    assert written == b"/x.mp4\ta\\x1b[2J.mp4 caf\\udce9 is\\u202e broken\n"
+
+
 def test_names_that_are_no_utf8_can_be_excluded(tmp_path):
     name = os.fsdecode(b"caf\xe9.mp4")
     fill(tmp_path, [name, "x.mp4"])

@@ -144,7 +144,7 @@ def test_two_pieces_of_an_edit_list_follow_each_other(tmp_path):
 
 
 def test_sound_goes_on_after_the_last_frame(tmp_path):
-    """As in the source: frames until 4.84 s, sound until 5 s."""
+    """The source has frames until 4.84 s, and sound until 5 s."""
     target = copied(MEDIA / "vfr_with_sound.mp4", tmp_path / "out.mp4")
     assert shown(target, "audio")[-1] == pytest.approx(
         shown(MEDIA / "vfr_with_sound.mp4", "audio")[-1]

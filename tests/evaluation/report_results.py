@@ -140,7 +140,7 @@ def _series(name: str, random) -> dict:
 
 
 def _flat_fields(name: str, random) -> dict:
-    """Of the baseline, zeros."""
+    """Made-up results of flat fields; those of the baseline are zeros."""
     size = 0.0 if name == "linear" else 1.0
     kinds = ("structure", "border", "lattice", "time", "first_frame", "group_phase", "chunk_phase")
     return {

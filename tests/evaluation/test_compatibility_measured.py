@@ -242,7 +242,8 @@ def test_mmd_of_many_patches_takes_some_of_all_of_them(monkeypatch, count, used)
 def test_large_frames_are_stretched_in_their_middle(
     codecs, video, monkeypatch, size, rows, columns
 ):
-    """Of 3 x 5 latents all of whose pixels are there, and of the pixels below them."""
+    """A frame has 3 x 5 latents all of whose pixels are there; `stretch` sees a square of them, and
+    the pixels below it."""
     seen = []
     monkeypatch.setattr(measure_module, "STRETCH_SIZE", size)
     monkeypatch.setattr(measure_module, "stretch", lambda _, *arrays: seen.append(arrays) or {})

@@ -127,7 +127,7 @@ def test_means_and_differences_are_those_of_the_clips(finished):
 
 
 def test_every_contender_is_measured_on_flat_fields(finished, capsys):
-    """Those of two chunks after the first frame, of 16 latents of the model's own on a side."""
+    """Clips have two chunks after the first frame, and 16 of the contender's latents on a side."""
     found = results(finished)["flat_fields"]
     assert list(found) == ["video", "other", "image", "nearest", "linear"]
     assert len(found["video"]["colors"]) == len({*map(tuple, found["video"]["colors"])}) == 17
@@ -258,12 +258,12 @@ def bad_inputs(tmp_path: Path, models: dict[str, str]) -> dict[str, tuple[dict, 
         "no-protocol": ({"protocol": "papers"}, "there is no protocol papers; there are "),
         "no-model": ({"contenders": [str(no_model)]}, "no_model"),
         "twice": ({"contenders": [models["video"]] * 2}, "several contenders are called video"),
-        "no-image-vae": ({"image-vae": models["video"]}, "holds a VideoVAE; an ImageVAE is wanted"),
+        "no-image-vae": ({"image-vae": models["video"]}, "holds VideoVAE, not ImageVAE"),
         "mismatched": (
             {"image-vae": models["wide"]},
             "the image VAE .*wide has 16 channels for 2 x 2 pixels, video 4 channels for 2 x 2",
         ),
-        "no-lpips": ({"lpips": models["video"]}, "holds a VideoVAE; LPIPS is wanted"),
+        "no-lpips": ({"lpips": models["video"]}, "holds VideoVAE, not LPIPS"),
     }
 
 

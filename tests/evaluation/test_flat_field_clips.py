@@ -41,7 +41,7 @@ def contender(opened, *, spatial_compression: int = 2) -> Contender:
 
 
 def told(plant, protocol: Protocol = PROTOCOL) -> dict:
-    """Of a model that adds something to videos."""
+    """What is measured of a model that adds something to videos."""
     opened = Baseline(plant)
     return summarize_flat_fields(measure_flat_fields(opened, contender(opened), protocol))
 
@@ -54,7 +54,8 @@ def test_what_gives_clips_back_exactly_has_zeros():
 
 
 def test_a_tint_is_no_structure():
-    """Of two levels in one of three channels, toward the middle, where nothing is clipped."""
+    """The tint is two levels in one of three channels, toward the middle, where nothing is
+    clipped."""
     found = told(lambda x: x.at[..., 0].add(2 * LEVEL * (1 - 2 * (x[..., 0] > 0))))
     assert found["color"] == pytest.approx(2 / np.sqrt(3), rel=1e-4)
     assert found["structure"] == pytest.approx(0, abs=1e-4)

@@ -45,7 +45,7 @@ def test_hinge_asks_for_no_more_than_a_margin_of_one():
 
 
 def test_adaptive_weight_is_the_ratio_of_the_gradients_lengths():
-    """Of 5 to 2, but for the 1e-4 that is added to the second."""
+    """The gradients have lengths of 5 and 2, and 1e-4 is added to the second."""
     weight = adaptive_weight(jnp.array([[3.0, 0.0], [0.0, -4.0]]), jnp.full((2, 2), 1.0))
     np.testing.assert_allclose(weight, 5 / 2.0001, rtol=1e-6)
 

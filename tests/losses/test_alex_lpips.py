@@ -168,13 +168,13 @@ def test_training_takes_the_papers_network_alone(files, tmp_path, capsys):
     folder = str(tmp_path / "ours")
     assert main(["convert", str(files[0]), folder, "--lpips-heads", str(files[1])]) == 0
     config = dataclasses.replace(short_run(tmp_path, ""), lpips=folder, loss=LossConfig())
-    with pytest.raises(UserError, match="holds a AlexLPIPS; LPIPS is wanted"):
+    with pytest.raises(UserError, match="holds AlexLPIPS, not LPIPS"):
         open_lpips(config, None)
 
 
 def test_the_distance_is_that_of_the_package_lpips(tmp_path):
-    """Of 8-bit frames, which its own `im2tensor` brings to [-1, 1]; sums of up to 3456 products in
-    float32, five layers in a row: far below 1e-4."""
+    """Frames are 8-bit, which the package's own `im2tensor` brings to [-1, 1]. The error of sums of
+    up to 3456 products in float32, five layers in a row, is far below 1e-4."""
     package = pytest.importorskip("lpips")
     torch = pytest.importorskip("torch")
     torch.manual_seed(0)

@@ -12,7 +12,8 @@ from cvvae_jax.models.feature_networks.vgg import LPIPS
 
 
 def narrow(config: LPIPSConfig) -> LPIPS:
-    """Of five levels, but with few channels and a single convolution in each, to be quick."""
+    """A network of five levels, but with few channels and a single convolution in each, to be
+    quick."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(vgg, "LEVELS", ((4,), (4,), (4,), (8,), (8,)))
         return jax.jit(lambda key: LPIPS(config, rngs=nnx.Rngs(key)))(jax.random.key(0))
@@ -40,7 +41,7 @@ def test_equal_frames_have_no_distance_and_other_frames_have_one(network):
 
 
 def test_every_frame_has_its_own_distance(network):
-    """The same numbers in another batch: only the order of float32 sums may differ."""
+    """In another batch only the order of float32 sums may differ."""
     video, other = random_video(0, 1, 3, 16, 16), random_video(1, 1, 3, 16, 16)
     alone = distances(network, video[:, 1:2], other[:, 1:2])
     np.testing.assert_allclose(distances(network, video, other)[:, 1:2], alone, rtol=1e-5)

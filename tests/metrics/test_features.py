@@ -14,8 +14,8 @@ TOLERANCE = 5e-5
 
 
 class GridClasses(I3D):
-    """In place of logits, the brightness of a coarse grid of the frames it was given: 400 cells for
-    each of two steps in time."""
+    """Gives the brightness of a coarse grid of its frames as logits: 400 cells for each of two
+    steps in time."""
 
     def __init__(self):
         pass
@@ -27,7 +27,7 @@ class GridClasses(I3D):
 
 
 class GridFeatures(InceptionV3):
-    """The same for every frame alone."""
+    """Gives the brightness of a coarse grid of every frame as the frame's features."""
 
     def __init__(self):
         pass

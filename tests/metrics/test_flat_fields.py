@@ -97,7 +97,7 @@ def test_a_step_between_tiles_is_told():
 
 @pytest.mark.parametrize("name", ["drift", "vignette", "noise"])
 def test_what_does_not_repeat_is_none_of_what_does(name):
-    """Of the noise's 17 x 64 x 64 x 3 values shares below a thousandth are chance."""
+    """Noise of 17 x 64 x 64 x 3 values repeats by chance, with a share below a thousandth."""
     found = measured(PLANTED[name])
     for part in ("lattice", "group_phase", "chunk_phase"):
         assert found[part] < 0.02 * RMS**2, part

@@ -22,7 +22,7 @@ def features(seed: int, count: int, width: int, *, offset: float = 0.0) -> np.nd
 
 
 def textbook(a: np.ndarray, b: np.ndarray) -> float:
-    """As FID and FVD codes write it (pytorch-fid to the letter), in float64."""
+    """The distance as FID and FVD codes write it (pytorch-fid to the letter), in float64."""
     covariances = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = scipy.linalg.sqrtm(covariances[0] @ covariances[1]).real
     apart = a.mean(0) - b.mean(0)

@@ -41,7 +41,7 @@ def eight_bits(content: str, noise: float, *shape: int) -> tuple[np.ndarray, np.
 
 
 def frame_by_frame(measure, recon: np.ndarray, video: np.ndarray) -> np.ndarray:
-    """Of another library: (b, t)."""
+    """What another library's measure gives for every frame: (b, t)."""
     pairs = zip(video, recon, strict=True)
     return np.array([[measure(*frames) for frames in zip(*clips, strict=True)] for clips in pairs])
 
@@ -186,7 +186,7 @@ def ms_ssim_by_hand(video: np.ndarray, recon: np.ndarray) -> float:
 def test_ms_ssim_is_the_papers_formula(content):
     recon, video = pictures(content, 0.3, 1, 2, 177, 179)
     expected = frame_by_frame(ms_ssim_by_hand, *map(as_users_have_them, (recon, video)))
-    # As SSIM's, at five scales.
+    # The tolerance is SSIM's, at five scales.
     np.testing.assert_allclose(jax.jit(ms_ssim)(recon, video), expected, atol=1e-5)
 
 

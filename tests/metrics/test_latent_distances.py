@@ -53,13 +53,13 @@ def test_mmd_is_its_definition():
 
 
 def test_mmd_ranks_distributions_and_is_about_zero_for_equal_ones():
-    """Of 50 pairs of samples of 40: the mean's standard error is a seventh of the spread."""
+    """The mean over 50 pairs of samples has a standard error of a seventh of the spread."""
     samples = RNG.normal(size=(50, 2, 40, 4))
     equal = np.asarray([mmd(a, b) for a, b in samples])
     assert abs(equal.mean()) < 4 * equal.std() / 50**0.5
     assert equal.min() < 0
     a, b = RNG.normal(size=(2, 300, 4))
-    # Of one mean, or of one mean and covariance: what the Frechet distance cannot see.
+    # Signs have the mean and covariance of normal values: the Frechet distance can't see them.
     signs = np.sign(b) + 1e-3 * a
     assert mmd(a, b) < mmd(a, b + 0.3) < mmd(a, b + 1) < mmd(a, b + 5)
     assert mmd(a, signs) > 10 * abs(mmd(a, b))

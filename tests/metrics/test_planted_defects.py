@@ -45,7 +45,7 @@ def moving_video() -> np.ndarray:
 
 @functools.cache
 def scores(measure) -> dict[str, np.ndarray]:
-    """Of a measure, for every defect: its values."""
+    """A measure's values for every defect, by the defect's name."""
     video, run = jnp.asarray(moving_video()), jax.jit(measure)
     return {name: np.asarray(run(video + values, video)) for name, values in defects().items()}
 

@@ -120,7 +120,7 @@ def test_clips_in_a_batch_do_not_meet():
     recon, video = random_pair(3, 20, 4, 4)
     for measure in (difference_mse, error_spectrum, drift_mse):
         alone = measure(recon[1:2], video[1:2])
-        # The same numbers in another batch: only the order of float32 sums may differ.
+        # In another batch only the order of float32 sums may differ.
         np.testing.assert_allclose(measure(recon, video)[1:2], alone, rtol=1e-5)
 
 

@@ -34,7 +34,7 @@ LIMITS = [{"ATTENTION_PIECE": 16}, {"SCORE_BUDGET": 2 * 50 * 50}]
 
 @pytest.mark.parametrize("limit", LIMITS)
 def test_attention_in_parts_equals_whole_with_gradients(monkeypatch, limit):
-    """The same numbers in the same order of summation: equal up to the rounding of a few
+    """Numbers are summed in the same order, so that results are equal up to the rounding of a few
     operations."""
     query, key, value = jax.random.normal(jax.random.key(0), (3, 2, 3, 50, 8))
 

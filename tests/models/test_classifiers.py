@@ -34,7 +34,7 @@ def test_i3d_has_the_official_number_of_parameters():
 
 
 def test_inception_has_the_official_number_of_parameters():
-    """Those of torchvision's InceptionV3 without its auxiliary classifier, 8 classes more, and a
+    """These are torchvision's InceptionV3 without its auxiliary classifier, 8 classes more, and a
     mean and a variance for each of the 17,216 channels of its norms."""
     assert parameter_paths.count(INCEPTION_SHAPES) == 23_834_568 + 8 * 2049 + 2 * 17_216
 

@@ -208,7 +208,7 @@ def test_form_of_another_platform_leaves_nothing_in_a_compiled_program(monkeypat
 
 
 OPERATIONS = 2.0 * 4 * 8 * 8 * 27 * 128 * 128
-"""Of a convolution of 128 channels of 4 x 8 x 8."""
+"""Operations of a convolution of 128 channels of 4 x 8 x 8."""
 
 
 @pytest.mark.parametrize(

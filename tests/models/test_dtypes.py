@@ -92,7 +92,7 @@ def test_models_saved_before_there_was_a_type_of_the_decoder_still_load(saved, t
 
 
 def test_official_classes_hold_models_with_another_type_of_the_decoder():
-    """They have no types of computation, so there is nothing that would be read back otherwise."""
+    """Official classes have no types of computation, so nothing would be read back otherwise."""
     config = ImageVAEConfig(block_channels=(32, 64), blocks_per_level=1, **MIXED)
     family, _ = exportable(abstract(ImageVAE, config))
     assert family is IMAGE

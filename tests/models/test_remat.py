@@ -114,7 +114,7 @@ def test_gradients_are_equal(case, inputs):
 
 
 def gradients(case: Case, inputs, remat: Remat) -> dict[str, np.ndarray]:
-    """Of the network's parameters by path, and of the video."""
+    """The gradients of the network's parameters by path, and of the video."""
     run = functools.partial(case.run, remat=remat)
     grad = jax.jit(jax.grad(lambda *inputs: jnp.sin(run(*inputs)).sum(), argnums=(0, 1)))
     network, video = grad(*inputs)

@@ -33,7 +33,7 @@ def test_every_frame_has_a_latent(vae):
 
 
 def test_frames_are_encoded_alone(vae):
-    """The same numbers in another batch: only the order of float32 sums may differ."""
+    """In another batch only the order of float32 sums may differ."""
     video = random_video(1, 3, 8, 8, 3)
     np.testing.assert_allclose(
         encode(vae, video)[:, 1:2], encode(vae, video[:, 1:2]), rtol=1e-5, atol=1e-5

@@ -25,7 +25,7 @@ def tiny() -> VideoVAE:
 
 
 def made(kind: type, config):
-    """As new models are, but by numpy: their own initializers would take seconds to compile."""
+    """A model with numpy's random numbers: its own initializers would take seconds to compile."""
     vae = jax.eval_shape(lambda key: kind(config, rngs=nnx.Rngs(key)), jax.random.key(0))
     leaves, normal = parameter_paths.flatten(vae), np.random.default_rng(0).standard_normal
     for path, leaf in leaves.items():

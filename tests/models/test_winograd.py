@@ -15,7 +15,7 @@ from cvvae_jax.models import conv_forms, winograd
 from cvvae_jax.models.conv import Conv, ConvKind
 from cvvae_jax.models.winograd import THREE_TAPS, THREE_TAPS_UPSAMPLED
 
-# The same products, or sums of them, in another order: about sqrt(216) * 6e-8 of the largest.
+# Products, or sums of them, are added in another order: about sqrt(216) * 6e-8 of the largest.
 TOLERANCE = 1e-5
 ONES = (1, 1, 1)
 AROUND = ((1, 1), (1, 1))

@@ -69,7 +69,7 @@ def test_neither_operands_nor_further_mentions_of_a_collective_are_counted():
 
 
 def test_collectives_of_one_channel_and_different_sizes_are_counted_each():
-    """As `shard_map` makes them."""
+    """`shard_map` makes such collectives."""
     line = "  %p.{0} = f32[{0},8]{{1,0}} collective-permute(%x), channel_id=1\n"
     hlo = "ENTRY %main (x: f32[8]) -> f32[8] {\n" + "".join(line.format(n) for n in (1, 2)) + "}\n"
     (permuted,) = collective_traffic(hlo, devices=8)

@@ -60,8 +60,8 @@ def programs_traced_once():
 
 
 def trifling_step(state, batch, frozen, **_):
-    """In place of a training step, whose program takes longer to make than all the rest: everything
-    depends on the batch, but nothing is learned."""
+    """Stands in for a training step, whose program takes longer to make than all the rest:
+    everything depends on the batch, but nothing is learned."""
     number = batch["video"].astype("float32").mean()
     changed = jax.tree.map(lambda x: x + number.astype(x.dtype), state)
     names = [field.name for field in dataclasses.fields(Guard)]

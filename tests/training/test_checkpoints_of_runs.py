@@ -48,7 +48,7 @@ class FullDisk:
 
 
 def flip_a_bit(checkpoint: Path) -> str:
-    """Of its largest file; that file's name."""
+    """Flips a bit of the checkpoint's largest file, and gives the file's name."""
     largest = max((checkpoint / "state").rglob("*"), key=lambda path: path.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1
@@ -140,7 +140,7 @@ def started_and_killed(config: TrainConfig, folder: Path) -> None:
 
 
 def test_killed_run_goes_on_to_the_end_of_an_undisturbed_one(image_vae, no_evaluations, tmp_path):
-    """The same program on the same numbers: equal to the bit."""
+    """Both runs have the same programs and numbers, and are equal to the bit."""
     config = short_run(tmp_path / "killed", image_vae, gan="none")
     undisturbed = dataclasses.replace(config, workdir=str(tmp_path / "undisturbed"))
     started_and_killed(config, tmp_path)

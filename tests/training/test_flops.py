@@ -33,8 +33,8 @@ def test_strided_convolution():
 
 @pytest.mark.parametrize("of", [0, 1], ids=["input", "kernel"])
 def test_gradient_of_a_strided_convolution_costs_as_much_as_the_convolution(of):
-    """Its transpose reads zeros between values for the input and dilates the kernel for the
-    kernel; both do the same products as the convolution, which is linear and so not needed."""
+    """For the input the transpose reads zeros between values, for the kernel it dilates the kernel.
+    Both do the same products as the convolution, which is linear and so not needed."""
 
     def pulled_back(image, kernel, cotangent):
         return jax.vjp(conv, image, kernel)[1](cotangent)[of]
@@ -108,9 +108,9 @@ def test_platforms_have_their_own_alternatives():
     assert count_flops(jaxpr, platform="cuda") == count_flops(jaxpr) == 2 * 2 * 4**3
 
 
-# Of the decoder's 17.1e12, 6.7e12 are convolutions after upsampling, of which sub-pixels leave
-# 16/36, and one row and column more. Few products leave 64/216 of a 3-D convolution and 16/36 of a
-# 2-D one, 36/216 after upsampling, and compute 18 frames in place of 17.
+# The decoder has 17.1e12 operations. 6.7e12 of them are convolutions after upsampling, of which
+# sub-pixels leave 16/36, and one row and column more. Few products leave 64/216 of a 3-D
+# convolution and 16/36 of a 2-D one, 36/216 after upsampling, and compute 18 frames instead of 17.
 @pytest.mark.parametrize(
     ("part", "official", "executed", "on_cpus"),
     [("encode", 5.7e12, 5.7e12, 2.34e12), ("decode", 17.1e12, 13.4e12, 5.09e12)],

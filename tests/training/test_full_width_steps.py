@@ -41,7 +41,7 @@ def test_every_preset_has_a_recipe():
 def test_steps_of_official_models_can_be_lowered_for_every_platform(
     preset, mesh, dtype, tmp_path, monkeypatch
 ):
-    """Of both networks at once, with everything that a step can have."""
+    """Steps train both networks at once, with everything that a step can have."""
     monkeypatch.chdir(tmp_path)  # where nothing is that recipes name
     arguments = [str(CONFIGS / RECIPES[preset]), *MESHES[mesh], "--model.dtype", dtype]
     config = parse_train_config([*arguments, "--train.updates", "joint"])

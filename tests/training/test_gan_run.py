@@ -58,8 +58,8 @@ def finished(image_vae, no_evaluations, tmp_path) -> TrainConfig:
 def test_run_logs_both_networks_and_ends_the_same_after_a_signal(
     finished, image_vae, tmp_path, monkeypatch
 ):
-    """The same programs on the same numbers: equal to the bit. The signal comes in the middle of a
-    pair of steps, the first of which is then missing in the pair's line."""
+    """Both runs have the same programs and numbers, and end equal to the bit. The signal comes in
+    the middle of a pair of steps, the first of which is then missing in the pair's line."""
     for line in logged_lines(finished):
         assert set(line) == KEYS
         assert np.isfinite(list(line.values())).all()

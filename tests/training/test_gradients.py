@@ -88,8 +88,8 @@ def defined(state, frozen, loss):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_one_backward_pass_gives_the_gradients_of_the_definition(mode):
-    """The same sums in another order: 1e-5. With `both`, the last layer and the discriminator see
-    two reconstructions."""
+    """Sums are the same in another order: 1e-5. With `both`, the last layer and the discriminator
+    see two reconstructions."""
     (grads, metrics), loss = ours(mode), loss_of(mode)
     run = jax.jit(functools.partial(defined, loss=loss))
     (model, log_scales), discriminator, values = run(first_state(), frozen_networks())

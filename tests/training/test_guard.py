@@ -24,8 +24,8 @@ from cvvae_jax.training.state import TrainedNetworks
 
 
 def mean_of_video(state, video, draws, frozen, *, update, stage, loss):
-    """In place of a batch's gradients, of which a guard sees nothing but whether they are numbers;
-    they are none where a whole batch is white."""
+    """Stands in for a batch's gradients, of which a guard sees only whether they are numbers; they
+    are NaN where a whole batch is white."""
     number = jnp.where((video == 255).all(), jnp.nan, video.astype("float32").mean())
     model, log_scales = jax.tree.map(lambda x: 0 * x + number, (state.model, state.log_scales))
     return TrainedNetworks(model, log_scales, None), {"loss/total": number}
@@ -41,7 +41,7 @@ def config(image_vae, no_evaluations, tmp_path, monkeypatch) -> TrainConfig:
 
 
 class Feed:
-    """In place of `put_batch`: notes which batches of the data a run is given, and makes those at
+    """Stands in for `put_batch`: notes which batches of the data a run is given, and makes those at
     some positions of the data white."""
 
     def __init__(self, config: TrainConfig, monkeypatch, *, bad: set[int]):

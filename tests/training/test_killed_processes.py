@@ -63,8 +63,8 @@ def undisturbed(image_vae, tmp_path_factory) -> TrainConfig:
 
 
 def test_run_killed_at_twenty_random_moments_equals_an_undisturbed_one(undisturbed, tmp_path):
-    """The same program on the same numbers: equal to the bit. SIGKILL of one process or of both,
-    the latter also while they start."""
+    """Both runs have the same programs and numbers, and are equal to the bit. SIGKILL ends one
+    process or both, the latter also while they start."""
     config = dataclasses.replace(undisturbed, workdir=str(tmp_path / "run"))
     recipe = str(write_recipe(tmp_path, config))
     rng, while_saving, seconds = random.Random(0), 0, []
@@ -118,8 +118,8 @@ def test_run_stopped_at_random_moments_loses_no_step(undisturbed, tmp_path):
 
 @pytest.mark.parametrize("step", [1, 2])
 def test_process_that_is_silent_for_40_seconds_is_left_alone(image_vae, tmp_path, step):
-    """As one is that compiles on a machine with too much to do; before the first step the other
-    process has compiled already, and waits for it."""
+    """A process that compiles on a machine with too much to do is silent for as long. Before the
+    first step the other process has compiled already, and waits for it."""
     config = often_saved(tmp_path / "run", image_vae, steps=4)
     recipe = str(write_recipe(tmp_path, config))
     with workers(tmp_path / "said", [recipe], [recipe], fault=f"hold {step}") as both:

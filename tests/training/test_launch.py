@@ -20,8 +20,8 @@ from cvvae_jax.config import TrainConfig
 LAUNCH = ROOT / "launch"
 SCRIPTS = sorted(path.name for path in LAUNCH.glob("*.sh"))
 
-# In place of Python: notes its arguments, waits for SIGTERM if it is told to, and ends with a code
-# of codes.txt, the next one at every start.
+# Stands in for Python: notes its arguments, waits for SIGTERM if it is told to, and ends with a
+# code of codes.txt, the next one at every start.
 FAKE_PYTHON = """
 echo "$@" >> $NOTES/python
 code=$(sed -n "$(wc -l < $NOTES/python)p" $NOTES/codes.txt)
@@ -184,7 +184,8 @@ def test_single_host_does_not_repeat_a_mistake(notes):
     assert run("single_host.sh", "recipe.py", PROCESSES="3", GPUS="8") == 2
 
 
-# In place of Slurm's: two processes on this machine, with the variables that jax reads.
+# Stands in for Slurm's `srun`: starts two processes on this machine, with the variables that jax
+# reads.
 SRUN = """
 shift  # --kill-on-bad-exit=0
 export SLURM_STEP_NODELIST=localhost SLURM_NTASKS=2 SLURM_STEP_NUM_NODES=1

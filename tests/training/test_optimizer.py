@@ -67,8 +67,8 @@ def gradient(step: int):
 
 
 def test_updates_are_those_of_adamw():
-    """As optax has it, with a constant rate and clipping at a norm that all gradients exceed: the
-    same products in another order, 1e-6."""
+    """optax's AdamW has a constant rate here, and clips at a norm that all gradients exceed. Its
+    products are the same in another order: 1e-6."""
     config = OptimizerConfig(clip_norm=0.5, weight_decay=0.1, beta2=0.9, eps=1e-3)
     settings = {"b1": 0.9, "b2": 0.9, "eps": 1e-3, "weight_decay": 0.1}
     theirs = optax.chain(optax.clip_by_global_norm(0.5), optax.adamw(0.01, **settings))

@@ -26,7 +26,7 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import write_whole
 from cvvae_jax.training import loop, run_folder
 from cvvae_jax.training.log import StageLog
-from cvvae_jax.training.run_folder import known_sides
+from cvvae_jax.training.run_folder import earlier_sides
 from cvvae_jax.video_io.images import write_image
 
 HOLD = """
@@ -178,7 +178,7 @@ def test_held_out_files_of_a_run_stay_what_they_were_and_changes_are_said(
     now_held, now_trained = sides_of(config)
     assert now_held & {"a.png", "b.png", "c.png"} == held
     assert trained <= now_trained and now_held | now_trained == held | trained | set(more)
-    known = known_sides(tmp_path / "run")["image"]
+    known = earlier_sides(tmp_path / "run")["image"]
     source = open_source(str(media), "image", split="eval", known=known)
     assert {Path(source.name(i)).name for i in range(len(source))} == now_held
 

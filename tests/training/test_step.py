@@ -37,7 +37,7 @@ BAD_BATCH = BATCH | {"video": np.full_like(BATCH["video"], 255)}
 
 
 def nan_where_white(video):
-    """In place of `to_float`: no numbers where a whole batch is white."""
+    """Stands in for `to_float`: gives NaN where a whole batch is white."""
     return to_float(video) * jnp.where((video == 255).all(), jnp.nan, 1.0)
 
 
@@ -94,8 +94,8 @@ def test_joint_step_changes_both(stepped):
 
 
 def test_joint_step_has_the_gradients_of_the_generators_and_of_the_discriminators_step(stepped):
-    """As the first moments hold them; the same sums: 1e-5. Parameters are not compared: Adam's
-    first step turns the rounding of a zero gradient into a full one."""
+    """Gradients are read from Adam's first moments; sums are the same: 1e-5. Parameters are not
+    compared: Adam's first step turns the rounding of a zero gradient into a full one."""
     for update, moments in (("generator", "opt_state"), ("discriminator", "gan_opt_state")):
         alone, joint = (
             optax.tree.get(getattr(stepped[name], moments), "mu") for name in (update, "joint")

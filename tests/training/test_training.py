@@ -124,7 +124,7 @@ def test_both_kinds_of_batches_are_trained_on(finished_and_watched):
     ],
 )
 def test_resumed_run_equals_uninterrupted_run(finished, tmp_path, monkeypatch, done):
-    """The same program on the same numbers: equal to the bit."""
+    """Both runs have the same programs and numbers, and are equal to the bit."""
     count, put_batch = itertools.count(-2), loop.sharding.put_batch  # stage 1 has two batches
 
     def interrupted(batch, mesh):
@@ -186,7 +186,7 @@ def test_random_start_and_loaded_image_vae(finished, tmp_path):
 
 def test_video_vae_is_no_image_vae(finished, tmp_path):
     config = dataclasses.replace(tiny_run(tmp_path), image_vae=str(finished))
-    with pytest.raises(UserError, match="holds a VideoVAE; ImageVAE is wanted"):
+    with pytest.raises(UserError, match="holds VideoVAE, not ImageVAE"):
         loop.train(config)
 
 

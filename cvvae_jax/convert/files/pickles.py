@@ -16,8 +16,8 @@ from cvvae_jax.convert.files.source import Stamp, TensorInfo, WeightFile, check_
 from cvvae_jax.errors import UserError
 
 ZIP_MAGIC = b"PK\x03\x04"
-# `weights_only` could be made to run code before 2.6 (CVE-2025-32434) and to corrupt memory before
-# 2.10 (CVE-2026-24747).
+# torch before 2.6 could be made to run code in spite of `weights_only` (CVE-2025-32434), and before
+# 2.10 to corrupt memory (CVE-2026-24747).
 _SAFE_TORCH = (2, 10)
 # Pages of a mapping count as memory of the process until it is closed.
 _REMAP_BYTES = 128 * 2**20
@@ -25,7 +25,7 @@ _DTYPES = (
     *("float64", "float32", "float16", "int64", "int32", "int16", "int8"),
     *("uint64", "uint32", "uint16", "uint8", "bool"),
 )
-# Those that numpy lacks, each beside an integer as wide.
+# Types that NumPy lacks, with an integer type of the same width.
 _OF_ML_DTYPES = {
     "bfloat16": "int16",
     "float8_e4m3fn": "uint8",
@@ -131,7 +131,7 @@ def _tensors_of(path: Path, state: Any) -> dict[str, Any]:
     are passed over. Of several sets of tensors each has its key before its names.
     """
     if not isinstance(state, dict):
-        raise UserError(f"{path} holds a {type(state).__name__}, not a dict of tensors.")
+        raise UserError(f"{path} holds {type(state).__name__}, not a dict of tensors.")
     found = _find(state, _DEPTH)
     if not found:
         raise UserError(f"{path} holds no dict of tensors; it has {_listed(state)}.")

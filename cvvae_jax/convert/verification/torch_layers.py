@@ -65,7 +65,7 @@ DIFFUSERS = Names(
 
 @dataclasses.dataclass(frozen=True)
 class Layers:
-    """The layers of one network; which kind a convolution is, the axes of its weight tell."""
+    """The layers of one network. A convolution is 2-D or 3-D by the axes of its weight."""
 
     tensors: Mapping[str, Tensor]
     """Official tensors in float32, by today's names and without a prefix."""

@@ -3,7 +3,7 @@
 What `verify` compares our models with. The official classes of CV-VAE are no package, and diffusers
 need not be there, so these networks are written anew, from the official architectures
 (AILab-CVC/CV-VAE, diffusers, richzhang/PerceptualSimilarity) and by official tensor names; tests
-hold them equal to outputs of the official code. Which network it is, the tensors tell.
+hold them equal to outputs of the official code. The kind of network is read from the tensors.
 
 Arrays are PyTorch's: (batch, channel, time, height, width).
 """

@@ -176,7 +176,8 @@ class _Pair:
     def held(
         self, frames: Float[Array | np.ndarray, "b n h w c"]
     ) -> Float[Array | np.ndarray, "b t h w c"]:
-        """Images, or latents, for the frames that their latent frames stand for."""
+        """One image, or latent frame, repeated for every video frame that its latent frame stands
+        for."""
         return repeat_to_frames(frames, temporal_compression=self.time)[:, : self.video.shape[1]]
 
     def scores(self, recon: np.ndarray, target: np.ndarray) -> Measured:
@@ -253,7 +254,8 @@ def _under(found: Measured, name: str) -> Measured:
 def _latent_figures(
     pair: _Pair, posterior: DiagonalGaussian, of_frames: DiagonalGaussian
 ) -> Measured:
-    """`latents`."""
+    """The arrays `latents/..`: divergence and distance of posteriors, and means and variances of
+    channels."""
     kl, distance = _apart(jax.tree.map(pair.held, posterior), of_frames)
     found = {"latents/kl": np.asarray(kl), "latents/square_distance": np.asarray(distance)}
     for name, values in (("video", posterior.mean), ("image", of_frames.mean[:, pair.keys])):

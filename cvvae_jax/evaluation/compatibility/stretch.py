@@ -31,8 +31,8 @@ def stretch(
 
     Returns:
         `distance` of the two latents. `loss` of D_i(E_v) against the frame, `image_error` of
-        D_i(E_i), not clipped. Stretches: `chord`, distance of the two images by that of the
-        latents; `path`, length of the curve of images between them by the same; `largest`, `least`
+        D_i(E_i), not clipped. `chord`: distance of the two images over the distance of the latents.
+        `path`: length of the curve of images between them over that distance. `largest`, `least`
         and `typical` of `metrics.latents.Stretches` at both ends and halfway: the largest, the
         smallest and the root mean square.
     """

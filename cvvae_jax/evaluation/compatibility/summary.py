@@ -34,11 +34,13 @@ def summarize_compatibility(clips: Sequence[Clip]) -> dict:
       then at each position in the groups of frames, the last one being the key frame's.
     - `latents.distance`, `distance_by_position`: root mean squared difference, of the same pairs of
       latents.
-    - `latents.frechet`, `mmd`: squared distances of the distributions of patches, of E_v's latents
-      of one half of the clips (the first, the third, ..) from E_i's of the other half, averaged
-      over both ways to choose; `frechet_within`, `mmd_within`: of E_i's latents of one half from
-      E_i's of the other. Equal for encoders that give equal latents, and of the same sample size.
-    - `latents.frechet_same_clips`: of all of E_v's from all of E_i's patches: 0 for equal ones.
+    - `latents.frechet`, `mmd`: squared distance between patches of E_v's latents of every other
+      clip (the first, the third, ..) and of E_i's latents of the remaining ones, averaged over both
+      ways to divide the clips. `frechet_within`, `mmd_within`: the same distance with E_i's latents
+      on both sides. Samples are as large, so that both are equal for encoders that give equal
+      latents.
+    - `latents.frechet_same_clips`: squared distance between all patches of E_v's latents and all of
+      E_i's, of the same clips; 0 for encoders that give equal latents.
     - `latents.probe_r2`: R^2 of the best linear map between a patch of one's latents and that of
       the other's at its place, fitted on one half of the clips and tested on the other, averaged
       over both ways.

@@ -119,7 +119,8 @@ def counts(results: Results, contender: str, metric: dict) -> tuple[int, int, in
 
 
 def counted(found: str | None, count: tuple[int, int, int] | None) -> str | None:
-    """`on 9 of 14 clips`: on how many the verdict holds; where it is none, how many are better."""
+    """Text such as `on 9 of 14 clips`: on how many clips the verdict holds or, where the verdict is
+    unclear, on how many the contender is better."""
     if count is None:
         return None
     if found in ("better", "worse"):

@@ -19,7 +19,7 @@ class Picture:
     color: str
     """Red, green and blue, 8-bit, in words."""
     levels: int
-    """That are black or white."""
+    """The error in 8-bit levels that is drawn black or white."""
     source: str
 
 
@@ -29,7 +29,7 @@ class Section:
 
     names: list[str]
     colors: int
-    """How many."""
+    """Number of colors that were measured."""
     rows: list[QuantityRow]
     plots: list[Plot]
     pictures: list[Picture]
