@@ -7,7 +7,6 @@ from pathlib import Path
 
 import jax
 import numpy as np
-import pytest
 from flax import nnx
 from PIL import Image
 from safetensors.numpy import save_file
@@ -177,7 +176,8 @@ def _model(name, *, checksums=True):
 
 def _pickle(zipped):
     def make(folder):
-        torch = pytest.importorskip("torch")
+        import torch
+
         tensors = {f"encoder.{i}": torch.full((2, i + 1), float(i)) for i in range(9)}
         state = {"state_dict": tensors, "epoch": 3}
         torch.save(state, folder / "x.ckpt", _use_new_zipfile_serialization=zipped)

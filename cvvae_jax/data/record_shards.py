@@ -202,7 +202,7 @@ def _all(path: str) -> _Records:
 
 
 @dataclasses.dataclass(frozen=True)
-class _IndexLine:
+class IndexLine:
     """The fields of a line of the index that say where a record is, and its checksum."""
 
     shard: str
@@ -214,7 +214,7 @@ class _IndexLine:
 def _indexed(index: str, kind: MediaKind, paths: Iterable[str], *, whole: bool) -> list[_Records]:
     """The records of a kind in each shard; `whole` forbids that a shard of the index is missing."""
     check_files(os.path.dirname(index), INDEX)
-    rows: dict[str, list[_IndexLine]] = {os.path.basename(path): [] for path in paths}
+    rows: dict[str, list[IndexLine]] = {os.path.basename(path): [] for path in paths}
     for number, line in enumerate(_lines(index), 1):
         row = _row(line, f"{index}: line {number}")
         if row.shard in rows:
@@ -224,7 +224,7 @@ def _indexed(index: str, kind: MediaKind, paths: Iterable[str], *, whole: bool) 
     return [_records(index, shard, found, kind) for shard, found in rows.items()]
 
 
-def _records(index: str, shard: str, rows: list[_IndexLine], kind: MediaKind) -> _Records:
+def _records(index: str, shard: str, rows: list[IndexLine], kind: MediaKind) -> _Records:
     """The records of a kind in a shard, from the lines of the index for all of its records."""
     positions = np.array([row.position for row in rows], object)
     if sorted(positions) != list(range(len(rows))):
@@ -237,10 +237,10 @@ def _records(index: str, shard: str, rows: list[_IndexLine], kind: MediaKind) ->
     return _Records(positions[of_kind].astype(np.int64), len(rows), checksums)
 
 
-def _row(line: bytes, what: str) -> _IndexLine:
+def _row(line: bytes, what: str) -> IndexLine:
     try:
         row = typed(dict[str, Any], parse(line, "it"), "it")
-        return build(_IndexLine, {name: row[name] for name in _PLACE & row.keys()})
+        return build(IndexLine, {name: row[name] for name in _PLACE & row.keys()})
     except UserError as error:
         raise UserError(
             f"{what} is no line that `data prepare` writes ({error}) Without that file, all "

@@ -200,7 +200,7 @@ def test_shards_of_other_settings_are_found_at_the_end(corpus, tmp_path):
     write(corpus, target, share=(0, 2))
     begun = json.loads((target / "latents.json").read_text())
     (target / "latents.json").write_text(json.dumps(begun | {"seed": 3}))
-    with pytest.raises(UserError, match=r"000000-of-000005\S* was written with other"):
+    with pytest.raises(UserError, match=r"000000-of-000005\S* with other settings"):
         write(corpus, target, share=(1, 2), seed=3)
 
 

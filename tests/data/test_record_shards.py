@@ -130,7 +130,7 @@ def test_an_index_says_which_records_are_of_a_kind(tmp_path):
     with pytest.raises(UserError, match=r"the records of a\.array_record once each"):
         RecordShards(str(tmp_path), "video")
     (tmp_path / "index.jsonl").write_text("{}\n")
-    with pytest.raises(UserError, match="line 1 is none of those that `data prepare` writes"):
+    with pytest.raises(UserError, match="line 1 is no line that `data prepare` writes"):
         RecordShards(str(tmp_path), "video")
 
 

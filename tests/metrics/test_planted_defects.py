@@ -24,7 +24,7 @@ def defects() -> dict[str, np.ndarray]:
     shapes = {
         "flicker": (-1.0) ** times,
         "drift": times - times.mean(),
-        "tile seam": (-1.0) ** np.digitize(across, TILES["columns"]),
+        "tile seam": (-1.0) ** np.digitize(across, TILES["column_borders"]),
         "chunk seam": np.where(times < CHUNKS[0], 1.0, -1.0),
         "still": rng.normal(size=(2, 1, *SHAPE[2:])),
         "noise": rng.normal(size=SHAPE),
