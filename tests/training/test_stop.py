@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -90,6 +91,8 @@ with StopSignals() as stop, stop.after("the program is compiled"):
     print("busy", flush=True)
     hashlib.pbkdf2_hmac("sha256", b"a", b"b", 500_000_000)
 """
+AT_ONCE = 30.0
+"""Seconds: far below the minutes of `BUSY`, and enough for a thread on a busy machine."""
 
 
 def ended(process: subprocess.Popen, *, seconds: float) -> bool:
@@ -110,6 +113,7 @@ def test_stop_is_acknowledged_at_once_during_a_compile_and_impatience_ends_it(se
     try:
         assert busy.stdout.readline() == "busy\n"
         busy.send_signal(sent)
+        assert select.select([busy.stderr], [], [], AT_ONCE)[0], "nothing is said at once"
         heard = busy.stderr.readline()
         name = signal.Signals(sent).name
         assert heard == f"{name}: the run stops when the program is compiled; {hint} stops it now\n"
