@@ -145,21 +145,38 @@ def _set_hooks() -> None:
     def hook(args):
         if args.exc_type is KeyboardInterrupt:
             # It came while jax's callback of the garbage collector ran, where Python drops it.
-            again = threading.Thread(target=_interrupt_after, args=(hook,), daemon=True)
-            again.start()
+            heard = _heard_interrupt()
+            threading.Thread(target=_interrupt_after, args=(hook, heard), daemon=True).start()
         elif str(args.exc_value) != "Event loop is closed":
             report(args)
 
     sys.unraisablehook = hook
 
 
-def _interrupt_after(function: Callable) -> None:
+def _heard_interrupt() -> threading.Event:
+    """An event that is set once the handler of the next SIGINT runs."""
+    heard, before = threading.Event(), signal.getsignal(signal.SIGINT)
+
+    def handler(number: int, frame: types.FrameType | None) -> None:
+        signal.signal(signal.SIGINT, before)
+        heard.set()
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, handler)
+    return heard
+
+
+def _interrupt_after(function: Callable, heard: threading.Event) -> None:
     """Interrupts the main thread once more as soon as it has left a function, in which Python would
-    drop the exception; by a signal, which also ends what the thread waits for."""
+    drop the exception. A signal that comes just before the thread begins to wait does not end the
+    wait, so it is sent until its handler runs."""
     main = threading.main_thread().ident
     while _is_within(function, sys._current_frames().get(main)):
         time.sleep(0.01)
-    signal.pthread_kill(main, signal.SIGINT)
+    while not heard.is_set():
+        signal.pthread_kill(main, signal.SIGINT)
+        heard.wait(0.1)
 
 
 def _is_within(function: Callable, frame: types.FrameType | None) -> bool:
