@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cvvae_jax.convert.files import TensorInfo, open_weights, pickles
+from cvvae_jax.convert.files import TensorInfo, open_weights, pickles, source
 from cvvae_jax.errors import UserError
 
 ZIP, OLD = True, False
@@ -302,3 +302,10 @@ def test_shards_may_be_pickles(tmp_path, torch):
     index = tmp_path / "pytorch_model.bin.index.json"
     index.write_text('{"weight_map": {"a": "a.bin", "b": "b.bin"}}')
     assert [name for name, _ in open_weights(index).read("ab")] == ["a", "b"]
+
+
+@pytest.mark.parametrize("zipped", [ZIP, OLD])
+def test_more_tensors_than_are_read_are_refused(tmp_path, torch, monkeypatch, zipped):
+    monkeypatch.setattr(source, "_MOST_TENSORS", 3)
+    state = {f"encoder.{i}": torch.zeros(1) for i in range(4)}
+    refused(save(torch, tmp_path / "x.ckpt", state, zipped), "holds 4 tensors")
