@@ -12,6 +12,7 @@ from cvvae_jax.config import OptimizerConfig, StageConfig
 from cvvae_jax.losses import lecam_average
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
+from cvvae_jax.training.packing import Packed
 
 StepMetrics = dict[str, Array]
 """The metrics of a step by name, scalars on the devices."""
@@ -98,7 +99,7 @@ class TrainState:
     step: Any
     """Steps done, int32. With the guard's offset it is also the position in the data."""
 
-    model: VAE
+    model: VAE | Packed
     """The VAE that is trained."""
     log_scales: LogScales
     """Trained with the VAE, by the same optimizer."""
@@ -112,7 +113,7 @@ class TrainState:
     averages: LogitMeans
     """Running means of the discriminator's logits."""
 
-    ema: VAE
+    ema: VAE | Packed
     """The VAE with exponentially averaged parameters."""
     guard: Guard
     """Counts of skipped updates."""
@@ -150,9 +151,9 @@ class TrainState:
 class TrainedNetworks:
     """The networks that a step trains, or their gradients; None for what it leaves alone."""
 
-    model: VAE | None
+    model: VAE | Packed | None
     log_scales: LogScales | None
-    discriminator: Discriminator | None
+    discriminator: Discriminator | Packed | None
 
 
 @jax.tree_util.register_dataclass
@@ -234,7 +235,7 @@ def updated(
     return optax.apply_updates(params, updates), opt_state, optax.tree.norm(updates)
 
 
-def update_average(average: VAE, model: VAE, updates: Int[Array, ""], *, decay: float) -> VAE:
+def update_average(average: Any, model: Any, updates: Int[Array, ""], *, decay: float) -> Any:
     """The averaged parameters after one more update than `updates`. The decay starts small, at
     min(decay, (1 + updates) / (10 + updates))."""
     decay = jnp.minimum(decay, (1.0 + updates) / (10.0 + updates))

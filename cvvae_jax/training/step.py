@@ -25,6 +25,7 @@ from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training import objective
 from cvvae_jax.training.objective import Batch, Draws, Outputs
+from cvvae_jax.training.packing import packed, unpacked
 from cvvae_jax.training.state import (
     Frozen,
     LogitMeans,
@@ -87,7 +88,9 @@ def train_step(
     grads, metrics = accumulated_gradients(
         state, batch["video"], draws, frozen, update=update, stage=stage, loss=loss
     )
-    new = state
+    networks = tuple(net for net in (state.model, state.discriminator) if net is not None)
+    before, grads = packed((state, grads), networks)
+    new = before
     if update != "discriminator":
         new, parts = updated_vae(new, grads, stage)
         metrics |= parts
@@ -95,8 +98,8 @@ def train_step(
         logits = metrics["gan/logits_real"], metrics["gan/logits_fake"]
         new, parts = updated_discriminator(new, grads, stage, logits=logits)
         metrics |= parts
-    finite = jnp.all(jnp.stack([jnp.isfinite(value) for value in metrics.values()]))
-    new = jax.tree.map(lambda after, before: jnp.where(finite, after, before), new, state)
+    finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
+    new = unpacked(jax.tree.map(functools.partial(jnp.where, finite), new, before))
     guard = updated_guard(
         state.guard,
         finite,
