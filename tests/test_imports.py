@@ -12,6 +12,7 @@ ALLOWED = {
     "config": {"errors"},
     "resources": set(),
     "recipe": {"config", "errors", "resources"},
+    "compiling": {"config.places", "resumable.files"},
     "hardware": set(),
     "frame_groups": set(),
     "parameter_paths": set(),
@@ -44,10 +45,11 @@ ALLOWED = {
         "sharding",
     },
     "notebook": {"errors", "models.inputs", "video_io.web_video"},
-    "codec": {"config", "errors", "models", "resumable", "split_frames"},
+    "codec": {"compiling", "config", "errors", "models", "split_frames"},
     "latents": {"codec", "config", "data", "errors", "resumable", "video_io"},
     "training": {
         "checkpoint",
+        "compiling",
         "config",
         "data",
         "errors",
@@ -69,6 +71,7 @@ ALLOWED = {
     "evaluation": {
         "checkpoint.origin",
         "codec",
+        "compiling",
         "config",
         "convert.card",
         "data",

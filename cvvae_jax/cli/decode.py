@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -23,6 +22,7 @@ from cvvae_jax.cli.video_commands import (
     track_frames,
     video_output,
 )
+from cvvae_jax.compiling import Stopwatch
 from cvvae_jax.config.latent_scale import in_words, latent_scale
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.times import Times, as_fraction
@@ -155,7 +155,7 @@ def _decode(arguments: DecodeArguments, file, metadata, codec) -> None:
     if metadata.scaled or arguments.scaled:
         parts = (np.asarray(codec.vae.unscale(part[None]))[0] for part in parts)
     print_devices()
-    start = time.monotonic()
+    watch = Stopwatch()
     with video_output(
         arguments.target,
         image=_is_image(file),
@@ -172,5 +172,5 @@ def _decode(arguments: DecodeArguments, file, metadata, codec) -> None:
             write(frame)
     print(
         f"{visible(str(arguments.target))}: {counted_frames(count)} of "
-        f"{metadata.width}x{metadata.height}; {speed(count, time.monotonic() - start)}"
+        f"{metadata.width}x{metadata.height}; {speed(count, watch)}"
     )

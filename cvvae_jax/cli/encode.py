@@ -1,7 +1,6 @@
 """The command `encode`: writes the latents of a video or an image."""
 
 import dataclasses
-import time
 from collections import deque
 from pathlib import Path
 from typing import Annotated
@@ -22,6 +21,7 @@ from cvvae_jax.cli.video_commands import (
     speed,
     track_frames,
 )
+from cvvae_jax.compiling import Stopwatch
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.frame_index import read_times
@@ -77,7 +77,7 @@ def _encode(arguments: EncodeArguments, info: VideoInfo, codec) -> None:
     from cvvae_jax.latents.file import LatentsWriter
 
     print_devices()
-    start, frames = time.monotonic(), CountedItems(read_frames(arguments.source))
+    watch, frames = Stopwatch(), CountedItems(read_frames(arguments.source))
     key = jax.random.key(arguments.seed) if arguments.sample else None
     weights = _weights_sha256(arguments)
     latents = encode_frames(codec, track_frames(frames, total=info.frames), key=key)
@@ -103,7 +103,7 @@ def _encode(arguments: EncodeArguments, info: VideoInfo, codec) -> None:
     print(
         f"{visible(str(arguments.target))}: latents {shape} (n, y, x, z) of "
         f"{counted_frames(frames.count)} of {info.width}x{info.height}; "
-        f"{speed(frames.count, time.monotonic() - start)}"
+        f"{speed(frames.count, watch)}"
     )
 
 

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from cvvae_jax import sharding
+from cvvae_jax.compiling import announced
 from cvvae_jax.config import StageConfig, TrainConfig
 from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.image_vae import ImageVAE
@@ -74,16 +76,34 @@ class TrainPrograms:
         self._state, self._frozen = (jax.tree.map(_shape_of, tree) for tree in (state, frozen))
         self._programs: dict[tuple, TrainProgram] = {}
 
-    def of(self, step: int, video_shape: tuple[int, ...]) -> tuple[TrainProgram, bool]:
+    def of(
+        self,
+        step: int,
+        video_shape: tuple[int, ...],
+        say: Callable[[str], None] | None = None,
+    ) -> tuple[TrainProgram, bool]:
         """The program of a step, counted from 0, for a global batch of this shape; and whether it
-        was compiled just now, by all processes."""
+        was compiled just now, by all processes.
+
+        Args:
+            step: the number of the step.
+            video_shape: (b, t, h, w, 3).
+            say: is told before a program is compiled; default: the log of `compiling`.
+        """
         update = update_of(step, self._job.stage, self._job.loss)
         key = (update, video_shape)
         is_new = key not in self._programs
         if is_new:
-            self._programs[key] = self.compile(update, video_shape)
+            with announced(describe_program(update, video_shape), *self._identity(), say=say):
+                self._programs[key] = self.compile(update, video_shape)
             wait_for_all(f"{self._job.title}: {update} {video_shape}")
         return self._programs[key], is_new
+
+    def _identity(self) -> tuple:
+        """What programs depend on beside the update and the batch, but for added terms."""
+        state, job = self._state, self._job
+        networks = [n.config for n in (state.model, state.discriminator) if n is not None]
+        return job.stage, job.loss, dict(job.mesh.shape), networks, list(self._frozen.terms)
 
     def compile(self, update: Update, video_shape: tuple[int, ...]) -> TrainProgram:
         """Compiles a new program."""
@@ -139,6 +159,12 @@ class TrainPrograms:
         )
         with jax.set_mesh(mesh):
             return jitted.trace(self._state, batch, self._frozen)
+
+
+def describe_program(update: Update, video_shape: tuple[int, ...]) -> str:
+    """A program in words."""
+    batch, frames, height, width, _ = video_shape
+    return f"the {update} step for {batch} x {frames} frames of {height} x {width}"
 
 
 def _step_with_stop(
