@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_commands import (
     CodecArguments,
@@ -58,7 +59,7 @@ def main(command_line: list[str]) -> None:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    arguments = tyro.cli(DecodeArguments, args=command_line, prog=program("decode"))
+    arguments = parse(DecodeArguments, command_line, prog=program("decode"))
     check_paths(arguments, arguments.source, arguments.target)
     from cvvae_jax.latents.file import open_latents
 

@@ -8,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_commands import (
     CodecArguments,
@@ -56,7 +57,7 @@ def main(command_line: list[str]) -> None:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    arguments = tyro.cli(EncodeArguments, args=command_line, prog=program("encode"))
+    arguments = parse(EncodeArguments, command_line, prog=program("encode"))
     check_paths(arguments, arguments.source, arguments.target)
     from cvvae_jax.latents.file import require_suffix
 

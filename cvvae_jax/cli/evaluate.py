@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program, track
 from cvvae_jax.config import DType
 from cvvae_jax.config.checks import at_least
@@ -97,7 +98,7 @@ def main(command_line: list[str], *, joined: "Processes | None" = None) -> None:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    arguments = tyro.cli(EvaluateArguments, args=command_line, prog=program("evaluate"))
+    arguments = parse(EvaluateArguments, command_line, prog=program("evaluate"))
     if not arguments.contenders:
         raise UserError("a contender is missing: name a run folder, a checkpoint or weights.")
     _say(

@@ -13,6 +13,7 @@ import types
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from cvvae_jax.arguments import nearest
 from cvvae_jax.cli.program import discard_output, keep_printing, program
 from cvvae_jax.compiling import keep_compiled_programs
 from cvvae_jax.config.places import argument_at_home
@@ -78,7 +79,9 @@ def main(command_line: list[str]) -> int:
         case [name, *rest] if name in COMMANDS:
             return _run(name, rest)
         case [name, *_]:
-            return _fail(f"there is no command {name}; commands are {', '.join(COMMANDS)}.")
+            meant = nearest(name, COMMANDS)
+            hint = f"did you mean {meant[0]}? Commands" if meant else "commands"
+            return _fail(f"there is no command {name}; {hint} are {', '.join(COMMANDS)}.")
         case _:
             return _fail(f"a command is missing.\n\n{_help()}")
 

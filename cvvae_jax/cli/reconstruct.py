@@ -10,6 +10,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_commands import (
     CodecArguments,
@@ -59,7 +60,7 @@ def main(command_line: list[str]) -> None:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    arguments = tyro.cli(ReconstructArguments, args=command_line, prog=program("reconstruct"))
+    arguments = parse(ReconstructArguments, command_line, prog=program("reconstruct"))
     check_paths(arguments, arguments.source, arguments.target)
     info = probe(arguments.source)
     require_target(arguments.source, arguments.target, image=info.is_image)

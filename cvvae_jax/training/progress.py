@@ -25,7 +25,7 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training.evaluate import Scores, evaluate
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import StageLog, say
-from cvvae_jax.training.pictures import side_by_side
+from cvvae_jax.training.pictures import rows_shown, side_by_side
 from cvvae_jax.training.profile import Profile
 from cvvae_jax.training.programs import TrainProgram, TrainPrograms, describe_program
 from cvvae_jax.training.state import Guard, StepMetrics, TrainState
@@ -236,7 +236,7 @@ class Progress:
             scores, views = evaluate(model, self._image_vae, job.clips, job.mesh, self._say)
             self._scores = (step, scores)
             self._log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
-            self._log.clip(step, "input, reconstruction, image decoder", side_by_side(views))
+            self._log.clip(step, rows_shown(views), side_by_side(views))
 
     def scores(self, step: int) -> Scores:
         """The scores of the evaluation at a step; empty where there was none."""
