@@ -169,6 +169,7 @@ def _verify(source: Any, model: Any, folder: Path) -> None:
     from cvvae_jax.convert.verification import verify
     from cvvae_jax.loading import load
 
+    print("PyTorch and JAX compute every stage; JAX compiles it first", file=sys.stderr, flush=True)
     if source.is_ours:
         errors = verify(model, open_official(folder))
     else:

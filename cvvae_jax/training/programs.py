@@ -5,6 +5,7 @@ import functools
 import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -94,16 +95,32 @@ class TrainPrograms:
         key = (update, video_shape)
         is_new = key not in self._programs
         if is_new:
-            with announced(describe_program(update, video_shape), *self._identity(), say=say):
+            with self.announced(update, video_shape, say=say):
                 self._programs[key] = self.compile(update, video_shape)
             wait_for_all(f"{self._job.title}: {update} {video_shape}")
         return self._programs[key], is_new
 
-    def _identity(self) -> tuple:
-        """What programs depend on beside the update and the batch, but for added terms."""
+    def announced(
+        self,
+        update: Update,
+        video_shape: tuple[int, ...],
+        *,
+        target: str = "",
+        say: Callable[[str], None] | None = None,
+    ) -> AbstractContextManager:
+        """A context that says before that a program is compiled, and about how long it will take.
+
+        Args:
+            update: the networks that the step trains.
+            video_shape: (b, t, h, w, 3).
+            target: hardware that is compiled for, where it is another than that at hand.
+            say: takes the message; default: the log of `compiling`.
+        """
         state, job = self._state, self._job
         networks = [n.config for n in (state.model, state.discriminator) if n is not None]
-        return job.stage, job.loss, dict(job.mesh.shape), networks, list(self._frozen.terms)
+        depends_on = (job.stage, job.loss, dict(job.mesh.shape), networks, list(self._frozen.terms))
+        what = describe_program(update, video_shape) + (f" on {target}" if target else "")
+        return announced(what, *depends_on, say=say)
 
     def compile(self, update: Update, video_shape: tuple[int, ...]) -> TrainProgram:
         """Compiles a new program."""
