@@ -214,14 +214,14 @@ def _written_programs() -> Iterator[list[float]]:
     """Seconds that the compiler took for programs that were kept, by events of jax."""
     _listen()
     taken: list[float] = []
-    _listeners.append(taken)
+    _listeners[id(taken)] = taken
     try:
         yield taken
     finally:
-        _listeners.remove(taken)
+        del _listeners[id(taken)]
 
 
-_listeners: list[list[float]] = []
+_listeners: dict[int, list[float]] = {}
 _just_kept = threading.local()
 
 
@@ -238,7 +238,7 @@ def _listen() -> None:
     def on_duration(event: str, seconds: float, **_: Any) -> None:
         if event == "/jax/core/compile/backend_compile_duration":
             if getattr(_just_kept, "it", False):
-                for taken in list(_listeners):
+                for taken in list(_listeners.values()):
                     taken.append(seconds)
             _just_kept.it = False
 

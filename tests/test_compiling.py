@@ -13,6 +13,8 @@ import pytest
 
 from cvvae_jax import compiling
 from cvvae_jax.cli import program
+from cvvae_jax.cli.main import main
+from cvvae_jax.cli.video_commands import speed
 from cvvae_jax.compiling import Stopwatch, announced, tidy
 
 ROOT = Path(__file__).parents[1]
@@ -195,6 +197,20 @@ def test_progress_of_commands_leaves_out_compiling(clock, capsys, monkeypatch):
 
     list(program.track(clips(), total=4, unit="clips"))
     assert capsys.readouterr().err.splitlines()[-1] == "4 of 4 clips, 0.50/s"
+
+
+def test_speeds_of_commands_leave_out_compiling(clock):
+    watch = Stopwatch()
+    with announced("the program", say=[].append):
+        clock.time += 90
+    clock.time += 10
+    assert speed(40, watch).startswith("100.0 s, 90.0 s of them compiling, 4.00 frames/s; peak")
+
+
+def test_an_evaluation_says_at_once_what_it_does(capsys):
+    assert main(["evaluate", "nothing", "--data", "clips", "--protocol", "wfvae"]) == 2
+    first, *_ = capsys.readouterr().err.splitlines()
+    assert first == "Measuring nothing on clips by the protocol wfvae: reading the models"
 
 
 SCRIPT = """
