@@ -33,6 +33,7 @@ COMMANDS = {
     "train": "Train a video VAE by a recipe.",
 }
 """Every command and what it does. It runs as `main(command_line)` of `cvvae_jax.cli.NAME`."""
+_COMPILING_NOTHING = ("data", "inspect")
 _SHARED = ("decode", "encode", "evaluate", "reconstruct")
 """Commands that several processes can share with --distributed; `train` handles it itself."""
 
@@ -64,7 +65,8 @@ def main(command_line: list[str]) -> int:
         `UserError`; 130 after Ctrl-C. `train` has further ones (see `cli.train`).
     """
     command_line = [argument_at_home(argument) for argument in command_line]
-    if not {"-h", "--help"} & set(command_line):
+    compiles = bool(command_line) and command_line[0] not in _COMPILING_NOTHING
+    if compiles and not {"-h", "--help"} & set(command_line):
         _prepare_compiling()
     match command_line:
         case [("-h" | "--help"), *_]:
