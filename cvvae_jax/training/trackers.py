@@ -1,23 +1,47 @@
-"""Metrics and animations for TensorBoard and Weights & Biases.
+"""Metrics and animations for TensorBoard, Weights & Biases, and callbacks.
 
 tensorboardX's SummaryWriter writes from a thread with a queue of ten events. A full disk ends that
 thread silently, and training then waits for ever for a place in the queue. So events are written
 here without a thread.
 """
 
+import dataclasses
 import importlib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import write_whole
+from cvvae_jax.training.metric_names import describe
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a callback is told."""
+
+    stage: str
+    """The stage that trains: `image VAE` or `video VAE`."""
+    step: int
+    """Steps of the stage that are done."""
+    metrics: dict[str, float | int]
+    """By name, as metrics.jsonl has them: every `log_every` steps those of a step, and after an
+    evaluation its scores, `eval/NAME`."""
+    animation: np.ndarray | None = None
+    """After an evaluation, in a report of its own: uint8 (t, h, w, 3), the first clips beside each
+    other; in rows the inputs, the reconstructions and the image decoder's view."""
+
+
+Callback = Callable[[Report], None]
+"""Is told of a run while it trains, in process 0 alone. What it raises ends the run."""
 
 
 class TensorBoard:
@@ -38,17 +62,23 @@ class TensorBoard:
             OSError: the file can't be written.
         """
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in finite.items()]
+        values = [
+            Summary.Value(tag=name, simple_value=value, metadata=_described(describe(name)))
+            for name, value in finite.items()
+        ]
         self._write(Event(step=step, summary=Summary(value=values)))
 
     def animation(self, step: int, name: str, gif: bytes, *, height: int, width: int) -> None:
-        """Writes an animation: a GIF file, and its size in pixels.
+        """Writes an animation, whose name says what its rows show: a GIF file, and its size in
+        pixels.
 
         Raises:
             OSError: the file can't be written.
         """
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-        self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)])))
+        text = f"Clips that the run is not trained on, beside each other; rows, from above: {name}."
+        value = Summary.Value(tag=name, image=image, metadata=_described(text))
+        self._write(Event(step=step, summary=Summary(value=[value])))
 
     def close(self) -> None:
         """Closes the file."""
@@ -73,6 +103,11 @@ class TensorBoard:
         start = SessionLog(status=SessionLog.START)
         writer.write_event(Event(step=self._first_step, session_log=start, wall_time=time.time()))
         return writer
+
+
+def _described(text: str) -> SummaryMetadata:
+    """What TensorBoard shows beside a plot."""
+    return SummaryMetadata(summary_description=text)
 
 
 def require_wandb(project: str | None) -> ModuleType | None:
