@@ -6,8 +6,9 @@ import time
 from pathlib import Path
 
 import jax
-from jax._src import compilation_cache
 from jax._src.lru_cache import LRUCache
+
+from cvvae_jax import compiling
 
 # What a week's changes leave behind; the oldest go first.
 MOST_BYTES = 2 << 30
@@ -43,26 +44,8 @@ def put_whole(cache: LRUCache, key: str, value: bytes) -> None:
 
 
 def tidy(folder: Path) -> None:
-    """Takes away what a killed process left unfinished since the last time, and the oldest programs
-    of too many."""
-    found = {path: path.stat() for path in folder.glob("*-cache")}
-    stamp, kept = folder / "tidied", 0
-    tidied = stamp.stat().st_mtime - _LONG if stamp.exists() else 0.0
-    stamp.touch()
-    for path in sorted(found, key=lambda path: -found[path].st_mtime):
-        kept += found[path].st_size
-        unknown = found[path].st_mtime > tidied
-        if kept > MOST_BYTES or (unknown and not _is_whole(path)):
-            path.unlink(missing_ok=True)
+    """Takes away the oldest programs of too many, and what a killed process left unfinished."""
+    compiling.tidy(folder, most_bytes=MOST_BYTES)
     for path in folder.glob(f"*{_PART}"):
         if time.time() - path.stat().st_mtime > _LONG:  # nobody writes it any more
             path.unlink(missing_ok=True)
-
-
-def _is_whole(path: Path) -> bool:
-    """Whether a program can be read; JAX's own `put` leaves a part of it where it is killed."""
-    try:
-        compilation_cache.decompress_executable(path.read_bytes())
-    except Exception:  # zlib's or zstandard's, by what is installed
-        return False
-    return True
