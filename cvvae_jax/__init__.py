@@ -9,6 +9,8 @@ import importlib
 
 _MODULES = {
     "load": "cvvae_jax.loading",
+    "save": "cvvae_jax.loading",
+    "show": "cvvae_jax.notebook",
     "VideoVAE": "cvvae_jax.models.video_vae",
     "ImageVAE": "cvvae_jax.models.image_vae",
     "Codec": "cvvae_jax.codec.codec",

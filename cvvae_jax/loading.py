@@ -1,4 +1,4 @@
-"""`load(path)`: a model from any checkpoint, ours or PyTorch's."""
+"""`load(path)`: a model from any checkpoint, ours or PyTorch's; `save(model, path)`."""
 
 import dataclasses
 import functools
@@ -175,6 +175,30 @@ def load(
         listed = ", ".join(f"{name} ({what})" for name, what in not_finite.items())
         warnings.warn(f"{path} holds weights that are no numbers: {listed}.", stacklevel=2)
     return loaded
+
+
+def save(model: Any, path: Path | str) -> None:
+    """Saves a model with its configuration, so that `load` and all commands read it.
+
+    The folder gets its name when it is complete. Of several processes, all must save, to a folder
+    that they share.
+
+    Args:
+        model: what `load` returns, such as a VideoVAE; after training, the state's `ema` or
+            `model`. Its parameters keep their types.
+        path: a folder that does not exist yet.
+
+    Raises:
+        UserError: `model` is something else, or `path` exists.
+        OSError: the folder can't be written.
+    """
+    kinds = tuple(model_class for model_class, _ in MODELS.values())
+    if not isinstance(model, kinds):
+        advice = ": its `ema` is one" if hasattr(model, "ema") else ""
+        raise UserError(
+            f"a model must be one of {', '.join(MODELS)}, not {type(model).__name__}{advice}."
+        )
+    checkpoint.save_model(path, model)
 
 
 def open_model(

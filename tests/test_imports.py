@@ -43,6 +43,7 @@ ALLOWED = {
         "recipe",
         "sharding",
     },
+    "notebook": {"errors", "models.inputs", "video_io.web_video"},
     "codec": {"config", "errors", "models", "resumable", "split_frames"},
     "latents": {"codec", "config", "data", "errors", "resumable", "video_io"},
     "training": {

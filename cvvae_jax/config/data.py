@@ -49,7 +49,8 @@ class DataConfig:
 
     A place is a folder, which is searched recursively; a pattern such as `clips/**/*.mp4`; a list
     (.csv or .jsonl with a column `path`); ArrayRecord or tar shards, or the folder that they are
-    in; or `tfds:NAME`. Without any place, moving photographs are made on the fly.
+    in; `tfds:NAME`; or, in Python, what `cvvae_jax.data.from_arrays` returns. Without any place,
+    moving photographs are made on the fly.
     """
 
     videos: str | None = None

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Literal, Protocol, get_args, runtime_checkable
 
 from cvvae_jax.config.places import at_home, is_remote
-from cvvae_jax.data import files, record_shards, tar_shards, tfds_source
+from cvvae_jax.data import arrays, files, record_shards, tar_shards, tfds_source
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.resumable.files import written_aside
 from cvvae_jax.video_io.containers import reason
@@ -70,6 +70,7 @@ def _drawn(key: str) -> float:
 Split = Literal["train", "eval", "all"]
 
 _READERS: tuple[tuple[Callable[[str], bool], Callable[[str, MediaKind], "Source"]], ...] = (
+    (arrays.is_arrays, arrays.opened),
     (tfds_source.is_tfds, tfds_source.TFDSSource),
     (files.is_file_list, files.FileList),
     (record_shards.are_shards, record_shards.RecordShards),
@@ -110,7 +111,8 @@ def open_source(
     Args:
         place: a folder, searched recursively, or a pattern (`clips/**/*.mp4`); a list (.csv or
             .jsonl with a column `path`); ArrayRecord or tar shards, or the folder that they are in;
-            `tfds:NAME`. All but ArrayRecord may be an address that fsspec knows (gs://, s3://).
+            `tfds:NAME`; or what `from_arrays` returned. All but ArrayRecord may be an address that
+            fsspec knows (gs://, s3://).
         kind: which kind of its media.
         split: "eval" for the held-out media, "train" for the others, or "all". `held_out` decides;
             a single medium belongs to "train".

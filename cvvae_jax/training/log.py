@@ -8,7 +8,7 @@ import math
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,7 @@ from cvvae_jax.errors import UserError
 from cvvae_jax.processes.stop import Stopped
 from cvvae_jax.resumable.files import parse_json, write_whole
 from cvvae_jax.training.pictures import gif
-from cvvae_jax.training.trackers import TensorBoard, WandbRun
+from cvvae_jax.training.trackers import Callback, Report, TensorBoard, WandbRun
 
 _console = Console(highlight=False)
 
@@ -83,6 +83,7 @@ class StageLog:
         start_step: int,
         wandb: str | None = None,
         settings: dict[str, Any] | None = None,
+        callbacks: Sequence[Callback] = (),
     ):
         """Opens the logs.
 
@@ -93,10 +94,12 @@ class StageLog:
             start_step: how many of them are done; metrics of later steps are removed.
             wandb: a project of Weights & Biases that also gets metrics and animations.
             settings: the settings of the whole run, which Weights & Biases shows.
+            callbacks: what is told of metrics and animations beside these logs.
 
         Raises:
             UserError: Weights & Biases is not installed or does not accept the run.
         """
+        self._callbacks = callbacks
         self._active = jax.process_index() == 0
         self._folder, self._title, self._steps = folder, title, steps
         self._last_step, self._last_time = start_step, time.perf_counter()
@@ -148,6 +151,8 @@ class StageLog:
             self._board.scalars(step, metrics)
         if self._wandb is not None:
             self._wandb.scalars(step, metrics)
+        for callback in self._callbacks:
+            callback(Report(self._title, step, metrics))
 
     def clip(self, step: int, name: str, frames: np.ndarray) -> None:
         """Writes frames, uint8 (t, h, w, 3), as an animation: samples/STEP.gif, of which a step has
@@ -163,6 +168,8 @@ class StageLog:
             self._board.animation(step, name, animation, height=height, width=width)
         if self._wandb is not None:
             self._wandb.animation(step, name, path)
+        for callback in self._callbacks:
+            callback(Report(self._title, step, {}, frames))
 
     @contextlib.contextmanager
     def _while_training_goes_on(self) -> Iterator[None]:

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -22,15 +23,33 @@ from cvvae_jax.training.log import process_log, say, warnings_kept
 from cvvae_jax.training.programs import TrainPrograms, abstract_stages
 from cvvae_jax.training.progress import Diverged, Progress, after_rollback
 from cvvae_jax.training.run_folder import run_folder
-from cvvae_jax.training.state import Frozen, TrainState
+from cvvae_jax.training.state import Frozen, Term, TrainState
+from cvvae_jax.training.trackers import Callback
 
 
-def train(config: TrainConfig, stop: StopSignals | None = None) -> Scores:
+@dataclasses.dataclass(frozen=True)
+class Additions:
+    """What a caller in Python adds to a run."""
+
+    terms: Mapping[str, Term] = dataclasses.field(default_factory=dict)
+    callbacks: Sequence[Callback] = ()
+
+
+def train(
+    config: TrainConfig,
+    stop: StopSignals | None = None,
+    *,
+    terms: Mapping[str, Term] | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> Scores:
     """Trains by a recipe to its end, from the newest checkpoint of its run folder if there is one.
 
     Args:
         config: the recipe.
         stop: where signals are noted already; by default they are noted from now on.
+        terms: terms that are added to the objective of every stage, by the name of their metric.
+            They are no settings, so that a run that is resumed must be given them again.
+        callbacks: what is told of metrics and animations while the run trains.
 
     Returns:
         The scores on unseen clips (see `evaluate`), which the run folder also holds.
@@ -47,7 +66,7 @@ def train(config: TrainConfig, stop: StopSignals | None = None) -> Scores:
         plan = plan_run(config)
         check = functools.partial(_check_checkpoints, plan, config)
         with run_folder(config, check), process_log(Path(config.workdir)):
-            return _run_plan(plan, config, stop)
+            return _run_plan(plan, config, stop, Additions(terms or {}, callbacks))
 
 
 def _check_checkpoints(plan: RunPlan, config: TrainConfig) -> None:
@@ -62,7 +81,9 @@ def _check_checkpoints(plan: RunPlan, config: TrainConfig) -> None:
             raise UserError(f"{folder} has done {start} steps, more than the {steps} asked for.")
 
 
-def _run_plan(plan: RunPlan, config: TrainConfig, stop: StopSignals) -> Scores:
+def _run_plan(
+    plan: RunPlan, config: TrainConfig, stop: StopSignals, additions: Additions
+) -> Scores:
     if scores := broadcast_from_first(lambda: finished_scores(plan.video)):
         done = f"all {plan.video.stage.steps} steps are done already; scores.json has the scores"
         say(plan.video.folder, f"{plan.video.title}: {done}")
@@ -70,9 +91,11 @@ def _run_plan(plan: RunPlan, config: TrainConfig, stop: StopSignals) -> Scores:
     lpips = plan.lpips.load(plan.video.mesh) if plan.lpips else None
     image_vae = None
     if plan.image is not None:
-        image_vae = fit(plan.image, on_mesh(Frozen(lpips=lpips), plan.image.mesh), config, stop)
-    frozen = Frozen(load_image_vae(plan, image_vae, config), lpips)
-    model = fit(plan.video, frozen, config, stop)
+        needed = on_mesh(Frozen(lpips=lpips, terms=additions.terms), plan.image.mesh)
+        image_vae = fit(plan.image, needed, config, stop, additions.callbacks)
+    terms = on_mesh(additions.terms, plan.video.mesh)
+    frozen = Frozen(load_image_vae(plan, image_vae, config), lpips, terms)
+    model = fit(plan.video, frozen, config, stop, additions.callbacks)
     return report(model, frozen.image_vae, plan.video, config)
 
 
@@ -84,9 +107,16 @@ class _Run:
     frozen: Frozen
     config: TrainConfig
     checkpoints: Checkpoints
+    callbacks: Sequence[Callback]
 
 
-def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE:
+def fit(
+    job: Job,
+    frozen: Frozen,
+    config: TrainConfig,
+    stop: StopSignals,
+    callbacks: Sequence[Callback] = (),
+) -> VAE:
     """Trains one stage to its end, from its newest checkpoint, and returns the averaged model.
 
     `frozen` lies on the job's devices. If too many updates in a row are skipped, training goes back
@@ -104,10 +134,10 @@ def fit(job: Job, frozen: Frozen, config: TrainConfig, stop: StopSignals) -> VAE
         keep_every=job.stage.keep_every,
         keep_best=job.stage.keep_best,
     )
-    run = _Run(job, frozen, config, checkpoints)
+    run = _Run(job, frozen, config, checkpoints, callbacks)
     with warnings_kept(job.folder), contextlib.closing(checkpoints):
         state = _first_state(run)
-        _announce(job, state)
+        _announce(job, state, frozen)
         programs = TrainPrograms(job, config, state, frozen)
         while True:
             try:
@@ -127,7 +157,7 @@ def _train(run: _Run, programs: TrainPrograms, state: TrainState, stop: StopSign
         Stopped: a signal asked for the end.
     """
     job, stage, start = run.job, run.job.stage, int(state.step)
-    progress = Progress(job, run.config, run.frozen.image_vae, start)
+    progress = Progress(job, run.config, run.frozen.image_vae, start, run.callbacks)
     # The effect of a rollback must outlive a kill: it is saved once both networks had an update.
     resumed = start + 2 if int(state.guard.rollbacks) else None
     alone = jax.process_count() == 1  # no other process must learn of a stop first
@@ -195,7 +225,7 @@ def _save(
         say(run.job.folder, f"best checkpoint by {name} ({best[1]:.4f}): {folder}")
 
 
-def _announce(job: Job, state: TrainState) -> None:
+def _announce(job: Job, state: TrainState, frozen: Frozen) -> None:
     start, steps = int(state.step), job.stage.steps
     if start == steps:
         say(job.folder, f"{job.title}: all {start} steps are done already")
@@ -206,6 +236,9 @@ def _announce(job: Job, state: TrainState) -> None:
         size += f", against {judge / 1e6:.2f} M of the discriminator"
     where = sharding.describe(job.mesh)
     say(job.folder, f"{job.title}: {size}; step {start} of {steps}, on {where}")
+    added = [f"{term.weight:g} x {name}" for name, term in frozen.terms.items()]
+    if added:
+        say(job.folder, f"{job.title}: terms added to the objective: {', '.join(added)}")
 
 
 def _first_state(run: _Run) -> TrainState:

@@ -1,7 +1,8 @@
 """The objective of training: what the VAE and the discriminator minimize.
 
-`vae_objective` sums all terms of the VAE but the GAN's. A new term takes three places: a function
-in `losses`, a weight in `config.LossConfig`, and a line in `vae_objective`. The GAN's terms are
+`vae_objective` sums all terms of the VAE but the GAN's. A caller adds a term by `state.Term`,
+without a change here. A new setting takes three places: a function in `losses`, a weight in
+`config.LossConfig`, and a line in `vae_objective`. The GAN's terms are
 `gan_loss` for the VAE, and `loss_of_fake` and `loss_of_real` for the discriminator. The function
 `gradients` in `step` adds the GAN's term to the VAE's objective, since its weight depends on
 gradients.
@@ -10,7 +11,7 @@ gradients.
 import dataclasses
 import functools
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
@@ -18,6 +19,7 @@ from jaxtyping import Array, Float, Int, Key, UInt32
 
 from cvvae_jax import losses, split_frames
 from cvvae_jax.config import LossConfig, Remat
+from cvvae_jax.errors import UserError
 from cvvae_jax.metrics.image import psnr
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
@@ -142,7 +144,8 @@ def vae_objective(
     temporal_compression: int,
     remat: Remat,
 ) -> tuple[Float[Array, ""], StepMetrics]:
-    """The VAE's objective without its GAN term, nll + kl_weight * KL, and the metrics of its terms.
+    """The VAE's objective without its GAN term, nll + kl_weight * KL + the caller's terms, and the
+    metrics of its terms.
 
     nll is the reconstruction's likelihood loss. With encoder-based compatibility it becomes the
     average (nll + compat_weight * other) / (1 + compat_weight), where `other` is the likelihood
@@ -183,7 +186,30 @@ def vae_objective(
         nll += loss.compat_weight * other
         metrics |= parts
     kl = split_frames.sum_over_devices(outputs.posterior.kl()).mean()
-    return nll + loss.kl_weight * kl, metrics | {"loss/nll": nll, "loss/kl": kl}
+    total = nll + loss.kl_weight * kl
+    metrics |= {"loss/nll": nll, "loss/kl": kl}
+    for name, term in frozen.terms.items():
+        value = _added(name, term(outputs, video), metrics)
+        total += term.weight * value
+        metrics[f"loss/{name}"] = value
+    return total, metrics
+
+
+_OF_STEPS = {"total", "gan_g", "gan_d", "gan_penalty"}
+"""Names after `loss/` of the metrics that a step adds to those of the objective."""
+
+
+def _added(name: str, value: Any, metrics: StepMetrics) -> Float[Array, ""]:
+    """The value of a caller's term.
+
+    Raises:
+        UserError: it is no scalar, or another metric has its name.
+    """
+    if name in _OF_STEPS or f"loss/{name}" in metrics:
+        raise UserError(f"a term of the objective can't be called {name}: loss/{name} is taken.")
+    if jnp.shape(value) != ():
+        raise UserError(f"the term {name} must return a scalar, not an array {jnp.shape(value)}.")
+    return jnp.asarray(value, jnp.float32)
 
 
 def _likelihood(

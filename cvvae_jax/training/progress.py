@@ -9,7 +9,7 @@ import contextlib
 import dataclasses
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import jax
@@ -29,6 +29,7 @@ from cvvae_jax.training.pictures import side_by_side
 from cvvae_jax.training.profile import Profile
 from cvvae_jax.training.programs import TrainProgram, TrainPrograms
 from cvvae_jax.training.state import Guard, StepMetrics, TrainState
+from cvvae_jax.training.trackers import Callback
 
 Item = TypeVar("Item")
 
@@ -141,7 +142,14 @@ class Progress:
     """Everything that is reported of a job, from the first step, or from where it goes on, to the
     last."""
 
-    def __init__(self, job: Job, config: TrainConfig, image_vae: ImageVAE | None, start: int):
+    def __init__(
+        self,
+        job: Job,
+        config: TrainConfig,
+        image_vae: ImageVAE | None,
+        start: int,
+        callbacks: Sequence[Callback] = (),
+    ):
         self.throughput = Throughput(job.mesh)
         self._job, self._image_vae = job, image_vae
         self._log = StageLog(
@@ -151,6 +159,7 @@ class Progress:
             start_step=start,
             wandb=config.wandb,
             settings=dataclasses.asdict(config),
+            callbacks=callbacks,
         )
         self._profile = Profile(job.folder, config.profile, pause=self.throughput.pause)
         self._stream: Batches | None = None

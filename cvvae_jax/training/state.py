@@ -1,6 +1,7 @@
 """The state of training: what a checkpoint holds, what is fixed, and how an update changes it."""
 
 import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -157,13 +158,36 @@ class TrainedNetworks:
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
+class Term:
+    """A term that a caller adds to the objective of the VAE."""
+
+    function: Callable[..., Any] = dataclasses.field(metadata={"static": True})
+    """Takes the VAE's `objective.Outputs` for a batch and the video (b, t, h, w, 3) in [-1, 1], and
+    returns a scalar: a mean over the clips, since a batch may be computed in parts. A term with a
+    network takes it first. Where frames are split over devices, it sees the device's own rows (see
+    `split_frames`)."""
+    weight: float = dataclasses.field(default=1.0, metadata={"static": True})
+    """What the scalar is multiplied by. The metric `loss/NAME` is the scalar without it."""
+    network: Any = None
+    """A network that is not trained: any pytree of arrays."""
+
+    def __call__(self, *arguments: Any) -> Any:
+        """The scalar, without its weight."""
+        network = () if self.network is None else (self.network,)
+        return self.function(*network, *arguments)
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
 class Frozen:
-    """Networks that the objective needs and that are never trained; None where it needs none."""
+    """What the objective needs beside the trained networks, and what is never trained."""
 
     image_vae: Any = None
-    """The ImageVAE to be compatible with."""
+    """The ImageVAE to be compatible with; None where the objective needs none."""
     lpips: Any = None
-    """The LPIPS network."""
+    """The LPIPS network; None where the objective needs none."""
+    terms: Mapping[str, Term] = dataclasses.field(default_factory=dict)
+    """Terms that a caller adds, by the name of their metric after `loss/`."""
 
 
 @dataclasses.dataclass(frozen=True)

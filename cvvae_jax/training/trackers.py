@@ -1,23 +1,46 @@
-"""Metrics and animations for TensorBoard and Weights & Biases.
+"""Metrics and animations for TensorBoard, Weights & Biases, and callbacks.
 
 tensorboardX's SummaryWriter writes from a thread with a queue of ten events. A full disk ends that
 thread silently, and training then waits for ever for a place in the queue. So events are written
 here without a thread.
 """
 
+import dataclasses
 import importlib
 import math
 import time
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.summary_pb2 import Summary
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import write_whole
+
+
+@dataclasses.dataclass(frozen=True)
+class Report:
+    """What a callback is told."""
+
+    stage: str
+    """The stage that trains: `image VAE` or `video VAE`."""
+    step: int
+    """Steps of the stage that are done."""
+    metrics: dict[str, float | int]
+    """By name, as metrics.jsonl has them: every `log_every` steps those of a step, and after an
+    evaluation its scores, `eval/NAME`."""
+    animation: np.ndarray | None = None
+    """After an evaluation, in a report of its own: uint8 (t, h, w, 3), the first clips beside each
+    other; in rows the inputs, the reconstructions and the image decoder's view."""
+
+
+Callback = Callable[[Report], None]
+"""Is told of a run while it trains, in process 0 alone. What it raises ends the run."""
 
 
 class TensorBoard:
