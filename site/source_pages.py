@@ -65,7 +65,8 @@ def _pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
     }
     folders = {path for path in linked if (app.srcdir / path).is_dir()}
     files = {path: _files(app.srcdir, path) for path in folders}
-    for path in sorted(linked - folders | {file for each in files.values() for file in each}):
+    listed = {file for each in files.values() for file in each if not _is_document(app, file)}
+    for path in sorted(linked - folders | listed):
         yield _show(app, path, _highlighted(app, path))
     for path in sorted(folders):
         yield _show(app, path, _listed(app, path, files[path]))
@@ -74,6 +75,11 @@ def _pages(app: Sphinx) -> Iterator[tuple[str, dict[str, Any], str]]:
 def _files(root: Path, folder: str) -> list[str]:
     found = sorted(path for path in (root / folder).iterdir() if path.is_file())
     return [path.relative_to(root).as_posix() for path in found]
+
+
+def _is_document(app: Sphinx, path: str) -> bool:
+    """Whether the site has a page of its own for the file, as for a notebook."""
+    return app.env.path2doc(path) in app.env.found_docs
 
 
 def _show(app: Sphinx, path: str, body: str) -> tuple[str, dict[str, Any], str]:
@@ -92,7 +98,8 @@ def _highlighted(app: Sphinx, path: str) -> str:
 
 def _listed(app: Sphinx, folder: str, files: list[str]) -> str:
     def line(path: str) -> str:
-        uri = app.builder.get_relative_uri(_page(folder), _page(path))
+        target = app.env.path2doc(path) if _is_document(app, path) else _page(path)
+        uri = app.builder.get_relative_uri(_page(folder), target)
         return f'<li><a href="{uri}">{html.escape(Path(path).name)}</a></li>'
 
     return f"<ul>{''.join(map(line, files))}</ul>"
