@@ -35,6 +35,10 @@ def printed(cell: dict) -> str:
     return re.sub(r"[0-9a-f]{64}|[-+]?[\d.,]+(e[-+]?\d+)?|\s+", "", "".join(shown))
 
 
+def test_there_are_five():
+    assert [path.stem[:2] for path in NOTEBOOKS] == ["01", "02", "03", "04", "05"]
+
+
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_notebook_opens_with_how_to_install_and_has_its_outputs(path):
     notebook = read(path)
