@@ -11,6 +11,7 @@ _MODULES = {
     "load": "cvvae_jax.loading",
     "save": "cvvae_jax.loading",
     "show": "cvvae_jax.notebook",
+    "keep_compiled_programs": "cvvae_jax.compiling",
     "VideoVAE": "cvvae_jax.models.video_vae",
     "ImageVAE": "cvvae_jax.models.image_vae",
     "Codec": "cvvae_jax.codec.codec",

@@ -1,8 +1,12 @@
 """`load(path)`: a model from any checkpoint, ours or PyTorch's; `save(model, path)`."""
 
+import contextlib
 import dataclasses
+import difflib
 import functools
+import itertools
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, get_args
 
@@ -234,15 +238,16 @@ def open_model(
         if raw:
             raise UserError(f"{path} is no run of ours, so it has no raw weights.")
         config = Path(at_home(config)) if config is not None else None
-        return open_official(
-            path,
-            prefix=prefix,
-            config=config,
-            lpips_heads=lpips_heads,
-            dtype=dtype,
-            param_dtype=param_dtype,
-            whole=whole,
-        )
+        with _models_nearby(path):
+            return open_official(
+                path,
+                prefix=prefix,
+                config=config,
+                lpips_heads=lpips_heads,
+                dtype=dtype,
+                param_dtype=param_dtype,
+                whole=whole,
+            )
     if any(value is not None for value in (prefix, config, lpips_heads)):
         raise UserError(
             f"{path} is a checkpoint of ours; LPIPS' heads, prefix and config are for PyTorch's."
@@ -251,6 +256,32 @@ def open_model(
     sizes.require_depth(settings, checkpoint.read_shapes(folder), source=folder)
     settings = _with_types(settings, dtype, param_dtype)
     return SavedModel(folder, model_class, settings, abstract_model(model_class, settings), raw)
+
+
+@contextlib.contextmanager
+def _models_nearby(path: Path) -> Iterator[None]:
+    """Adds to the error that there is no model at a path where there are models beside it, under a
+    similar name, or in it."""
+    try:
+        yield
+    except UserError as error:
+        with contextlib.suppress(OSError):
+            if path.is_dir() and (inside := _models_in(path)):
+                raise UserError(
+                    f"{error} Models are in {' and '.join(map(str, inside))}."
+                ) from error
+            if not path.exists():
+                names = [each.name for each in path.parent.iterdir()]
+                if meant := difflib.get_close_matches(path.name, names, n=1):
+                    meant = path.parent / meant[0]
+                    raise UserError(f"{error} Did you mean {meant}?") from error
+        raise
+
+
+def _models_in(folder: Path, most: int = 4) -> list[Path]:
+    """The first run folders, checkpoints and saved models in a folder."""
+    inside = sorted(each for each in folder.iterdir() if each.is_dir())
+    return list(itertools.islice(filter(checkpoint.find_model, inside), most))
 
 
 def _described(folder: Path) -> tuple[type, Any]:

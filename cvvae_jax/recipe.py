@@ -12,8 +12,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
-import tyro
-
+from cvvae_jax import arguments
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.config.places import at_home
 from cvvae_jax.config.reading import build, parse
@@ -55,9 +54,11 @@ def _recipe_file(recipe: str) -> Path:
         return file
     if recipe in recipe_names():
         return configs_folder() / f"{recipe}.py"
+    meant = arguments.nearest(recipe, recipe_names())
+    hint = f" Did you mean {meant[0]}?" if meant else ""
     raise ConfigError(
         f"{recipe} is not a recipe: there is no such file, and the recipes by name are "
-        f"{', '.join(recipe_names())}."
+        f"{', '.join(recipe_names())}.{hint}"
     )
 
 
@@ -73,7 +74,7 @@ def parse_train_config(
             `argv`.
 
     Raises:
-        ConfigError: no recipe is named, or it can't be read.
+        ConfigError: no recipe is named, it can't be read, or a setting does not exist.
         SystemExit: an override is malformed (tyro prints why), or help was asked for.
     """
     explained = [f"  {flag:<16}{meaning}" for flag, meaning in (flags or {}).items()]
@@ -88,10 +89,10 @@ def parse_train_config(
             print("\n".join([usage, "", *explained, *[""][: len(explained)], rest]))
             raise SystemExit(0)
         case [recipe, *overrides] if not recipe.startswith("-"):
-            return tyro.cli(
+            return arguments.parse(
                 TrainConfig,
+                overrides,
                 default=load_recipe(recipe),
-                args=overrides,
                 prog=f"{prog} {recipe}{options}",
                 description="\n".join([inspect.getdoc(TrainConfig), "", *explained]),
             )

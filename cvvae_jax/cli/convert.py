@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.inspect import describe, print_rows
 from cvvae_jax.cli.program import program
 from cvvae_jax.config import DType
@@ -63,7 +64,7 @@ def main(arguments: list[str]) -> None:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Convert, args=arguments, prog=program("convert"))
+    options = parse(Convert, arguments, prog=program("convert"))
     # Weights go from disk to disk, so an accelerator would only be a detour.
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Imported here, so that help is answered without starting jax.
@@ -168,6 +169,7 @@ def _verify(source: Any, model: Any, folder: Path) -> None:
     from cvvae_jax.convert.verification import verify
     from cvvae_jax.loading import load
 
+    print("PyTorch and JAX compute every stage; JAX compiles it first", file=sys.stderr, flush=True)
     if source.is_ours:
         errors = verify(model, open_official(folder))
     else:

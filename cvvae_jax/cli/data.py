@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from cvvae_jax.arguments import nearest, parse
 from cvvae_jax.cli.program import program, track
 from cvvae_jax.config.checks import at_least
 from cvvae_jax.errors import UserError, visible
@@ -43,6 +44,20 @@ class CheckArguments:
         at_least(self, 1, "workers")
 
 
+_SHOW_USAGE = """\
+usage: {program} OUTPUT.png RECIPE [--overwrite] [--section.field VALUE ..]
+
+Write a picture of the clips that a recipe trains on: of every bucket, the frames of its first four
+clips, as they are cut, resized and augmented. Nothing is trained, and no model is needed.
+
+  OUTPUT.png    The picture to write.
+  RECIPE        A recipe, such as quickstart, or a file of your own.
+  --overwrite   Replace a picture that is there already.
+
+Settings of the recipe follow as for `train`: --data.videos DIR shows your own videos.
+{program} OUTPUT.png RECIPE --help documents every setting."""
+
+
 def main(command_line: list[str]) -> None:
     """Run the command.
 
@@ -52,13 +67,15 @@ def main(command_line: list[str]) -> None:
     """
     match command_line:
         case ["check", *rest]:
-            _check(tyro.cli(CheckArguments, args=rest, prog=program("data check")))
+            _check(parse(CheckArguments, rest, prog=program("data check")))
         case ["prepare", *rest]:
             _prepare(rest)
         case ["show", *rest]:
             _show(rest)
         case [("-h" | "--help"), *_]:
             print(_usage())
+        case [name, *_] if meant := nearest(name, ("check", "prepare", "show")):
+            raise UserError(f"`data` has no command {name}; did you mean {meant[0]}?")
         case _:
             raise UserError(f"`data` needs one of its commands.\n\n{_usage()}")
 
@@ -99,7 +116,7 @@ def _prepare(command_line: list[str]) -> None:
     from cvvae_jax.data.prepare.options import PrepareOptions
     from cvvae_jax.data.prepare.run import prepare
 
-    arguments = tyro.cli(PrepareOptions, args=command_line, prog=program("data prepare"))
+    arguments = parse(PrepareOptions, command_line, prog=program("data prepare"))
     done = prepare(arguments, track)
     if done.was_complete:
         print(f"{arguments.target} is already complete; its source was not read.")
@@ -115,10 +132,7 @@ def _show(command_line: list[str]) -> None:
     from cvvae_jax.data.preview import preview
     from cvvae_jax.recipe import parse_train_config
 
-    usage = (
-        f"usage: {program('data show')} OUTPUT.png RECIPE [--overwrite] [--data.videos PLACE ..], "
-        "with a recipe such as quickstart."
-    )
+    usage = _SHOW_USAGE.format(program=program("data show"))
     match command_line:
         case [("-h" | "--help"), *_]:
             print(usage)

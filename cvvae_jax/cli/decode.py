@@ -2,7 +2,6 @@
 
 import dataclasses
 import itertools
-import time
 from fractions import Fraction
 from pathlib import Path
 from typing import Annotated, Literal
@@ -10,6 +9,7 @@ from typing import Annotated, Literal
 import numpy as np
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_commands import (
     CodecArguments,
@@ -23,6 +23,7 @@ from cvvae_jax.cli.video_commands import (
     track_frames,
     video_output,
 )
+from cvvae_jax.compiling import Stopwatch
 from cvvae_jax.config.latent_scale import in_words, latent_scale
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.times import Times, as_fraction
@@ -58,7 +59,7 @@ def main(command_line: list[str]) -> None:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    arguments = tyro.cli(DecodeArguments, args=command_line, prog=program("decode"))
+    arguments = parse(DecodeArguments, command_line, prog=program("decode"))
     check_paths(arguments, arguments.source, arguments.target)
     from cvvae_jax.latents.file import open_latents
 
@@ -155,7 +156,7 @@ def _decode(arguments: DecodeArguments, file, metadata, codec) -> None:
     if metadata.scaled or arguments.scaled:
         parts = (np.asarray(codec.vae.unscale(part[None]))[0] for part in parts)
     print_devices()
-    start = time.monotonic()
+    watch = Stopwatch()
     with video_output(
         arguments.target,
         image=_is_image(file),
@@ -172,5 +173,5 @@ def _decode(arguments: DecodeArguments, file, metadata, codec) -> None:
             write(frame)
     print(
         f"{visible(str(arguments.target))}: {counted_frames(count)} of "
-        f"{metadata.width}x{metadata.height}; {speed(count, time.monotonic() - start)}"
+        f"{metadata.width}x{metadata.height}; {speed(count, watch)}"
     )

@@ -1,7 +1,6 @@
 """The command `encode`: writes the latents of a video or an image."""
 
 import dataclasses
-import time
 from collections import deque
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +8,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_commands import (
     CodecArguments,
@@ -22,6 +22,7 @@ from cvvae_jax.cli.video_commands import (
     speed,
     track_frames,
 )
+from cvvae_jax.compiling import Stopwatch
 from cvvae_jax.config.latent_scale import latent_scale
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.frame_index import read_times
@@ -56,7 +57,7 @@ def main(command_line: list[str]) -> None:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    arguments = tyro.cli(EncodeArguments, args=command_line, prog=program("encode"))
+    arguments = parse(EncodeArguments, command_line, prog=program("encode"))
     check_paths(arguments, arguments.source, arguments.target)
     from cvvae_jax.latents.file import require_suffix
 
@@ -77,7 +78,7 @@ def _encode(arguments: EncodeArguments, info: VideoInfo, codec) -> None:
     from cvvae_jax.latents.file import LatentsWriter
 
     print_devices()
-    start, frames = time.monotonic(), CountedItems(read_frames(arguments.source))
+    watch, frames = Stopwatch(), CountedItems(read_frames(arguments.source))
     key = jax.random.key(arguments.seed) if arguments.sample else None
     weights = _weights_sha256(arguments)
     latents = encode_frames(codec, track_frames(frames, total=info.frames), key=key)
@@ -103,7 +104,7 @@ def _encode(arguments: EncodeArguments, info: VideoInfo, codec) -> None:
     print(
         f"{visible(str(arguments.target))}: latents {shape} (n, y, x, z) of "
         f"{counted_frames(frames.count)} of {info.width}x{info.height}; "
-        f"{speed(frames.count, time.monotonic() - start)}"
+        f"{speed(frames.count, watch)}"
     )
 
 

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program, track
 from cvvae_jax.config import DType
 from cvvae_jax.config.checks import at_least
-from cvvae_jax.errors import UserError
+from cvvae_jax.errors import UserError, visible
 from cvvae_jax.resources import configs_folder
 from cvvae_jax.resumable.share import Share
 
@@ -97,26 +98,33 @@ def main(command_line: list[str], *, joined: "Processes | None" = None) -> None:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    arguments = tyro.cli(EvaluateArguments, args=command_line, prog=program("evaluate"))
+    arguments = parse(EvaluateArguments, command_line, prog=program("evaluate"))
     if not arguments.contenders:
         raise UserError("a contender is missing: name a run folder, a checkpoint or weights.")
+    _say(
+        f"Measuring {', '.join(arguments.contenders)} on {arguments.data} by the protocol "
+        f"{arguments.protocol}: reading the models"
+    )
     # Imported here, so that help is answered without starting jax.
     import jax
 
-    from cvvae_jax.cli.video_commands import keep_compiled_programs
     from cvvae_jax.evaluation.run import evaluate
 
-    keep_compiled_programs()
     jax.config.update("jax_default_matmul_precision", arguments.matmul_precision)
     share = arguments.share if joined is None else Share(joined.index, joined.count)
     evaluation = _evaluation(arguments)
-    print(f"Device: {jax.devices()[0].device_kind}", file=sys.stderr, flush=True)
+    _say(f"Device: {jax.devices()[0].device_kind}")
+    _say(f"{len(evaluation.clips)} clips; results go to {evaluation.out}")
     barrier = None if joined is None else joined.barrier
     report = evaluate(evaluation, share=share, barrier=barrier, track=track)
     if report is None:
         print(f"{evaluation.out}: {share} is done; other processes have not finished theirs.")
     else:
         _print_table(report.parent)
+
+
+def _say(text: str) -> None:
+    print(visible(text), file=sys.stderr, flush=True)
 
 
 def _evaluation(arguments: EvaluateArguments) -> "Evaluation":

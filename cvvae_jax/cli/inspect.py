@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program
 from cvvae_jax.errors import visible
 
@@ -81,7 +82,7 @@ def main(arguments: list[str]) -> None:
         UserError: there is no whole known model, nor the network or the heads of LPIPS.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    options = tyro.cli(Inspect, args=arguments, prog=program("inspect"))
+    options = parse(Inspect, arguments, prog=program("inspect"))
     os.environ.setdefault("JAX_PLATFORMS", "cpu")
     # Imported here, so that help is answered without starting jax.
     from cvvae_jax.convert.card import sha256

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program, track
 from cvvae_jax.config import DType
 from cvvae_jax.config.checks import at_least
@@ -65,7 +66,7 @@ def main(command_line: list[str]) -> None:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    arguments = tyro.cli(LatentsArguments, args=command_line, prog=program("latents"))
+    arguments = parse(LatentsArguments, command_line, prog=program("latents"))
     # Imported here, so that help is answered without starting jax.
     from cvvae_jax.latents.dataset_write import write_latents
 

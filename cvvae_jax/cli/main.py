@@ -13,7 +13,9 @@ import types
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from cvvae_jax.arguments import nearest
 from cvvae_jax.cli.program import discard_output, keep_printing, program
+from cvvae_jax.compiling import keep_compiled_programs
 from cvvae_jax.config.places import argument_at_home
 from cvvae_jax.errors import UserError, visible_lines
 from cvvae_jax.processes.stop import ending_at_once
@@ -31,6 +33,7 @@ COMMANDS = {
     "train": "Train a video VAE by a recipe.",
 }
 """Every command and what it does. It runs as `main(command_line)` of `cvvae_jax.cli.NAME`."""
+_COMPILING_NOTHING = ("data", "inspect")
 _SHARED = ("decode", "encode", "evaluate", "reconstruct")
 """Commands that several processes can share with --distributed; `train` handles it itself."""
 
@@ -62,6 +65,9 @@ def main(command_line: list[str]) -> int:
         `UserError`; 130 after Ctrl-C. `train` has further ones (see `cli.train`).
     """
     command_line = [argument_at_home(argument) for argument in command_line]
+    compiles = bool(command_line) and command_line[0] not in _COMPILING_NOTHING
+    if compiles and not {"-h", "--help"} & set(command_line):
+        _prepare_compiling()
     match command_line:
         case [("-h" | "--help"), *_]:
             print(_help())
@@ -75,9 +81,34 @@ def main(command_line: list[str]) -> int:
         case [name, *rest] if name in COMMANDS:
             return _run(name, rest)
         case [name, *_]:
-            return _fail(f"there is no command {name}; commands are {', '.join(COMMANDS)}.")
+            meant = nearest(name, COMMANDS)
+            hint = f"did you mean {meant[0]}? Commands" if meant else "commands"
+            return _fail(f"there is no command {name}; {hint} are {', '.join(COMMANDS)}.")
         case _:
             return _fail(f"a command is missing.\n\n{_help()}")
+
+
+def _prepare_compiling() -> None:
+    """Shows what is compiled, before and after, and keeps it for the next start."""
+    for name in ("cvvae_jax.codec", "cvvae_jax.compiling"):
+        log = logging.getLogger(name)
+        # absl, which Orbax imports, would print messages that propagate a second time.
+        log.handlers, log.propagate = [_OnStderr()], False
+        log.setLevel(logging.INFO)
+    if "jax" not in sys.modules:
+        # XLA calls it an error that compiling takes more than two minutes, and says so again and
+        # again. What is an error raises an exception as well.
+        os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+    keep_compiled_programs()
+
+
+class _OnStderr(logging.Handler):
+    """Prints the messages of the first of several processes."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        jax = sys.modules.get("jax")
+        if jax is None or jax.process_index() == 0:
+            print(record.getMessage(), file=sys.stderr, flush=True)
 
 
 def _run(name: str, rest: list[str]) -> int:

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program
 
 
@@ -37,8 +38,8 @@ def main(command_line: list[str]) -> None:
         SystemExit: the arguments are malformed, or help was asked for.
     """
     prog = program("preflight")
-    arguments, settings = tyro.cli(
-        PreflightArguments, args=command_line, prog=prog, return_unknown_args=True
+    arguments, settings = parse(
+        PreflightArguments, command_line, prog=prog, return_unknown_args=True
     )
     # Imported here, so that help is answered without starting jax.
     from cvvae_jax.preflight.command import preflight

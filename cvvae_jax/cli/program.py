@@ -3,13 +3,14 @@
 import io
 import os
 import sys
-import time
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from cvvae_jax.compiling import Stopwatch
 
 _SCRIPTS = {"train": "train.py", "evaluate": "eval.py"}
 """Scripts in a clone of the repository that run a command."""
@@ -63,22 +64,22 @@ def _bar(items: Iterable[Item], total: int | None, unit: str, console: Console) 
         TextColumn(unit + "{task.fields[rate]}"),
         TimeRemainingColumn(),
     )
-    start = time.monotonic()
+    watch = Stopwatch()
     with Progress(*columns, console=console, transient=True) as progress:
         task = progress.add_task("", total=total, rate="")
         for count, item in enumerate(items, start=1):
             yield item
-            rate = f", {count / (time.monotonic() - start):.2f}/s"
+            rate = f", {count / watch.working():.2f}/s"
             progress.update(task, completed=count, rate=rate)
 
 
 def _lines(items: Iterable[Item], total: int | None, unit: str, console: Console) -> Iterator[Item]:
-    start = last = time.monotonic()
+    watch, last = Stopwatch(), 0.0
     for count, item in enumerate(items, start=1):
         yield item
-        now = time.monotonic()
+        now = watch.seconds()
         if now - last >= _SECONDS_BETWEEN_LINES:
             of = f" of {total}" if total else ""
-            rate = f"{count / (now - start):.2f}/s"
+            rate = f"{count / watch.working():.2f}/s"
             print(f"{count}{of} {unit}, {rate}", file=console.file, flush=True)
             last = now

@@ -3,7 +3,6 @@
 import dataclasses
 import itertools
 import math
-import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
@@ -11,6 +10,7 @@ from typing import Annotated
 import numpy as np
 import tyro
 
+from cvvae_jax.arguments import parse
 from cvvae_jax.cli.program import program
 from cvvae_jax.cli.video_commands import (
     CodecArguments,
@@ -25,6 +25,7 @@ from cvvae_jax.cli.video_commands import (
     track_frames,
     video_output,
 )
+from cvvae_jax.compiling import Stopwatch
 from cvvae_jax.errors import visible
 from cvvae_jax.video_io.frame_index import read_times
 from cvvae_jax.video_io.video import VideoInfo, probe, read_frames
@@ -59,7 +60,7 @@ def main(command_line: list[str]) -> None:
         UserError: an argument or a file cannot be used.
         SystemExit: the arguments are malformed, or help was asked for.
     """
-    arguments = tyro.cli(ReconstructArguments, args=command_line, prog=program("reconstruct"))
+    arguments = parse(ReconstructArguments, command_line, prog=program("reconstruct"))
     check_paths(arguments, arguments.source, arguments.target)
     info = probe(arguments.source)
     require_target(arguments.source, arguments.target, image=info.is_image)
@@ -93,14 +94,14 @@ def _reconstruct(arguments: ReconstructArguments, info: VideoInfo, codec, write:
     kept, frames = itertools.tee(read_frames(arguments.source))
     recons = reconstruct_frames(codec, frames, key=key)
     print_devices()
-    start, psnrs = time.monotonic(), []
+    watch, psnrs = Stopwatch(), []
     pairs = zip(kept, recons, strict=True)
     for frame, recon in track_frames(pairs, total=info.frames):
         write(np.concatenate([frame, recon], axis=1) if arguments.side_by_side else recon)
         psnrs.append(_psnr(frame, recon))
     shape = codec.latents_shape(frames=len(psnrs), height=info.height, width=info.width)
-    seconds = time.monotonic() - start
-    print(_summary(arguments, info, psnrs=psnrs, seconds=seconds, latents_shape=shape))
+    timed = speed(len(psnrs), watch)
+    print(_summary(arguments, info, psnrs=psnrs, timed=timed, latents_shape=shape))
 
 
 def _summary(
@@ -108,7 +109,7 @@ def _summary(
     info: VideoInfo,
     *,
     psnrs: list[float],
-    seconds: float,
+    timed: str,
     latents_shape: tuple[int, ...],
 ) -> str:
     doubled = ", beside the input (twice the width)" if arguments.side_by_side else ""
@@ -116,7 +117,7 @@ def _summary(
         f"{visible(str(arguments.target))}: {counted_frames(len(psnrs))} of "
         f"{info.width}x{info.height}{doubled}; "
         f"PSNR {np.mean(psnrs):.2f} dB (mean over frames); "
-        f"latents {latents_shape} (n, y, x, z); {speed(len(psnrs), seconds)}"
+        f"latents {latents_shape} (n, y, x, z); {timed}"
     )
 
 

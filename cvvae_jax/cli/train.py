@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from cvvae_jax.cli.program import discard_output, program
 from cvvae_jax.errors import UserError, visible_lines
 from cvvae_jax.processes.stop import Stopped, StopSignals
-from cvvae_jax.recipe import parse_train_config, to_json
+from cvvae_jax.recipe import parse_train_config, recipe_names, to_json
 
 if TYPE_CHECKING:
     from cvvae_jax.processes.group import Processes
@@ -38,6 +38,9 @@ def main(arguments: list[str]) -> int:
         died. A signal leaves a checkpoint of the last step, unless updates were being skipped then
         or no step had been done (see `processes.stop`).
     """
+    if not arguments:
+        print(f"error: a recipe is missing.\n\n{_introduction()}", file=sys.stderr)
+        return 2
     # Help needs one process only; one of several would wait for the others.
     if "--distributed" not in arguments or {"-h", "--help"} & set(arguments):
         status, said, _ = _outcome(arguments)
@@ -58,6 +61,21 @@ def main(arguments: list[str]) -> int:
     # From here on the other processes must learn of a stop, which takes a step.
     with StopSignals() as stop:
         return _run_together(arguments, joined, stop)
+
+
+def _introduction() -> str:
+    """What who gives no recipe needs to know."""
+    train = program("train")
+    return f"""\
+Trains a video VAE by a recipe: a Python file with all settings. The two commonest commands:
+
+  {train} quickstart
+      trains a small one from scratch, in minutes, without any data of yours
+  {train} quickstart --data.videos DIR --workdir runs/mine
+      trains on your own videos, and puts all it writes into runs/mine
+
+Recipes: {", ".join(recipe_names())}.
+{train} RECIPE --help documents every setting, --dry-run says what a run would be."""
 
 
 def _outcome(

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import logging
 import os
 import resource
 import sys
@@ -14,8 +13,8 @@ import numpy as np
 import tyro
 
 from cvvae_jax.cli.program import track
+from cvvae_jax.compiling import Stopwatch
 from cvvae_jax.config import DType
-from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import require_vacant
 from cvvae_jax.video_io.containers import WRITABLE_IMAGE_SUFFIXES, WRITABLE_VIDEO_SUFFIXES
@@ -63,7 +62,7 @@ class CodecArguments:
 
 
 def open_codec(arguments: CodecArguments) -> "Codec":
-    """Load the model and make its codec, which reports on stderr what it compiles.
+    """Load the model and make its codec, which logs what it compiles.
 
     Raises:
         UserError: there is no such model, or an argument does not suit it.
@@ -72,9 +71,6 @@ def open_codec(arguments: CodecArguments) -> "Codec":
     from cvvae_jax.loading import load
     from cvvae_jax.models.autoencoder import VAE
 
-    if is_writer():
-        _show_compiling()
-    keep_compiled_programs()
     vae = load(
         arguments.weights, dtype=arguments.dtype, prefix=arguments.prefix, config=arguments.config
     )
@@ -164,28 +160,6 @@ def check_size(codec: "Codec", info: VideoInfo) -> None:
         )
 
 
-class _OnStderr(logging.Handler):
-    def emit(self, record: logging.LogRecord) -> None:
-        print(record.getMessage(), file=sys.stderr, flush=True)
-
-
-def _show_compiling() -> None:
-    log = logging.getLogger("cvvae_jax.codec")
-    # absl, which Orbax imports, would print messages that propagate a second time.
-    log.handlers, log.propagate = [_OnStderr()], False
-    log.setLevel(logging.INFO)
-
-
-def keep_compiled_programs() -> None:
-    """Keep compiled programs in the user's cache folder, unless jax has another folder for them."""
-    import jax
-
-    if jax.config.jax_compilation_cache_dir is None:
-        caches = Path(at_home(os.environ.get("XDG_CACHE_HOME") or "~/.cache"))
-        folder = str(caches / "cvvae_jax" / "compiled")
-        jax.config.update("jax_compilation_cache_dir", folder)
-
-
 def require_target(source: Path, target: Path, *, image: bool) -> None:
     """Raise UserError unless the target's suffix suits the image or the video of `source`."""
     kind, suffixes = "a video", WRITABLE_VIDEO_SUFFIXES
@@ -253,11 +227,12 @@ def counted_frames(number: int) -> str:
     return f"{number} frame{'s' * (number != 1)}"
 
 
-def speed(frames: int, seconds: float) -> str:
-    """The time and the speed of a command, and its peak memory on the host, in words."""
+def speed(frames: int, watch: Stopwatch) -> str:
+    """The time and the speed of a command, and its peak memory on the host, in words. The speed is
+    that without compiling."""
     unit = 1 if sys.platform == "darwin" else 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30
     return (
-        f"{seconds:.1f} s with compilation, {frames / seconds:.2f} frames/s; "
-        f"peak memory {peak:.2f} GiB"
+        f"{watch.seconds():.1f} s, {watch.compiling():.1f} s of them compiling, "
+        f"{frames / watch.working():.2f} frames/s; peak memory {peak:.2f} GiB"
     )

@@ -2,8 +2,6 @@
 
 import contextlib
 import dataclasses
-import functools
-import hashlib
 import logging
 import math
 import os
@@ -12,17 +10,14 @@ from pathlib import Path
 from typing import Literal
 
 import jax
-import jaxlib
 import numpy as np
 from jax.experimental import multihost_utils
 
 from cvvae_jax.codec.plan import CHUNK_FRAMES, OVERLAP, TILE, CutPlan, Cuts, make_cuts
 from cvvae_jax.codec.programs import CodecPrograms, DeviceGroups, Direction
 from cvvae_jax.codec.values import PixelType
-from cvvae_jax.config.places import at_home
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.autoencoder import VAE
-from cvvae_jax.resumable.files import written_aside
 
 _log = logging.getLogger(__name__)
 
@@ -254,62 +249,11 @@ def memory_needed(
 ) -> int | None:
     """Bytes that a device needs for a program; None where the compiler fails to make it.
 
-    Answers are kept in the user's cache folder. With several processes the cache is not read: all
-    of them must compile, or none.
+    A program that was kept (see `compiling`) says what it said when it was compiled.
     """
-    cache = _MemoryCache(programs, direction, shape, groups, pixels)
-    memory = cache.read() if jax.process_count() == 1 else None
-    if memory is None:
-        try:
-            memory = programs.program(direction, shape, groups=groups, pixels=pixels).memory
-        except jax.errors.JaxRuntimeError as error:
-            what = str(error).partition("\n")[0]
-            _log.warning("The compiler can't make the program to %s %s: %s", direction, shape, what)
-            return None
-        cache.write(memory)
-    return memory
-
-
-class _MemoryCache:
-    """A file with the memory that a program needs. Its name is a hash of all that decides this."""
-
-    def __init__(self, programs: CodecPrograms, *parts):
-        depends_on = (
-            *parts,
-            *programs.identity,
-            jax.__version__,
-            jaxlib.__version__,
-            jax.config.jax_default_matmul_precision,
-            jax.config.jax_enable_x64,
-            *(os.environ.get(name) for name in ("XLA_FLAGS", "LIBTPU_INIT_ARGS")),
-            _source_of_programs(),
-        )
-        name = hashlib.sha256(repr(depends_on).encode()).hexdigest()[:32]
-        caches = os.environ.get("XDG_CACHE_HOME")
-        folder = Path(at_home(caches or "~/.cache"))
-        self._path = folder / "cvvae_jax" / "program-memory" / name
-
-    def read(self) -> int | None:
-        """The bytes that were written; None where there is no file, or a damaged one."""
-        with contextlib.suppress(OSError, ValueError):
-            return int(self._path.read_text())
+    try:
+        return programs.program(direction, shape, groups=groups, pixels=pixels).memory
+    except jax.errors.JaxRuntimeError as error:
+        what = str(error).partition("\n")[0]
+        _log.warning("The compiler can't make the program to %s %s: %s", direction, shape, what)
         return None
-
-    def write(self, memory: int) -> None:
-        """Write the bytes. Where the cache folder cannot be written, there is no cache."""
-        with contextlib.suppress(OSError):
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            with written_aside(self._path) as temporary:
-                temporary.write_text(str(memory))
-
-
-@functools.cache
-def _source_of_programs() -> str:
-    """A hash of the source code that the programs are compiled from."""
-    package = Path(__file__).parents[1]
-    sources = [
-        package / "split_frames.py",
-        package / "codec" / "programs.py",
-        *sorted((package / "models").glob("*.py")),
-    ]
-    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax import split_frames
 from cvvae_jax.codec.values import PixelType
+from cvvae_jax.compiling import announced
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.inputs import to_float, to_uint8
 
@@ -222,25 +223,23 @@ class CodecPrograms:
         groups: DeviceGroups,
         pixels: PixelType,
     ) -> CompiledProgram:
+        batch, frames, height, width, _ = shape
+        unit = "frames" if direction == "encode" else "latent frames"
+        what = f"{direction} {batch} x {frames} {unit} of {width} x {height}"
         start = time.monotonic()
-        traced = self.trace(direction, shape, groups=groups, pixels=pixels)
-        compiled = traced.lower().compile()
+        with announced(f"the program to {what}", groups, pixels, *self.identity):
+            traced = self.trace(direction, shape, groups=groups, pixels=pixels)
+            compiled = traced.lower().compile()
         seconds = time.monotonic() - start
         (_, pieces), _ = traced.in_avals
         # Shapes of traced arrays are global where axes are left to the partitioner.
         own = self._sharding(groups).shard_shape(pieces.shape)
         coming = math.prod(own) * pieces.dtype.itemsize
         program = CompiledProgram(compiled, _bytes_needed(compiled) + coming)
-        batch, frames, height, width, _ = shape
         _log.info(
-            "Compiled in %.1f s: %s %d x %d %s of %d x %d; a device needs %.3g GiB for it.",
+            "Compiled in %.1f s: %s; a device needs %.3g GiB for it.",
             seconds,
-            direction,
-            batch,
-            frames,
-            "frames" if direction == "encode" else "latent frames",
-            width,
-            height,
+            what,
             program.memory / 2**30,
         )
         return program

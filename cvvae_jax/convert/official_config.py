@@ -133,20 +133,22 @@ def exportable(model: Any) -> tuple[Family, dict[str, Any]]:
 
 def _differences(model: Any, family: Family) -> list[str]:
     """The settings that would be read back changed from an export as this family, in words."""
-    config = model.config
+    config, found = model.config, []
+    ignored = {"dtype", "decoder_dtype", "param_dtype"}
     channels = getattr(config, "block_channels", ())
     if family is families.SD21 and any(width % channels[0] for width in channels):
-        return [f"block_channels that are multiples of the first (they are {channels})"]
+        found.append(f"block_channels that are multiples of the first (they are {channels})")
+        ignored.add("block_channels")
     groups = getattr(config, "norm_groups", _GROUPS)
     if groups != _GROUPS and "norm_groups" not in family.unseen:
-        return [f"norm_groups {_GROUPS} (it is {groups})"]
+        found.append(f"norm_groups {_GROUPS} (it is {groups})")
+        ignored.add("norm_groups")
     shapes = dict(official_shapes(model, family.layer_names(config)).values())
     _, read = recognize(shapes, groups=groups, source="the export")
     read = _with_unseen(family, read, official_config(family, config))
-    ignored = {"dtype", "decoder_dtype", "param_dtype"}
     if not getattr(config, "mid_attention", True):
         ignored.add("decoder_attention")
-    return [
+    return found + [
         f"{name} {getattr(read, name)!r} (it is {getattr(config, name)!r})"
         for name in (field.name for field in dataclasses.fields(config))
         if name not in ignored and getattr(read, name) != getattr(config, name)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax.codec.values import Pixels
+from cvvae_jax.compiling import announced
 from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.metrics import METRICS, Arrays, Kind, Metric
 from cvvae_jax.evaluation.protocol import Protocol
@@ -94,7 +96,8 @@ class Measure:
         found, (t, h, w, _) = {}, video.shape
         for metric in self._of_kind("clip_features", (t, h, w)):
             network = self._networks.get(metric.name)
-            features = _features(network, video[None], function=metric.function)
+            with self._announced(metric.function, video.shape):
+                features = _features(network, video[None], function=metric.function)
             found[metric.name] = np.asarray(features)[0]
         for metric in self._of_kind("frame_features", (t, h, w)):
             network, size = self._networks.get(metric.name), max(1, _PIXELS // (h * w))
@@ -105,6 +108,14 @@ class Measure:
             if not np.isfinite(values).all():
                 raise UserError(f"the network of {name} gives features that are no numbers.")
         return found
+
+    def _announced(self, function: Callable, shape: tuple[int, ...]) -> AbstractContextManager:
+        """A context that says before that a function is compiled for arrays of a shape."""
+        while isinstance(function, functools.partial):
+            function = function.func
+        name = getattr(function, "__name__", type(function).__name__).strip("_").replace("_", " ")
+        what = f"measures ({name}) of {' x '.join(map(str, shape[:-1]))} pixels"
+        return announced(what, sorted(self._names), once=True)
 
     def _of_kind(self, kind: Kind, size: tuple[int, int, int]) -> list[Metric]:
         """The metrics of a kind that are defined on clips of so many frames, rows, columns."""
@@ -150,7 +161,10 @@ class Measure:
         parts = []
         for start in range(0, count, size):
             batch = [_filled(x[start : start + size], size) for x in arrays]
-            parts.append(jax.device_get(run(*jax.device_put(batch, sharded))))
+            placed = jax.device_put(batch, sharded)
+            with self._announced(run, placed[0].shape):
+                result = run(*placed)
+            parts.append(jax.device_get(result))
         joined = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
         return {name: values[:count] for name, values in joined.items()}
 

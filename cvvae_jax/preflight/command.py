@@ -110,7 +110,9 @@ class StagePreflight:
         if self.target.kind == "gpu":
             return self._estimate(update, shape)
         request = CompileRequest(self.config, self.target.name, self.index, update, shape)
-        return compile_step(request, self.stage, self.target)
+        programs = self.stage.programs(self.config)
+        with programs.announced(update, shape, target=self.target.name):
+            return compile_step(request, self.stage, self.target)
 
     def _estimate(self, update: Update, shape: tuple[int, ...]) -> StepCost:
         """Estimate a step on GPUs from the step of one device, with its clips alone."""

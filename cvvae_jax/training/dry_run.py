@@ -96,7 +96,8 @@ def _programs(stage: AbstractStage, config: TrainConfig) -> None:
             f"{100 * bucket.weight / total:.0f} % of the steps"
         )
         for update in job.updates:
-            program = programs.compile(update, shape)
+            with programs.announced(update, shape):
+                program = programs.compile(update, shape)
             memory = program.compiled.memory_analysis()
             _say(
                 f"  {update} step: {program.flops / 1e12:.3g} TFLOP"

@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import math
+from collections.abc import Callable
 
 import jax
 import numpy as np
@@ -11,6 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from cvvae_jax import sharding
 from cvvae_jax.checkpoint import newest_complete_step
+from cvvae_jax.compiling import announced
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.frame_groups import repeat_to_frames
 from cvvae_jax.metrics.baselines import bicubic_in_space, bicubic_in_space_and_time
@@ -31,7 +33,11 @@ Views = dict[str, np.ndarray]
 
 
 def evaluate(
-    model: VAE, frozen: ImageVAE | None, clips: np.ndarray, mesh: Mesh
+    model: VAE,
+    frozen: ImageVAE | None,
+    clips: np.ndarray,
+    mesh: Mesh,
+    say: Callable[[str], None] | None = None,
 ) -> tuple[Scores, Views]:
     """Measures a model on clips, beside baselines.
 
@@ -40,6 +46,7 @@ def evaluate(
         frozen: the image VAE that it is to be compatible with; None where there is none.
         clips: uint8 (n, t, h, w, 3).
         mesh: the devices; every process has all clips.
+        say: is told before the program is compiled; default: the log of `compiling`.
 
     Returns:
         The scores, averaged over clips, and views of at most 4 clips. Scores are `psnr_NAME` in dB
@@ -56,6 +63,8 @@ def evaluate(
     """
     replicated = NamedSharding(mesh, PartitionSpec())
     run = jax.jit(_evaluate_batch, out_shardings=replicated)
+    model_name = type(model).__name__
+    identity = (model.config, frozen and frozen.config, clips.shape[1:], dict(mesh.shape))
     scores, views = [], []
     for start in range(0, len(clips), mesh.size):
         batch = clips[start : start + mesh.size]
@@ -63,7 +72,8 @@ def evaluate(
         placed = jax.make_array_from_callback(
             filled.shape, sharding.whole_clips(mesh), functools.partial(_part, filled)
         )
-        batch_scores, batch_views = run(model, frozen, placed)
+        with announced(f"the evaluation of {model_name}", *identity, once=True, say=say):
+            batch_scores, batch_views = run(model, frozen, placed)
         keep = slice(len(batch))
         scores.append({name: np.asarray(x)[keep] for name, x in batch_scores.items()})
         if start < 4:
@@ -125,7 +135,8 @@ _LABELS = {
 def report(model: VideoVAE, image_vae: ImageVAE, job: Job, config: TrainConfig) -> Scores:
     """Measures a trained model, prints a table, and writes `scores.json` and
     `samples/contact_sheet.png` to the run folder."""
-    scores, views = evaluate(model, image_vae, job.clips, job.mesh)
+    tell = functools.partial(say, job.folder)
+    scores, views = evaluate(model, image_vae, job.clips, job.mesh, tell)
     if jax.process_index() == 0:
         samples = job.folder / "samples"
         samples.mkdir(exist_ok=True)

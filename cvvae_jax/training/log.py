@@ -17,6 +17,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from cvvae_jax.compiling import Stopwatch
 from cvvae_jax.errors import UserError
 from cvvae_jax.processes.stop import Stopped
 from cvvae_jax.resumable.files import parse_json, write_whole
@@ -102,7 +103,7 @@ class StageLog:
         self._callbacks = callbacks
         self._active = jax.process_index() == 0
         self._folder, self._title, self._steps = folder, title, steps
-        self._last_step, self._last_time = start_step, time.perf_counter()
+        self._last_step, self._watch = start_step, Stopwatch()
         if not self._active:
             return
         self._wandb = None
@@ -128,10 +129,8 @@ class StageLog:
         """Updates the progress bar; without a terminal, prints a line."""
         if not self._active:
             return
-        # The rate is that since the last call, so that compiling lowers it only once.
-        now = time.perf_counter()
-        rate = (step - self._last_step) / (now - self._last_time)
-        self._last_step, self._last_time = step, now
+        rate = (step - self._last_step) / self._watch.working()  # since the last call
+        self._last_step, self._watch = step, Stopwatch()
         note = ", ".join([*_highlights(metrics), f"{rate:.2f} steps/s"])
         if _console.is_terminal:
             self._bar.update(self._task, completed=step, note=note)

@@ -11,6 +11,7 @@ import numpy as np
 
 from cvvae_jax import parameter_paths, sharding
 from cvvae_jax.checkpoint import Checkpoints, check_fits
+from cvvae_jax.compiling import announced
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches, batches
 from cvvae_jax.errors import UserError
@@ -252,7 +253,11 @@ def _first_state(run: _Run) -> TrainState:
     if newest is not None:
         return run.checkpoints.restore(newest, target, layout)
     start = job.start.load(job.mesh) if job.start else None
-    return jax.jit(initialize, out_shardings=layout)(run.frozen, start)
+    tell = functools.partial(say, job.folder)
+    with announced(
+        f"the first state of the {job.title}", target.model.config, job.discriminator, say=tell
+    ):
+        return jax.jit(initialize, out_shardings=layout)(run.frozen, start)
 
 
 def _batches(run: _Run, start: int) -> Batches:

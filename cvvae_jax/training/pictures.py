@@ -43,6 +43,11 @@ def contact_sheet(
     return sheet
 
 
+def rows_shown(views: dict[str, np.ndarray]) -> str:
+    """The rows of `side_by_side` in words, from above."""
+    return ", ".join(label for name, label in _LABELS.items() if name in views)
+
+
 def side_by_side(views: dict[str, np.ndarray]) -> np.ndarray:
     """The clips beside each other, in rows: inputs, reconstructions, and the image decoder's view
     where there is one.

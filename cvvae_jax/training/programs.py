@@ -4,6 +4,8 @@ import dataclasses
 import functools
 import math
 import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import jax
@@ -13,6 +15,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from cvvae_jax import sharding
+from cvvae_jax.compiling import announced
 from cvvae_jax.config import StageConfig, TrainConfig
 from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.image_vae import ImageVAE
@@ -74,16 +77,50 @@ class TrainPrograms:
         self._state, self._frozen = (jax.tree.map(_shape_of, tree) for tree in (state, frozen))
         self._programs: dict[tuple, TrainProgram] = {}
 
-    def of(self, step: int, video_shape: tuple[int, ...]) -> tuple[TrainProgram, bool]:
+    def of(
+        self,
+        step: int,
+        video_shape: tuple[int, ...],
+        say: Callable[[str], None] | None = None,
+    ) -> tuple[TrainProgram, bool]:
         """The program of a step, counted from 0, for a global batch of this shape; and whether it
-        was compiled just now, by all processes."""
+        was compiled just now, by all processes.
+
+        Args:
+            step: the number of the step.
+            video_shape: (b, t, h, w, 3).
+            say: is told before a program is compiled; default: the log of `compiling`.
+        """
         update = update_of(step, self._job.stage, self._job.loss)
         key = (update, video_shape)
         is_new = key not in self._programs
         if is_new:
-            self._programs[key] = self.compile(update, video_shape)
+            with self.announced(update, video_shape, say=say):
+                self._programs[key] = self.compile(update, video_shape)
             wait_for_all(f"{self._job.title}: {update} {video_shape}")
         return self._programs[key], is_new
+
+    def announced(
+        self,
+        update: Update,
+        video_shape: tuple[int, ...],
+        *,
+        target: str = "",
+        say: Callable[[str], None] | None = None,
+    ) -> AbstractContextManager:
+        """A context that says before that a program is compiled, and about how long it will take.
+
+        Args:
+            update: the networks that the step trains.
+            video_shape: (b, t, h, w, 3).
+            target: hardware that is compiled for, where it is another than that at hand.
+            say: takes the message; default: the log of `compiling`.
+        """
+        state, job = self._state, self._job
+        networks = [n.config for n in (state.model, state.discriminator) if n is not None]
+        depends_on = (job.stage, job.loss, dict(job.mesh.shape), networks, list(self._frozen.terms))
+        what = describe_program(update, video_shape) + (f" on {target}" if target else "")
+        return announced(what, *depends_on, say=say)
 
     def compile(self, update: Update, video_shape: tuple[int, ...]) -> TrainProgram:
         """Compiles a new program."""
@@ -139,6 +176,12 @@ class TrainPrograms:
         )
         with jax.set_mesh(mesh):
             return jitted.trace(self._state, batch, self._frozen)
+
+
+def describe_program(update: Update, video_shape: tuple[int, ...]) -> str:
+    """A program in words."""
+    batch, frames, height, width, _ = video_shape
+    return f"the {update} step for {batch} x {frames} frames of {height} x {width}"
 
 
 def _step_with_stop(

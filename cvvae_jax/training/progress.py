@@ -25,9 +25,9 @@ from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.training.evaluate import Scores, evaluate
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import StageLog, say
-from cvvae_jax.training.pictures import side_by_side
+from cvvae_jax.training.pictures import rows_shown, side_by_side
 from cvvae_jax.training.profile import Profile
-from cvvae_jax.training.programs import TrainProgram, TrainPrograms
+from cvvae_jax.training.programs import TrainProgram, TrainPrograms, describe_program
 from cvvae_jax.training.state import Guard, StepMetrics, TrainState
 from cvvae_jax.training.trackers import Callback
 
@@ -175,19 +175,19 @@ class Progress:
         self._stream = stream
         return self.throughput.timed(stream)
 
+    def _say(self, text: str) -> None:
+        say(self._job.folder, f"{self._job.title}: {text}")
+
     def program(
         self, programs: TrainPrograms, step: int, video_shape: tuple[int, ...]
     ) -> TrainProgram:
-        """The program of a step, counted from 0; reports a program that had to be compiled."""
+        """The program of a step, counted from 0; reports a program that has to be compiled, before
+        and after."""
         with self.throughput.pause():
-            program, is_new = programs.of(step, video_shape)
+            program, is_new = programs.of(step, video_shape, self._say)
         if is_new:
-            batch, frames, height, width, _ = video_shape
-            say(
-                self._job.folder,
-                f"{self._job.title}: compiled the {program.update} step for {batch} x {frames} "
-                f"frames of {height} x {width} in {program.seconds:.0f} s",
-            )
+            what = describe_program(program.update, video_shape)
+            self._say(f"compiled {what} in {program.seconds:.0f} s")
         self._program = program
         self._profile.before_step(is_new=is_new, wait=self.flush)
         return program
@@ -233,10 +233,10 @@ class Progress:
         job = self._job
         self.flush()  # its time must not count as evaluation
         with self.throughput.pause():
-            scores, views = evaluate(model, self._image_vae, job.clips, job.mesh)
+            scores, views = evaluate(model, self._image_vae, job.clips, job.mesh, self._say)
             self._scores = (step, scores)
             self._log.scalars(step, {f"eval/{name}": value for name, value in scores.items()})
-            self._log.clip(step, "input, reconstruction, image decoder", side_by_side(views))
+            self._log.clip(step, rows_shown(views), side_by_side(views))
 
     def scores(self, step: int) -> Scores:
         """The scores of the evaluation at a step; empty where there was none."""

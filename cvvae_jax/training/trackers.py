@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 from tensorboardX.event_file_writer import EventsWriter
 from tensorboardX.proto.event_pb2 import Event, SessionLog
-from tensorboardX.proto.summary_pb2 import Summary
+from tensorboardX.proto.summary_pb2 import Summary, SummaryMetadata
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.resumable.files import write_whole
+from cvvae_jax.training.metric_names import describe
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,17 +62,23 @@ class TensorBoard:
             OSError: the file can't be written.
         """
         finite = {name: value for name, value in metrics.items() if math.isfinite(value)}
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in finite.items()]
+        values = [
+            Summary.Value(tag=name, simple_value=value, metadata=_described(describe(name)))
+            for name, value in finite.items()
+        ]
         self._write(Event(step=step, summary=Summary(value=values)))
 
     def animation(self, step: int, name: str, gif: bytes, *, height: int, width: int) -> None:
-        """Writes an animation: a GIF file, and its size in pixels.
+        """Writes an animation, whose name says what its rows show: a GIF file, and its size in
+        pixels.
 
         Raises:
             OSError: the file can't be written.
         """
         image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=gif)
-        self._write(Event(step=step, summary=Summary(value=[Summary.Value(tag=name, image=image)])))
+        text = f"Clips that the run is not trained on, beside each other; rows, from above: {name}."
+        value = Summary.Value(tag=name, image=image, metadata=_described(text))
+        self._write(Event(step=step, summary=Summary(value=[value])))
 
     def close(self) -> None:
         """Closes the file."""
@@ -96,6 +103,11 @@ class TensorBoard:
         start = SessionLog(status=SessionLog.START)
         writer.write_event(Event(step=self._first_step, session_log=start, wall_time=time.time()))
         return writer
+
+
+def _described(text: str) -> SummaryMetadata:
+    """What TensorBoard shows beside a plot."""
+    return SummaryMetadata(summary_description=text)
 
 
 def require_wandb(project: str | None) -> ModuleType | None:

@@ -1,4 +1,4 @@
-"""How much memory there is, on accelerators, on hosts and in containers, and what is remembered."""
+"""How much memory there is, on accelerators, on hosts and in containers."""
 
 from unittest.mock import Mock
 
@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 
 from cvvae_jax.codec import choose
-from cvvae_jax.codec.programs import CodecPrograms, DeviceGroups
 from cvvae_jax.errors import UserError
 
 
@@ -58,19 +57,3 @@ def test_a_container_has_what_its_limit_leaves_of_the_host(tmp_path, monkeypatch
         (tmp_path / name).write_text(text)
     monkeypatch.setattr(choose, "Path", lambda place: tmp_path / place.lstrip("/"))
     assert choose._free_of_host() == free
-
-
-@pytest.mark.parametrize(("processes", "asked"), [(1, 1), (2, 2)])
-def test_processes_that_share_devices_all_ask_the_compiler(monkeypatch, tmp_path, processes, asked):
-    """One whose cache knows the answer would leave the others waiting for it."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(jax, "process_count", lambda: processes)
-    programs = Mock(spec=CodecPrograms, identity=("tiny",))
-    programs.program.return_value.memory = 7
-    for _ in range(2):
-        shape = (1, 1, 8, 8, 3)
-        found = choose.memory_needed(
-            programs, "encode", shape, groups=DeviceGroups(), pixels="uint8"
-        )
-        assert found == 7
-    assert programs.program.call_count == asked

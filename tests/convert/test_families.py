@@ -116,6 +116,13 @@ def test_models_that_no_official_class_computes_are_not_exported(changes, words)
     assert words in str(error.value)
 
 
+def test_all_settings_that_are_in_the_way_of_an_export_are_named():
+    with pytest.raises(UserError) as error:
+        official_config.exportable(small(norm_groups=16, temporal_padding="edge"))
+    for words in ("CVVAEModel, needs", "norm_groups 32 (it is 16)", "temporal_padding 'zero' (it"):
+        assert words in str(error.value)
+
+
 @pytest.mark.parametrize(
     ("changes", "settings"),
     [

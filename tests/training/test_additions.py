@@ -16,6 +16,9 @@ from cvvae_jax.training.state import Frozen, LogScales, Term
 LOSS = LossConfig(recon="l2", lpips_weight=0.0, compat_mode="none")
 
 
+WORDS = ("compiling", "compiled")
+
+
 def brightness(outputs, video):
     return jnp.mean(outputs.recons[0] - video)
 
@@ -92,6 +95,12 @@ def test_what_a_callback_raises_ends_the_run(trifling_run):
         train(trifling_run, callbacks=[refuse])
 
 
-def test_added_terms_are_announced(trifling_run, capsys):
+def test_added_terms_are_announced_and_programs_before_they_are_compiled(
+    trifling_run, capsys, monkeypatch, tmp_path
+):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))  # no time of an earlier test
     train(trifling_run, terms={"brightness": Term(brightness, weight=8.0)})
-    assert "terms added to the objective: 8 x brightness" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "terms added to the objective: 8 x brightness" in said
+    before, after = (said.index(f"video VAE: {word} the plain step") for word in WORDS)
+    assert before < after

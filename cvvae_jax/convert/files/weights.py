@@ -22,8 +22,9 @@ from cvvae_jax.convert.files.source import (
 from cvvae_jax.errors import UserError
 
 _ACCEPTED = (
-    "accepted are a .safetensors file, the index of a sharded one (.safetensors.index.json), a "
-    "PyTorch file (.ckpt, .bin, .pt, .pth), or a folder with one of these"
+    "accepted are a run folder, a saved model, a .safetensors file, the index of a sharded one "
+    "(.safetensors.index.json), a PyTorch file (.ckpt, .bin, .pt, .pth), or a folder with one of "
+    "these"
 )
 _INDEX = re.compile(r"(?:\.safetensors|\.bin)\.index(\.[\w-]+)?\.json$")
 _WEIGHTS = re.compile(r"\.(safetensors|bin|ckpt|pt|pth)$")
