@@ -44,7 +44,7 @@ def mmd(a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "n d"]) -> float:
     """The unbiased estimate of the squared maximum mean discrepancy of two samples (Gretton et al.
     2012), at most 2; for samples of one distribution it is 0 on average, and so may be negative.
 
-    The kernel is the mean of five Gaussians exp(-|x - y|^2 / (2 w^2)) whose widths w are
+    The kernel is the mean of five Gaussians `exp(-|x - y|^2 / (2 w^2))` whose widths w are
     `KERNEL_WIDTHS` times the median distance between any two members of both samples.
 
     Raises:
@@ -130,7 +130,8 @@ class Stretches:
 
 def path_length(decode: Decode, a: Float[Array, "..."], b: Float[Array, "..."]) -> Float[Array, ""]:
     """The length of the curve along which the output moves while the input moves straight from a to
-    b: the integral of |J(a + s (b - a)) (b - a)| over s in [0, 1], J being the decoder's Jacobian.
+    b: the integral of `|J(a + s (b - a)) (b - a)|` over s in [0, 1], J being the decoder's
+    Jacobian.
 
     It is at least the distance between the two outputs, and at most the distance between the inputs
     times the largest singular value of J on the way.
