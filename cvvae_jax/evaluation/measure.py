@@ -106,6 +106,15 @@ class Measure:
                 raise UserError(f"the network of {name} gives features that are no numbers.")
         return found
 
+    def latents(self, latents: Float[np.ndarray, "n y x z"], number: int) -> Arrays:
+        """Measures the latents of a clip of this number."""
+        values = np.asarray(latents, np.float32)
+        return {
+            metric.array or metric.name: metric.function(values, number)
+            for metric in self._metrics
+            if metric.kind == "latents"
+        }
+
     def _of_kind(self, kind: Kind, size: tuple[int, int, int]) -> list[Metric]:
         """The metrics of a kind that are defined on clips of so many frames, rows, columns."""
         return [m for m in self._metrics if m.kind == kind and m.is_defined_on(*size)]
