@@ -10,7 +10,18 @@ STUDIES = Path(__file__).parents[2] / "studies"
 PUBLIC = ("cvvae_jax.config", "cvvae_jax.data", "cvvae_jax.errors", "cvvae_jax.metrics")
 RUNS = "cvvae_jax.training.loop.train"
 """Starts a training run from Python."""
-LIBRARIES = {"av", "einops", "flax", "jax", "jaxtyping", "matplotlib", "numpy", "optax", "scipy"}
+LIBRARIES = {
+    "av",
+    "einops",
+    "flax",
+    "jax",
+    "jaxtyping",
+    "matplotlib",
+    "numpy",
+    "optax",
+    "PIL",
+    "scipy",
+}
 
 
 def imported(path: Path) -> set[str]:
