@@ -57,8 +57,9 @@ def _shared(settings: Settings, place: Place) -> Iterator[Piece]:
 
 
 def _of_seed(settings: Settings, place: Place, seed: int) -> Iterator[Piece]:
-    own_vaes = KINDS if settings.vae_seed(seed) == seed else ()
-    for kind in own_vaes:
+    for kind in KINDS:
+        if settings.vae_of(kind, seed) != (kind, seed):
+            continue
         left = place.of_vae(kind, seed, "training.json")
         work = functools.partial(_train_vae, settings, place, kind, seed, left)
         yield Piece(f"seed {seed}: VAE {kind}", left, work)

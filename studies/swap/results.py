@@ -38,7 +38,7 @@ class Results:
             tuning=of_vaes("tuning.json"),
             psnr={
                 (seed, kind): read_json(
-                    place.of_vae(kind, settings.vae_seed(seed), "training.json")
+                    place.of_vae(*settings.vae_of(kind, seed), "training.json")
                 )["psnr"]
                 for seed, kind in pairs
             },

@@ -30,7 +30,9 @@ class Settings:
     images: dict[int, str]
     """Name of the image VAE of every seed."""
     share_vaes: bool = False
-    """Whether all seeds have the first one's video VAEs, which is for the smoke test alone."""
+    """Whether all seeds have the first one's video VAEs, the encoder mode the compatible one's, and
+    the inflated twin the random one's. For the smoke test alone, since training takes most of its
+    time."""
     block_channels: tuple[int, ...] = (16, 32, 32)
     """Channels of the VAEs' levels."""
     latent_channels: int = 16
@@ -86,9 +88,10 @@ class Settings:
     sample_steps: int = 25
     """Steps of Heun's method."""
 
-    def vae_seed(self, seed: int) -> int:
-        """The seed whose video VAEs a seed has: its own."""
-        return min(self.images) if self.share_vaes else seed
+    def vae_of(self, kind: Kind, seed: int) -> tuple[Kind, int]:
+        """The kind and seed of the video VAE that was trained for these: the same."""
+        stands_for = {"encoder": "compatible", "inflated": "random"}
+        return (stands_for.get(kind, kind), min(self.images)) if self.share_vaes else (kind, seed)
 
     @property
     def latent_size(self) -> int:

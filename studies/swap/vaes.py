@@ -42,16 +42,19 @@ def train_image_vae(settings: Settings, place: Place, name: str) -> None:
 
 def train_vae(settings: Settings, place: Place, kind: Kind, seed: int) -> None:
     """Trains a video VAE, or goes on where a run of it was ended."""
+    _run(vae_config(settings, place, kind, seed))
+
+
+def vae_config(settings: Settings, place: Place, kind: Kind, seed: int) -> TrainConfig:
+    """The training run of a video VAE."""
     config = _config(settings, place, folder=place.vae_run(kind, seed), seed=seed)
     image_vae = place.image_run(settings.images[seed]) / "image_vae"
-    _run(
-        dataclasses.replace(
-            config,
-            image_vae=str(image_vae),
-            init=STARTS[kind],
-            loss=settings.loss(kind),
-            train=_video_stage(settings, settings.vae_steps),
-        )
+    return dataclasses.replace(
+        config,
+        image_vae=str(image_vae),
+        init=STARTS[kind],
+        loss=settings.loss(kind),
+        train=_video_stage(settings, settings.vae_steps),
     )
 
 
@@ -67,7 +70,7 @@ def image_vae(settings: Settings, place: Place, seed: int) -> cvvae_jax.ImageVAE
 
 def video_vae(settings: Settings, place: Place, kind: Kind, seed: int) -> cvvae_jax.VideoVAE:
     """A trained video VAE, with its averaged weights."""
-    return cvvae_jax.load(place.vae_run(kind, settings.vae_seed(seed)))
+    return cvvae_jax.load(place.vae_run(*settings.vae_of(kind, seed)))
 
 
 def followed(folder: Path) -> list[float]:

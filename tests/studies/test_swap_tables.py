@@ -13,6 +13,7 @@ from studies.swap.results import Results
 from studies.swap.settings import FULL, KINDS, LEVELS, SMOKE, Place
 from studies.swap.tables import WAYS, all_tables, interval
 from studies.swap.tuning import steps_to
+from studies.swap.vaes import vae_config
 
 SETTINGS = dataclasses.replace(FULL, images={0: "a", 1: "a", 2: "b"})
 GAPS = {"compatible": 0.05, "encoder": 0.2, "inflated": 0.3, "random": 0.7}
@@ -135,6 +136,22 @@ def test_scales_and_maps_are_inverted_by_what_made_them():
     assert np.abs(mixed - latents).max() > 0.5
 
 
+def test_video_vaes_differ_in_their_start_and_their_loss_alone(tmp_path):
+    configs = {kind: vae_config(FULL, Place(tmp_path), kind, 5) for kind in KINDS}
+    assert {kind: (c.init, c.loss.compat_mode) for kind, c in configs.items()} == {
+        "compatible": ("inflate", "decoder"),
+        "encoder": ("inflate", "encoder"),
+        "inflated": ("inflate", "none"),
+        "random": ("random", "none"),
+    }
+    same = {"init": "inflate", "loss": FULL.loss("compatible"), "workdir": "run"}
+    assert len({dataclasses.replace(config, **same) for config in configs.values()}) == 1
+    config = configs["random"]
+    assert config.image_vae == str(tmp_path / "image_vae" / "b" / "image_vae")
+    assert config.seed == 5 and config.train.optimizer.schedule == "constant"
+    assert config.train.steps == 12 * config.train.eval_every
+
+
 def test_interpolation_fills_three_frames_between_two():
     keys = np.zeros((1, 3, 1, 1, 1), np.float32)
     keys[0, :, 0, 0, 0] = [0, 4, 0]
@@ -156,8 +173,8 @@ def test_pieces_leave_files_of_their_own(settings, tmp_path):
     pieces = all_pieces(settings, Place(tmp_path))
     assert len({piece.left for piece in pieces}) == len({piece.name for piece in pieces})
     seeds, images = len(settings.images), len(set(settings.images.values()))
-    own_vaes = 1 if settings is SMOKE else seeds
-    assert len(pieces) == 2 + 2 * images + 4 * own_vaes + 11 * seeds
+    vaes = 2 if settings is SMOKE else 4 * seeds
+    assert len(pieces) == 2 + 2 * images + vaes + 11 * seeds
     assert not any(piece.done for piece in pieces)
     first = pieces[0]
     first.left.parent.mkdir(parents=True)
@@ -168,7 +185,8 @@ def test_pieces_leave_files_of_their_own(settings, tmp_path):
 def test_the_study_has_the_seeds_that_its_rule_speaks_of():
     images = list(FULL.images.values())
     assert images.count("a") == 5 and images.count("b") == 1
-    assert [FULL.vae_seed(seed) for seed in FULL.images] == list(range(6))
+    pairs = [(kind, seed) for kind in KINDS for seed in FULL.images]
+    assert [FULL.vae_of(*pair) for pair in pairs] == pairs
     assert FULL.tests == 512 and FULL.samples == 1000 and FULL.sample_steps == 25
     assert LEVELS == (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
     constants = (rule.RANDOM_RATIO, rule.INFLATED_RATIO, rule.FLOORS, rule.DISTANCE_RATIO)
