@@ -109,6 +109,15 @@ class Measure:
                 raise UserError(f"the network of {name} gives features that are no numbers.")
         return found
 
+    def latents(self, latents: Float[np.ndarray, "n y x z"], number: int) -> Arrays:
+        """Measures the latents of a clip of this number."""
+        values = np.asarray(latents, np.float32)
+        return {
+            metric.array or metric.name: metric.function(values, number)
+            for metric in self._metrics
+            if metric.kind == "latents"
+        }
+
     def _announced(self, function: Callable, shape: tuple[int, ...]) -> AbstractContextManager:
         """A context that says before that a function is compiled for arrays of a shape."""
         while isinstance(function, functools.partial):

@@ -5,12 +5,12 @@ call the numbers, and how they follow from what was measured. Protocols, measuri
 reports read this table alone. docs/extending.md adds a metric, step by step.
 """
 
-import dataclasses
 from collections.abc import Callable
-from typing import Any, Literal
 
 import numpy as np
 
+from cvvae_jax.evaluation import latents
+from cvvae_jax.evaluation.metric import Arrays, Figure, Kind, Metric, Network, mean
 from cvvae_jax.losses import lpips
 from cvvae_jax.metrics import frechet, image, time
 from cvvae_jax.models.feature_networks.alexnet import SMALLEST as ALEXNET_PIXELS
@@ -21,110 +21,7 @@ from cvvae_jax.models.feature_networks.inception import InceptionV3
 from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.feature_networks.vgg import SPATIAL_COMPRESSION as VGG_PIXELS
 
-Arrays = dict[str, np.ndarray]
-"""The arrays that are measured of one clip, by name."""
-
-Kind = Literal["frames", "clip", "clip_features", "frame_features", "built_in"]
-"""How the function of a metric is called:
-
-- `frames`: function(recon, video) compares frames, both float32 (b, 1, h, w, 3) in [-1, 1], and
-  gives (b, 1). It is compiled, and runs on batches of frames on all devices.
-- `clip`: function(recon, video) compares a whole clip, both uint8 (t, h, w, 3), and gives a NumPy
-  array. It runs on the host.
-- `clip_features`: function(network, video) gives the features of a clip, (1, t, h, w, 3) in
-  [-1, 1], as (1, d). Inputs and reconstructions are compared by Frechet distance over all clips.
-- `frame_features`: function(network, video) gives the features of frames, (b, 1, h, w, 3), as
-  (b, 1, d), which are compared likewise.
-- `built_in`: the row has no function; `evaluation.measure` or `evaluation.compatibility` computes
-  its figures together.
-
-With a network, the functions of `frames` take it as their first argument.
-"""
-
-
-@dataclasses.dataclass(frozen=True)
-class Figure:
-    """A number that contenders are compared by, as tables show it."""
-
-    key: str
-    label: str
-    unit: str
-    better: Literal["higher", "lower", "one"]
-    """Which of two values is better; `one`: the value that is nearer to 1."""
-    digits: int
-    """Digits after the decimal point."""
-    group: Literal["frames", "time", "distribution"]
-    """The part of the table that shows it."""
-    description: str
-    of_clip: Callable[[Arrays], float | None] | None = None
-    """Computes the figure from the arrays of a clip, and gives None where they lack it. Unset: the
-    mean of the array called `key`, or, in the group `distribution`, the Frechet distance."""
-
-    def value(self, arrays: Arrays) -> float | None:
-        """The figure of a clip; None where it was not measured."""
-        return (self.of_clip or _mean_of(self.key))(arrays)
-
-    @property
-    def is_per_clip(self) -> bool:
-        """Whether each clip has a value, rather than the data set as a whole."""
-        return self.group != "distribution"
-
-    def record(self) -> dict[str, Any]:
-        """The figure's entry in results.json."""
-        fields = {field.name for field in dataclasses.fields(self)} - {"of_clip"}
-        return {name: getattr(self, name) for name in sorted(fields)}
-
-
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """The network of a metric, and the options of `evaluate` that name its weights."""
-
-    model_class: type
-    option: str
-    heads_option: str | None = None
-    """The option for LPIPS' heads, which may be in a file of their own."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """Something that a protocol can ask for by name."""
-
-    name: str
-    kind: Kind
-    figures: tuple[Figure, ...] = ()
-    """The figures of the metric, in the order of tables; a metric with a function has one whose key
-    is the metric's name."""
-    function: Callable[..., Any] | None = None
-    """Measures; `Kind` says what it is given."""
-    smallest: int = 1
-    """The least height and width of frames, in pixels, that the metric is defined on."""
-    shortest: int = 1
-    """The least number of frames of a clip that the metric is defined on."""
-    network: Network | None = None
-    """The network that the metric needs; without weights for it the metric is not measured."""
-    array: str | None = None
-    """Name of the array that is kept of every clip; unset: the metric's name."""
-    definition: int = 1
-    """The value of `DEFINITIONS` since which the metric is defined as it is now."""
-
-    @property
-    def label(self) -> str:
-        """The metric's name in messages: that of the figure of the same key, if there is one."""
-        return next((f.label for f in self.figures if f.key == self.name), self.name)
-
-    def is_defined_on(self, frames: int, height: int, width: int) -> bool:
-        """Whether the metric is defined on clips of this size."""
-        return min(height, width) >= self.smallest and frames >= self.shortest
-
-
-def _mean_of(name: str) -> Callable[[Arrays], float | None]:
-    return lambda arrays: _mean(arrays.get(name))
-
-
-def _mean(values: np.ndarray | None) -> float | None:
-    if values is None or not np.size(values):
-        return None
-    return float(np.mean(values, dtype=np.float64))
+__all__ = ["DEFINITIONS", "METRICS", "Arrays", "Figure", "Kind", "Metric", "Network"]
 
 
 def _mean_where_defined(name: str) -> Callable[[Arrays], float | None]:
@@ -132,17 +29,17 @@ def _mean_where_defined(name: str) -> Callable[[Arrays], float | None]:
 
     def figure(arrays: Arrays) -> float | None:
         values = np.atleast_1d(arrays.get(name, np.nan))
-        return _mean(values[np.isfinite(values)])
+        return mean(values[np.isfinite(values)])
 
     return figure
 
 
 def _psnr(arrays: Arrays, name: str = "mse") -> float | None:
-    return _mean(image.psnr_of(np.asarray(arrays[name], np.float64))) if name in arrays else None
+    return mean(image.psnr_of(np.asarray(arrays[name], np.float64))) if name in arrays else None
 
 
 def _psnr_of_mean(arrays: Arrays) -> float | None:
-    mse = _mean(arrays.get("mse"))
+    mse = mean(arrays.get("mse"))
     return None if mse is None else float(image.psnr_of(np.asarray(mse, np.float64)))
 
 
@@ -328,6 +225,7 @@ _ROWS = (
         frechet.frame_features,
         network=Network(InceptionV3, "inception"),
     ),
+    *latents.ROWS,
     Metric("compatibility", "built_in"),
 )
 

@@ -90,6 +90,9 @@ class Protocol:
                 f"{', '.join(of_frames)} beside it."
             )
 
+        if "interpolated" in self.metrics and not {"fid", "fvd"} & set(self.metrics):
+            raise UserError("interpolated compares features: name fid or fvd beside it.")
+
     @property
     def hash(self) -> str:
         """SHA-256 of every field but the description, and of the definitions of metrics."""

@@ -2,6 +2,7 @@
 
 import dataclasses
 import datetime
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -26,7 +27,7 @@ from cvvae_jax.evaluation.metrics import METRICS, Arrays, Metric
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.evaluation.report.page import write_report
 from cvvae_jax.evaluation.report.players import write_example
-from cvvae_jax.evaluation.store import FLAT_FIELDS, LeftOut, Store
+from cvvae_jax.evaluation.store import BETWEEN, FLAT_FIELDS, LeftOut, Store
 from cvvae_jax.evaluation.summary import summarize
 from cvvae_jax.models.inputs import to_uint8
 
@@ -62,7 +63,14 @@ def write_results(evaluation: "Evaluation", store: Store, rebuild: RebuildClips)
 
     names = [contender.name for contender in evaluation.contenders]
     group = max(contender.temporal_compression for contender in evaluation.contenders)
-    figures = summarize(read, names, evaluation.protocol, group=group)
+    between = "interpolated" in evaluation.protocol.metrics
+    figures = summarize(
+        read,
+        names,
+        evaluation.protocol,
+        group=group,
+        read_between=functools.partial(_between, store) if between else None,
+    )
     if not figures["metrics"]:
         raise UserError(
             f"nothing of what the protocol measures, {', '.join(evaluation.protocol.metrics)}, can "
@@ -92,6 +100,10 @@ def write_results(evaluation: "Evaluation", store: Store, rebuild: RebuildClips)
     return write_report(results, store.folder)
 
 
+def _between(store: Store, name: str) -> Arrays:
+    return store.read(name, BETWEEN) if store.has(name, BETWEEN) else {}
+
+
 def _reasons(missing: list[dict[str, str]]) -> str:
     return "; ".join(f"{each['metric']}: {each['reason']}" for each in missing) + "."
 
@@ -115,7 +127,28 @@ def _not_measured(
             where = f"{count - have} of {count} clips are" if found else "the clips are"
             reason = f"{where} too small or too short for it"
             missing.append({"metric": metric.label, "reason": reason})
-    return missing + _compatibility_not_measured(evaluation)
+    return (
+        missing
+        + _latents_not_measured(evaluation, scores)
+        + _compatibility_not_measured(evaluation)
+    )
+
+
+def _latents_not_measured(evaluation: "Evaluation", scores: dict[str, Any]) -> list[dict[str, str]]:
+    """Metrics of latents that no contender has a figure of, and why."""
+    reasons = {
+        "latent_spectrum": "latent frames of one value have no spectrum",
+        "latent_motion": "the clips have a single latent frame, or latents that stand still",
+        "velocity_variance": "it takes two clips whose latent frames have 2 x 2 latents",
+        "interpolated": "it takes two clips of one size, and weights for fid or fvd",
+    }
+    found = {key for own in scores.values() for key in own}
+    return [
+        {"metric": METRICS[name].label, "reason": reason}
+        for name, reason in reasons.items()
+        if name in evaluation.protocol.metrics
+        and not found & {figure.key for figure in METRICS[name].figures}
+    ]
 
 
 def _by_name(metrics: set[Metric]) -> list[Metric]:

@@ -28,8 +28,11 @@ INPUT = "_input"
 FLAT_FIELDS = "flat_fields"
 """Stands for a clip's number where a contender is measured on flat fields."""
 
-Key = int | Literal["flat_fields"]
-"""The number of a clip, or flat fields: what a contender is measured on."""
+BETWEEN = "between"
+"""Stands for a clip's number where what a contender decodes between clips is measured."""
+
+Key = int | Literal["flat_fields", "between"]
+"""The number of a clip, flat fields, or between clips: what a contender is measured on."""
 
 _NAME = re.compile(r"[\w+-][\w .+-]*")
 
@@ -186,7 +189,7 @@ class Store:
         return self.folder / "scores" / name
 
     def _arrays(self, name: str, number: Key) -> Path:
-        stem = number if number == FLAT_FIELDS else f"{number:06d}"
+        stem = f"{number:06d}" if isinstance(number, int) else number
         return self._scores(name) / f"{stem}.npz"
 
     def _clip(self, number: int) -> Path:

@@ -8,7 +8,8 @@ from scipy.special import ndtr, stdtrit
 
 from cvvae_jax.errors import UserError
 from cvvae_jax.evaluation.compatibility import summarize_compatibility
-from cvvae_jax.evaluation.metrics import Arrays, all_figures, metrics_of
+from cvvae_jax.evaluation.latents import FEATURES_OF
+from cvvae_jax.evaluation.metrics import METRICS, Arrays, all_figures, metrics_of
 from cvvae_jax.evaluation.protocol import Protocol
 from cvvae_jax.evaluation.store import INPUT
 from cvvae_jax.metrics.frechet import FeatureStatistics, frechet_distance
@@ -62,9 +63,17 @@ COMPATIBILITY = "compatibility/"
 Read = Callable[[str], Iterator[Arrays]]
 """Reads the arrays that were measured of a contender, clip by clip, in the clips' order."""
 
+ReadBetween = Callable[[str], Arrays]
+"""Reads the features (n, d) of what a contender decodes between clips, by metric."""
+
 
 def summarize(
-    read: Read, names: Sequence[str], protocol: Protocol, *, group: int
+    read: Read,
+    names: Sequence[str],
+    protocol: Protocol,
+    *,
+    group: int,
+    read_between: ReadBetween | None = None,
 ) -> dict[str, Any]:
     """Summarizes all contenders: `metrics`, `scores`, `paired`, `series`, `compatibility`.
 
@@ -73,8 +82,12 @@ def summarize(
         names: the contenders; differences are taken against the first one.
         protocol: settings of the measurement.
         group: frames of a latent frame after the first, the period of `psnr_by_group_position`.
+        read_between: reads what was decoded between clips; None where nothing was.
     """
     parts = {name: _contender(read, name, protocol, group=group) for name in names}
+    if read_between is not None:
+        for name, part in parts.items():
+            part["scores"] |= _distances_between(read, read_between(name))
     values = {name: part["values"] for name, part in parts.items()}
     shown = [f for f in all_figures() if any(f.key in part["scores"] for part in parts.values())]
     return {
@@ -110,7 +123,7 @@ def _contender(read: Read, name: str, protocol: Protocol, *, group: int) -> dict
     scores = {key: _score(own) for key, own in values.items()}
     return {
         "values": values,
-        "scores": scores | _distances(read, name),
+        "scores": scores | _of_all(read, name, protocol) | _distances(read, name),
         "series": _series(psnrs, spectra, protocol, group=group),
         "compatibility": summarize_compatibility(compatibility) if compatibility else None,
     }
@@ -135,19 +148,48 @@ def _floats(values: Iterable[float | None]) -> np.ndarray:
     return np.array([np.nan if value is None else value for value in values])
 
 
+def _of_all(read: Read, name: str, protocol: Protocol) -> dict[str, Any]:
+    """Figures that all clips have together."""
+    metrics = [METRICS[key] for key in METRICS if key in protocol.metrics]
+    found = {
+        figure.key: figure.of_all(read(name))
+        for metric in metrics
+        for figure in metric.figures
+        if figure.of_all is not None
+    }
+    return {key: _without_interval(value) for key, value in found.items() if value is not None}
+
+
+def _without_interval(value: float) -> dict[str, Any]:
+    return {"value": value, "low": None, "high": None, "clips": None}
+
+
 def _distances(read: Read, name: str) -> dict[str, Any]:
     """Frechet distances between the features of clips and of their reconstructions."""
     found = {}
     for key in (metric.name for metric in metrics_of("clip_features", "frame_features")):
-        ours, theirs = FeatureStatistics(), FeatureStatistics()
-        for statistics, whose in ((ours, name), (theirs, INPUT)):
-            for arrays in read(whose):
-                if key in arrays:
-                    statistics.add(np.atleast_2d(arrays[key]))
+        ours, theirs = (_statistics(read(whose), key) for whose in (name, INPUT))
         if min(ours.count, theirs.count) > 1:
-            distance = frechet_distance(ours, theirs)
-            found[key] = {"value": distance, "low": None, "high": None, "clips": None}
+            found[key] = _without_interval(frechet_distance(ours, theirs))
     return found
+
+
+def _distances_between(read: Read, between: Arrays) -> dict[str, Any]:
+    """Frechet distances between the features of clips and of what was decoded between them."""
+    found = {}
+    for key, features in FEATURES_OF.items():
+        ours, theirs = _statistics([between], features), _statistics(read(INPUT), features)
+        if min(ours.count, theirs.count) > 1:
+            found[key] = _without_interval(frechet_distance(ours, theirs))
+    return found
+
+
+def _statistics(clips: Iterable[Arrays], key: str) -> FeatureStatistics:
+    statistics = FeatureStatistics()
+    for arrays in clips:
+        if key in arrays:
+            statistics.add(np.atleast_2d(arrays[key]))
+    return statistics
 
 
 def _series(

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Key
+from scipy.linalg import subspace_angles
 
 KERNEL_WIDTHS = (0.25, 0.5, 1.0, 2.0, 4.0)
 """Widths of the kernels of `mmd`, as multiples of the median distance between members."""
@@ -105,6 +106,41 @@ def linear_probe(
     error = np.square((test_x - mean_x) @ solution + mean_y - test_y).sum()
     spread = np.square(test_y - test_y.mean(axis=0)).sum()
     return float(1 - error / spread) if spread else float("nan")
+
+
+def principal_angles(
+    a: Float[np.ndarray, "m d"], b: Float[np.ndarray, "n d"], *, share: float = 0.9
+) -> Float[np.ndarray, " k"]:
+    """The angles between the main directions of two samples, in degrees from 0 to 90, largest
+    first.
+
+    The directions are the k first eigenvectors of each one's covariance, where k is as many as hold
+    this share of the variance of b. All angles are 0 where the same directions vary, whatever the
+    means and the amounts; one of 90 degrees is a direction of one sample in which the other's main
+    directions have no part. Directions of nearly equal variance are told apart by chance, which
+    two samples of one distribution show.
+
+    Args:
+        a: a sample of vectors.
+        b: the sample that the number of directions is chosen for.
+        share: above 0, at most 1.
+
+    Raises:
+        ValueError: a sample has fewer than two members, or b doesn't vary.
+    """
+    if min(len(a), len(b)) < 2:
+        raise ValueError(f"Angles need 2 members of each sample, not {len(a)} and {len(b)}.")
+    (_, axes_a), (values, axes_b) = (np.linalg.eigh(_covariance(rows)) for rows in (a, b))
+    if values[-1] <= 0:
+        raise ValueError("A sample that doesn't vary has no main directions.")
+    held = np.cumsum(values[::-1]) / values.sum()
+    count = min(int(np.searchsorted(held, share * (1 - 1e-9))) + 1, len(values))
+    angles = subspace_angles(axes_a[:, -count:], axes_b[:, -count:])
+    return np.degrees(angles)
+
+
+def _covariance(rows: np.ndarray) -> np.ndarray:
+    return np.cov(rows.astype(np.float64).T).reshape(rows.shape[1], -1)
 
 
 Decode = Callable[[Array], Array]

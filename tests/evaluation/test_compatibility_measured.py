@@ -159,6 +159,7 @@ def test_an_image_vae_is_compatible_with_itself(codecs, video):
     assert (
         latents["frechet"] == latents["frechet_within"] and latents["mmd"] == latents["mmd_within"]
     )
+    assert latents["principal_angle"] == latents["principal_angle_within"] > 0
     assert latents["frechet_same_clips"] < 1e-9
     assert summary["lipschitz"]["distance"] == 0 and summary["lipschitz"]["chord"] is None
     assert (
@@ -189,6 +190,7 @@ def test_the_smallest_clips_have_null_for_what_they_lack(codecs):
     np.testing.assert_allclose(found["matrix/video/Ev-Dv/mse"], error(*floats), rtol=1e-5)
     latents = summarize_compatibility(clips_of(found))["latents"]
     assert latents["frechet"] is None and latents["probe_r2"]["image_from_video"] is None
+    assert latents["principal_angle"] is None
     assert latents["kl"] > 0
     assert [number is None for number in latents["kl_by_position"]] == [False, False, True]
 

@@ -426,8 +426,11 @@ def test_every_metric_of_every_kind_of_model(models, tmp_path):
     assert [contender["name"] for contender in found["contenders"]] == names
     shown = {metric["key"] for metric in found["metrics"]}
     assert shown >= {"psnr", "ssim", "lpips_vgg", "lpips_alex", "warping", "fvd", "fid", "drift"}
+    latents = {metric["key"] for metric in found["metrics"] if metric["group"] == "latents"}
+    assert latents >= {"latent_spectrum", "velocity_variance"}
     for name in names:
-        for key in shown - {"chunk_seam", "tile_seam"}:
+        without = latents if name in ("nearest", "linear", "bicubic") else set()
+        for key in shown - {"chunk_seam", "tile_seam"} - without:
             assert found["scores"][name][key]["value"] is not None, (name, key)
     assert found["compatibility"].keys() == {"video"}
     assert [each["metric"] for each in found["not_measured"]] == ["MS-SSIM"]  # takes 176 pixels

@@ -9,7 +9,7 @@ from jaxtyping import Float
 
 from cvvae_jax.frame_groups import key_frames
 from cvvae_jax.metrics.frechet import FeatureStatistics, frechet_distance
-from cvvae_jax.metrics.latents import linear_probe, mmd
+from cvvae_jax.metrics.latents import linear_probe, mmd, principal_angles
 from cvvae_jax.metrics.time import by_position
 
 Clip = dict[str, np.ndarray]
@@ -17,6 +17,11 @@ Clip = dict[str, np.ndarray]
 CELLS = ("Ei-Di", "Ei-Dv", "Ev-Di", "Ev-Dv")
 """Encoder and decoder: of the image VAE (i) or of the video VAE (v)."""
 MAPPINGS = ("first", "slice", "mean", "random")
+DISTANCES = (
+    *("frechet", "frechet_within", "frechet_same_clips", "mmd", "mmd_within"),
+    *("principal_angle", "principal_angle_within"),
+)
+"""Distances between the distributions of patches."""
 MMD_SAMPLES = 1000
 """Patches of each set that MMD takes at most, evenly spaced: it looks at all pairs."""
 
@@ -41,6 +46,8 @@ def summarize_compatibility(clips: Sequence[Clip]) -> dict:
       latents.
     - `latents.frechet_same_clips`: squared distance between all patches of E_v's latents and all of
       E_i's, of the same clips; 0 for encoders that give equal latents.
+    - `latents.principal_angle`, `principal_angle_within`: the mean angle, in degrees, between the
+      main directions of the same halves' patches, those that hold 90 % of the variance.
     - `latents.probe_r2`: R^2 of the best linear map between a patch of one's latents and that of
       the other's at its place, fitted on one half of the clips and tested on the other, averaged
       over both ways.
@@ -126,8 +133,7 @@ def _distributions(clips: Sequence[Clip], mean: np.ndarray, unit: np.ndarray) ->
 
     if len(clips) < 2 or min(len(half("image", 0)), len(half("image", 1))) < 2:
         probes = {"image_from_video": None, "video_from_image": None}
-        names = ("frechet", "frechet_within", "frechet_same_clips", "mmd", "mmd_within")
-        return dict.fromkeys(names) | {"probe_r2": probes}
+        return dict.fromkeys(DISTANCES) | {"probe_r2": probes}
     video, image = ([half(name, start) for start in (0, 1)] for name in ("video", "image"))
     return {
         "frechet": _number(_crossed(_frechet, video, image)),
@@ -135,6 +141,8 @@ def _distributions(clips: Sequence[Clip], mean: np.ndarray, unit: np.ndarray) ->
         "frechet_same_clips": _number(_frechet(half("video", 0, 1), half("image", 0, 1))),
         "mmd": _number(_crossed(_mmd, video, image)),
         "mmd_within": _number(_crossed(_mmd, image, image)),
+        "principal_angle": _number(_crossed(_angle, video, image)),
+        "principal_angle_within": _number(_crossed(_angle, image, image)),
         "probe_r2": {
             "image_from_video": _number(_probed(video, image)),
             "video_from_image": _number(_probed(image, video)),
@@ -160,6 +168,10 @@ def _mmd(a: np.ndarray, b: np.ndarray) -> float:
         for rows in (a, b)
     ]
     return mmd(*thinned)
+
+
+def _angle(a: np.ndarray, b: np.ndarray) -> float:
+    return float(principal_angles(a, b).mean()) if b.std(axis=0).any() else float("nan")
 
 
 def _probed(known: list[np.ndarray], wanted: list[np.ndarray]) -> float:

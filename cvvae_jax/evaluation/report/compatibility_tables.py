@@ -46,6 +46,15 @@ _DISTANCES = {
         "MMD within",
         "The same between the image encoder’s latents of both halves: what equal encoders get.",
     ),
+    "principal_angle": (
+        "Principal angle",
+        "Mean angle, in degrees, between the main directions of the same halves’ patches, those "
+        "that hold 90 % of the variance.",
+    ),
+    "principal_angle_within": (
+        "Principal angle within",
+        "The same between the image encoder’s latents of both halves: what equal encoders get.",
+    ),
 }
 _PROBES = {
     "image_from_video": (

@@ -18,6 +18,7 @@ from cvvae_jax.evaluation.report.answer import (
 GROUPS = {
     "frames": "Frame by frame",
     "time": "Over time",
+    "latents": "Latents",
     "distribution": "Of the whole set",
 }
 DIRECTIONS = {"higher": "higher is better", "lower": "lower is better", "one": "1 is best"}

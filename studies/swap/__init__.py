@@ -1,0 +1,1 @@
+"""Study 1, the swap: does a diffusion model of image latents drive a compatible video VAE?"""
