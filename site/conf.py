@@ -1,7 +1,7 @@
 """Settings of the site that Sphinx builds: `python -m sphinx -W --keep-going -c site . build/site`.
 
-Its pages are the README, `docs/`, `notebooks/` with their stored outputs, and `site/api/`, which
-takes the docstrings. Nothing is fetched while it is built.
+Its pages are the README, `docs/`, `studies/`, `notebooks/` with their stored outputs, and
+`site/api/`, which takes the docstrings. Nothing is fetched while it is built.
 """
 
 import sys
@@ -26,7 +26,7 @@ extensions = [
     "source_pages",
 ]
 root_doc = "README"
-include_patterns = ["*.md", "docs/**.md", "notebooks/*.ipynb", "site/api/*.md"]
+include_patterns = ["*.md", "docs/**.md", "notebooks/*.ipynb", "site/api/*.md", "studies/**.md"]
 # Folders in which no page is looked for.
 exclude_patterns = [".*", "**/.*", "build", "dist", "runs", "tests", "**/__pycache__"]
 

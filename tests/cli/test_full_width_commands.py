@@ -2,7 +2,6 @@
 written in PyTorch's layout and read back."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from many_processes import environment
 from safetensors.numpy import load_file
 from tiny_models import random_model
 from tiny_videos import RATE, make_video
@@ -78,15 +78,15 @@ def test_commands_run_official_widths(converted, tmp_path, model, size, devices,
     weights, (frames, height, width) = converted(model), size
     # Six chunks for eight devices in place of two, which would keep six devices busy with padding.
     chunk_frames = 4 if devices > 1 and frames > 5 else 16
-    flags = f"--xla_force_host_platform_device_count={devices}"
-    settings = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flags}
-    environment = os.environ | settings | {"PYTHONPATH": str(ROOT)}
+    settings = environment(devices=devices)
+    if size != SIZES[0]:  # more is computed than compiled, so that optimizing pays
+        settings["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
 
     def run(*command) -> str:
         done = subprocess.run(
             [sys.executable, *map(str, command)],
             cwd=tmp_path,
-            env=environment,
+            env=settings,
             capture_output=True,
             text=True,
         )
