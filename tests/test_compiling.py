@@ -220,7 +220,7 @@ import jax, jax.monitoring
 hits = []
 jax.monitoring.register_event_listener(lambda name, **_: hits.append(name))
 def program(x):
-    for _ in range(12):
+    for _ in range(100):  # takes longer to compile than what is not kept
         x = jax.numpy.tanh(x @ x).T + x
     return x
 with announced("the program", say=print):

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array
 
-from cvvae_jax.sharding import SMALLEST_SHARDED
+from cvvae_jax import sharding
 
 
 class Packing:
@@ -27,7 +27,7 @@ class Packing:
         self.shapes = [leaf.shape for leaf in leaves]
         joined = collections.defaultdict(list)
         for i, leaf in enumerate(leaves):
-            if leaf.size < SMALLEST_SHARDED:
+            if leaf.size < sharding.SMALLEST_SHARDED:
                 joined[leaf.dtype].append(i)
         self.groups = list(joined.values())
         """Indices of the arrays that each vector consists of."""
