@@ -1,7 +1,7 @@
 """Small arrays of networks joined into vectors while an update changes them.
 
 Most arrays of a network are biases and scales of a few numbers. Updated one by one, each of them
-needs some twenty operations of its own, which take longer to compile than the network itself.
+needs some twenty operations of its own, which would be nearly half of a step's operations.
 """
 
 import collections
