@@ -59,7 +59,8 @@ def test_update_of_packed_networks_equals_that_of_each_array(out):
     before = (model, grads, optimizer.init(model), ema)
     *alone, norm = update(*before)
     *joined, joined_norm = update(*packed(before, (model,)))
-    # Compilers may round a sum and its product once or twice, by an array's length.
+    # A vector of another length is computed in other blocks, whose products and sums may be fused
+    # or not: a few units in the last place, 2^-24 each.
     assert_same(unpacked(tuple(joined)), tuple(alone), rounding=2.0**-22)
     # Sums of up to 2^14 squares in another order.
     np.testing.assert_allclose(joined_norm, norm, rtol=1e-5)
