@@ -82,7 +82,7 @@ _THREADS = 2
 
 
 @dataclasses.dataclass(frozen=True)
-class TensorPlace:
+class TensorSlot:
     """The parameter of ours that an official tensor fills."""
 
     path: str
@@ -95,10 +95,10 @@ class TensorPlace:
     """See `names.LayerName`."""
 
 
-def places(
+def slots(
     shapes: Mapping[str, tuple[int, ...]], target: Any, rows: list[LayerName]
-) -> dict[str, TensorPlace]:
-    """The place of every official tensor in the model `target`, which may be abstract.
+) -> dict[str, TensorSlot]:
+    """The slot of every official tensor in the model `target`, which may be abstract.
 
     Args:
         shapes: the official tensors' shapes by name. Axes of size one at the end of a kernel don't
@@ -118,10 +118,10 @@ def places(
                 expected = wanted[path][1]
                 if _without_unit_axes(shape) != _without_unit_axes(expected):
                     misshapen.append(f"{name} is {shape}, must be {expected}")
-                found[name] = TensorPlace(path, expected, row.unit_axes)
+                found[name] = TensorSlot(path, expected, row.unit_axes)
             case _:
                 unexpected.append(name)
-    taken = {place.path for place in found.values()}
+    taken = {slot.path for slot in found.values()}
     missing = [name for path, (name, _) in wanted.items() if path not in taken]
     _refuse(missing=missing, unexpected=unexpected, misshapen=misshapen)
     return found
@@ -159,7 +159,7 @@ def abstract_model(model_class: type, config: Any) -> Any:
 def fill(
     target: Model,
     official: Iterable[tuple[str, np.ndarray]],
-    where: Mapping[str, TensorPlace],
+    where: Mapping[str, TensorSlot],
     *,
     shardings: Any = None,
     not_finite: dict[str, str] | None = None,
@@ -171,7 +171,7 @@ def fill(
     Args:
         target: the model, or its shapes and types.
         official: every tensor of `where` once.
-        where: what `places` returned.
+        where: what `slots` returned.
         shardings: where every parameter lies, a tree like the target; None: numpy arrays.
         not_finite: takes the names of tensors that hold NaN or Inf in the target's type, and which
             of them.
@@ -181,13 +181,13 @@ def fill(
 
     def put(named: tuple[str, np.ndarray]) -> tuple[str, np.ndarray | jax.Array]:
         name, tensor = named
-        place = where[name]
-        array = our_order(tensor.reshape(place.shape), unit_axes=place.unit_axes)
+        slot = where[name]
+        array = our_order(tensor.reshape(slot.shape), unit_axes=slot.unit_axes)
         with np.errstate(over="ignore"):  # found below, and reported by name
-            array = array.astype(wanted[place.path].dtype, copy=False)
+            array = array.astype(wanted[slot.path].dtype, copy=False)
         if not_finite is not None and (problem := describe_not_finite(array)):
             not_finite[name] = problem
-        return place.path, _put(array, layout.get(place.path))
+        return slot.path, _put(array, layout.get(slot.path))
 
     return parameter_paths.unflatten(target, dict(map_in_order(put, official, threads=_THREADS)))
 
@@ -203,7 +203,7 @@ def from_official(
         UserError: tensors are missing, unexpected or misshapen; all of them are listed.
     """
     shapes = {name: tensor.shape for name, tensor in official.items()}
-    model = fill(target, official.items(), places(shapes, target, rows))
+    model = fill(target, official.items(), slots(shapes, target, rows))
     return jax.tree.map(jnp.asarray, model)
 
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from cvvae_jax.config import DType
 from cvvae_jax.convert.card import stated_license
-from cvvae_jax.convert.convert import TensorPlace, abstract_model, fill, places
+from cvvae_jax.convert.convert import TensorSlot, abstract_model, fill, slots
 from cvvae_jax.convert.families import AUTOENCODER, IMAGE, Family
 from cvvae_jax.convert.files import TensorInfo, WeightFiles, open_weights
 from cvvae_jax.convert.files.source import read_json
@@ -49,7 +49,7 @@ class OfficialModel:
     abstract: Any
     """Our model's shapes and types."""
 
-    places: dict[str, TensorPlace]
+    slots: dict[str, TensorSlot]
     """The parameter that every tensor fills, by the tensor's name in the file."""
 
     assumed: tuple[str, ...]
@@ -99,7 +99,7 @@ class OfficialModel:
         """The model's tensors as they are stored, by their names in the file."""
         heads = self.heads.files.tensors if self.heads else {}
         own = set(self.heads.names.values()) if self.heads else set()
-        return {name: (heads if name in own else self.files.tensors)[name] for name in self.places}
+        return {name: (heads if name in own else self.files.tensors)[name] for name in self.slots}
 
     @property
     def left_alone(self) -> tuple[str, ...]:
@@ -136,13 +136,13 @@ class OfficialModel:
         if self.incomplete:
             raise UserError(self.incomplete)
         return fill(
-            self.abstract, self.read(), self.places, shardings=shardings, not_finite=not_finite
+            self.abstract, self.read(), self.slots, shardings=shardings, not_finite=not_finite
         )
 
     def read(self) -> Iterator[tuple[str, np.ndarray]]:
         """Every tensor of the model once, by its name in its file."""
         heads = list(self.heads.names.values()) if self.heads else []
-        yield from self.files.read(name for name in self.places if name not in heads)
+        yield from self.files.read(name for name in self.slots if name not in heads)
         if self.heads:
             yield from self.heads.files.read(heads)
 
@@ -198,7 +198,7 @@ def open_official(
     try:
         # The half that is there must fit before the other half is asked for.
         absent = shapes_of_half(half, model, family) if half else {}
-        found = places(shapes | absent, model, family.layer_names(ours))
+        found = slots(shapes | absent, model, family.layer_names(ours))
     except UserError as error:
         raise UserError(f"{source} is no whole {family.title}: {error}") from None
     incomplete = remedy(half, family, files.path) if half else None

@@ -62,7 +62,7 @@ class CropBox:
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class Clip:
+class DatasetClip:
     """Frames of a file that become one record."""
 
     video: np.ndarray
@@ -80,7 +80,7 @@ class Clip:
 
 def read_clips(
     media: Media, kind: MediaKind, config: LatentsConfig, limits: ClipLimits
-) -> Generator[Clip, None, int]:
+) -> Generator[DatasetClip, None, int]:
     """Yield all clips of a video or an image, in constant memory.
 
     A video is cut into clips of `config.clip_frames` frames, and frames that are left at its end
@@ -114,7 +114,7 @@ def _cut(
     length: int | None,
     config: LatentsConfig,
     limits: ClipLimits,
-) -> Generator[Clip, None, int]:
+) -> Generator[DatasetClip, None, int]:
     """Yield clips of `length` frames; None: of as many frames as fit into a record."""
     first = next(frames, None)
     if first is None:
@@ -140,9 +140,11 @@ def _cut(
             return 0
 
 
-def _clip(video: np.ndarray, start: int, times: Times, display: Display, box: CropBox) -> Clip:
+def _clip(
+    video: np.ndarray, start: int, times: Times, display: Display, box: CropBox
+) -> DatasetClip:
     seconds = [float(times.at(start + k) - times.at(start)) for k in range(len(video))]
-    return Clip(video, start, float(times.rate), seconds, float(display.pixel_aspect), box)
+    return DatasetClip(video, start, float(times.rate), seconds, float(display.pixel_aspect), box)
 
 
 def _fitting(box: CropBox, megabytes: float, temporal_compression: int) -> int:

@@ -17,7 +17,7 @@ from cvvae_jax.codec.codec import Codec
 from cvvae_jax.config.latent_scale import LATENT_SCALE
 from cvvae_jax.data.sources import Source
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.dataset_clips import Clip, ClipLimits, read_clips
+from cvvae_jax.latents.dataset_clips import ClipLimits, DatasetClip, read_clips
 from cvvae_jax.latents.dataset_folder import ChannelSums
 from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.latents.dataset_records import RecordMetadata, pack, write_shard
@@ -33,7 +33,7 @@ ClipKey = tuple[int, int]
 
 
 @runtime_checkable
-class Encoder(Protocol):
+class ClipEncoder(Protocol):
     """A function from clips to the arrays that are stored."""
 
     limits: ClipLimits
@@ -73,7 +73,7 @@ class LatentsEncoder:
     def __call__(
         self, video: UInt8[np.ndarray, "b t h w 3"], keys: Sequence[tuple[int, int]]
     ) -> dict[str, Float[Array, "b n y x z"]]:
-        """Encode clips to float32 arrays, as `Encoder` says.
+        """Encode clips to float32 arrays, as `ClipEncoder` says.
 
         Args:
             video: clips of one shape.
@@ -125,7 +125,7 @@ class FileEnd:
 
 def read_clips_and_end(
     file: SourceFile, config: LatentsConfig, limits: ClipLimits
-) -> Iterator[Clip | FileEnd]:
+) -> Iterator[DatasetClip | FileEnd]:
     """Yield the clips of a file, then its end."""
     try:
         left = yield from read_clips(file.source[file.index], file.kind, config, limits)
@@ -157,9 +157,9 @@ class ShardBuilder:
         self,
         folder: Path,
         *,
-        encoder: Encoder,
+        encoder: ClipEncoder,
         config: LatentsConfig,
-        metadata: Callable[[SourceFile, int, Clip], RecordMetadata],
+        metadata: Callable[[SourceFile, int, DatasetClip], RecordMetadata],
     ):
         """Begin a shard.
 
@@ -178,7 +178,7 @@ class ShardBuilder:
         self._waiting: tuple[list[RecordMetadata], dict[str, Any]] | None = None
 
     def encode(
-        self, files: Sequence[SourceFile], events: Iterator[Clip | FileEnd]
+        self, files: Sequence[SourceFile], events: Iterator[DatasetClip | FileEnd]
     ) -> Iterator[SourceFile]:
         """Encode the clips of files.
 
@@ -191,7 +191,7 @@ class ShardBuilder:
         """
         for file in files:
             clip = 0
-            while isinstance(event := next(events), Clip):
+            while isinstance(event := next(events), DatasetClip):
                 self._add(self._metadata(file, clip, event), event.video)
                 clip += 1
             self._left_frames += event.left_frames

@@ -15,11 +15,16 @@ from cvvae_jax.config.places import is_remote
 from cvvae_jax.data.prepare.shards import record_name
 from cvvae_jax.data.sources import open_sources
 from cvvae_jax.errors import UserError
-from cvvae_jax.latents.dataset_clips import Clip
+from cvvae_jax.latents.dataset_clips import DatasetClip
 from cvvae_jax.latents.dataset_folder import LatentsFolder
 from cvvae_jax.latents.dataset_options import LatentsConfig
 from cvvae_jax.latents.dataset_records import RecordMetadata
-from cvvae_jax.latents.dataset_shard import Encoder, ShardBuilder, SourceFile, read_clips_and_end
+from cvvae_jax.latents.dataset_shard import (
+    ClipEncoder,
+    ShardBuilder,
+    SourceFile,
+    read_clips_and_end,
+)
 from cvvae_jax.resumable.lock import locked
 from cvvae_jax.resumable.parallel import in_order
 from cvvae_jax.resumable.share import Share
@@ -37,7 +42,7 @@ class UnloadedEncoder:
     shift_factor: float
     settings: dict[str, Any]
     """Further settings that decide the latents, by the names of the command's arguments."""
-    load: Callable[[], Encoder]
+    load: Callable[[], ClipEncoder]
     """Loads the encoder."""
     latents_mean: tuple[float, ...] | None = None
     latents_std: tuple[float, ...] | None = None
@@ -162,7 +167,7 @@ def _encode(
     folder: LatentsFolder,
     files: SourceFiles,
     shards: dict[int, range],
-    encoder: Encoder,
+    encoder: ClipEncoder,
     config: LatentsConfig,
     model: UnloadedEncoder,
     readers: int,
@@ -187,7 +192,7 @@ def _encode(
 
 
 def _record_metadata(
-    model: UnloadedEncoder, file: SourceFile, number: int, clip: Clip
+    model: UnloadedEncoder, file: SourceFile, number: int, clip: DatasetClip
 ) -> RecordMetadata:
     box = clip.box
     return RecordMetadata(

@@ -94,7 +94,7 @@ def test_a_norms_four_vectors_are_told_apart_and_its_counter_left_alone(tmp_path
     counter = {"Conv3d_1a_7x7/bn/num_batches_tracked": np.array(7)}
     opened = open_model(save("i3d", tmp_path / "x.safetensors", **counter))
     assert opened.left_alone == ("Conv3d_1a_7x7.bn.num_batches_tracked",)
-    found = {name: place.path for name, place in opened.places.items() if "4c.b1b.bn" in name}
+    found = {name: slot.path for name, slot in opened.slots.items() if "4c.b1b.bn" in name}
     assert found == {
         "Mixed_4c.b1b.bn.weight": "levels/01/01/b1b/norm/scale",
         "Mixed_4c.b1b.bn.bias": "levels/01/01/b1b/norm/bias",

@@ -114,7 +114,7 @@ BAD_HEADERS = {
     ),
     "too many axes": ({"a": entry(0, 16, (1,) * 99 + (4,))}, "a with an impossible shape"),
     "float8 for scales": ({"a": entry(0, 16, (16,), "F8_E8M0")}, "a as F8_E8M0"),
-    "offsets in reverse": ({"a": entry(16, 0, (4,))}, "a has no place in it"),
+    "offsets in reverse": ({"a": entry(16, 0, (4,))}, "a has no valid offsets"),
     "two tensors of one name": (TWICE, "names 'a' twice"),
     "no JSON": (b'{"a": ', "not valid JSON"),
     "no UTF-8": (b'{"\xff": 1}', "not valid JSON"),

@@ -63,10 +63,10 @@ def open_safetensors(path: Path) -> WeightFile:
     metadata = header.pop("__metadata__", None)
     check_count(path, len(header))
     metadata = metadata if isinstance(metadata, dict) else {}
-    places = {name: _place(entry) for name, entry in header.items()}
-    faults = _faults(path, header, places, data_size=stamp.size - start)
+    offsets = {name: _offsets(entry) for name, entry in header.items()}
+    faults = _faults(path, header, offsets, data_size=stamp.size - start)
     infos = {name: _info(entry, faults.get(name)) for name, entry in header.items()}
-    starts = {name: start + place.start for name, place in places.items() if place}
+    starts = {name: start + found.start for name, found in offsets.items() if found}
     return WeightFile(
         path,
         infos,
@@ -90,7 +90,7 @@ def _header(path: Path, file: BinaryIO, *, size: int) -> tuple[dict[str, Any], i
     return parse_object(file.read(length), f"the header of {path}"), 8 + length
 
 
-def _place(entry: Any) -> _Offsets | None:
+def _offsets(entry: Any) -> _Offsets | None:
     """The offsets of a tensor in the data; None where the entry states none."""
     match entry:
         case {"data_offsets": [int(start), int(end)]} if 0 <= start <= end:
@@ -99,7 +99,7 @@ def _place(entry: Any) -> _Offsets | None:
 
 
 def _faults(
-    path: Path, header: dict[str, Any], places: dict[str, _Offsets | None], *, data_size: int
+    path: Path, header: dict[str, Any], offsets: dict[str, _Offsets | None], *, data_size: int
 ) -> dict[str, str]:
     """Why single tensors can't be read, by their names.
 
@@ -107,10 +107,10 @@ def _faults(
         UserError: the file is cut short, or has bytes that belong to no tensor.
     """
     placed = sorted(
-        ((place, name) for name, place in places.items() if place),
+        ((found, name) for name, found in offsets.items() if found),
         key=lambda found: (found[0].start, found[0].end),
     )
-    expected = max((place.end for place, _ in placed), default=0)
+    expected = max((found.end for found, _ in placed), default=0)
     if expected > data_size:
         raise UserError(
             f"{path} is cut short: it has {data_size:,} of {expected:,} bytes of tensors; "
@@ -118,31 +118,31 @@ def _faults(
         )
     faults = {name: fault for name in header if (fault := _fault(path, name, header[name]))}
     end, last = 0, None
-    for place, name in placed:
-        if place.start < end:
+    for found, name in placed:
+        if found.start < end:
             for one in (name, last):
                 faults[one] = _unsound(path, f"{name} and {last} have offsets that overlap")
-        elif place.start > end and len(placed) == len(places):
+        elif found.start > end and len(placed) == len(offsets):
             raise UserError(_unsound(path, f"no tensor's offsets cover the bytes before {name}"))
-        if place.end > end:
-            end, last = place.end, name
-    if end < data_size and len(placed) == len(places):
+        if found.end > end:
+            end, last = found.end, name
+    if end < data_size and len(placed) == len(offsets):
         raise UserError(_unsound(path, f"{data_size - end:,} bytes belong to no tensor"))
     return faults
 
 
 def _fault(path: Path, name: str, entry: Any) -> str | None:
     """Why a tensor can't be read by what its entry says."""
-    place = _place(entry)
-    if place is None:
-        return _unsound(path, f"{name} has no place in it ({_short(entry)})")
+    found = _offsets(entry)
+    if found is None:
+        return _unsound(path, f"{name} has no valid offsets ({_short(entry)})")
     shape, dtype = entry.get("shape"), entry.get("dtype")
     if not isinstance(dtype, str) or dtype not in DTYPES:
         return f"{path} holds {name} as {dtype}; accepted are {', '.join(DTYPES)}."
     counts = isinstance(shape, list) and all(type(axis) is int and axis >= 0 for axis in shape)
     if counts and len(shape) > _MOST_AXES:
         return f"{path} holds {name} with an impossible shape: it has {len(shape)} axes."
-    if not counts or math.prod(shape) * DTYPES[dtype].itemsize != place.end - place.start:
+    if not counts or math.prod(shape) * DTYPES[dtype].itemsize != found.end - found.start:
         wrong = "an invalid shape, data type or offsets"
         return _unsound(path, f"{name} has {wrong} ({_short(entry)})")
     try:

@@ -189,8 +189,8 @@ def _is_text(head: bytes) -> bool:
 
 def _open_shards(index: Path) -> tuple[WeightFile, ...]:
     """All files of an index; each must hold exactly the tensors that the index places in it."""
-    places = _weight_map(index)
-    names = sorted(set(places.values()))
+    files = _weight_map(index)
+    names = sorted(set(files.values()))
     if absent := [name for name in names if not (index.parent / name).is_file()]:
         raise UserError(f"{index} names files that are not beside it: {', '.join(absent)}.")
     sources = tuple(_open_file(index.parent / name) for name in names)
@@ -199,10 +199,10 @@ def _open_shards(index: Path) -> tuple[WeightFile, ...]:
         for tensor in source.tensors:
             if tensor in seen:
                 problems.append(f"{tensor} is in both {seen[tensor]} and {name}")
-            elif places.get(tensor) != name:
+            elif files.get(tensor) != name:
                 problems.append(f"{tensor} is in {name}, but the index doesn't say so")
             seen[tensor] = name
-    problems += [f"{tensor} is not in {places[tensor]}" for tensor in places if tensor not in seen]
+    problems += [f"{tensor} is not in {files[tensor]}" for tensor in files if tensor not in seen]
     if problems:
         rest = ["..."] if len(problems) > 5 else []
         raise UserError(f"{index} and its files disagree: {'; '.join(problems[:5] + rest)}.")
@@ -211,14 +211,14 @@ def _open_shards(index: Path) -> tuple[WeightFile, ...]:
 
 def _weight_map(index: Path) -> dict[str, str]:
     """File names by tensor name."""
-    places = read_json(index).get("weight_map")
-    if not isinstance(places, dict) or not places:
+    files = read_json(index).get("weight_map")
+    if not isinstance(files, dict) or not files:
         raise UserError(f"{index} must have a weight_map from tensor names to file names.")
-    for tensor, name in places.items():
+    for tensor, name in files.items():
         # Names only, so that an index cannot reach other folders. A file beside it may be a link:
         # the cache of the Hugging Face Hub consists of links.
         if not isinstance(name, str) or not re.fullmatch(r"[^/\\:\x00]+", name) or name == "..":
             raise UserError(
                 f"{index} places {tensor} in {name!r}; accepted are plain names of files beside it."
             )
-    return places
+    return files

@@ -12,7 +12,7 @@ from cvvae_jax.metrics.frechet import FeatureStatistics, frechet_distance
 from cvvae_jax.metrics.latents import linear_probe, mmd, principal_angles
 from cvvae_jax.metrics.time import by_position
 
-Clip = dict[str, np.ndarray]
+ClipScores = dict[str, np.ndarray]
 
 CELLS = ("Ei-Di", "Ei-Dv", "Ev-Di", "Ev-Dv")
 """Encoder and decoder: of the image VAE (i) or of the video VAE (v)."""
@@ -26,7 +26,7 @@ MMD_SAMPLES = 1000
 """Patches of each set that MMD takes at most, evenly spaced: it looks at all pairs."""
 
 
-def summarize_compatibility(clips: Sequence[Clip]) -> dict:
+def summarize_compatibility(clips: Sequence[ClipScores]) -> dict:
     """Summarizes what `measure_compatibility` found of each clip, given without its batch axis, as
     one dict for JSON: numbers, or None where the clips don't allow one.
 
@@ -73,7 +73,7 @@ def summarize_compatibility(clips: Sequence[Clip]) -> dict:
     }
 
 
-def _scores(clips: Sequence[Clip], name: str) -> dict[str, float | None]:
+def _scores(clips: Sequence[ClipScores], name: str) -> dict[str, float | None]:
     """A mean over clips for every metric that some clip has."""
     keys = sorted({key for clip in clips for key in clip if key.startswith(name)})
     return {
@@ -84,7 +84,7 @@ def _scores(clips: Sequence[Clip], name: str) -> dict[str, float | None]:
     }
 
 
-def _latents(clips: Sequence[Clip]) -> dict:
+def _latents(clips: Sequence[ClipScores]) -> dict:
     video, image = (_channels(clips, name) for name in ("video", "image"))
     columns = zip(*video, *image, strict=True)
     names = ("mean_video", "std_video", "mean_image", "std_image")
@@ -102,7 +102,7 @@ def _latents(clips: Sequence[Clip]) -> dict:
     }
 
 
-def _channels(clips: Sequence[Clip], name: str) -> tuple[np.ndarray, np.ndarray]:
+def _channels(clips: Sequence[ClipScores], name: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean and standard deviation of each channel over all clips."""
     counts, means, variances = (
         np.stack([clip[f"latents/{key}"] for clip in clips]).astype(np.float64)
@@ -122,7 +122,7 @@ def _by_position(values: list[Float[np.ndarray, " t"]], time: int) -> Float[np.n
     return _nanmean([by_position(clip[None], time) for clip in values])
 
 
-def _distributions(clips: Sequence[Clip], mean: np.ndarray, unit: np.ndarray) -> dict:
+def _distributions(clips: Sequence[ClipScores], mean: np.ndarray, unit: np.ndarray) -> dict:
     """Distances of patches, and how well one tells the other; `mean` and `unit` for each
     channel."""
 
@@ -182,7 +182,7 @@ def _probed(known: list[np.ndarray], wanted: list[np.ndarray]) -> float:
     return float(np.mean(ways))
 
 
-def _lipschitz(clips: Sequence[Clip]) -> dict[str, float | None]:
+def _lipschitz(clips: Sequence[ClipScores]) -> dict[str, float | None]:
     """Means over clips of what `stretch` measures, and what follows of it for each clip.
 
     `loss_bound`: image_error + largest * distance, which `loss` doesn't exceed where `largest` is
@@ -210,7 +210,7 @@ def _lipschitz(clips: Sequence[Clip]) -> dict[str, float | None]:
     return {name: _number(_nanmean(values)) for name, values in found.items()}
 
 
-def _mean(clips: Sequence[Clip], key: str) -> np.ndarray:
+def _mean(clips: Sequence[ClipScores], key: str) -> np.ndarray:
     return np.mean([clip[key] for clip in clips], axis=0, dtype=np.float64)
 
 

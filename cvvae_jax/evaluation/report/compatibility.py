@@ -101,7 +101,7 @@ _MODES = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class PairScore:
     """One cell of the 2 x 2 matrix: its main score, the others, and how good it is, in percent."""
 
     pair: Markup
@@ -116,11 +116,11 @@ class Mode:
 
     title: str
     remark: str
-    matrices: list[list[list[Cell]]]
+    matrices: list[list[list[PairScore]]]
 
 
 @dataclasses.dataclass(frozen=True)
-class Section:
+class CompatibilitySection:
     """All that the page shows of compatibility."""
 
     names: list[str]
@@ -131,7 +131,7 @@ class Section:
     plots: list[Plot]
 
 
-def section(results: Results) -> Section | None:
+def section(results: Results) -> CompatibilitySection | None:
     """The section of results["compatibility"]; None where that is empty."""
     found = {name: entry for name, entry in (results.get("compatibility") or {}).items() if entry}
     if not found:
@@ -145,7 +145,7 @@ def section(results: Results) -> Section | None:
         for key in cell
     }
     scores = Scores(results["metrics"], keys)
-    return Section(
+    return CompatibilitySection(
         names=list(found),
         leads=_leads(found, scores),
         main=scores.label(scores.main),
@@ -182,7 +182,7 @@ def _leads(found: dict[str, dict], scores: Scores) -> list[Markup]:
     return sentences
 
 
-def _matrices(cells: list[dict[str, dict]], scores: Scores) -> list[list[list[Cell]]]:
+def _matrices(cells: list[dict[str, dict]], scores: Scores) -> list[list[list[PairScore]]]:
     values = (cell.get(scores.main) for each in cells for cell in each.values())
     known = [value for value in values if value is not None] or [0.0]
     scale = min(known), max(known)
@@ -197,10 +197,10 @@ def _matrices(cells: list[dict[str, dict]], scores: Scores) -> list[list[list[Ce
 
 def _cell(
     pair: str, cells: dict[str, dict], scores: Scores, scale: tuple[float | int, float | int]
-) -> Cell:
+) -> PairScore:
     found = cells.get(pair, {})
     value = found.get(scores.main)
     good = percent(value, *scale)
     if good is not None and scores.lower_is_better:
         good = round(100 - good, 2)
-    return Cell(pair_name(pair), scores.text(scores.main, value), scores.others(found), good)
+    return PairScore(pair_name(pair), scores.text(scores.main, value), scores.others(found), good)

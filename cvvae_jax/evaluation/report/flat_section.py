@@ -24,7 +24,7 @@ class Picture:
 
 
 @dataclasses.dataclass(frozen=True)
-class Section:
+class FlatFieldsSection:
     """All that the page shows of flat fields."""
 
     names: list[str]
@@ -35,7 +35,7 @@ class Section:
     pictures: list[Picture]
 
 
-def section(results: Results, folder: Path) -> Section | None:
+def section(results: Results, folder: Path) -> FlatFieldsSection | None:
     """The section of results["flat_fields"]; None where that is empty.
 
     Raises:
@@ -44,7 +44,7 @@ def section(results: Results, folder: Path) -> Section | None:
     found = {name: entry for name, entry in (results.get("flat_fields") or {}).items() if entry}
     if not found:
         return None
-    return Section(
+    return FlatFieldsSection(
         names=list(found),
         colors=max(len(entry["colors"]) for entry in found.values()),
         rows=_rows(found),

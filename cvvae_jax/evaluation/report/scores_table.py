@@ -26,7 +26,7 @@ ARROWS = {"higher": "↑", "lower": "↓", "one": "→ 1"}
 
 
 @dataclasses.dataclass(frozen=True)
-class Cell:
+class ContenderScore:
     """A contender's score, and its difference from the reference."""
 
     color: int
@@ -47,7 +47,7 @@ class MetricRow:
     metric: dict
     direction: str
     arrow: str
-    cells: list[Cell]
+    cells: list[ContenderScore]
 
 
 def groups(results: Results) -> list[tuple[str, list[MetricRow]]]:
@@ -87,7 +87,7 @@ def _best(metric: dict, values: list[numbers.Number]) -> str | None:
 
 def _cell(
     results: Results, metric: dict, name: str, color: int, *, best: str | None, is_ranked: bool
-) -> Cell:
+) -> ContenderScore:
     """A contender's cell; baselines, which are not ranked, have only score and difference."""
     own, entry, digits = (
         score(results, name, metric),
@@ -97,7 +97,7 @@ def _cell(
     value = numbers.fixed(own.get("value"), digits)
     found = verdict(metric, entry) if is_ranked else None
     is_counted = is_ranked and name != results["reference"]
-    return Cell(
+    return ContenderScore(
         color=color,
         value=value,
         range=numbers.span(*ends(own), digits),
