@@ -4,6 +4,7 @@
     python -m benchmarks.codec --sizes 17x256x256 --dtypes float32      # enough for a CPU
     python -m benchmarks.codec --quick                                  # small widths, in seconds
     python -m benchmarks.codec --profile 3                              # and a trace of 3 runs
+    python -m benchmarks.codec --convolutions                           # and compiled convolutions
     python -m benchmarks.codec --quality runs/quickstart --clips DIR    # what bfloat16 costs
 
 Random weights of the official shapes, the same on both sides. Videos go through in chunks of 17
@@ -71,6 +72,8 @@ class Benchmark:
     """Timed rounds."""
     quick: bool = False
     """Small widths, one small size, PyTorch eagerly."""
+    convolutions: bool = False
+    """Also print what the compiler made of our convolutions: targets and layouts."""
     profile: int = 0
     """Runs of each part that jax.profiler traces, after the timed ones, for XProf or TensorBoard;
     ours alone."""
@@ -143,6 +146,9 @@ def _rows(part: Part, model: VideoVAE, size: Size, peak: float, options: Benchma
                 if i == 0 and name not in failures:
                     outputs[name] = side.as_array(last)
                     peaks[name] = side.device_bytes() or added.bytes
+    if options.convolutions and "cvvae_jax" in sides:
+        for what, count in sides["cvvae_jax"].convolutions().most_common():
+            print(f"{part} {size}: {count} of {what}", flush=True)
     if options.profile and "cvvae_jax" not in failures:
         _trace(part, sides["cvvae_jax"], size, model.config.dtype, options)
     counts = [count * size.chunks for count in operations(part, model.config, array)]

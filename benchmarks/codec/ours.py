@@ -1,6 +1,8 @@
 """Our encoder and decoder, compiled, on the first device."""
 
+import re
 import time
+from collections import Counter
 
 import jax
 import jax.numpy as jnp
@@ -8,6 +10,13 @@ import numpy as np
 
 from benchmarks.codec.setting import Part, run
 from cvvae_jax.models.video_vae import VideoVAE
+
+# On GPUs a convolution is a call of cuDNN; on TPUs and CPUs it stays an operation of XLA.
+_CONVOLUTION = re.compile(
+    r"= \(?(?P<result>\w+\[[\d,]*\]\{[\d,]*)\S* (?P<kind>convolution|custom-call)\(.*"
+    r"dim_labels=(?P<labels>[\w>-]+)"
+)
+_TARGET = re.compile(r'custom_call_target="([^"]+)"')
 
 
 class Ours:
@@ -30,6 +39,18 @@ class Ours:
     def as_array(self, output: jax.Array) -> np.ndarray:
         """In float32."""
         return np.asarray(output, np.float32)
+
+    def convolutions(self) -> Counter[str]:
+        """How often the compiled program has each kind of convolution: its target, which is a
+        library's or XLA's own, its order of axes, and its result's type and layout."""
+        found = Counter()
+        for line in self._program.as_text().splitlines():
+            if match := _CONVOLUTION.search(line):
+                target = _TARGET.search(line)
+                kind = target[1] if target else match["kind"]
+                dtype, layout = re.sub(r"\[[\d,]*\]", " ", match["result"]).split()
+                found[f"{kind} {match['labels']} {dtype} {layout}}}"] += 1
+        return found
 
     def device_bytes(self) -> int | None:
         """The most memory that the program takes by its compiler's plan; None on CPUs, where it is
