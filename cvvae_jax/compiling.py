@@ -123,6 +123,25 @@ def _is_whole(path: Path) -> bool:
     return True
 
 
+def compile_program(lowered: Any) -> Any:
+    """Compiles a `jax.stages.Lowered` for the default backend, to a `jax.stages.Compiled`."""
+    return lowered.compile(compiler_options=_compiler_options())
+
+
+def _compiler_options() -> dict[str, str]:
+    import jax
+    import jaxlib
+
+    if jax.default_backend() != "cpu" or not jaxlib.__version__.startswith("0.10."):
+        return {}
+    # This version computes convolutions with YNNPACK, which takes three to five times as long as
+    # the alternative, Eigen, for those without zero padding (docs/performance.md has the figures).
+    # Products of matrices and sums stay with YNNPACK. Jaxlib 0.12 is not slow; this can go with jax
+    # 0.10, the last version for Python 3.11.
+    kept = "LIBRARY_FUSION_TYPE_DOT,LIBRARY_FUSION_TYPE_REDUCE"
+    return {"xla_cpu_experimental_ynn_fusion_type": kept}
+
+
 class _Waits:
     """The time in which one thread or several waited for the compiler, and what was compiled."""
 

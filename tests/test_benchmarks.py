@@ -37,11 +37,12 @@ def test_rows_are_all_combinations():
 
 def test_table_shows_medians_and_failures():
     result = workers.Result(ROW, {"peak_flops": 2e12, "executed": 3e12, "official": 1e12})
-    result.runs = [{"joint": seconds} for seconds in (9.0, 2.0, 3.0)]
+    result.runs = [{"joint": seconds, "cpu": 2 * seconds} for seconds in (9.0, 2.0, 3.0)]
     cells = table.line(result).split()
     assert cells[5] == "3.0000"
-    assert cells[8] == "3.00"  # 9 frames in 3 seconds
-    assert cells[12] == "50.0"  # executed, % of the peak
+    assert cells[8] == "6.000"  # of the processors
+    assert cells[9] == "3.00"  # 9 frames in 3 seconds
+    assert cells[13] == "50.0"  # executed, % of the peak
     result.failure = workers.OUT_OF_MEMORY
     assert table.line(result).endswith(workers.OUT_OF_MEMORY)
 
@@ -75,7 +76,7 @@ def test_torch_step_is_ours(family):
 
     row = dataclasses.replace(ROW, family=family)
     config, noise, offsets = row.config, *_draws(row)
-    networks = Networks.random(config, tiny=True)
+    networks = Networks.random(row)
     video = random_batch(row.bucket)["video"]
     batch = Batch(to_float(jnp.asarray(video)), Draws(noise, noise, offsets))
     run = functools.partial(gradients, update="joint", loss=config.loss, remat="none")

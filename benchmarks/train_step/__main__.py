@@ -2,6 +2,7 @@
 
     python -m benchmarks.train_step --torch                 # the whole table, on any device
     python -m benchmarks.train_step --tiny --torch          # small widths, for CPUs
+    python -m benchmarks.train_step --tiny --torch --widths 64 128 256 256    # wider and deeper
 
 Networks are of the official shapes (video VAE, discriminator, frozen image VAE, LPIPS) with random
 weights, which speed and memory don't depend on. Compiling takes most of the time: options choose
@@ -41,7 +42,9 @@ class Benchmark:
     torch: bool = False
     """Also the same step in PyTorch, on CUDA where there is one."""
     tiny: bool = False
-    """Small widths and frames."""
+    """Small widths and frames, and half the depth."""
+    widths: tuple[int, ...] = ()
+    """Other channels of the levels, at the official depth; with `tiny`, of small frames."""
     devices: int = 1
     """Devices that train together; PyTorch's rows are always one's."""
     warm_up: int = 2
@@ -86,7 +89,7 @@ def rows(options: Benchmark):
     for kind in options.batches:
         for updates in options.updates:
             shared = {"kind": kind, "updates": updates, "family": options.family}
-            shared |= {"tiny": options.tiny}
+            shared |= {"tiny": options.tiny, "widths": options.widths}
             for precision in options.precisions:
                 for remat in options.remats:
                     yield Row(

@@ -27,7 +27,7 @@ class OurStep:
         devices = jax.devices()[: row.devices]
         mesh = sharding.make_mesh(MeshConfig(), batches=(row.bucket.batch,), devices=devices)
         job = job_of(config, mesh)
-        networks = Networks.random(config, tiny=row.tiny)
+        networks = Networks.random(row)
         self._frozen = _on(mesh, networks.frozen)
         self._state = _on(mesh, networks.state(config))
         batch = random_batch(row.bucket) | {"stop": np.zeros(row.bucket.batch, np.uint8)}

@@ -12,7 +12,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from cvvae_jax import parameter_paths
-from cvvae_jax.config import Bucket, LPIPSConfig, Remat, TrainConfig
+from cvvae_jax.config import Bucket, LPIPSConfig, Remat, TrainConfig, VideoVAEConfig
 from cvvae_jax.convert.convert import abstract_model
 from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.conv_forms import reference_convolutions
@@ -38,6 +38,7 @@ _TINY_BUCKETS = {"video": Bucket(frames=9, size=64, batch=1), "images": Bucket(1
 _TINY_VAE = {"block_channels": (8, 16, 32, 32), "norm_groups": 8, "blocks_per_level": 1}
 _TINY_DISCRIMINATOR = {"base_channels": 8, "norm_groups": 8}
 _TINY_LPIPS = ((4,), (8,), (16,), (32,), (32,))
+_NORM_GROUPS = 32  # the official number
 
 
 @dataclasses.dataclass(frozen=True)
@@ -52,6 +53,9 @@ class Row:
     family: Family
     tiny: bool
     devices: int
+    widths: tuple[int, ...] = ()
+    """Channels of the levels of both VAEs, which then have the official depth; the discriminator
+    and LPIPS are narrower in proportion."""
 
     @property
     def bucket(self) -> Bucket:
@@ -72,6 +76,11 @@ class Row:
         dtype = "bfloat16" if self.precision == "bfloat16" else "float32"
         vae = {"dtype": dtype} | (_TINY_VAE if self.tiny else {})
         discriminator = {"dtype": dtype} | (_TINY_DISCRIMINATOR if self.tiny else {})
+        if self.widths:
+            base = self.widths[0] // 2
+            vae = {"dtype": dtype, "block_channels": self.widths}
+            vae["norm_groups"] = min(_NORM_GROUPS, self.widths[0])
+            discriminator |= {"base_channels": base, "norm_groups": min(_NORM_GROUPS, base)}
         train = {"updates": self.updates, "remat": self.remat, "buckets": (self.bucket,)}
         return dataclasses.replace(
             config,
@@ -94,10 +103,10 @@ class Networks:
     frozen: Frozen
 
     @classmethod
-    def abstract(cls, config: TrainConfig, *, tiny: bool) -> "Networks":
+    def abstract(cls, row: Row) -> "Networks":
         """Their shapes and types."""
-        official = vgg.LEVELS
-        vgg.LEVELS = _TINY_LPIPS if tiny else official
+        config, official = row.config, vgg.LEVELS
+        vgg.LEVELS = _lpips_levels(row, official)
         try:
             lpips = abstract_model(vgg.LPIPS, LPIPSConfig(dtype=config.frozen_dtype))
         finally:
@@ -109,11 +118,11 @@ class Networks:
         )
 
     @classmethod
-    def random(cls, config: TrainConfig, *, tiny: bool) -> "Networks":
+    def random(cls, row: Row) -> "Networks":
         """The same ones every time, in numpy: drawing them takes seconds, where compiling their
         initializers takes minutes on a CPU."""
         rng = np.random.default_rng(0)
-        abstract = cls.abstract(config, tiny=tiny)
+        abstract = cls.abstract(row)
         leaves = parameter_paths.flatten(abstract).items()
         return parameter_paths.unflatten(
             abstract, {path: random_array(rng, path, leaf) for path, leaf in leaves}
@@ -124,6 +133,14 @@ class Networks:
         optimizers = Optimizers.create(config.train)
         log_scale = config.loss.log_scale
         return TrainState.create(self.model, self.discriminator, optimizers, log_scale=log_scale)
+
+
+def _lpips_levels(row: Row, official: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:
+    """As much narrower than the official ones as the VAEs are."""
+    if row.widths:
+        wider = VideoVAEConfig().block_channels[0] // row.widths[0]
+        return tuple(tuple(channels // wider for channels in level) for level in official)
+    return _TINY_LPIPS if row.tiny else official
 
 
 def random_array(rng: np.random.Generator, path: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

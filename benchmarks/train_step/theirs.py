@@ -171,9 +171,7 @@ class TheirStep:
             torch.set_default_device(self._device)
             torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
             torch.backends.cudnn.benchmark = True
-        self.networks = OfficialNetworks.create(
-            Networks.random(config, tiny=row.tiny), config, device=self._device
-        )
+        self.networks = OfficialNetworks.create(Networks.random(row), config, device=self._device)
         batch = random_batch(row.bucket)["video"].astype(np.float32) / 127.5 - 1
         self._video = torch.tensor(np.moveaxis(batch, -1, 1).copy(), device=self._device)
         self._optimizers = {

@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import statistics
+import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ class Result:
     facts: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Of the device, and of the programs where they are compiled."""
     runs: list[dict[str, float]] = dataclasses.field(default_factory=list)
-    """Seconds of every kind of step, in every timed round."""
+    """Seconds of every kind of step, and of the host's processors (`cpu`), in every timed round."""
     peak_bytes: int | None = None
     failure: str | None = None
 
@@ -38,6 +39,10 @@ class Result:
             program: statistics.median(run[program] for run in self.runs)
             for program in self.row.programs
         }
+
+    def cpu_seconds(self) -> float:
+        """What a round takes of the host's processors, the median."""
+        return statistics.median(run["cpu"] for run in self.runs)
 
 
 def measure(
@@ -174,7 +179,8 @@ def _answer(step: Any, row: Row, request: str, argument: Any) -> Any:
         case "facts":
             return step.facts() | {"official": sum(official_flops(row).values())}
         case "step":
-            return step()
+            start = time.process_time()
+            return step() | {"cpu": time.process_time() - start}
         case "peak":
             return step.peak_bytes()
         case "profile":

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, UInt8
 
 from cvvae_jax import split_frames
 from cvvae_jax.codec.values import PixelType
-from cvvae_jax.compiling import announced
+from cvvae_jax.compiling import announced, compile_program
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.inputs import to_float, to_uint8
 
@@ -229,7 +229,7 @@ class CodecPrograms:
         start = time.monotonic()
         with announced(f"the program to {what}", groups, pixels, *self.identity):
             traced = self.trace(direction, shape, groups=groups, pixels=pixels)
-            compiled = traced.lower().compile()
+            compiled = compile_program(traced.lower())
         seconds = time.monotonic() - start
         (_, pieces), _ = traced.in_avals
         # Shapes of traced arrays are global where axes are left to the partitioner.

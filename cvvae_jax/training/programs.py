@@ -15,7 +15,7 @@ from flax import nnx
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from cvvae_jax import sharding
-from cvvae_jax.compiling import announced
+from cvvae_jax.compiling import announced, compile_program
 from cvvae_jax.config import StageConfig, TrainConfig
 from cvvae_jax.hardware import count_flops
 from cvvae_jax.models.image_vae import ImageVAE
@@ -126,7 +126,7 @@ class TrainPrograms:
         """Compiles a new program."""
         start = time.perf_counter()
         traced = self.lower(update, video_shape)
-        compiled = traced.lowered.compile()
+        compiled = compile_program(traced.lowered)
         frames = video_shape[0] * video_shape[1]
         seconds = time.perf_counter() - start
         return TrainProgram(update, frames, compiled, traced.flops, traced.executed_flops, seconds)
