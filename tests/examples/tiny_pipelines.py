@@ -1,0 +1,204 @@
+"""Pipelines of diffusers with tiny random networks, made from configurations: nothing is loaded."""
+
+import json
+
+import diffusers
+import torch
+from transformers import (
+    CLIPImageProcessor,
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    CLIPVisionConfig,
+    CLIPVisionModelWithProjection,
+)
+
+WIDTH = 8
+"""Channels of text, and of attention over it."""
+WORDS = ("<|startoftext|>", "<|endoftext|>", "a</w>", "fox</w>")
+LEVELS = {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+ATTENTION = {"cross_attention_dim": WIDTH, "attention_head_dim": 2}
+
+
+def image_vae(**settings) -> diffusers.AutoencoderKL:
+    """Two pixels a latent, along height and along width; norms and biases are random, too."""
+    vae = diffusers.AutoencoderKL(
+        **LEVELS,
+        down_block_types=("DownEncoderBlock2D",) * 2,
+        up_block_types=("UpDecoderBlock2D",) * 2,
+        **{"latent_channels": 4, **settings},
+    )
+    return randomize(vae)
+
+
+def randomize(model):
+    """Norms and biases too, which start as ones and zeros."""
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+    return model.eval()
+
+
+def text_parts(folder) -> dict:
+    """A tokenizer, whose files are written to a folder, and a text encoder."""
+    folder.mkdir()
+    (folder / "vocab.json").write_text(json.dumps({word: i for i, word in enumerate(WORDS)}))
+    (folder / "merges.txt").write_text("#version: 0.2\n")
+    tokenizer = CLIPTokenizer.from_pretrained(folder, model_max_length=5)
+    return {"tokenizer": tokenizer, "text_encoder": CLIPTextModel(text_config()).eval()}
+
+
+def text_config() -> CLIPTextConfig:
+    return CLIPTextConfig(
+        vocab_size=len(WORDS),
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        max_position_embeddings=5,
+        bos_token_id=0,
+        eos_token_id=1,
+        pad_token_id=1,
+    )
+
+
+def unet(**settings) -> diffusers.UNet2DConditionModel:
+    return diffusers.UNet2DConditionModel(
+        **LEVELS,
+        **ATTENTION | settings,
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock2D", "DownBlock2D"),
+        up_block_types=("UpBlock2D", "CrossAttnUpBlock2D"),
+    )
+
+
+def scheduler() -> diffusers.DDIMScheduler:
+    return diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
+
+
+def stable_diffusion(folder, vae) -> diffusers.StableDiffusionPipeline:
+    channels = vae.config.latent_channels
+    return quiet(
+        diffusers.StableDiffusionPipeline(
+            **text_parts(folder),
+            vae=vae,
+            unet=unet(in_channels=channels, out_channels=channels),
+            scheduler=scheduler(),
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        )
+    )
+
+
+def stable_diffusion_xl(folder, vae) -> diffusers.StableDiffusionXLPipeline:
+    parts = text_parts(folder)
+    conditioned = {
+        "addition_embed_type": "text_time",
+        "addition_time_embed_dim": 2,
+        "projection_class_embeddings_input_dim": WIDTH + 6 * 2,
+        "cross_attention_dim": 2 * WIDTH,
+    }
+    return quiet(
+        diffusers.StableDiffusionXLPipeline(
+            **parts,
+            tokenizer_2=parts["tokenizer"],
+            text_encoder_2=CLIPTextModelWithProjection(text_config()).eval(),
+            vae=vae,
+            unet=unet(**conditioned),
+            scheduler=scheduler(),
+            add_watermarker=False,
+        )
+    )
+
+
+def animate_diff(folder, vae) -> diffusers.AnimateDiffPipeline:
+    motion = diffusers.MotionAdapter(
+        block_out_channels=LEVELS["block_out_channels"],
+        motion_layers_per_block=1,
+        motion_num_attention_heads=2,
+        motion_norm_num_groups=4,
+    )
+    return quiet(
+        diffusers.AnimateDiffPipeline(
+            **text_parts(folder),
+            vae=vae,
+            unet=unet(),
+            motion_adapter=motion,
+            scheduler=scheduler(),
+        )
+    )
+
+
+def text_to_video(folder, vae) -> diffusers.TextToVideoSDPipeline:
+    network = diffusers.UNet3DConditionModel(
+        **LEVELS,
+        **ATTENTION,
+        sample_size=8,
+        down_block_types=("CrossAttnDownBlock3D", "DownBlock3D"),
+        up_block_types=("UpBlock3D", "CrossAttnUpBlock3D"),
+    )
+    return quiet(
+        diffusers.TextToVideoSDPipeline(
+            **text_parts(folder), vae=vae, unet=network, scheduler=scheduler()
+        )
+    )
+
+
+def svd_vae() -> diffusers.AutoencoderKLTemporalDecoder:
+    return randomize(
+        diffusers.AutoencoderKLTemporalDecoder(
+            block_out_channels=(32, 32),
+            down_block_types=("DownEncoderBlock2D",) * 2,
+            layers_per_block=1,
+        )
+    )
+
+
+def stable_video_diffusion(vae) -> diffusers.StableVideoDiffusionPipeline:
+    network = diffusers.UNetSpatioTemporalConditionModel(
+        block_out_channels=(32, 32),
+        layers_per_block=1,
+        sample_size=8,
+        in_channels=8,
+        out_channels=4,
+        down_block_types=("CrossAttnDownBlockSpatioTemporal", "DownBlockSpatioTemporal"),
+        up_block_types=("UpBlockSpatioTemporal", "CrossAttnUpBlockSpatioTemporal"),
+        cross_attention_dim=WIDTH,
+        num_attention_heads=2,
+        addition_time_embed_dim=4,
+        projection_class_embeddings_input_dim=12,
+    )
+    vision = CLIPVisionConfig(
+        hidden_size=WIDTH,
+        intermediate_size=WIDTH,
+        projection_dim=WIDTH,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        image_size=224,  # the pipeline resizes to it
+        patch_size=112,
+    )
+    return quiet(
+        diffusers.StableVideoDiffusionPipeline(
+            vae=vae,
+            image_encoder=CLIPVisionModelWithProjection(vision).eval(),
+            unet=network,
+            scheduler=diffusers.EulerDiscreteScheduler(
+                prediction_type="v_prediction",
+                timestep_type="continuous",
+                sigma_min=0.002,
+                sigma_max=700.0,
+                timestep_spacing="leading",
+            ),
+            feature_extractor=CLIPImageProcessor(
+                crop_size={"height": 224, "width": 224}, size={"shortest_edge": 224}
+            ),
+        )
+    )
+
+
+def quiet(pipe):
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
