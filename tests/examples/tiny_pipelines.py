@@ -4,6 +4,7 @@ import json
 
 import diffusers
 import torch
+from flax import nnx
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
@@ -14,22 +15,45 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
+import cvvae_jax
+from cvvae_jax.config import VideoVAEConfig
+from cvvae_jax.models.image_vae import ImageVAE
+from cvvae_jax.models.video_vae import VideoVAE, function_preserving, inflate
+
 WIDTH = 8
 """Channels of text, and of attention over it."""
 WORDS = ("<|startoftext|>", "<|endoftext|>", "a</w>", "fox</w>")
 LEVELS = {"block_out_channels": (8, 8), "layers_per_block": 1, "norm_num_groups": 4}
+VAE_LEVELS = 3
+"""Four pixels a latent, along height and along width, and time for two doublings."""
 ATTENTION = {"cross_attention_dim": WIDTH, "attention_head_dim": 2}
 
 
 def image_vae(**settings) -> diffusers.AutoencoderKL:
-    """Two pixels a latent, along height and along width; norms and biases are random, too."""
     vae = diffusers.AutoencoderKL(
-        **LEVELS,
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
+        **LEVELS | {"block_out_channels": (8,) * VAE_LEVELS},
+        down_block_types=("DownEncoderBlock2D",) * VAE_LEVELS,
+        up_block_types=("UpDecoderBlock2D",) * VAE_LEVELS,
         **{"latent_channels": 4, **settings},
     )
     return randomize(vae)
+
+
+def converted(vae: diffusers.ModelMixin, folder):
+    """The same VAE in JAX, through the files that diffusers writes."""
+    vae.save_pretrained(folder)
+    return cvvae_jax.load(folder)
+
+
+def video_vae(image: ImageVAE) -> VideoVAE:
+    """A video VAE that computes an image VAE's function on images and on static videos."""
+    shape = {"block_channels": image.config.block_channels, "blocks_per_level": 1}
+    config = VideoVAEConfig(**shape, norm_groups=4, temporal_strides=(2, 2))
+    return inflate(image, function_preserving(config, image.config), rngs=nnx.Rngs(0))
+
+
+WITHOUT_QUANT = {"use_quant_conv": False, "use_post_quant_conv": False}
+"""Settings of image VAEs that can be inflated exactly."""
 
 
 def randomize(model):
@@ -75,7 +99,7 @@ def unet(**settings) -> diffusers.UNet2DConditionModel:
 
 
 def scheduler() -> diffusers.DDIMScheduler:
-    return diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False)
+    return diffusers.DDIMScheduler(clip_sample=False, set_alpha_to_one=False, steps_offset=1)
 
 
 def stable_diffusion(folder, vae) -> diffusers.StableDiffusionPipeline:
@@ -110,6 +134,37 @@ def stable_diffusion_xl(folder, vae) -> diffusers.StableDiffusionXLPipeline:
             unet=unet(**conditioned),
             scheduler=scheduler(),
             add_watermarker=False,
+        )
+    )
+
+
+def stable_diffusion_3(folder, vae) -> diffusers.StableDiffusion3Pipeline:
+    """Without the third text encoder, which the pipeline can do without."""
+    parts = text_parts(folder)
+    network = diffusers.SD3Transformer2DModel(
+        sample_size=8,
+        patch_size=1,
+        in_channels=vae.config.latent_channels,
+        out_channels=vae.config.latent_channels,
+        num_layers=1,
+        attention_head_dim=4,
+        num_attention_heads=2,
+        joint_attention_dim=2 * WIDTH,
+        caption_projection_dim=8,
+        pooled_projection_dim=2 * WIDTH,
+        pos_embed_max_size=8,
+    )
+    return quiet(
+        diffusers.StableDiffusion3Pipeline(
+            transformer=network,
+            scheduler=diffusers.FlowMatchEulerDiscreteScheduler(),
+            vae=vae,
+            tokenizer=parts["tokenizer"],
+            tokenizer_2=parts["tokenizer"],
+            tokenizer_3=None,
+            text_encoder=CLIPTextModelWithProjection(text_config()).eval(),
+            text_encoder_2=CLIPTextModelWithProjection(text_config()).eval(),
+            text_encoder_3=None,
         )
     )
 
@@ -150,8 +205,8 @@ def text_to_video(folder, vae) -> diffusers.TextToVideoSDPipeline:
 def svd_vae() -> diffusers.AutoencoderKLTemporalDecoder:
     return randomize(
         diffusers.AutoencoderKLTemporalDecoder(
-            block_out_channels=(32, 32),
-            down_block_types=("DownEncoderBlock2D",) * 2,
+            block_out_channels=(32,) * VAE_LEVELS,
+            down_block_types=("DownEncoderBlock2D",) * VAE_LEVELS,
             layers_per_block=1,
         )
     )
@@ -199,6 +254,6 @@ def stable_video_diffusion(vae) -> diffusers.StableVideoDiffusionPipeline:
     )
 
 
-def quiet(pipe):
+def quiet(pipe: diffusers.DiffusionPipeline) -> diffusers.DiffusionPipeline:
     pipe.set_progress_bar_config(disable=True)
     return pipe
