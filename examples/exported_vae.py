@@ -1,6 +1,6 @@
 """A VAE of cvvae_jax, exported, as the VAE of a pipeline of diffusers: all of it in PyTorch.
 
-    pip install ".[torch]"
+    pip install ".[pipelines]"
     python -m cvvae_jax convert runs/mine/image_vae mine-torch
     python -m examples.exported_vae --pipeline stable-diffusion-2-1-base \
         --vae mine-torch --prompt "a fox in the snow" --output fox.png

@@ -1,6 +1,6 @@
 """Images of a Stable Diffusion pipeline of diffusers, decoded by a VAE of cvvae_jax.
 
-    pip install ".[torch]"
+    pip install ".[pipelines]"
     python -m examples.stable_diffusion --pipeline stable-diffusion-2-1-base \
         --vae CV-VAE/vae3d_v1-1 --prompt "a fox in the snow" --output fox.png
 

@@ -1,6 +1,6 @@
 """Stable Video Diffusion's latents as key frames: n of them become a video of 4n - 3 frames.
 
-    pip install ".[torch]"
+    pip install ".[pipelines]"
     python -m examples.stable_video_diffusion --pipeline stable-video-diffusion-img2vid \
         --vae CV-VAE/vae3d_v1-1 --image-vae stable-diffusion-2-1/vae --image fox.png
 

@@ -1,6 +1,6 @@
 """A text-to-video pipeline's latents as key frames: n of them become a video of 4n - 3 frames.
 
-    pip install ".[torch]"
+    pip install ".[pipelines]"
     python -m examples.text_to_video --pipeline stable-diffusion-v1-5 \
         --motion-adapter animatediff-motion-adapter-v1-5-3 \
         --vae CV-VAE/vae3d_v1-1 --prompt "a fox runs through the snow"

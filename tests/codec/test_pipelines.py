@@ -77,9 +77,7 @@ def test_what_does_not_fit_is_one_sentence(latents, layout, message):
 
 def test_unknown_layout_is_refused():
     """The annotations, which tests check, would refuse it as well."""
-    with pytest.raises(
-        UserError, match=r"layout must be b z y x or .*, not 'b t h w c'"
-    ):
+    with pytest.raises(UserError, match=r"layout must be b z y x or .*, not 'b t h w c'"):
         inspect.unwrap(from_pipeline)(np.zeros((2, 4, 5, 6)), "b t h w c", vae=VIDEO)
 
 

@@ -5,6 +5,7 @@ import json
 import diffusers
 import torch
 from flax import nnx
+from PIL import Image
 from transformers import (
     CLIPImageProcessor,
     CLIPTextConfig,
@@ -257,3 +258,18 @@ def stable_video_diffusion(vae) -> diffusers.StableVideoDiffusionPipeline:
 def quiet(pipe: diffusers.DiffusionPipeline) -> diffusers.DiffusionPipeline:
     pipe.set_progress_bar_config(disable=True)
     return pipe
+
+
+def save_all(folder) -> None:
+    """Pipelines, VAEs and a picture under the names that docs/diffusion.md uses."""
+    theirs = image_vae(**WITHOUT_QUANT)
+    pipe = stable_diffusion(folder / "text", theirs)
+    for name in ("stable-diffusion-2-1", "stable-diffusion-1-5"):
+        pipe.save_pretrained(folder / name)
+    animate_diff(folder / "text 2", theirs).motion_adapter.save_pretrained(folder / "animatediff")
+    stable_video_diffusion(svd_vae()).save_pretrained(folder / "stable-video-diffusion")
+    image = converted(theirs, folder / "theirs")
+    cvvae_jax.save(image, folder / "runs/mine/image_vae")
+    cvvae_jax.save(video_vae(image), folder / "CV-VAE/vae3d_v1-1")
+    pixels = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
+    Image.fromarray(pixels).save(folder / "fox.png")
