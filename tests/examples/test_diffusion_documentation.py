@@ -70,9 +70,9 @@ def test_options_are_those_of_the_scripts(text):
     assert lines
     for name, arguments in lines:
         known = inspect.signature(importlib.import_module(f"examples.{name}").main).parameters
-        given = re.findall(r"--([a-z-]+)", arguments)
-        needed = {name for name, known in known.items() if known.default is inspect.Parameter.empty}
-        assert needed <= {option.replace("-", "_") for option in given} <= set(known)
+        needed = {option for option, kind in known.items() if kind.default is kind.empty}
+        given = {option.replace("-", "_") for option in re.findall(r"--([a-z-]+)", arguments)}
+        assert needed <= given <= set(known)
 
 
 def test_scripts_of_the_page_are_all_there_are():
