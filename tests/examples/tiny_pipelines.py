@@ -3,6 +3,7 @@
 import json
 
 import diffusers
+import numpy as np
 import torch
 from flax import nnx
 from PIL import Image
