@@ -75,6 +75,33 @@ def latents_array(given: LatentsLike, *, channels: int) -> Array | Host:
     return _on_host_as_float32(array)
 
 
+def as_array(given: Any, name: str) -> Array | np.ndarray:
+    """A video, latents or a part of them as an array, of any shape and type.
+
+    Args:
+        given: an array of NumPy or JAX, which is returned as it is; of another library, if NumPy
+            can read it; a Pillow image; or a list of these, which is stacked.
+        name: what to call it in messages.
+
+    Raises:
+        UserError: it is none of these, or the arrays of a list differ.
+    """
+    if isinstance(given, jax.Array | np.ndarray):
+        return given
+    if isinstance(given, Image.Image):
+        return _of_image(given, name)
+    if isinstance(given, list | tuple):
+        return _stacked(given, name)
+    if not hasattr(given, "__array__"):
+        raise UserError(f"{name} must be an array, not {_kind(given)}{_advice(given, name)}.")
+    try:
+        return np.asarray(given)
+    except Exception as error:  # libraries raise any type, such as for tensors on a GPU
+        raise UserError(
+            f"{name} is a {_kind(given)} that NumPy cannot read: {_reason(error)}"
+        ) from error
+
+
 def frame_array(given: Any, *, number: int) -> Array | Host:
     """A frame (h, w, 3) as an array, of the kinds that `video_array` returns.
 
@@ -85,7 +112,7 @@ def frame_array(given: Any, *, number: int) -> Array | Host:
     Raises:
         UserError: it isn't a frame, or its type isn't accepted.
     """
-    array = _as_array(given, f"frame {number}")
+    array = as_array(given, f"frame {number}")
     if array.ndim != 3 or array.shape[-1] != 3 or 0 in array.shape:
         raise UserError(f"frame {number} is {array.shape}; frames are (height, width, 3).")
     _require_pixel_type(array.dtype)
@@ -103,7 +130,7 @@ def latents_part(given: Any, *, shape: tuple[int, int, int]) -> Array | Host:
     Raises:
         UserError: they aren't latent frames, or their shape or type isn't accepted.
     """
-    array = _as_array(given, "latents")
+    array = as_array(given, "latents")
     if array.ndim != 4 or array.shape[1:] != shape:
         y, x, z = shape
         raise UserError(f"parts of these latents are (n, {y}, {x}, {z}), not {array.shape}.")
@@ -187,27 +214,10 @@ def one_key(key: KeyLike | None) -> Key[Array, ""] | None:
 def _batched(given: Any, name: str) -> Array | np.ndarray:
     """A video or latents as an array; to an image or a list of frames the missing axes are
     added."""
-    array = _as_array(given, name)
+    array = as_array(given, name)
     if isinstance(given, Image.Image):
         return array[None, None]
     return array[None] if isinstance(given, list | tuple) and array.ndim == 4 else array
-
-
-def _as_array(given: Any, name: str) -> Array | np.ndarray:
-    if isinstance(given, jax.Array | np.ndarray):
-        return given
-    if isinstance(given, Image.Image):
-        return _of_image(given, name)
-    if isinstance(given, list | tuple):
-        return _stacked(given, name)
-    if not hasattr(given, "__array__"):
-        raise UserError(f"{name} must be an array, not {_kind(given)}{_advice(given, name)}.")
-    try:
-        return np.asarray(given)
-    except Exception as error:  # libraries raise any type, such as for tensors on a GPU
-        raise UserError(
-            f"{name} is a {_kind(given)} that NumPy cannot read: {_reason(error)}"
-        ) from error
 
 
 def _of_image(image: Image.Image, name: str) -> UInt8[np.ndarray, "h w 3"]:
@@ -224,7 +234,7 @@ def _stacked(listed: list | tuple, name: str) -> Array | np.ndarray:
         raise UserError(f"{name} is an empty {type(listed).__name__}.")
     if all(isinstance(item, Number) for item in listed):
         return np.asarray(listed)
-    arrays = [_as_array(item, f"{name}[{number}]") for number, item in enumerate(listed)]
+    arrays = [as_array(item, f"{name}[{number}]") for number, item in enumerate(listed)]
     for number, array in enumerate(arrays):
         if (array.shape, array.dtype) != (arrays[0].shape, arrays[0].dtype):
             raise UserError(
