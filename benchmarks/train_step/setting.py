@@ -123,7 +123,13 @@ class Networks:
         """Of the first step."""
         optimizers = Optimizers.create(config.train)
         log_scale = config.loss.log_scale
-        return TrainState.create(self.model, self.discriminator, optimizers, log_scale=log_scale)
+        return TrainState.create(
+            self.model,
+            self.discriminator,
+            optimizers,
+            log_scale=log_scale,
+            trainable=config.train.trainable,
+        )
 
 
 def random_array(rng: np.random.Generator, path: str, leaf: jax.ShapeDtypeStruct) -> np.ndarray:

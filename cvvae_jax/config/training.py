@@ -1,6 +1,7 @@
 """Settings of a training run: objective, optimizers, stages, devices, and the run itself."""
 
 import dataclasses
+import re
 from typing import Literal
 
 from cvvae_jax.config.checks import at_least
@@ -158,6 +159,11 @@ class StageConfig:
     """Optimizer of the VAE and of the log-scales."""
     gan_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-5, schedule="constant")
     """Optimizer of the discriminator (released: a constant rate of 2e-5 without a warm-up)."""
+    trainable: str = "all"
+    """The parameters of the VAE that are trained: `all`, `decoder`, `encoder`, `last-layer` (the
+    decoder's last convolution), or a regular expression for whole paths of parameters, such as
+    `decoder/conv_out/kernel`. The others are frozen: they stay the same to the bit, and have no
+    gradients, moments or averages (paper and released: all)."""
     updates: Literal["alternate", "joint"] = "alternate"
     """Which network a step updates when there is a GAN: `alternate` updates the VAE in even steps
     and the discriminator in odd ones; `joint` updates both in every step, from one forward pass
@@ -210,6 +216,13 @@ class StageConfig:
                 )
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
+        try:
+            re.compile(self.trainable)
+        except re.error as error:
+            raise ConfigError(
+                f"trainable must be all, decoder, encoder, last-layer or a regular expression, not "
+                f"{self.trainable} ({error})."
+            ) from error
         if not self.buckets:
             raise ConfigError("buckets must hold one shape of batches or more.")
         for bucket in self.buckets:

@@ -133,6 +133,13 @@ def generate(
     return Outputs(posterior, latents, recons), hiddens
 
 
+def without_encoder_gradients(outputs: Outputs) -> Outputs:
+    """The same outputs, through whose posterior and latents no gradient goes back: for a frozen
+    encoder."""
+    posterior, latents = jax.lax.stop_gradient((outputs.posterior, outputs.latents))
+    return dataclasses.replace(outputs, posterior=posterior, latents=latents)
+
+
 def vae_objective(
     outputs: Outputs,
     log_scales: LogScales,
