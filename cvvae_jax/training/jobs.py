@@ -32,6 +32,7 @@ from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.vgg import SPATIAL_COMPRESSION
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE, inflate
+from cvvae_jax.training.latent_terms import check_layers
 from cvvae_jax.training.run_folder import earlier_sides
 from cvvae_jax.training.state import Frozen, Optimizers, RandomKeys, TrainState
 from cvvae_jax.training.step import Update
@@ -166,6 +167,7 @@ def plan_run(
         image = make_job(_IMAGE_VAE, folder, config.image_train, loss, create_image, None)
         _check_job(image, image_config)
         _check_trainable(image, ImageVAE, image_config)
+    check_layers(abstract_network(ImageVAE, image_config), config.loss)
     return RunPlan(image, video, image_vae, image_config, lpips, tuple(missing or ()))
 
 

@@ -6,6 +6,9 @@ DESCRIPTIONS = {
     "loss/recon": "Pixel error of the reconstruction, summed over a frame, without LPIPS.",
     "loss/compat": "Pixel error of what the image decoder sees in the video's latents.",
     "loss/compat_encoder": "Pixel error of the reconstruction from the image encoder's latents.",
+    "loss/compat_latent": "Distance from the image encoder's latents, summed over a frame.",
+    "loss/compat_features": "Relative squared distance from the image encoder's latents, as the "
+    "image decoder's first layers see both.",
     "loss/lpips": "LPIPS of the reconstruction, a mean over frames.",
     "loss/lpips_compat": "LPIPS of what the image decoder sees in the video's latents.",
     "loss/lpips_compat_encoder": "LPIPS of the reconstruction from the image encoder's latents.",

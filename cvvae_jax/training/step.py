@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, UInt8
 from cvvae_jax import losses, sharding
 from cvvae_jax.config import LossConfig, Remat, StageConfig
 from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training import objective
 from cvvae_jax.training.discriminator_pass import DiscriminatorPass
@@ -197,7 +198,8 @@ def gradients(
     The adaptive weight is computed unless it is given, as it is for one part of a batch.
     """
     shared = {"loss": loss, "remat": remat, "trainable": trainable}
-    outputs, hiddens, pullback = _forward(networks.model, batch, frozen, **shared)
+    reference = _image_posterior(networks.model, batch, frozen, loss)
+    outputs, hiddens, pullback = _forward(networks.model, batch, reference, **shared)
     metrics, vae_grads, log_scale_grads, discriminator_grads = {}, None, None, None
     if update != "plain":
         judged = DiscriminatorPass.create(networks.discriminator, outputs.recons, remat=remat)
@@ -208,7 +210,7 @@ def gradients(
         metrics |= parts
     if update != "discriminator":
         cotangent, log_scale_grads, total, parts = _cotangent(
-            outputs, networks, batch, frozen, **shared
+            outputs, networks, batch, frozen, reference=reference, **shared
         )
         metrics |= parts
         if update != "plain":
@@ -242,24 +244,37 @@ def last_layer_gradients(
     """The gradients of the objective without its GAN term, and of the GAN term, at the kernel of
     the decoder's last layer, of which a batch in parts makes its adaptive weight."""
     shared = {"loss": loss, "remat": remat, "trainable": trainable}
-    outputs, hiddens, _ = _forward(networks.model, batch, frozen, **shared)
-    cotangent, *_ = _cotangent(outputs, networks, batch, frozen, **shared)
+    reference = _image_posterior(networks.model, batch, frozen, loss)
+    outputs, hiddens, _ = _forward(networks.model, batch, reference, **shared)
+    cotangent, *_ = _cotangent(outputs, networks, batch, frozen, reference=reference, **shared)
     judged = DiscriminatorPass.create(networks.discriminator, outputs.recons, remat=remat)
     return _last_layer(networks.model, hiddens, cotangent, judged.vae_cotangent()[1])
 
 
-def _forward(
-    model: VAE, batch: Batch, frozen: Frozen, *, loss: LossConfig, remat: Remat, trainable: str
-):
-    """The VAE's outputs, the inputs of its last layer, and the backward pass to its trainable part
-    as a function."""
-    from_images = objective.image_latents(
+def _image_posterior(
+    model: VAE, batch: Batch, frozen: Frozen, loss: LossConfig
+) -> DiagonalGaussian | None:
+    return objective.image_posterior(
         batch.video,
         batch.draws,
         frozen,
         loss=loss,
         temporal_compression=model.temporal_compression,
     )
+
+
+def _forward(
+    model: VAE,
+    batch: Batch,
+    reference: DiagonalGaussian | None,
+    *,
+    loss: LossConfig,
+    remat: Remat,
+    trainable: str,
+):
+    """The VAE's outputs, the inputs of its last layer, and the backward pass to its trainable part
+    as a function."""
+    from_images = objective.image_latents(reference, batch.draws, loss=loss)
 
     trained, kept = partition(model, trainable)
 
@@ -277,6 +292,7 @@ def _cotangent(
     batch: Batch,
     frozen: Frozen,
     *,
+    reference: DiagonalGaussian | None,
     loss: LossConfig,
     remat: Remat,
     trainable: str,
@@ -294,6 +310,7 @@ def _cotangent(
             batch.video,
             batch.draws,
             frozen,
+            reference=reference,
             loss=loss,
             temporal_compression=networks.model.temporal_compression,
             remat=remat,
