@@ -13,6 +13,7 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
@@ -206,6 +207,23 @@ def pixel_error(
     error = recon.astype(jnp.float32) - video
     error = jnp.abs(error) if kind == "l1" else jnp.square(error)
     return sum_over_devices(error.sum(axis=(2, 3, 4)))
+
+
+def difference_errors(
+    recon: Float[Array, "b t h w c"], video: Float[Array, "b t h w c"], *, temporal_compression: int
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The absolute errors of the differences between neighboring frames, summed over their pixels
+    and channels and averaged over pairs of frames, in float32: of pairs in one group (see
+    `frame_groups`), and of pairs at the boundary of two, where one latent frame ends and the next
+    begins. Either is 0 where there are no such pairs."""
+    pairs = video.shape[1] - 1
+    if not pairs:
+        return jnp.zeros(()), jnp.zeros(())
+    changes = (jnp.diff(frames.astype(jnp.float32), axis=1) for frames in (recon, video))
+    error = pixel_error(*changes, kind="l1")
+    at_boundary = np.arange(pairs) % temporal_compression == 0
+    inside = error[:, ~at_boundary].mean() if not at_boundary.all() else jnp.zeros(())
+    return inside, error[:, at_boundary].mean()
 
 
 def likelihood_loss(

@@ -45,6 +45,12 @@ class LossConfig:
     log_scale: float = 0.0
     """Initial value of the learned log-scales of the reconstruction and of the image decoder's view
     (released: 0)."""
+    difference_weight: float = 0.0
+    """Weight of the absolute error of the differences between neighboring frames that belong to one
+    latent frame; summed over pixels like the error of the reconstruction (ours)."""
+    boundary_weight: float = 0.0
+    """The same for neighboring frames that belong to two latent frames, 0 and 1, 4 and 5, 8 and 9,
+    where flicker shows most (ours)."""
     kl_weight: float = 1.0
     """Weight of the KL divergence to a standard normal, which is summed over a clip's latents
     (released: 1)."""
@@ -98,6 +104,8 @@ class LossConfig:
             self,
             0,
             "lpips_weight",
+            "difference_weight",
+            "boundary_weight",
             "kl_weight",
             "compat_weight",
             "compat_lpips_weight",

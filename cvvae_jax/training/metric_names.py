@@ -13,6 +13,8 @@ DESCRIPTIONS = {
     "loss/lpips_compat": "LPIPS of what the image decoder sees in the video's latents.",
     "loss/lpips_compat_encoder": "LPIPS of the reconstruction from the image encoder's latents.",
     "loss/kl": "KL divergence of the latents to a standard normal, in nats a clip.",
+    "loss/differences": "Error of the differences between frames of one latent frame.",
+    "loss/boundaries": "Error of the differences between frames of two latent frames.",
     "loss/gan_g": "GAN loss of the VAE, unweighted.",
     "loss/gan_d": "GAN loss of the discriminator.",
     "loss/gan_penalty": "R1 or LeCAM, unweighted.",

@@ -160,8 +160,9 @@ def vae_objective(
     temporal_compression: int,
     remat: Remat,
 ) -> tuple[Float[Array, ""], StepMetrics]:
-    """The VAE's objective without its GAN term, nll + kl_weight * KL + the caller's terms, and the
-    metrics of its terms; `reference` is the `image_posterior`.
+    """The VAE's objective without its GAN term, nll + kl_weight * KL + the errors of differences
+    between frames + the caller's terms, and the metrics of its terms; `reference` is the
+    `image_posterior`.
 
     nll is the reconstruction's likelihood loss. With encoder-based compatibility it becomes the
     average (nll + compat_weight * other) / (1 + compat_weight), where `other` is the likelihood
@@ -216,6 +217,10 @@ def vae_objective(
     kl = split_frames.sum_over_devices(outputs.posterior.kl()).mean()
     total = nll + loss.kl_weight * kl
     metrics |= {"loss/nll": nll, "loss/kl": kl}
+    if loss.difference_weight or loss.boundary_weight:
+        errors = losses.difference_errors(recon, video, temporal_compression=temporal_compression)
+        total += loss.difference_weight * errors[0] + loss.boundary_weight * errors[1]
+        metrics |= {"loss/differences": errors[0], "loss/boundaries": errors[1]}
     for name, term in frozen.terms.items():
         value = _added(name, term(outputs, video), metrics)
         total += term.weight * value

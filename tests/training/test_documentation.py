@@ -34,7 +34,9 @@ def logged() -> set[str]:
     """Every key that a step of any kind can log, with all terms of the objective on."""
     stage = StageConfig(1, (Bucket(5, 16, 8),))
     mode = "decoder,encoder,latent,features"
-    loss = LossConfig(compat_mode=mode, compat_lpips_weight=0.5, gan_penalty="r1")
+    loss = LossConfig(
+        compat_mode=mode, compat_lpips_weight=0.5, difference_weight=1.0, gan_penalty="r1"
+    )
     image = ImageVAEConfig(**WIDTHS)
     config = TrainConfig(
         image_model=image,
