@@ -188,7 +188,7 @@ def save(model: Any, path: Path | str) -> None:
     that they share.
 
     Args:
-        model: what `load` returns, such as a VideoVAE; after training, the state's `ema` or
+        model: what `load` returns, such as a VideoVAE; after training, the state's `averaged` or
             `model`. Its parameters keep their types.
         path: a folder that does not exist yet.
 
@@ -198,7 +198,7 @@ def save(model: Any, path: Path | str) -> None:
     """
     kinds = tuple(model_class for model_class, _ in MODELS.values())
     if not isinstance(model, kinds):
-        advice = ": its `ema` is one" if hasattr(model, "ema") else ""
+        advice = ": its `averaged` is one" if hasattr(model, "averaged") else ""
         raise UserError(
             f"a model must be one of {', '.join(MODELS)}, not {type(model).__name__}{advice}."
         )

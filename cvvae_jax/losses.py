@@ -3,7 +3,9 @@
 `training.objective` sums them, and `training.step` adds the GAN's. Compatibility is the paper's
 latent regularization with a frozen image VAE, E_i and D_i. Decoder-based, || psi(x) - D_i(E_v(x))
 ||: the image decoder has to show a frame of every group. Encoder-based, || x - D_v(E_i(psi(x))) ||:
-the video decoder has to show the video from the image encoder's latents.
+the video decoder has to show the video from the image encoder's latents. Two terms are not the
+paper's: the distance of E_v(x) from E_i(psi(x)), and that of what the first layers of D_i make of
+the two.
 """
 
 from collections.abc import Callable
@@ -11,12 +13,14 @@ from typing import Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from einops import rearrange
 from jaxtyping import Array, Float, Int, Key
 
 from cvvae_jax.config import Mapping, Remat
 from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
 from cvvae_jax.models.feature_networks.vgg import LPIPS
+from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.remat import run
 from cvvae_jax.split_frames import mean_over_devices, sum_over_devices
 
@@ -132,6 +136,34 @@ def compat_targets(
     return jnp.concatenate([first, chosen], axis=1)
 
 
+def latent_distance(
+    ours: DiagonalGaussian, theirs: DiagonalGaussian, *, kind: Literal["l1", "l2", "kl"]
+) -> Float[Array, "b n"]:
+    """The distance of two posteriors, summed over the latents of every latent frame.
+
+    `l1` and `l2` are the absolute and the squared difference of the means, in the unit of the
+    latents. `kl` is the KL divergence of ours to theirs in nats, in which the means' difference is
+    measured in their standard deviations.
+    """
+    if kind == "kl":
+        each = ours.kl_of_each(theirs)
+    else:
+        each = ours.mean - theirs.mean
+        each = jnp.abs(each) if kind == "l1" else jnp.square(each)
+    return sum_over_devices(each.sum(axis=(2, 3, 4)))
+
+
+def feature_distance(
+    ours: Float[Array, "b n h w c"], theirs: Float[Array, "b n h w c"]
+) -> Float[Array, "b n"]:
+    """The squared distance of two layers' outputs for every latent frame, relative to the square of
+    the length of theirs: 0 for equal ones, 1 where ours are zero. In float32."""
+    ours, theirs = ours.astype(jnp.float32), theirs.astype(jnp.float32)
+    squares = (jnp.square(ours - theirs), jnp.square(theirs))
+    distance, length = (sum_over_devices(x.sum(axis=(2, 3, 4))) for x in squares)
+    return distance / (length + 1e-10)
+
+
 def lpips(
     network: LPIPS | AlexLPIPS,
     video: Float[Array, "b t h w 3"],
@@ -175,6 +207,23 @@ def pixel_error(
     error = recon.astype(jnp.float32) - video
     error = jnp.abs(error) if kind == "l1" else jnp.square(error)
     return sum_over_devices(error.sum(axis=(2, 3, 4)))
+
+
+def difference_errors(
+    recon: Float[Array, "b t h w c"], video: Float[Array, "b t h w c"], *, temporal_compression: int
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The absolute errors of the differences between neighboring frames, summed over their pixels
+    and channels and averaged over pairs of frames, in float32: of pairs in one group (see
+    `frame_groups`), and of pairs at the boundary of two, where one latent frame ends and the next
+    begins. Either is 0 where there are no such pairs."""
+    pairs = video.shape[1] - 1
+    if not pairs:
+        return jnp.zeros(()), jnp.zeros(())
+    changes = (jnp.diff(frames.astype(jnp.float32), axis=1) for frames in (recon, video))
+    error = pixel_error(*changes, kind="l1")
+    at_boundary = np.arange(pairs) % temporal_compression == 0
+    inside = error[:, ~at_boundary].mean() if not at_boundary.all() else jnp.zeros(())
+    return inside, error[:, at_boundary].mean()
 
 
 def likelihood_loss(

@@ -54,12 +54,14 @@ def test_a_family_of_the_page_is_recognized(page, monkeypatch):
     assert (family, config) == (page["RENAMED"], page["config"])
 
 
-def test_motion_error_of_still_errors_is_zero(page):
+def test_brightness_error_is_that_of_whole_frames(page):
     np = page["np"]
     video = np.zeros((1, 4, 8, 8, 3), "float32")
-    assert page["motion_error"](video + 0.5, video) == 0
-    assert page["motion_error"](video + np.arange(4).reshape(4, 1, 1, 1) / 4, video) == 0.25
-    assert page["motion_error"](video[:, :1] + 0.5, video[:, :1]) == 0
+    assert page["brightness_error"](video + 0.5, video) == 0.5
+    assert (
+        page["brightness_error"](video + np.float32([-1, 1, -1, 1]).reshape(4, 1, 1, 1), video) == 1
+    )
+    assert page["brightness_error"](video + np.float32([-1, 0, 1]), video) == 0
 
 
 @pytest.mark.parametrize(("before", "diff"), blocks("diff"))

@@ -123,3 +123,19 @@ def test_fine_tuning_keeps_parameters_in_float32():
     for network in (config.model, config.discriminator):
         assert (network.dtype, network.param_dtype) == ("bfloat16", "float32")
     assert config.loss == load("configs/sd21.py").loss
+
+
+def test_recipe_against_flicker_tunes_the_decoder_alone_on_as_many_images_as_videos():
+    parent, ours = (settings(load(f"configs/{name}.py")) for name in ("finetune", "flicker"))
+    changed = {key: value for key, value in ours.items() if value != parent[key]}
+    assert changed == {
+        "loss.boundary_weight": 1.0,
+        "loss.compat_mode": "encoder",
+        "loss.difference_weight": 1.0,
+        "loss.kl_weight": 0.0,
+        "loss.mapping": "slice",
+        "train.trainable": "decoder",
+        "workdir": "runs/flicker",
+    }
+    images, videos = ours["train.buckets"]
+    assert images.frames == 1 < videos.frames and images.weight == videos.weight

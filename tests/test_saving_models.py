@@ -21,7 +21,7 @@ def test_save_is_the_inverse_of_load(tmp_path):
 
 
 def test_save_takes_models_alone(tmp_path):
-    with pytest.raises(UserError, match=r"one of VideoVAE, .* not TrainState: its `ema` is one"):
+    with pytest.raises(UserError, match=r"not TrainState: its `averaged` is one"):
         cvvae_jax.save(first_state(gan=False), tmp_path / "saved")
     with pytest.raises(UserError, match="not dict"):
         cvvae_jax.save({}, tmp_path / "saved")

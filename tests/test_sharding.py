@@ -32,6 +32,9 @@ from cvvae_jax.training.step import train_step
 MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (4, 2, 1), (4, 1, 2), (1, 2, 4), (2, 2, 2)]
 LOSSES = {
     "decoder": SMOOTH,
+    "latents": dataclasses.replace(
+        SMOOTH, compat_mode="latent:3,features:0.5", latent_distance="l2"
+    ),
     "both_with_lpips": dataclasses.replace(
         SMOOTH, compat_mode="both", lpips_weight=0.5, compat_lpips_weight=0.5
     ),

@@ -132,7 +132,13 @@ class Networks:
         """Of the first step."""
         optimizers = Optimizers.create(config.train)
         log_scale = config.loss.log_scale
-        return TrainState.create(self.model, self.discriminator, optimizers, log_scale=log_scale)
+        return TrainState.create(
+            self.model,
+            self.discriminator,
+            optimizers,
+            log_scale=log_scale,
+            trainable=config.train.trainable,
+        )
 
 
 def _lpips_levels(row: Row, official: tuple[tuple[int, ...], ...]) -> tuple[tuple[int, ...], ...]:

@@ -1,9 +1,11 @@
 """Settings of a training run: objective, optimizers, stages, devices, and the run itself."""
 
 import dataclasses
+import re
 from typing import Literal
 
 from cvvae_jax.config.checks import at_least
+from cvvae_jax.config.compatibility import CompatTerm, compat_weights, named_layers
 from cvvae_jax.config.data import Bucket, DataConfig
 from cvvae_jax.config.networks import (
     DiscriminatorConfig,
@@ -43,23 +45,40 @@ class LossConfig:
     log_scale: float = 0.0
     """Initial value of the learned log-scales of the reconstruction and of the image decoder's view
     (released: 0)."""
+    difference_weight: float = 0.0
+    """Weight of the absolute error of the differences between neighboring frames that belong to one
+    latent frame; summed over pixels like the error of the reconstruction (ours)."""
+    boundary_weight: float = 0.0
+    """The same for neighboring frames that belong to two latent frames, 0 and 1, 4 and 5, 8 and 9,
+    where flicker shows most (ours)."""
     kl_weight: float = 1.0
     """Weight of the KL divergence to a standard normal, which is summed over a clip's latents
     (released: 1)."""
-    compat_mode: Literal["none", "encoder", "decoder", "both"] = "decoder"
-    """The paper's latent regularization. With `decoder`, the frozen image decoder has to
+    compat_mode: str = "decoder"
+    """The paper's latent regularization: `none`, or terms between commas, each with `:` and its
+    weight if that isn't 1 (`decoder,latent:0.1`). With `decoder`, the frozen image decoder has to
     reconstruct the video's frames from the video's latents. With `encoder`, the video decoder has
-    to reconstruct the video from the frozen image encoder's latents. `both` asks for both (paper
-    and released: decoder)."""
+    to reconstruct the video from the frozen image encoder's latents; `both` is `decoder,encoder`.
+    With `latent`, the video's posterior has to be near the image encoder's, and with `features`,
+    the first layers of the image decoder have to see the same in both (paper and released:
+    decoder)."""
     compat_weight: float = 1.0
-    """Weight of the compatibility loss. The decoder's loss is added with this weight; the encoder's
-    is averaged with the reconstruction's loss, at this weight against 1 (released: 1)."""
+    """Weight of all compatibility terms, times that of each in `compat_mode`. The encoder's loss is
+    averaged with the reconstruction's, at this weight against 1; the others are added (released:
+    1)."""
     compat_recon: Literal["l1", "l2"] = "l1"
     """Pixel error of the decoder's compatibility loss; the encoder's uses `recon` (released:
     l1)."""
     compat_lpips_weight: float = 0.0
     """Weight of LPIPS in the decoder's compatibility loss; the encoder's uses
     `lpips_weight` (released: 0)."""
+    latent_distance: Literal["l1", "l2", "kl"] = "l1"
+    """Distance of the term `latent`: absolute or squared difference of the posteriors' means, or
+    the KL divergence of the video's posterior to the image encoder's, whose unit of length is the
+    image encoder's standard deviation."""
+    feature_layers: str = "conv_in,mid_block"
+    """Layers of the image decoder that the term `features` compares, between commas: `conv_in`,
+    `mid_block`, `up_blocks/00`, ..."""
     mapping: Mapping = "random"
     """The frame that the compatibility loss compares with a latent frame, of the four that the
     latent frame encodes: the last one (`slice`), a random one, or the average of all (`mean`).
@@ -85,6 +104,8 @@ class LossConfig:
             self,
             0,
             "lpips_weight",
+            "difference_weight",
+            "boundary_weight",
             "kl_weight",
             "compat_weight",
             "compat_lpips_weight",
@@ -92,11 +113,18 @@ class LossConfig:
             "gan_start_step",
             "gan_penalty_weight",
         )
+        compat_weights(self.compat_mode)
+        named_layers(self.feature_layers)
+
+    @property
+    def compat_terms(self) -> dict[CompatTerm, float]:
+        """The terms of compatibility with their weights, `compat_weight` included."""
+        return {n: self.compat_weight * w for n, w in compat_weights(self.compat_mode).items()}
 
     @property
     def needs_lpips(self) -> bool:
         """Whether the objective has an LPIPS term."""
-        compat = self.compat_mode in ("decoder", "both") and self.compat_lpips_weight > 0
+        compat = "decoder" in self.compat_terms and self.compat_lpips_weight > 0
         return self.lpips_weight > 0 or compat
 
 
@@ -158,6 +186,11 @@ class StageConfig:
     """Optimizer of the VAE and of the log-scales."""
     gan_optimizer: OptimizerConfig = OptimizerConfig(learning_rate=2e-5, schedule="constant")
     """Optimizer of the discriminator (released: a constant rate of 2e-5 without a warm-up)."""
+    trainable: str = "all"
+    """The parameters of the VAE that are trained: `all`, `decoder`, `encoder`, `last-layer` (the
+    decoder's last convolution), or a regular expression for whole paths of parameters, such as
+    `decoder/conv_out/kernel`. The others are frozen: they stay the same to the bit, and have no
+    gradients, moments or averages (paper and released: all)."""
     updates: Literal["alternate", "joint"] = "alternate"
     """Which network a step updates when there is a GAN: `alternate` updates the VAE in even steps
     and the discriminator in odd ones; `joint` updates both in every step, from one forward pass
@@ -210,6 +243,13 @@ class StageConfig:
                 )
         if not 0 <= self.ema_decay < 1:
             raise ConfigError(f"ema_decay must be in [0, 1), not {self.ema_decay}.")
+        try:
+            re.compile(self.trainable)
+        except re.error as error:
+            raise ConfigError(
+                f"trainable must be all, decoder, encoder, last-layer or a regular expression, not "
+                f"{self.trainable} ({error})."
+            ) from error
         if not self.buckets:
             raise ConfigError("buckets must hold one shape of batches or more.")
         for bucket in self.buckets:

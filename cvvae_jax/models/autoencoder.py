@@ -154,6 +154,26 @@ class Decoder(nnx.Module):
             hidden = run_level(level, hidden, remat=remat)
         return run(norm_silu, self.conv_norm_out, hidden, remat=remat)
 
+    def layers(self) -> dict[str, nnx.Module]:
+        """The layers before the last norm, by their paths and in their order."""
+        levels = {f"up_blocks/{i:02d}": level for i, level in enumerate(self.up_blocks)}
+        return {"conv_in": self.conv_in, "mid_block": self.mid_block, **levels}
+
+    def outputs_of(
+        self, latents: Float[Array, "b n y x z"], names: tuple[str, ...], *, remat: Remat = "none"
+    ) -> list[Float[Array, "b t h w c"]]:
+        """The outputs of the layers of these names, in the order of `layers`; what is behind the
+        last of them isn't computed."""
+        hidden, found = latents, []
+        for name, layer in self.layers().items():
+            if len(found) == len(names):
+                break
+            call = run_block if name == "conv_in" else run_level
+            hidden = call(layer, hidden, remat=remat)
+            if name in names:
+                found.append(hidden)
+        return found
+
 
 class VAE(nnx.Module):
     """The base class of image and video VAEs: encode, decode, and latents scaled for diffusion

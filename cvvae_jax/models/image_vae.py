@@ -57,6 +57,23 @@ class ImageVAE(VAE):
             self.quant_conv = nnx.Linear(2 * z, 2 * z, **style.dtypes, rngs=rngs)
             self.post_quant_conv = nnx.Linear(z, z, **decoder_style.dtypes, rngs=rngs)
 
+    def decoder_features(
+        self, latents: Float[Array, "b t y x z"], names: tuple[str, ...], *, remat: Remat = "none"
+    ) -> list[Float[Array, "b t _ _ _"]]:
+        """What some layers of the decoder make of every latent frame, each seen alone.
+
+        Args:
+            latents: unscaled.
+            names: of `decoder.layers`; the outputs come in the order that the layers have there,
+                and the layers behind the last of them aren't computed.
+            remat: see `VAE`.
+        """
+        b, t = latents.shape[:2]
+        latents = self.post_quant_conv(latents) if self.config.quant_conv else latents
+        frames = latents.reshape(b * t, 1, *latents.shape[2:])
+        found = self.decoder.outputs_of(frames, names, remat=remat)
+        return [output.reshape(b, t, *output.shape[2:]) for output in found]
+
     def _moments(
         self, video: Float[Array, "b t h w 3"], *, remat: Remat
     ) -> Float[Array, "b t y x zz"]:

@@ -76,7 +76,7 @@ class StagePreflight:
     @property
     def prefix(self) -> str:
         """Section of the stage's settings on the command line."""
-        return "train" if self.stage.job.title == "video VAE" else "image-train"
+        return self.stage.job.setting.replace("_", "-")
 
     def run(self, batches: Batches) -> None:
         """Compile every step, print its cost, and advise on what to change if one doesn't fit."""

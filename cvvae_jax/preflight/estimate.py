@@ -16,6 +16,7 @@ from cvvae_jax import parameter_paths
 from cvvae_jax.preflight.cost import Memory, Traffic, batch_bytes
 from cvvae_jax.training.programs import AbstractStage, bytes_per_device
 from cvvae_jax.training.step import Update
+from cvvae_jax.training.trainable import partition
 
 # These operations are not fused: their operands and their results lie in memory.
 _WHOLE = {"conv_general_dilated", "dot_general", "sort", "gather", "scatter-add", "scatter", "fft"}
@@ -52,11 +53,12 @@ def estimated_traffic(stage: AbstractStage, update: Update) -> list[Traffic]:
     mesh = stage.job.mesh
     devices, fsdp = mesh.shape["data"] * mesh.shape["fsdp"], mesh.shape["fsdp"]
     model, discriminator = stage.state.model, stage.state.discriminator
+    part, _ = partition(model, stage.job.stage.trainable)
     trained = {
-        "plain": (model,),
-        "generator": (model,),
+        "plain": (part,),
+        "generator": (part,),
         "discriminator": (discriminator,),
-        "joint": (model, discriminator),
+        "joint": (part, discriminator),
     }
     gradients = 4 * parameter_paths.count(trained[update])
     used = (model, stage.frozen, *((discriminator,) if update != "plain" else ()))

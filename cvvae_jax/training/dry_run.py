@@ -17,6 +17,7 @@ from cvvae_jax.config import OptimizerConfig, TrainConfig
 from cvvae_jax.training.jobs import Job, plan_run, video_shape
 from cvvae_jax.training.programs import AbstractStage, abstract_stages, bytes_per_device
 from cvvae_jax.training.state import learning_rate
+from cvvae_jax.training.trainable import partition
 
 _console = Console(highlight=False)
 
@@ -54,6 +55,12 @@ def parameters(stage: AbstractStage) -> Table:
         if network is not None:
             sizes = (network.encoder, network.decoder, network)
             table.add_row(name, *map(_millions, sizes), _types(network.config))
+    trainable = stage.job.stage.trainable
+    if trainable != "all":
+        part, _ = partition(state.model, trainable)
+        table.add_row(
+            "trained of the model", *map(_millions, (part.encoder, part.decoder, part)), ""
+        )
     for name, network in (("discriminator", state.discriminator), ("LPIPS", frozen.lpips)):
         if network is not None:
             table.add_row(name, "", "", _millions(network), network.config.dtype)

@@ -32,10 +32,12 @@ from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.vgg import SPATIAL_COMPRESSION
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE, inflate
+from cvvae_jax.training.latent_terms import check_layers
 from cvvae_jax.training.run_folder import earlier_sides
 from cvvae_jax.training.state import Frozen, Optimizers, RandomKeys, TrainState
 from cvvae_jax.training.step import Update
 from cvvae_jax.training.trackers import require_wandb
+from cvvae_jax.training.trainable import check_chosen
 from cvvae_jax.training.weights import (
     Weights,
     abstract_network,
@@ -44,6 +46,8 @@ from cvvae_jax.training.weights import (
     open_lpips,
     open_start,
 )
+
+_IMAGE_VAE, _VIDEO_VAE = "image VAE", "video VAE"  # titles
 
 
 @dataclasses.dataclass(frozen=True)
@@ -70,6 +74,11 @@ class Job:
     """Unseen clips to evaluate on: uint8 (n, t, h, w, 3); None where the data may be missing."""
     known: HeldOutByKind = dataclasses.field(default_factory=dict)
     """The files that the run has held out so far, and those that it trained on, by kind."""
+
+    @property
+    def setting(self) -> str:
+        """The name of the stage's settings in the configuration."""
+        return "image_train" if self.title == _IMAGE_VAE else "train"
 
     @property
     def updates(self) -> tuple[Update, ...]:
@@ -147,15 +156,18 @@ def plan_run(
     make_job = functools.partial(
         _job, config=config, known=earlier_sides(folder), missing=missing, devices=devices
     )
-    video = make_job("video VAE", folder, config.train, config.loss, create_video, start)
+    video = make_job(_VIDEO_VAE, folder, config.train, config.loss, create_video, start)
     _check_job(video, video_config)
+    _check_trainable(video, VideoVAE, video_config)
     _check_inflation(create_video, image_config, start)
     image = None
     if image_vae is None:
         loss = dataclasses.replace(config.loss, compat_mode="none")
         folder = folder / "image_vae"
-        image = make_job("image VAE", folder, config.image_train, loss, create_image, None)
+        image = make_job(_IMAGE_VAE, folder, config.image_train, loss, create_image, None)
         _check_job(image, image_config)
+        _check_trainable(image, ImageVAE, image_config)
+    check_layers(abstract_network(ImageVAE, image_config), config.loss)
     return RunPlan(image, video, image_vae, image_config, lpips, tuple(missing or ()))
 
 
@@ -189,8 +201,13 @@ def initial_state(job: Job, frozen: Frozen, start: VAE | None, *, seed: int) -> 
     discriminator = None
     if job.discriminator is not None:
         discriminator = Discriminator(job.discriminator, rngs=nnx.Rngs(keys.discriminator))
-    optimizers = Optimizers.create(job.stage)
-    return TrainState.create(model, discriminator, optimizers, log_scale=job.loss.log_scale)
+    return TrainState.create(
+        model,
+        discriminator,
+        Optimizers.create(job.stage),
+        log_scale=job.loss.log_scale,
+        trainable=job.stage.trainable,
+    )
 
 
 def _in_the_space_of(image: ImageVAEConfig, video: VideoVAEConfig) -> VideoVAEConfig:
@@ -253,6 +270,12 @@ def _check_job(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:
     for bucket in job.stage.buckets:
         _check_bucket(job, bucket, model)
     _check_score(job, model)
+
+
+def _check_trainable(job: Job, kind: type, model: ImageVAEConfig | VideoVAEConfig) -> None:
+    """Raises a UserError where the stage would train nothing."""
+    setting = f"{job.setting}.trainable"
+    check_chosen(abstract_network(kind, model), job.stage.trainable, setting=setting)
 
 
 def _check_score(job: Job, model: ImageVAEConfig | VideoVAEConfig) -> None:

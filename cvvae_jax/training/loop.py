@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from cvvae_jax import parameter_paths, sharding
-from cvvae_jax.checkpoint import Checkpoints, check_fits
+from cvvae_jax.checkpoint import Checkpoints, check_fits, newest_config
 from cvvae_jax.compiling import announced
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.data.pipeline import Batches, batches
@@ -21,11 +21,12 @@ from cvvae_jax.processes.stop import Stopped, StopSignals
 from cvvae_jax.training.evaluate import Scores, finished_scores, report
 from cvvae_jax.training.jobs import Job, RunPlan, initial_state, load_image_vae, on_mesh, plan_run
 from cvvae_jax.training.log import process_log, say, warnings_kept
-from cvvae_jax.training.programs import TrainPrograms, abstract_stages
+from cvvae_jax.training.programs import AbstractStage, TrainPrograms, abstract_stages
 from cvvae_jax.training.progress import Diverged, Progress, after_rollback
 from cvvae_jax.training.run_folder import run_folder
 from cvvae_jax.training.state import Frozen, Term, TrainState
 from cvvae_jax.training.trackers import Callback
+from cvvae_jax.training.trainable import check_frozen, check_same_choice, partition
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,9 +78,24 @@ def _check_checkpoints(plan: RunPlan, config: TrainConfig) -> None:
         return
     for stage in abstract_stages(plan, config):
         folder, steps = stage.job.folder, stage.job.stage.steps
+        _check_trainable(stage)
         start = check_fits(folder / "checkpoints", stage.state)
         if start is not None and start > steps:
             raise UserError(f"{folder} has done {start} steps, more than the {steps} asked for.")
+
+
+def _check_trainable(stage: AbstractStage) -> None:
+    """Raises a UserError where the checkpoints in a stage's folder trained other parameters."""
+    job = stage.job
+    before = newest_config(job.folder / "checkpoints")
+    if before is not None:
+        check_same_choice(
+            stage.state.model,
+            job.stage.trainable,
+            before.get(job.setting, {}).get("trainable", "all"),
+            setting=f"{job.setting}.trainable",
+            folder=job.folder,
+        )
 
 
 def _run_plan(
@@ -174,7 +190,7 @@ def _train(run: _Run, programs: TrainPrograms, state: TrainState, stop: StopSign
                 last = n == stage.steps
                 if last or n % stage.eval_every == 0:
                     with stop.after("the evaluation is done"):
-                        progress.evaluation(n, state.ema)
+                        progress.evaluation(n, state.averaged)
                 if last or stopped or n == resumed or n % stage.checkpoint_every == 0:
                     progress.flush()  # a run that goes on from here won't log this step again
                     with progress.throughput.pause():
@@ -183,7 +199,7 @@ def _train(run: _Run, programs: TrainPrograms, state: TrainState, stop: StopSign
                     raise Stopped(stopped, n, kept=run.checkpoints.latest_step() or 0)
     finally:
         progress.close()
-    return state.ema
+    return state.averaged
 
 
 def _step(
@@ -213,11 +229,15 @@ def _save(
     last step is always saved.
 
     Raises:
+        UserError: a frozen parameter has changed since the first step.
         OSError: the checkpoint can't be written, and it is the last one or `wait` is set.
     """
     if last or int(state.guard.in_a_row) == 0:
+        check_frozen(state.model, run.job.stage.trainable, state.frozen_checksums)
         settings = dataclasses.asdict(run.config)
-        run.checkpoints.save(step, state=state, weights=state.ema, config=settings, scores=scores)
+        run.checkpoints.save(
+            step, state=state, weights=state.averaged, config=settings, scores=scores
+        )
     if last or wait:
         run.checkpoints.finish()
     best = run.checkpoints.best() if last else None
@@ -235,6 +255,9 @@ def _announce(job: Job, state: TrainState, frozen: Frozen) -> None:
     if state.discriminator is not None:
         judge = parameter_paths.count(state.discriminator)
         size += f", against {judge / 1e6:.2f} M of the discriminator"
+    trained = parameter_paths.count(partition(state.model, job.stage.trainable)[0])
+    if trained < parameter_paths.count(state.model):
+        size += f", of which {trained / 1e6:.3g} M are trained ({job.stage.trainable})"
     where = sharding.describe(job.mesh)
     say(job.folder, f"{job.title}: {size}; step {start} of {steps}, on {where}")
     added = [f"{term.weight:g} x {name}" for name, term in frozen.terms.items()]

@@ -25,6 +25,11 @@ from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.models.feature_networks.vgg import LPIPS
 from cvvae_jax.models.gaussian import DiagonalGaussian
+from cvvae_jax.training.latent_terms import (
+    compares_latents,
+    latent_terms,
+    trains_on_image_latents,
+)
 from cvvae_jax.training.state import Frozen, LogitMeans, LogScales, RandomKeys, StepMetrics
 
 
@@ -89,22 +94,17 @@ class Outputs:
     the image VAE's latents."""
 
 
-def trains_on_image_latents(loss: LossConfig) -> bool:
-    """Whether the video decoder also trains on the image encoder's latents."""
-    return loss.compat_mode in ("encoder", "both") and loss.compat_weight > 0
-
-
-def image_latents(
+def image_posterior(
     video: Float[Array, "b t h w 3"],
     draws: Draws,
     frozen: Frozen,
     *,
     loss: LossConfig,
     temporal_compression: int,
-) -> Float[Array, "b n y x z"] | None:
-    """Latents that the frozen image encoder gives the mapped frames; None where no term needs
-    them."""
-    if not trains_on_image_latents(loss):
+) -> DiagonalGaussian | None:
+    """The posterior that the frozen image encoder gives the mapped frames, of n or fewer latent
+    frames; None where no term needs it."""
+    if not (trains_on_image_latents(loss) or compares_latents(loss)):
         return None
     frames = losses.compat_targets(
         video,
@@ -112,8 +112,16 @@ def image_latents(
         temporal_compression=temporal_compression,
         offsets=draws.offsets,
     )
-    noise = draws.image_noise[:, : frames.shape[1]]
-    return jax.lax.stop_gradient(frozen.image_vae.encode(frames).with_noise(noise))
+    return jax.lax.stop_gradient(frozen.image_vae.encode(frames))
+
+
+def image_latents(
+    posterior: DiagonalGaussian | None, draws: Draws, *, loss: LossConfig
+) -> Float[Array, "b n y x z"] | None:
+    """A sample of the `image_posterior`; None where the video decoder isn't trained on it."""
+    if not trains_on_image_latents(loss):
+        return None
+    return posterior.with_noise(draws.image_noise[:, : posterior.mean.shape[1]])
 
 
 def generate(
@@ -133,6 +141,13 @@ def generate(
     return Outputs(posterior, latents, recons), hiddens
 
 
+def without_encoder_gradients(outputs: Outputs) -> Outputs:
+    """The same outputs, through whose posterior and latents no gradient goes back: for a frozen
+    encoder."""
+    posterior, latents = jax.lax.stop_gradient((outputs.posterior, outputs.latents))
+    return dataclasses.replace(outputs, posterior=posterior, latents=latents)
+
+
 def vae_objective(
     outputs: Outputs,
     log_scales: LogScales,
@@ -140,18 +155,21 @@ def vae_objective(
     draws: Draws,
     frozen: Frozen,
     *,
+    reference: DiagonalGaussian | None,
     loss: LossConfig,
     temporal_compression: int,
     remat: Remat,
 ) -> tuple[Float[Array, ""], StepMetrics]:
-    """The VAE's objective without its GAN term, nll + kl_weight * KL + the caller's terms, and the
-    metrics of its terms.
+    """The VAE's objective without its GAN term, nll + kl_weight * KL + the errors of differences
+    between frames + the caller's terms, and the metrics of its terms; `reference` is the
+    `image_posterior`.
 
     nll is the reconstruction's likelihood loss. With encoder-based compatibility it becomes the
     average (nll + compat_weight * other) / (1 + compat_weight), where `other` is the likelihood
     loss of the image latents' reconstruction. With decoder-based compatibility, compat_weight times
-    the likelihood loss of the image decoder's view is added.
+    the likelihood loss of the image decoder's view is added, and so are `latent_terms`.
     """
+    compat = loss.compat_terms
     recon, *from_images = outputs.recons
     shared = {"network": frozen.lpips, "remat": remat}
     settings = {
@@ -164,9 +182,9 @@ def vae_objective(
     for image_recon in from_images:
         target = video[:, : image_recon.shape[1]]  # the mapping `first` yields one frame
         other, parts = _likelihood(image_recon, target, name="compat_encoder", **settings)
-        nll = (nll + loss.compat_weight * other) / (1 + loss.compat_weight)
+        nll = (nll + compat["encoder"] * other) / (1 + compat["encoder"])
         metrics |= parts
-    if loss.compat_mode in ("decoder", "both"):
+    if "decoder" in compat:
         target = losses.compat_targets(
             video,
             mapping=loss.mapping,
@@ -183,11 +201,26 @@ def vae_objective(
             lpips_weight=loss.compat_lpips_weight,
             **shared,
         )
-        nll += loss.compat_weight * other
+        nll += compat["decoder"] * other
+        metrics |= parts
+    if compares_latents(loss):
+        other, parts = latent_terms(
+            outputs.posterior,
+            reference,
+            frozen.image_vae,
+            loss=loss,
+            values=split_frames.device_count() * math.prod(video.shape[2:]),
+            remat=remat,
+        )
+        nll += other
         metrics |= parts
     kl = split_frames.sum_over_devices(outputs.posterior.kl()).mean()
     total = nll + loss.kl_weight * kl
     metrics |= {"loss/nll": nll, "loss/kl": kl}
+    if loss.difference_weight or loss.boundary_weight:
+        errors = losses.difference_errors(recon, video, temporal_compression=temporal_compression)
+        total += loss.difference_weight * errors[0] + loss.boundary_weight * errors[1]
+        metrics |= {"loss/differences": errors[0], "loss/boundaries": errors[1]}
     for name, term in frozen.terms.items():
         value = _added(name, term(outputs, video), metrics)
         total += term.weight * value

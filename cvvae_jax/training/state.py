@@ -14,6 +14,7 @@ from cvvae_jax.losses import lecam_average
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.discriminator import Discriminator
 from cvvae_jax.training.packing import Packed
+from cvvae_jax.training.trainable import checksums, merged, partition
 
 StepMetrics = dict[str, Array]
 """The metrics of a step by name, scalars on the devices."""
@@ -99,25 +100,24 @@ class TrainState:
 
     step: Any
     """Steps done, int32. With the guard's offset it is also the position in the data."""
-
     model: VAE | Packed
-    """The VAE that is trained."""
+    """The VAE that is trained; while an update changes it, its trainable part alone."""
     log_scales: LogScales
     """Trained with the VAE, by the same optimizer."""
     opt_state: Any
-    """Moments of the VAE and of the log-scales."""
-
+    """Moments of the VAE's trainable part and of the log-scales."""
     discriminator: Any
     """The Discriminator, None without a GAN."""
     gan_opt_state: Any
     """Moments of the discriminator."""
     averages: LogitMeans
     """Running means of the discriminator's logits."""
-
     ema: VAE | Packed
-    """The VAE with exponentially averaged parameters."""
+    """The exponentially averaged parameters of the VAE's trainable part (see `averaged`)."""
     guard: Guard
     """Counts of skipped updates."""
+    frozen_checksums: Any = None
+    """`checksums` of the VAE's frozen parameters at the first step; None where there are none."""
 
     @classmethod
     def create(
@@ -127,30 +127,39 @@ class TrainState:
         optimizers: Optimizers,
         *,
         log_scale: float,
+        trainable: str = "all",
     ) -> "TrainState":
-        """The state before the first step.
+        """The state before the first step; `trainable` is that of `StageConfig`.
 
         The averaged parameters are a copy, since donated buffers must not be shared. They are
         float32, since half precision can't resolve the small steps of an average.
         """
         log_scales = LogScales.create(log_scale)
+        trained, _ = partition(model, trainable)
         return cls(
             step=jnp.zeros((), jnp.int32),
             model=model,
             log_scales=log_scales,
-            opt_state=optimizers.vae.init((model, log_scales)),
+            opt_state=optimizers.vae.init((trained, log_scales)),
             discriminator=discriminator,
             gan_opt_state=optimizers.gan.init(discriminator),
             averages=LogitMeans.create(),
-            ema=jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), model),
+            ema=jax.tree.map(lambda leaf: jnp.array(leaf, jnp.float32), trained),
             guard=Guard.create(),
+            frozen_checksums=checksums(model, trainable),
         )
+
+    @property
+    def averaged(self) -> VAE:
+        """The whole VAE with averaged parameters, in float32, which is evaluated and used. Frozen
+        ones are their own average, in the memory of `model`."""
+        return jax.tree.map(lambda x: x.astype(jnp.float32), merged(self.ema, self.model))
 
 
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainedNetworks:
-    """The networks that a step trains, or their gradients; None for what it leaves alone."""
+    """The networks that a step trains, or the gradients of what is trained; None for the others."""
 
     model: VAE | Packed | None
     log_scales: LogScales | None

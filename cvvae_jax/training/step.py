@@ -21,6 +21,7 @@ from jaxtyping import Array, Float, UInt8
 from cvvae_jax import losses, sharding
 from cvvae_jax.config import LossConfig, Remat, StageConfig
 from cvvae_jax.models.autoencoder import VAE
+from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.models.inputs import to_float
 from cvvae_jax.training import objective
 from cvvae_jax.training.discriminator_pass import DiscriminatorPass
@@ -38,6 +39,7 @@ from cvvae_jax.training.state import (
     updated_guard,
     updated_vae,
 )
+from cvvae_jax.training.trainable import merged, partition, trains_encoder
 
 Update = Literal["plain", "generator", "discriminator", "joint"]
 """The networks that a step trains: the VAE without a GAN, the VAE against the discriminator, the
@@ -88,8 +90,9 @@ def train_step(
     grads, metrics = accumulated_gradients(
         state, batch["video"], draws, frozen, update=update, stage=stage, loss=loss
     )
-    networks = tuple(net for net in (state.model, state.discriminator) if net is not None)
-    before, grads = packed((state, grads), networks)
+    trained, kept = partition(state.model, stage.trainable)
+    networks = tuple(net for net in (trained, state.discriminator) if net is not None)
+    before, grads = packed((dataclasses.replace(state, model=trained), grads), networks)
     new = before
     if update != "discriminator":
         new, parts = updated_vae(new, grads, stage)
@@ -100,6 +103,7 @@ def train_step(
         metrics |= parts
     finite = jnp.all(jnp.isfinite(jnp.stack(list(metrics.values()))))
     new = unpacked(jax.tree.map(functools.partial(jnp.where, finite), new, before))
+    new = dataclasses.replace(new, model=merged(new.model, kept))
     guard = updated_guard(
         state.guard,
         finite,
@@ -127,7 +131,7 @@ def accumulated_gradients(
     """
     networks = TrainedNetworks(state.model, state.log_scales, state.discriminator)
     networks, frozen = sharding.gathered((networks, frozen))
-    shared = {"loss": loss, "remat": stage.remat}
+    shared = {"loss": loss, "remat": stage.remat, "trainable": stage.trainable}
 
     def last_layer(part: Batch):
         return last_layer_gradients(networks, part, frozen, **shared)
@@ -185,13 +189,17 @@ def gradients(
     update: Update,
     loss: LossConfig,
     remat: Remat,
+    trainable: str = "all",
     adaptive_weight: Float[Array, ""] | None = None,
 ) -> tuple[TrainedNetworks, StepMetrics]:
-    """The gradients of the networks that `update` trains, and the batch's metrics.
+    """The gradients of the networks that `update` trains, of the VAE those of its trainable part,
+    and the batch's metrics.
 
     The adaptive weight is computed unless it is given, as it is for one part of a batch.
     """
-    outputs, hiddens, pullback = _forward(networks.model, batch, frozen, loss=loss, remat=remat)
+    shared = {"loss": loss, "remat": remat, "trainable": trainable}
+    reference = _image_posterior(networks.model, batch, frozen, loss)
+    outputs, hiddens, pullback = _forward(networks.model, batch, reference, **shared)
     metrics, vae_grads, log_scale_grads, discriminator_grads = {}, None, None, None
     if update != "plain":
         judged = DiscriminatorPass.create(networks.discriminator, outputs.recons, remat=remat)
@@ -202,7 +210,7 @@ def gradients(
         metrics |= parts
     if update != "discriminator":
         cotangent, log_scale_grads, total, parts = _cotangent(
-            outputs, networks, batch, frozen, loss=loss, remat=remat
+            outputs, networks, batch, frozen, reference=reference, **shared
         )
         metrics |= parts
         if update != "plain":
@@ -225,19 +233,28 @@ def gradients(
 
 
 def last_layer_gradients(
-    networks: TrainedNetworks, batch: Batch, frozen: Frozen, *, loss: LossConfig, remat: Remat
+    networks: TrainedNetworks,
+    batch: Batch,
+    frozen: Frozen,
+    *,
+    loss: LossConfig,
+    remat: Remat,
+    trainable: str = "all",
 ) -> tuple[Array, Array]:
     """The gradients of the objective without its GAN term, and of the GAN term, at the kernel of
     the decoder's last layer, of which a batch in parts makes its adaptive weight."""
-    outputs, hiddens, _ = _forward(networks.model, batch, frozen, loss=loss, remat=remat)
-    cotangent, *_ = _cotangent(outputs, networks, batch, frozen, loss=loss, remat=remat)
+    shared = {"loss": loss, "remat": remat, "trainable": trainable}
+    reference = _image_posterior(networks.model, batch, frozen, loss)
+    outputs, hiddens, _ = _forward(networks.model, batch, reference, **shared)
+    cotangent, *_ = _cotangent(outputs, networks, batch, frozen, reference=reference, **shared)
     judged = DiscriminatorPass.create(networks.discriminator, outputs.recons, remat=remat)
     return _last_layer(networks.model, hiddens, cotangent, judged.vae_cotangent()[1])
 
 
-def _forward(model: VAE, batch: Batch, frozen: Frozen, *, loss: LossConfig, remat: Remat):
-    """The VAE's outputs, the inputs of its last layer, and its backward pass as a function."""
-    from_images = objective.image_latents(
+def _image_posterior(
+    model: VAE, batch: Batch, frozen: Frozen, loss: LossConfig
+) -> DiagonalGaussian | None:
+    return objective.image_posterior(
         batch.video,
         batch.draws,
         frozen,
@@ -245,10 +262,27 @@ def _forward(model: VAE, batch: Batch, frozen: Frozen, *, loss: LossConfig, rema
         temporal_compression=model.temporal_compression,
     )
 
-    def run(model):
-        return objective.generate(model, batch.video, batch.draws.noise, from_images, remat=remat)
 
-    outputs, pullback, hiddens = jax.vjp(run, model, has_aux=True)
+def _forward(
+    model: VAE,
+    batch: Batch,
+    reference: DiagonalGaussian | None,
+    *,
+    loss: LossConfig,
+    remat: Remat,
+    trainable: str,
+):
+    """The VAE's outputs, the inputs of its last layer, and the backward pass to its trainable part
+    as a function."""
+    from_images = objective.image_latents(reference, batch.draws, loss=loss)
+
+    trained, kept = partition(model, trainable)
+
+    def run(trained):
+        whole = merged(trained, kept)
+        return objective.generate(whole, batch.video, batch.draws.noise, from_images, remat=remat)
+
+    outputs, pullback, hiddens = jax.vjp(run, trained, has_aux=True)
     return outputs, hiddens, pullback
 
 
@@ -258,19 +292,25 @@ def _cotangent(
     batch: Batch,
     frozen: Frozen,
     *,
+    reference: DiagonalGaussian | None,
     loss: LossConfig,
     remat: Remat,
+    trainable: str,
 ) -> tuple[Outputs, LogScales, Float[Array, ""], StepMetrics]:
     """The gradients of the objective without its GAN term, with respect to the VAE's outputs and
-    the log-scales; its value, and its metrics."""
+    the log-scales; its value, and its metrics. Where the encoder is frozen, the gradients with
+    respect to what it puts out are zero, and nothing is computed for them."""
 
     def value(outputs, log_scales):
+        if not trains_encoder(networks.model, trainable):
+            outputs = objective.without_encoder_gradients(outputs)
         return objective.vae_objective(
             outputs,
             log_scales,
             batch.video,
             batch.draws,
             frozen,
+            reference=reference,
             loss=loss,
             temporal_compression=networks.model.temporal_compression,
             remat=remat,

@@ -33,7 +33,10 @@ WIDTHS = {"block_channels": (8, 8), "blocks_per_level": 1, "norm_groups": 2}
 def logged() -> set[str]:
     """Every key that a step of any kind can log, with all terms of the objective on."""
     stage = StageConfig(1, (Bucket(5, 16, 8),))
-    loss = LossConfig(compat_mode="both", compat_lpips_weight=0.5, gan_penalty="r1")
+    mode = "decoder,encoder,latent,features"
+    loss = LossConfig(
+        compat_mode=mode, compat_lpips_weight=0.5, difference_weight=1.0, gan_penalty="r1"
+    )
     image = ImageVAEConfig(**WIDTHS)
     config = TrainConfig(
         image_model=image,

@@ -19,13 +19,22 @@ from tiny_training import (
 from cvvae_jax import parameter_paths
 from cvvae_jax.config import Remat
 from cvvae_jax.models.inputs import to_float
-from cvvae_jax.training.objective import Draws, generate, image_latents, vae_objective
+from cvvae_jax.training.objective import (
+    Draws,
+    generate,
+    image_latents,
+    image_posterior,
+    vae_objective,
+)
 from cvvae_jax.training.state import RandomKeys
 
 # The official code's gradient norms are tested quickly, in tests/test_golden_steps.py.
 MODES = [
     "both",
-    *(pytest.param(mode, marks=pytest.mark.slow) for mode in ("decoder", "encoder", "none")),
+    *(
+        pytest.param(mode, marks=pytest.mark.slow)
+        for mode in ("decoder", "encoder", "none", "encoder:0.5,latent:2,features:0.1")
+    ),
 ]
 BATCH = random_batch(2)
 pytestmark = pytest.mark.usefixtures("with_reference_convolutions")
@@ -49,7 +58,9 @@ def defined(state, frozen, loss):
         state.model, RandomKeys.create(0), seeds, state.step, video_shape=video.shape
     )
     scale = {"loss": loss, "temporal_compression": 2}
-    from_images = image_latents(video, draws, frozen, **scale)
+    reference = image_posterior(video, draws, frozen, **scale)
+    from_images = image_latents(reference, draws, loss=loss)
+    scale["reference"] = reference
 
     def outputs_of(model):
         return generate(model, video, draws.noise, from_images, remat="none")[0]
