@@ -20,7 +20,6 @@ from cvvae_jax.metrics.image import SSIM_WINDOW, psnr, ssim
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.inputs import to_float
-from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.resumable.files import read_json, write_whole
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import finite_or_none, say
@@ -132,9 +131,9 @@ _LABELS = {
 }
 
 
-def report(model: VideoVAE, image_vae: ImageVAE, job: Job, config: TrainConfig) -> Scores:
+def report(model: VAE, image_vae: ImageVAE | None, job: Job, config: TrainConfig) -> Scores:
     """Measures a trained model, prints a table, and writes `scores.json` and
-    `samples/contact_sheet.png` to the run folder."""
+    `samples/contact_sheet.png` to the folder of the job."""
     tell = functools.partial(say, job.folder)
     scores, views = evaluate(model, image_vae, job.clips, job.mesh, tell)
     if jax.process_index() == 0:

@@ -1,0 +1,36 @@
+"""The quickstart's image VAE, which comes with the package: stage 1 alone, on photos.
+
+    python train.py configs/image_vae.py --data.photos DIR
+
+An image VAE with 4 x 4 pixels per latent and 16 channels learns from moving photographs, single
+frames of them, of the photos in DIR and scikit-image's. Half of them get other colors, and a third
+plain rectangles of saturated colors: that is what teaches a small network all hues.
+
+The run folder's `image_vae/` holds the result, which `--image-vae` of other recipes takes. The card
+beside the published weights says what they were trained on, and how well they do.
+"""
+
+import dataclasses
+
+from cvvae_jax.config import Bucket, DataConfig, OptimizerConfig, StageConfig, TrainConfig
+from cvvae_jax.recipe import load_recipe
+
+
+def get_config() -> TrainConfig:
+    """The recipe, as the top of this file describes it."""
+    return dataclasses.replace(
+        load_recipe("quickstart"),
+        image_vae=None,
+        image_only=True,
+        image_train=StageConfig(
+            steps=8000,
+            buckets=(Bucket(frames=1, size=64, batch=4),),
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=200),
+            ema_decay=0.998,
+            log_every=50,
+            eval_every=1000,
+            checkpoint_every=250,
+        ),
+        data=DataConfig(eval_clips=16, recolor=True),
+        workdir="runs/image_vae",
+    )
