@@ -11,24 +11,27 @@ beside the published weights says what they were trained on, and how well they d
 """
 
 import dataclasses
+from pathlib import Path
 
 from cvvae_jax.config import Bucket, DataConfig, OptimizerConfig, StageConfig, TrainConfig
 from cvvae_jax.recipe import load_recipe
+
+PARENT = Path(__file__).parent / "quickstart.py"
 
 
 def get_config() -> TrainConfig:
     """The recipe, as the top of this file describes it."""
     return dataclasses.replace(
-        load_recipe("quickstart"),
+        load_recipe(str(PARENT)),
         image_vae=None,
         image_only=True,
         image_train=StageConfig(
-            steps=8000,
-            buckets=(Bucket(frames=1, size=64, batch=4),),
-            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=200),
+            steps=6000,
+            buckets=(Bucket(frames=1, size=48, batch=4),),
+            optimizer=OptimizerConfig(learning_rate=2e-3, warmup_steps=100),
             ema_decay=0.998,
             log_every=50,
-            eval_every=1000,
+            eval_every=2000,
             checkpoint_every=250,
         ),
         data=DataConfig(eval_clips=16, recolor=True),
