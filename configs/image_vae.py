@@ -11,7 +11,7 @@ absolute errors its finest detail counts as much as a color: a run kept one of t
 color for 3700 steps, and showed all hues as orange or blue.
 
 The run folder's `image_vae/` holds the result, which `--image-vae` of other recipes takes.
-cvvae_jax/pretrained/image_vae/README.md, the card of the published weights, says what they were
+cvvae_jax/pretrained/README.md, the card of the published weights, says what they were
 trained on, and how well they do. The same command with more steps goes on from the newest
 checkpoint: `--image-train.steps 20000`.
 """

@@ -1,5 +1,5 @@
-"""Folders that come with the package: beside it in a clone and inside of it when it is installed, or
-always inside of it."""
+"""Folders that come with the package: beside it in a clone and inside of it when it is installed,
+or always inside of it."""
 
 from pathlib import Path
 

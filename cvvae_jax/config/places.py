@@ -1,5 +1,5 @@
-"""Places of files: local paths, in which `~` is a home folder, models that come with the package, and
-remote addresses."""
+"""Places of files: local paths, in which `~` is a home folder, models that come with the package,
+and remote addresses."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""How true colors are: shifts of red, green and blue, errors of the hue, and the chroma that is left.
+"""How true colors are: shifts of red, green and blue, errors of the hue, and the chroma left.
 
 A color (r, g, b) is gray, its mean, plus a vector at right angles to the gray axis. The angle of
 that vector is the hue here, with red at 0, green at 120 and blue at 240 degrees; its length is the

@@ -25,6 +25,11 @@ def patches(clip: np.ndarray) -> np.ndarray:
     return np.einsum("phw,hwc->pc", weights, clip[0])
 
 
+def errors_of(clip: np.ndarray) -> color.PatchErrors:
+    """The errors of a chart of 64 x 64 pixels."""
+    return color.patch_errors(patches(clip), patches(recolored_chart(0.0, 1.0)))
+
+
 @pytest.mark.parametrize("rgb", [(1, 0, 0), (1, 1, 0), (0, 1, 0), (0, 1, 1), (0, 0, 1), (1, 0, 1)])
 def test_hue_and_chroma_of_pure_colors_are_those_of_the_color_circle(rgb):
     hue, chroma = color.hue_and_chroma(np.array(rgb) * 200)
@@ -75,7 +80,7 @@ def test_bleeding_at_the_borders_of_patches_does_not_count():
 
 @pytest.mark.parametrize("angle", [10.0, -10.0, 3.0, 120.0])
 def test_hues_turned_by_an_angle_are_measured_as_it(angle):
-    errors = color.patch_errors(patches(recolored_chart(angle, 1.0)), patches(recolored_chart(0.0, 1.0)))
+    errors = errors_of(recolored_chart(angle, 1.0))
     np.testing.assert_allclose(errors.hue, angle, atol=1e-9)
     np.testing.assert_allclose(errors.chroma, 1)
     assert errors.worst_hue == pytest.approx(abs(angle))
@@ -83,7 +88,7 @@ def test_hues_turned_by_an_angle_are_measured_as_it(angle):
 
 @pytest.mark.parametrize("ratio", [0.5, 0.8, 1.25])
 def test_chart_mixed_with_gray_is_measured_as_its_ratio(ratio):
-    errors = color.patch_errors(patches(recolored_chart(0.0, ratio)), patches(recolored_chart(0.0, 1.0)))
+    errors = errors_of(recolored_chart(0.0, ratio))
     np.testing.assert_allclose(errors.chroma, ratio)
     np.testing.assert_allclose(errors.hue, 0, atol=1e-9)
     assert errors.worst_chroma == pytest.approx(ratio)
