@@ -1,5 +1,4 @@
-"""Folders that come with the package: beside it in a clone and inside of it when it is installed,
-or always inside of it."""
+"""Folders that are beside the package in a clone, and inside of it when it is installed."""
 
 from pathlib import Path
 
@@ -9,11 +8,6 @@ _PACKAGE = Path(__file__).parent
 def configs_folder() -> Path:
     """The folder of recipes, whose subfolder `protocols` has the protocols of evaluations."""
     return _folder("configs")
-
-
-def pretrained_folder() -> Path:
-    """The folder of models that come with the package, which paths name `pretrained:NAME`."""
-    return _PACKAGE / "pretrained"
 
 
 def documentation(page: str) -> Path:

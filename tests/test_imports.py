@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "cvvae_jax"
 # be.
 ALLOWED = {
     "errors": set(),
-    "config": {"errors", "resources"},
+    "config": {"errors"},
     "resources": set(),
     "arguments": {"errors"},
     "recipe": {"arguments", "config", "errors", "resources"},
