@@ -9,8 +9,9 @@ colors, and a third plain rectangles of saturated colors.
 The pixel error is squared. By absolute errors, fine detail counts as much as a color, and 16
 channels can be filled with the brightness of 4 x 4 pixels alone: a run of 3700 steps had 28.6 dB on
 unseen photos of 128 x 128, and kept one of the two dimensions of color, so that it showed all hues
-as orange or blue. Whether squared errors mend that has not been measured yet: look at `hue` and
-`chroma` in scores.json.
+as orange or blue, 84 degrees off for the worst patch of the test chart. 190 steps of squared errors
+later, that was 10 degrees. A run of squared errors from the first step has not been done yet: look
+at `hue` and `chroma` in scores.json.
 
 The run folder's `image_vae/` holds the result, which `--image-vae` of other recipes takes. The same
 command with more steps, such as `--image-train.steps 20000`, goes on from the newest checkpoint.
