@@ -90,6 +90,7 @@ def test_settings_of_a_recipe(home):
         "lpips": "~/c",
         "data.videos": "~/clips/*.mp4",
         "data.images": "~/i",
+        "data.photos": "~/p",
         "data.eval-videos": "~/e",
         "data.exclude": "~/bad.txt",
     }
@@ -103,6 +104,7 @@ def test_settings_of_a_recipe(home):
         assert (config.init_weights, config.lpips) == (f"{home}/b", f"{home}/c")
         data = config.data
         assert (data.videos, data.images) == (f"{home}/clips/*.mp4", f"{home}/i")
+        assert data.photos == f"{home}/p"
         assert (data.eval_videos, data.exclude) == (f"{home}/e", f"{home}/bad.txt")
     assert DataConfig(videos="gs://x/~/y").videos == "gs://x/~/y"
     assert load_recipe("~/mine.py")

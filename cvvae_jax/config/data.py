@@ -57,6 +57,9 @@ class DataConfig:
     """The place of the videos; if unset, moving photographs are made."""
     images: str | None = None
     """The place of the images; if unset, single frames of the videos are taken."""
+    photos: str | None = None
+    """A folder of photos to make moving photographs of, beside scikit-image's; without effect where
+    `videos` or `images` is set."""
     eval_videos: str | None = None
     """The place of unseen videos to measure on; if unset, one video and one image in ten are held
     out of training."""
@@ -84,6 +87,9 @@ class DataConfig:
     """Whether a random half of the clips is mirrored, left for right."""
     reverse: bool = False
     """Whether a random half of the clips runs backward."""
+    recolor: bool = False
+    """Whether a random half of the clips gets other colors, and a third of them plain rectangles of
+    saturated colors, so that all hues are learned."""
     max_bad: float = 0.1
     """The largest share of records that may fail to decode; another record replaces each. A run
     stops when more have failed, of at least 200."""
@@ -93,7 +99,7 @@ class DataConfig:
     """Number of threads that decode, in every process."""
 
     def __post_init__(self):
-        expand_home(self, "videos", "images", "eval_videos", "exclude")
+        expand_home(self, "videos", "images", "photos", "eval_videos", "exclude")
         at_least(self, 1, "eval_clips", "min_stride", "max_stride", "threads")
         at_least(self, 0, "workers", "max_bad")
         if self.short_side is not None:

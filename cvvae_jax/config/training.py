@@ -298,6 +298,9 @@ class TrainConfig:
     """Stage 2, which trains the video VAE."""
     image_vae: str | None = None
     """Weights of the image VAE to be compatible with, ours or PyTorch's."""
+    image_only: bool = False
+    """Whether the run ends with stage 1: it leaves an image VAE in the run folder's `image_vae/`.
+    The same run without this setting goes on with stage 2."""
     init: Literal["inflate", "random"] = "inflate"
     """What the video VAE starts from: the image VAE's weights, inflated (the paper's way), or
     random weights."""
@@ -332,3 +335,8 @@ class TrainConfig:
     def __post_init__(self):
         expand_home(self, "image_vae", "init_weights", "lpips", "workdir")
         at_least(self, 0, "seed", "profile")
+        if self.image_only and self.image_vae is not None:
+            raise ConfigError(
+                "image_only trains an image VAE, and image_vae names one that is trained already: "
+                "leave one of the two out."
+            )

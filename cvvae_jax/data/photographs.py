@@ -1,4 +1,5 @@
-"""Moving photographs: videos made on the fly from the photos in scikit-image, without a download.
+"""Moving photographs: videos made on the fly from the photos in scikit-image, without a download,
+and from those of a folder.
 
 A camera drifts, turns and zooms over a photo; a few soft-edged pieces of another photo move in
 front of it. Motion is smooth, sub-pixel, and uncovers what was hidden: enough to train a small
@@ -9,10 +10,15 @@ import dataclasses
 import functools
 import importlib.resources
 import math
+from pathlib import Path
 from typing import Literal
 
 import numpy as np
 from PIL import Image
+
+from cvvae_jax.config.places import at_home
+from cvvae_jax.data.files import Files
+from cvvae_jax.video_io.images import read_image
 
 _PHOTOS = {
     "train": (
@@ -35,6 +41,11 @@ _PHOTOS = {
 # pixels of the level it is read from, where bilinear sampling neither aliases nor blurs much.
 _LEVEL_STEP = math.sqrt(2)
 
+# Photos of a folder are reduced to this short side, and so many of them are kept in memory: 0.5 GB
+# with the levels of their pyramids.
+_SHORT_SIDE = 512
+_KEPT = 256
+
 # Oscillations of camera and patches take this many frames, drawn per motion.
 _PERIODS = (24, 120)
 
@@ -45,7 +56,7 @@ _REFERENCE_SIZE = 64
 class MovingPhotographs:
     """A random-access source of clips; a clip depends on (seed, index) alone.
 
-    The splits "train" and "eval" have no photo in common.
+    The splits "train" and "eval" have no photo in common: those of a folder are all trained on.
     """
 
     def __init__(
@@ -57,6 +68,7 @@ class MovingPhotographs:
         length: int,
         seed: int,
         speed: float = 1.5,
+        photos: str | None = None,
     ):
         """Describe the clips; photos are read when the first one is asked for.
 
@@ -68,8 +80,14 @@ class MovingPhotographs:
             seed: seed of all clips.
             speed: the camera's largest speed, in pixels a frame in a clip of 64x64 pixels, and in
                 proportion in others; 0 makes stills. Patches move up to a third faster.
+            photos: a folder, searched recursively, with photos to train on beside scikit-image's.
+
+        Raises:
+            UserError: there are no photos in the folder.
         """
-        self._split = split
+        self._names = _PHOTOS[split]
+        if photos is not None and split == "train":
+            self._names += _photos_of(photos)
         self._frames = frames
         self._size = size
         self._length = length
@@ -82,7 +100,7 @@ class MovingPhotographs:
     def __getitem__(self, index: int) -> np.ndarray:
         """Clip `index` as a uint8 array (frames, size, size, 3)."""
         rng = np.random.default_rng([self._seed, index])
-        names = _PHOTOS[self._split]
+        names = self._names
         background, other = rng.choice(len(names), size=2, replace=False)
         camera = _draw_camera(rng, names[background], self._frames, self._size, self._speed)
         patches = [
@@ -221,10 +239,27 @@ def _sample(
     )
 
 
-@functools.cache
+def _photos_of(folder: str) -> tuple[str, ...]:
+    """The paths of a folder's photos, in a fixed order."""
+    files = Files(at_home(folder), "image")
+    return tuple(str(Path(files.name(number)).absolute()) for number in range(len(files)))
+
+
+@functools.lru_cache(_KEPT)
 def _photo(name: str) -> Image.Image:
+    """A photo of scikit-image by its name, or one of a folder by its absolute path."""
+    if Path(name).is_absolute():
+        return _photo_of_file(name)
     with importlib.resources.files("skimage").joinpath("data", name).open("rb") as file:
         return Image.open(file, formats=("PNG", "JPEG")).convert("RGB")
+
+
+def _photo_of_file(path: str) -> Image.Image:
+    photo = Image.fromarray(read_image(path))
+    scale = _SHORT_SIDE / min(photo.size)
+    if scale >= 1:
+        return photo
+    return photo.resize([round(side * scale) for side in photo.size], Image.Resampling.BOX)
 
 
 def _level(name: str, step: float) -> tuple[Image.Image, np.ndarray]:
@@ -234,7 +269,7 @@ def _level(name: str, step: float) -> tuple[Image.Image, np.ndarray]:
     return image, np.array(image.size) / np.array(_photo(name).size)
 
 
-@functools.cache
+@functools.lru_cache(4 * _KEPT)
 def _reduced(name: str, number: int) -> Image.Image:
     photo = _photo(name)
     size = [max(1, round(side / _LEVEL_STEP**number)) for side in photo.size]

@@ -33,6 +33,7 @@ import numpy as np
 from absl import flags
 
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
+from cvvae_jax.data.colors import recolored
 from cvvae_jax.data.photographs import MovingPhotographs
 from cvvae_jax.data.records import (
     BadRecords,
@@ -213,7 +214,7 @@ def eval_clips(
     """
     bucket = max(stage.buckets, key=lambda b: (b.frames, b.height * b.width))
     if data.videos is None and data.images is None and data.eval_videos is None:
-        source = _photographs(bucket, split="eval", length=data.eval_clips, seed=0)
+        source = _photographs(bucket, data, split="eval", length=data.eval_clips, seed=0)
         return np.stack([_middle(source[i], bucket) for i in range(len(source))])
     source = _eval_source(bucket, data, known or {})
     return np.stack([_eval_clip(source, i, bucket, data) for i in range(data.eval_clips)])
@@ -250,9 +251,9 @@ def _records(
     """An endless dataset of one bucket's records."""
     if data.videos is None and data.images is None:
         dataset = grain.MapDataset.source(
-            _photographs(bucket, split="train", length=_PHOTOGRAPHS, seed=seed)
+            _photographs(bucket, data, split="train", length=_PHOTOGRAPHS, seed=seed)
         )
-        transform = _PhotographRecord(bucket)
+        transform = _PhotographRecord(bucket, data)
     else:
         source = _train_source(bucket, data, known)
         dataset = grain.MapDataset.range(len(source))
@@ -261,11 +262,17 @@ def _records(
 
 
 def _photographs(
-    bucket: Bucket, *, split: Literal["train", "eval"], length: int, seed: int
+    bucket: Bucket, data: DataConfig, *, split: Literal["train", "eval"], length: int, seed: int
 ) -> MovingPhotographs:
     """Square clips that are large enough for the bucket."""
-    size = max(bucket.height, bucket.width)
-    return MovingPhotographs(split=split, frames=bucket.frames, size=size, length=length, seed=seed)
+    return MovingPhotographs(
+        split=split,
+        frames=bucket.frames,
+        size=max(bucket.height, bucket.width),
+        length=length,
+        seed=seed,
+        photos=data.photos,
+    )
 
 
 def _middle(clip: np.ndarray, bucket: Bucket) -> np.ndarray:
@@ -277,12 +284,14 @@ def _middle(clip: np.ndarray, bucket: Bucket) -> np.ndarray:
 class _PhotographRecord(grain.transforms.RandomMap):
     """Grain's transform from moving photographs to a record."""
 
-    def __init__(self, bucket: Bucket):
-        self._bucket = bucket
+    def __init__(self, bucket: Bucket, data: DataConfig):
+        self._bucket, self._data = bucket, data
 
     def random_map(self, element: np.ndarray, rng: np.random.Generator) -> Record:
+        seed = draw_seed(rng)
         clip = np.ascontiguousarray(_middle(element, self._bucket))
-        return {"video": clip, "seed": draw_seed(rng), "bad": np.str_("")}
+        clip = recolored(clip, rng) if self._data.recolor else clip
+        return {"video": clip, "seed": seed, "bad": np.str_("")}
 
 
 def _train_source(bucket: Bucket, data: DataConfig, known: HeldOutByKind) -> Source:

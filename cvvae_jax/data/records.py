@@ -14,6 +14,7 @@ import grain
 import numpy as np
 
 from cvvae_jax.config import Bucket, DataConfig
+from cvvae_jax.data.colors import recolored
 from cvvae_jax.data.sources import Source
 from cvvae_jax.errors import UserError, visible
 from cvvae_jax.video_io.containers import one_line
@@ -193,6 +194,7 @@ def random_clip(
         clip = clip[:, :, ::-1]
     if data.reverse and rng.random() < 0.5:
         clip = clip[::-1]
+    clip = recolored(clip, rng) if data.recolor else clip
     return np.ascontiguousarray(clip)
 
 

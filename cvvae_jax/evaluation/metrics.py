@@ -12,7 +12,7 @@ import numpy as np
 from cvvae_jax.evaluation import latents
 from cvvae_jax.evaluation.metric import Arrays, Figure, Kind, Metric, Network, mean
 from cvvae_jax.losses import lpips
-from cvvae_jax.metrics import frechet, image, time
+from cvvae_jax.metrics import color, frechet, image, time
 from cvvae_jax.models.feature_networks.alexnet import SMALLEST as ALEXNET_PIXELS
 from cvvae_jax.models.feature_networks.alexnet import AlexLPIPS
 from cvvae_jax.models.feature_networks.i3d import I3D
@@ -29,6 +29,22 @@ def _mean_where_defined(name: str) -> Callable[[Arrays], float | None]:
 
     def figure(arrays: Arrays) -> float | None:
         values = np.atleast_1d(arrays.get(name, np.nan))
+        return mean(values[np.isfinite(values)])
+
+    return figure
+
+
+def _color_shift(arrays: Arrays) -> float | None:
+    if "color" not in arrays:
+        return None
+    return float(np.abs(arrays["color"][:, :3].mean(axis=0, dtype=np.float64)).max())
+
+
+def _color_column(column: int) -> Callable[[Arrays], float | None]:
+    """The mean of a column of the colors' errors over frames that have a hue."""
+
+    def figure(arrays: Arrays) -> float | None:
+        values = arrays["color"][:, column] if "color" in arrays else np.empty(0)
         return mean(values[np.isfinite(values)])
 
     return figure
@@ -114,6 +130,30 @@ _ROWS = (
         image.ms_ssim,
         smallest=image.MS_SSIM_PIXELS,
         definition=2,
+    ),
+    Metric(
+        "color",
+        "clip",
+        (
+            Figure(
+                *("hue_error", "Hue error", "degrees", "lower", 2, "frames"),
+                "How far hues are turned around the gray axis, weighted by the original's chroma; "
+                "pixels with less than 16 levels of it have no hue, nor do clips without others.",
+                _color_column(3),
+            ),
+            Figure(
+                *("chroma_ratio", "Chroma", "", "one", 3, "frames"),
+                "The reconstruction's chroma over the original's, of the same pixels; below 1: "
+                "paler.",
+                _color_column(4),
+            ),
+            Figure(
+                *("color_shift", "Color shift", "levels", "lower", 2, "frames"),
+                "The mean error of red, green or blue over a clip, whichever is the largest.",
+                _color_shift,
+            ),
+        ),
+        color.color_errors,
     ),
     Metric(
         "lpips_vgg",

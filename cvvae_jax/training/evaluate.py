@@ -7,6 +7,7 @@ import math
 from collections.abc import Callable
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
@@ -15,12 +16,12 @@ from cvvae_jax.checkpoint import newest_complete_step
 from cvvae_jax.compiling import announced
 from cvvae_jax.config import TrainConfig
 from cvvae_jax.frame_groups import repeat_to_frames
+from cvvae_jax.metrics import color
 from cvvae_jax.metrics.baselines import bicubic_in_space, bicubic_in_space_and_time
-from cvvae_jax.metrics.image import SSIM_WINDOW, psnr, ssim
+from cvvae_jax.metrics.image import SSIM_WINDOW, error, psnr, ssim
 from cvvae_jax.models.autoencoder import VAE
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.inputs import to_float
-from cvvae_jax.models.video_vae import VideoVAE
 from cvvae_jax.resumable.files import read_json, write_whole
 from cvvae_jax.training.jobs import Job
 from cvvae_jax.training.log import finite_or_none, say
@@ -30,6 +31,10 @@ Scores = dict[str, float]
 """Scores by name, such as `psnr_recon`."""
 Views = dict[str, np.ndarray]
 """Videos by name, such as `recon`."""
+
+_CHANNELS = ("red", "green", "blue")
+_METRICS = ("psnr", "ssim", "hue", "chroma", *_CHANNELS)
+_LEVELS = 127.5  # 8-bit levels in a unit of values in [-1, 1]
 
 
 def evaluate(
@@ -49,8 +54,12 @@ def evaluate(
         say: is told before the program is compiled; default: the log of `compiling`.
 
     Returns:
-        The scores, averaged over clips, and views of at most 4 clips. Scores are `psnr_NAME` in dB
-        and, where frames have 11 pixels or more along each side, `ssim_NAME`. The names are
+        The scores, and views of at most 4 clips. Averaged over clips are `psnr_NAME` in dB and,
+        where frames have 11 pixels or more along each side, `ssim_NAME`; `red_NAME`, `green_NAME`
+        and `blue_NAME`, the mean errors of the channels in 8-bit levels. Of the ten saturated
+        patches of a test chart (`metrics.color.chart`), `hue_NAME` is the largest turn of a hue in
+        degrees, and `chroma_NAME` the ratio to the chart's chroma that is farthest from 1. The
+        names are
         `recon`: the reconstruction from the posterior's mode;
         `bicubic` and `bicubic_time`: resampling to the latent grid and back, in space, and in space
         and time;
@@ -65,6 +74,8 @@ def evaluate(
     run = jax.jit(_evaluate_batch, out_shardings=replicated)
     model_name = type(model).__name__
     identity = (model.config, frozen and frozen.config, clips.shape[1:], dict(mesh.shape))
+    count, chart = len(clips), color.chart(*clips.shape[1:4])
+    clips = np.concatenate([clips, chart[None]])
     scores, views = [], []
     for start in range(0, len(clips), mesh.size):
         batch = clips[start : start + mesh.size]
@@ -79,9 +90,22 @@ def evaluate(
         if start < 4:
             views.append({name: np.asarray(x)[keep] for name, x in batch_views.items()})
     join = functools.partial(jax.tree.map, lambda *parts: np.concatenate(parts))
-    return {name: float(x.mean()) for name, x in join(*scores).items()}, {
-        name: x[:4] for name, x in join(*views).items()
-    }
+    measured = join(*scores)
+    means = {name: float(x[:count].mean()) for name, x in measured.items() if x.ndim == 1}
+    patches = {name: x[count] for name, x in measured.items() if x.ndim > 1}
+    views = {name: x[: min(count, 4)] for name, x in join(*views).items()}
+    return means | _chart_scores(patches), views
+
+
+def _chart_scores(patches: dict[str, np.ndarray]) -> Scores:
+    """The scores of the test chart, from the mean colors of its patches, each (ten, 3)."""
+    found = {}
+    for name, colors in patches.items():
+        rival = name.removeprefix("patches_")
+        if rival != "input":
+            errors = color.patch_errors(colors, patches["patches_input"])
+            found |= {f"hue_{rival}": errors.worst_hue, f"chroma_{rival}": errors.worst_chroma}
+    return found
 
 
 def _part(clips: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
@@ -89,7 +113,8 @@ def _part(clips: np.ndarray, index: tuple[slice, ...]) -> np.ndarray:
 
 
 def _evaluate_batch(model, frozen, clips):
-    """Scores of every clip, each (b,), and views."""
+    """Scores of every clip, each (b,), with the mean colors of what would be the test chart's
+    patches, each (b, ten, 3); and views."""
     video = to_float(clips)
     latents = model.encode(video).mode()
     views = {"input": video, "recon": model.decode(latents)}
@@ -108,6 +133,13 @@ def _evaluate_batch(model, frozen, clips):
         for metric, measure in metrics.items()
         for name, rival in rivals.items()
     }
+    for name, rival in rivals.items():
+        errors = _LEVELS * error(rival, video).mean(axis=(1, 2, 3))
+        scores |= {f"{channel}_{name}": errors[:, i] for i, channel in enumerate(_CHANNELS)}
+    weights = jnp.asarray(color.patch_weights(*video.shape[2:4]), jnp.float32)
+    for name, rival in {"input": video, **rivals}.items():
+        means = jnp.clip(rival, -1, 1).mean(axis=1)
+        scores[f"patches_{name}"] = jnp.einsum("phw,bhwc->bpc", weights, means)
     return scores, views
 
 
@@ -131,10 +163,21 @@ _LABELS = {
     "bicubic_time": "bicubic, down and up in space and time (the latent grid)",
 }
 
+# Title, width and format of the columns of the table of scores.
+_COLUMNS = {
+    "psnr": ("PSNR, dB", 10, ".2f"),
+    "ssim": ("SSIM", 8, ".4f"),
+    "hue": ("hue", 7, ".1f"),
+    "chroma": ("chroma", 8, ".2f"),
+    "red": ("red", 7, "+.1f"),
+    "green": ("green", 7, "+.1f"),
+    "blue": ("blue", 7, "+.1f"),
+}
 
-def report(model: VideoVAE, image_vae: ImageVAE, job: Job, config: TrainConfig) -> Scores:
+
+def report(model: VAE, image_vae: ImageVAE | None, job: Job, config: TrainConfig) -> Scores:
     """Measures a trained model, prints a table, and writes `scores.json` and
-    `samples/contact_sheet.png` to the run folder."""
+    `samples/contact_sheet.png` to the folder of the job."""
     tell = functools.partial(say, job.folder)
     scores, views = evaluate(model, image_vae, job.clips, job.mesh, tell)
     if jax.process_index() == 0:
@@ -162,7 +205,7 @@ def finished_scores(job: Job) -> Scores | None:
     record = read_json(path) if path.exists() else None
     if record is None:
         return None
-    tables = {metric: record.get(metric) for metric in ("psnr", "ssim")}
+    tables = {metric: record.get(metric) for metric in _METRICS}
     return {
         f"{metric}_{rival}": math.nan if value is None else value
         for metric, table in tables.items()
@@ -171,19 +214,19 @@ def finished_scores(job: Job) -> Scores | None:
 
 
 def _table(scores: Scores, *, temporal_compression: int) -> list[str]:
-    has_ssim = "ssim_recon" in scores
-    lines = [f"{'PSNR':>11}" + f"{'SSIM':>9}" * has_ssim]
+    shown = [metric for metric in _COLUMNS if f"{metric}_recon" in scores]
+    lines = ["".join(f"{_COLUMNS[metric][0]:>{_COLUMNS[metric][1]}}" for metric in shown)]
     for name, label in _LABELS.items():
         if f"psnr_{name}" in scores:
-            ssim = f"  {scores[f'ssim_{name}']:7.4f}" if has_ssim else ""
-            label = label.format(k=temporal_compression)
-            lines.append(f"  {scores[f'psnr_{name}']:6.2f} dB{ssim}  {label}")
+            values = (format(scores[f"{metric}_{name}"], _COLUMNS[metric][2]) for metric in shown)
+            cells = (f"{v:>{_COLUMNS[m][1]}}" for v, m in zip(values, shown, strict=True))
+            lines.append("".join(cells) + "  " + label.format(k=temporal_compression))
     return lines
 
 
 def _record(scores: Scores, job: Job, config: TrainConfig) -> dict:
     """The content of scores.json: scores by metric, and what they depend on."""
-    by_metric = {"psnr": {}, "ssim": {}}
+    by_metric = {metric: {} for metric in _METRICS}
     for name, value in finite_or_none(scores).items():
         metric, _, rival = name.partition("_")
         by_metric[metric][rival] = value

@@ -104,8 +104,8 @@ class RunPlan:
 
     image: Job | None
     """Training the image VAE; None where it is loaded."""
-    video: Job
-    """Training the video VAE."""
+    video: Job | None
+    """Training the video VAE; None where the run ends with the image VAE."""
     image_vae: Weights | None
     """The image VAE to load."""
     image_config: ImageVAEConfig
@@ -114,6 +114,11 @@ class RunPlan:
     """The network of LPIPS."""
     missing: tuple[str, ...]
     """Weights and data that are not there yet, a message for each."""
+
+    @property
+    def last(self) -> Job:
+        """The job whose scores are the run's."""
+        return self.video or self.image
 
 
 def plan_run(
@@ -156,11 +161,12 @@ def plan_run(
     make_job = functools.partial(
         _job, config=config, known=earlier_sides(folder), missing=missing, devices=devices
     )
-    video = make_job(_VIDEO_VAE, folder, config.train, config.loss, create_video, start)
-    _check_job(video, video_config)
-    _check_trainable(video, VideoVAE, video_config)
-    _check_inflation(create_video, image_config, start)
-    image = None
+    video = image = None
+    if not config.image_only:
+        video = make_job(_VIDEO_VAE, folder, config.train, config.loss, create_video, start)
+        _check_job(video, video_config)
+        _check_trainable(video, VideoVAE, video_config)
+        _check_inflation(create_video, image_config, start)
     if image_vae is None:
         loss = dataclasses.replace(config.loss, compat_mode="none")
         folder = folder / "image_vae"

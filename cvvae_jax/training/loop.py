@@ -1,4 +1,5 @@
-"""A whole run: the image VAE is loaded or trained, then the video VAE is trained against it."""
+"""A whole run: the image VAE is loaded or trained, then the video VAE is trained against it, unless
+the run ends with the image VAE."""
 
 import contextlib
 import dataclasses
@@ -101,15 +102,17 @@ def _check_trainable(stage: AbstractStage) -> None:
 def _run_plan(
     plan: RunPlan, config: TrainConfig, stop: StopSignals, additions: Additions
 ) -> Scores:
-    if scores := broadcast_from_first(lambda: finished_scores(plan.video)):
-        done = f"all {plan.video.stage.steps} steps are done already; scores.json has the scores"
-        say(plan.video.folder, f"{plan.video.title}: {done}")
+    if scores := broadcast_from_first(lambda: finished_scores(plan.last)):
+        done = f"all {plan.last.stage.steps} steps are done already; scores.json has the scores"
+        say(plan.last.folder, f"{plan.last.title}: {done}")
         return scores
-    lpips = plan.lpips.load(plan.video.mesh) if plan.lpips else None
+    lpips = plan.lpips.load(plan.last.mesh) if plan.lpips else None
     image_vae = None
     if plan.image is not None:
         needed = on_mesh(Frozen(lpips=lpips, terms=additions.terms), plan.image.mesh)
         image_vae = fit(plan.image, needed, config, stop, additions.callbacks)
+    if plan.video is None:
+        return report(image_vae, None, plan.image, config)
     terms = on_mesh(additions.terms, plan.video.mesh)
     frozen = Frozen(load_image_vae(plan, image_vae, config), lpips, terms)
     model = fit(plan.video, frozen, config, stop, additions.callbacks)

@@ -46,7 +46,15 @@ DESCRIPTIONS = {
     "data/bad_files": "Files that could not be decoded.",
 }
 """By name. Scores of evaluations, `eval/METRIC_RIVAL`, are described by `describe`."""
-_METRICS = {"psnr": "PSNR in dB", "ssim": "SSIM"}
+_METRICS = {
+    "psnr": "PSNR in dB",
+    "ssim": "SSIM",
+    **{channel: f"mean error of {channel} in 8-bit levels" for channel in ("red", "green", "blue")},
+}
+_CHART_METRICS = {
+    "hue": "largest turn of a hue in degrees",
+    "chroma": "ratio of chromas that is farthest from 1",
+}
 _RIVALS = {
     "recon": "the reconstruction",
     "compat": "what the image decoder sees in the video's latents",
@@ -63,6 +71,8 @@ def describe(name: str) -> str:
         metric, _, rival = name.removeprefix("eval/").partition("_")
         if metric in _METRICS and rival in _RIVALS:
             return f"On unseen clips, {_METRICS[metric]} of {_RIVALS[rival]}."
+        if metric in _CHART_METRICS and rival in _RIVALS:
+            return f"On a test chart, {_CHART_METRICS[metric]}, of {_RIVALS[rival]}."
     if name.startswith("loss/"):
         return DESCRIPTIONS.get(name, "A term that was added to the objective, without its weight.")
     return DESCRIPTIONS.get(name, "")

@@ -1,10 +1,14 @@
 """Moving photographs: deterministic, smooth, never beyond the photo, and split by photo."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
 from cvvae_jax.data import photographs
 from cvvae_jax.data.photographs import MovingPhotographs
+from cvvae_jax.errors import UserError
+from cvvae_jax.video_io.images import write_image
 
 
 def source(split="train", frames=5, size=32, seed=0, **kwargs):
@@ -40,6 +44,39 @@ def test_splits_share_no_photo(monkeypatch):
             source(split, frames=1, size=8)[i]
     assert len(opened["train"]) == 11 and len(opened["eval"]) == 2
     assert not opened["train"] & opened["eval"]
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """A folder of two photos, a red one, which is large, and a blue one."""
+    (tmp_path / "more").mkdir()
+    write_image(tmp_path / "red.png", np.full((700, 1030, 3), (200, 0, 0), np.uint8))
+    write_image(tmp_path / "more/blue.png", np.full((60, 90, 3), (0, 0, 200), np.uint8))
+    return tmp_path
+
+
+def test_photos_of_a_folder_are_trained_on_beside_the_others_and_none_is_held_out(folder):
+    colors = {"train": set(), "eval": set()}
+    for split, found in colors.items():
+        photos = source(split, frames=1, size=4, photos=str(folder))
+        for i in range(150):
+            corner = photos[i][0, 0, 0].tolist()
+            found.add(tuple(corner))
+        np.testing.assert_array_equal(photos[7], photos[7])
+    assert {(200, 0, 0), (0, 0, 200)} <= colors["train"] and len(colors["train"]) > 20
+    assert not {(200, 0, 0), (0, 0, 200)} & colors["eval"]
+
+
+def test_large_photos_of_a_folder_are_reduced(folder):
+    assert photographs._photo(str(folder / "red.png")).size == (753, 512)
+    assert photographs._photo(str(folder / "more/blue.png")).size == (90, 60)
+
+
+def test_folder_without_photos_is_refused(tmp_path):
+    with pytest.raises(UserError, match="holds no image file"):
+        source(photos=str(tmp_path))
+    with pytest.raises(UserError, match="no such file or folder"):
+        source(photos=str(tmp_path / "nothing"))
 
 
 @pytest.mark.parametrize("name", ["chelsea.png", "retina.jpg"])

@@ -28,6 +28,7 @@ def load(folder: Path, text: str) -> Protocol:
         ("wfvae", 33, 1, None, 256),
         ("vidtok", 17, 1, 30.0, 256),
         ("full", None, 1, None, None),
+        ("photos", None, 1, None, 128),
     ],
 )
 def test_published_protocols_are_there(name, frames, stride, fps, size):

@@ -8,6 +8,7 @@ from flax import nnx
 
 from cvvae_jax import sharding
 from cvvae_jax.config import ImageVAEConfig, MeshConfig, VideoVAEConfig
+from cvvae_jax.data.colors import color_matrix
 from cvvae_jax.metrics.image import psnr, ssim
 from cvvae_jax.models.image_vae import ImageVAE
 from cvvae_jax.models.video_vae import VideoVAE
@@ -23,6 +24,7 @@ WIDTHS = {
 }
 MODEL = VideoVAEConfig(temporal_strides=(2,), decoder_attention="spatial", **WIDTHS)
 IMAGE = ImageVAEConfig(quant_conv=False, **WIDTHS)
+COLORS = ("hue", "chroma", "red", "green", "blue")
 NAMES = {"recon", "compat", "image_latents", "image_vae", "bicubic", "bicubic_time"}
 
 
@@ -54,7 +56,8 @@ def by_hand(model: VideoVAE, image: ImageVAE, video: jax.Array) -> dict[str, jax
 
 def test_scores_and_views_are_those_of_the_models(models, mesh):
     scores, views = evaluate(*models, clips(16), mesh)
-    assert set(scores) == {f"{metric}_{name}" for metric in ("psnr", "ssim") for name in NAMES}
+    metrics = ("psnr", "ssim", *COLORS)
+    assert set(scores) == {f"{metric}_{name}" for metric in metrics for name in NAMES}
     video = jnp.asarray(clips(16), jnp.float32) / 127.5 - 1
     expected = by_hand(*models, video)
     shown = {"input": video, "recon": expected["recon"], "compat": expected.pop("views")}
@@ -64,11 +67,54 @@ def test_scores_and_views_are_those_of_the_models(models, mesh):
         for metric in (psnr, ssim):
             value, key = float(metric(rival, video).mean()), f"{metric.__name__}_{name}"
             np.testing.assert_allclose(scores[key], value, rtol=1e-4, atol=1e-4, err_msg=key)
+        shift = 127.5 * (jnp.clip(rival, -1, 1) - video).mean(axis=(0, 1, 2, 3))
+        found = [scores[f"{channel}_{name}"] for channel in ("red", "green", "blue")]
+        # Sums of 4,000 values of either sign, each rounded to 24 bits.
+        np.testing.assert_allclose(found, shift, rtol=1e-4, atol=1e-2, err_msg=name)
+
+
+class Repainted(ImageVAE):
+    """A model that turns hues by 10 degrees and takes a quarter of the chroma away."""
+
+    def encode(self, video, **options):
+        return Posterior(video)
+
+    def decode(self, latents, **options):
+        return latents @ jnp.asarray(color_matrix(np.radians(10.0), 0.75), jnp.float32).T
+
+
+class Posterior:
+    """A posterior that is certain of the latents."""
+
+    def __init__(self, latents):
+        self.mode = lambda: latents
+
+
+def repainted(video: np.ndarray, mesh) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    model = jax.jit(lambda: Repainted(IMAGE, rngs=nnx.Rngs(0)))()
+    return evaluate(model, None, video, mesh)
+
+
+def test_turned_hues_and_lost_chroma_are_measured_on_the_chart(mesh):
+    scores, views = repainted(clips(16)[:2], mesh)
+    # The chart's own colors are known to 24 bits.
+    assert scores["hue_recon"] == pytest.approx(10, abs=1e-3)
+    assert scores["chroma_recon"] == pytest.approx(0.75, abs=1e-4)
+    assert len(views["recon"]) == 2  # the chart is not shown
+
+
+def test_scores_of_the_clips_do_not_count_the_chart(mesh):
+    """The chart is the one clip whose colors this model changes."""
+    scores, _ = repainted(np.repeat(clips(16)[..., :1], 3, axis=-1), mesh)
+    assert scores["psnr_recon"] > 90  # 100 but for rounding
+    shift = [scores[f"{channel}_recon"] for channel in ("red", "green", "blue")]
+    np.testing.assert_allclose(shift, 0, atol=1e-3)
 
 
 def test_model_alone_has_no_compatibility_and_small_frames_no_ssim(models, mesh):
     scores, views = evaluate(models[1], None, clips(8)[:, :1], mesh)
-    assert set(scores) == {"psnr_recon", "psnr_bicubic"}
+    metrics = ("psnr", *COLORS)
+    assert set(scores) == {f"{m}_{name}" for m in metrics for name in ("recon", "bicubic")}
     assert {name: view.shape for name, view in views.items()} == dict.fromkeys(
         ("input", "recon"), (3, 1, 8, 8, 3)
     )
@@ -83,6 +129,9 @@ def test_views_are_of_four_clips_at_most_and_scores_of_all(models, devices):
     assert {name: len(view) for name, view in views.items()} == {"input": 4, "recon": 4}
     alone = [evaluate(models[1], None, images[i : i + 1], mesh)[0] for i in (0, 3, 6)]
     weights = np.array([3, 3, 1]) / 7
+    assert {name.partition("_")[0] for name in scores} == {"psnr", *COLORS}
     for name, score in scores.items():
+        if name.startswith(("hue", "chroma")):  # of the chart, whatever the clips
+            continue
         expected = weights @ [each[name] for each in alone]
-        np.testing.assert_allclose(score, expected, rtol=1e-5)
+        np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-3)

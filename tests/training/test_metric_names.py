@@ -34,6 +34,8 @@ def test_documented_metrics_are_described_and_no_others():
 def test_scores_are_described():
     for rival in _LABELS:
         assert describe(f"eval/psnr_{rival}").startswith("On unseen clips, PSNR in dB of ")
+        assert describe(f"eval/red_{rival}").startswith("On unseen clips, mean error of red in ")
+        assert describe(f"eval/hue_{rival}").startswith("On a test chart, largest turn of a hue ")
     assert describe("loss/edges").startswith("A term that was added")
     assert describe("eval/other_recon") == describe("something") == ""
 

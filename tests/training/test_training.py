@@ -31,6 +31,7 @@ from cvvae_jax.training import loop
 from cvvae_jax.training.jobs import plan_run
 from cvvae_jax.training.log import StageLog
 from cvvae_jax.training.run_folder import write_config
+from cvvae_jax.video_io.images import write_image
 
 pytestmark = pytest.mark.usefixtures("with_reference_convolutions")
 
@@ -104,10 +105,40 @@ def test_run_folder_holds_all_that_is_promised(finished):
     assert list((finished / "tensorboard").iterdir())
     scores = json.loads((finished / "scores.json").read_text())
     names = {"recon", "compat", "image_latents", "image_vae", "bicubic", "bicubic_time"}
-    for metric in ("psnr", "ssim"):
+    for metric in ("psnr", "ssim", "hue", "chroma", "red", "green", "blue"):
         assert set(scores[metric]) == names
         assert all(np.isfinite(list(scores[metric].values())))
     assert [line["step"] for line in lines(finished) if "loss/total" in line] == [1, 2, 3, 4, 5, 6]
+
+
+def test_run_may_end_with_the_image_vae_and_goes_on_from_it(tmp_path):
+    config = dataclasses.replace(tiny_run(tmp_path, steps=1), image_only=True)
+    assert plan_run(config).video is None
+    scores = loop.train(config)
+    assert {"psnr_recon", "hue_recon", "psnr_bicubic"} <= set(scores)
+    assert {path.name for path in tmp_path.iterdir()} >= {"config.json", "image_vae"}
+    assert not (tmp_path / "checkpoints").exists()
+    written = json.loads((tmp_path / "image_vae/scores.json").read_text())
+    assert written["psnr"]["recon"] == scores["psnr_recon"]
+    assert loop.train(config) == pytest.approx(scores)  # which are read, not measured again
+    before = parameter_paths.flatten(load(tmp_path / "image_vae"))
+    assert "psnr_compat" in loop.train(dataclasses.replace(config, image_only=False))
+    for path, array in parameter_paths.flatten(load(tmp_path / "image_vae")).items():
+        np.testing.assert_array_equal(array, before[path])
+    assert (tmp_path / "checkpoints/1").is_dir()
+
+
+def test_image_vae_alone_needs_no_video(tmp_path):
+    (tmp_path / "photos").mkdir()
+    for number in range(3):
+        write_image(tmp_path / f"photos/{number}.png", np.zeros((16, 16, 3), np.uint8))
+    data = DataConfig(images=str(tmp_path / "photos"), eval_clips=1)
+    config = dataclasses.replace(tiny_run(tmp_path / "run"), data=data)
+    assert plan_run(dataclasses.replace(config, image_only=True)).last.title == "image VAE"
+    with pytest.raises(UserError, match="cannot be filled from images"):
+        plan_run(config)
+    with pytest.raises(UserError, match="image_only trains an image VAE, and image_vae names one"):
+        dataclasses.replace(config, image_only=True, image_vae="there")
 
 
 def test_both_kinds_of_batches_are_trained_on(finished_and_watched):
