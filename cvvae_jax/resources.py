@@ -1,4 +1,5 @@
-"""Folders that are beside the package in a clone, and inside of it when it is installed."""
+"""Folders that come with the package: beside it in a clone and inside of it when it is installed,
+or always inside of it."""
 
 from pathlib import Path
 
@@ -8,6 +9,11 @@ _PACKAGE = Path(__file__).parent
 def configs_folder() -> Path:
     """The folder of recipes, whose subfolder `protocols` has the protocols of evaluations."""
     return _folder("configs")
+
+
+def pretrained_folder() -> Path:
+    """The folder of models that come with the package, which paths name `pretrained:NAME`."""
+    return _PACKAGE / "pretrained"
 
 
 def documentation(page: str) -> Path:

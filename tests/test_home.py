@@ -54,6 +54,14 @@ def test_what_is_no_home_stays(kept):
     assert at_home(kept) == kept and argument_at_home(kept) == kept
 
 
+def test_models_of_the_package_are_found_from_anywhere():
+    folder = Path(cvvae_jax.__file__).parent / "pretrained" / "image_vae"
+    assert at_home("pretrained:image_vae") == str(folder)
+    assert argument_at_home("--image-vae=pretrained:image_vae") == f"--image-vae={folder}"
+    assert at_home("./pretrained:image_vae") == "./pretrained:image_vae"
+    assert isinstance(cvvae_jax.load("pretrained:image_vae"), ImageVAE)
+
+
 def test_homes_of_others_and_patterns_behind_a_home(home):
     assert at_home("~/clips/**/*.mp4") == f"{home}/clips/**/*.mp4"
     assert at_home("~") == str(home)

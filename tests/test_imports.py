@@ -9,7 +9,7 @@ ROOT = Path(__file__).parents[1] / "cvvae_jax"
 # be.
 ALLOWED = {
     "errors": set(),
-    "config": {"errors"},
+    "config": {"errors", "resources"},
     "resources": set(),
     "arguments": {"errors"},
     "recipe": {"arguments", "config", "errors", "resources"},

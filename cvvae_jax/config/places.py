@@ -1,16 +1,25 @@
-"""Places of files: local paths, in which `~` is a home folder, and remote addresses."""
+"""Places of files: local paths, in which `~` is a home folder, models that come with the package,
+and remote addresses."""
 
 import os
 import re
 from typing import Any
 
+from cvvae_jax.resources import pretrained_folder
+
+_PRETRAINED = "pretrained:"
+
 
 def at_home(path: str | os.PathLike[str]) -> str:
-    """A path with its leading `~` or `~user` replaced by the home folder, as a shell does it.
+    """A path with its leading `~` or `~user` replaced by the home folder, as a shell does it, and
+    `pretrained:NAME` by the folder of a model that comes with the package.
 
     A remote address, and a pattern after the folder, are unchanged.
     """
-    return os.path.expanduser(path)
+    path = os.path.expanduser(path)
+    if path.startswith(_PRETRAINED):
+        return str(pretrained_folder() / path.removeprefix(_PRETRAINED))
+    return path
 
 
 def expand_home(config: Any, *names: str) -> None:
