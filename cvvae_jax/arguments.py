@@ -4,8 +4,9 @@ were meant."""
 import contextlib
 import difflib
 import io
+import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import tyro
@@ -67,11 +68,25 @@ def _opposite(option: str) -> str:
 
 
 def _options(kind: type, prog: str, settings: dict[str, Any]) -> list[str]:
-    """The options that help lists."""
+    """The options that help lists, on a page so narrow that it has one column."""
     page = io.StringIO()
-    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit):
+    with contextlib.redirect_stdout(page), contextlib.suppress(SystemExit), _one_column():
         tyro.cli(kind, args=["--help"], prog=prog, **settings)
     return re.findall(r"^[^\w-]*(?:-\w, )?(--[A-Za-z][\w.-]*)", page.getvalue(), re.MULTILINE)
+
+
+@contextlib.contextmanager
+def _one_column() -> Iterator[None]:
+    """A context in which the terminal seems to have 80 columns. Wider help has several columns of
+    options, so that not every option begins a line."""
+    before = os.environ.get("COLUMNS")
+    os.environ["COLUMNS"] = "80"
+    try:
+        yield
+    finally:
+        del os.environ["COLUMNS"]
+        if before is not None:
+            os.environ["COLUMNS"] = before
 
 
 def nearest(word: str, names: Iterable[str]) -> list[str]:

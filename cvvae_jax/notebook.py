@@ -47,7 +47,10 @@ def show(*videos: VideoLike, fps: float = 8.0) -> None:
     try:
         from IPython.display import display
     except ImportError as error:
-        raise UserError("show needs a notebook: IPython is not installed here.") from error
+        raise UserError(
+            "show needs a notebook, and IPython is not installed here: pip install notebook. A "
+            "script can write a file, with cvvae_jax.video_io.video_writer.VideoWriter."
+        ) from error
     display(inline(*videos, fps=fps))
 
 

@@ -46,7 +46,10 @@ class CodecOptions:
     memory: int | None = None
 
     def check(self, vae: VAE, *, devices: int) -> None:
-        """Raise UserError if an option does not suit the model or the number of devices."""
+        """Raise UserError if there is no model, or an option does not suit it or the number of
+        devices."""
+        if isinstance(vae, str | os.PathLike):
+            raise UserError(f"vae must be a model, not a path: use cvvae_jax.load({str(vae)!r}).")
         if isinstance(self.tile, str) and self.tile not in ("auto", "whole"):
             raise UserError(f"tile must be pixels, auto or whole, not {self.tile}.")
         self.cuts(vae, None if isinstance(self.tile, str) else self.tile)

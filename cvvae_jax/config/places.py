@@ -5,6 +5,7 @@ import os
 import re
 from typing import Any
 
+from cvvae_jax.errors import ConfigError
 from cvvae_jax.resources import pretrained_folder
 
 _PRETRAINED = "pretrained:"
@@ -23,11 +24,21 @@ def at_home(path: str | os.PathLike[str]) -> str:
 
 
 def expand_home(config: Any, *names: str) -> None:
-    """Applies `at_home` to fields of a frozen dataclass, in its `__post_init__`; None stays
-    None."""
+    """Applies `at_home` to fields of a frozen dataclass, in its `__post_init__`; None stays None.
+
+    Raises:
+        ConfigError: a field is neither text nor a path.
+    """
     for name in names:
-        if getattr(config, name) is not None:
-            object.__setattr__(config, name, at_home(getattr(config, name)))
+        given = getattr(config, name)
+        if given is None:
+            continue
+        if not isinstance(given, str | os.PathLike):
+            raise ConfigError(
+                f"{name} must be a path, a pattern or an address, not {type(given).__name__}; "
+                "clips in memory go through cvvae_jax.data.from_arrays."
+            )
+        object.__setattr__(config, name, at_home(given))
 
 
 def argument_at_home(argument: str) -> str:

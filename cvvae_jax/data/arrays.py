@@ -79,6 +79,11 @@ def from_arrays(clips: ClipsLike, *, fps: float = 25.0, name: str | None = None)
         raise UserError(f"clips must be a list, or have len() and [i], not {type(clips).__name__}.")
     if not len(clips):
         raise UserError("clips must hold one clip or more; there is none.")
+    if isinstance(clips, np.ndarray) and clips.ndim == 4:
+        raise UserError(
+            f"clips must be a list or have 5 axes, not the array {clips.shape}: [clip] makes one "
+            "clip of it, list(images) that many images."
+        )
     if not 0 < fps < float("inf"):
         raise UserError(f"fps must be above 0, not {fps}.")
     name = next(_numbers) if name is None else name

@@ -37,6 +37,21 @@ class Additions:
     terms: Mapping[str, Term] = dataclasses.field(default_factory=dict)
     callbacks: Sequence[Callback] = ()
 
+    def __post_init__(self):
+        if not isinstance(self.terms, Mapping):
+            raise UserError(
+                f"terms must be a dict of names and terms, not {type(self.terms).__name__}."
+            )
+        for name, term in self.terms.items():
+            if not isinstance(term, Term):
+                raise UserError(
+                    f"terms[{name!r}] must be Term(function, weight=..), not {type(term).__name__}."
+                )
+        if not isinstance(self.callbacks, list | tuple):
+            raise UserError(
+                f"callbacks must be a list of functions, not {type(self.callbacks).__name__}."
+            )
+
 
 def train(
     config: TrainConfig,
@@ -58,18 +73,20 @@ def train(
         The scores on unseen clips (see `evaluate`), which the run folder also holds.
 
     Raises:
-        UserError: the configuration can't be run, the run folder belongs to another model,
-            another run is at work in it, or training diverged twice.
+        UserError: the configuration can't be run, `terms` or `callbacks` are of another type, the
+            run folder belongs to another model, another run is at work in it, or training diverged
+            twice.
         OSError: the last checkpoint can't be written, or an earlier one can't be read.
         Stopped: SIGINT or SIGTERM asked for the end. A checkpoint of the last step exists, unless
             updates were being skipped then, or the signal came before the first step.
     """
+    additions = Additions(terms or {}, callbacks)
     with jax.default_matmul_precision(config.matmul_precision), contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopSignals())
         plan = plan_run(config)
         check = functools.partial(_check_checkpoints, plan, config)
         with run_folder(config, check), process_log(Path(config.workdir)):
-            return _run_plan(plan, config, stop, Additions(terms or {}, callbacks))
+            return _run_plan(plan, config, stop, additions)
 
 
 def _check_checkpoints(plan: RunPlan, config: TrainConfig) -> None:

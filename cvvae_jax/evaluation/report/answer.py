@@ -166,10 +166,13 @@ def _compared(results: Results, metric: dict, other: str) -> Answer:
     ahead = (gap > 0) == (metric["better"] == "higher")
     better, worse = (other, reference) if ahead else (reference, other)
     found, count = verdict(metric, entry), counts(results, other, metric)
+    even = found is None and round(gap, metric["digits"]) == 0
     names, size = (_kept(better), _kept(worse)), _kept(_quantity(metric, abs(gap)))
     if found == "unclear":
         text = Markup("{} and {} can’t be told apart by {}.")
         headline = text.format(*names, _kept(metric["label"]))
+    elif even:
+        headline = Markup("{} and {} are equal in {}.").format(*names, _kept(metric["label"]))
     elif found is None:
         headline = Markup("{} is ahead of {} by {}.").format(*names, size)
     else:
@@ -182,7 +185,9 @@ def _compared(results: Results, metric: dict, other: str) -> Answer:
         size = _quantity(metric, abs(gap)) if found == "unclear" else ""
         detail = f"Difference {size}, {INTERVAL}" if size else f"{INTERVAL} of the difference"
         detail += f" {low} to {high} {metric['unit'] or ''}".rstrip() + f", which {zero} zero"
-    if count:
+    if even:
+        detail = "There is no difference in the digits that are shown"
+    elif count:
         detail += f"; {better} is ahead on {count[not ahead]} of {count[2]} clips"
     return Answer(headline, f"{detail}.")
 
