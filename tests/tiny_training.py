@@ -107,10 +107,10 @@ def logged_lines(config: TrainConfig) -> list[dict]:
 
 
 def random_batch(
-    count: int, *, frames: int = 5, height: int = 16, width: int = 16
+    count: int, *, frames: int = 5, height: int = 16, width: int = 16, seed: int = 0
 ) -> dict[str, np.ndarray]:
     """Noise, with the records' seeds."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     video = rng.integers(0, 256, (count, frames, height, width, 3), np.uint8)
     return {"video": video, "seed": rng.integers(0, 2**32, count, np.uint32)}
 

@@ -35,6 +35,7 @@ def objective(terms):
         video,
         draws,
         Frozen(terms=terms),
+        reference=None,
         loss=LOSS,
         temporal_compression=1,
         remat="none",
