@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("with_reference_convolutions")
 
 PLAIN = dataclasses.replace(SMOOTH, compat_mode="both", gan="none")
 WITH_GAN = dataclasses.replace(SMOOTH, compat_mode="none")
-# With seed 0, an activation of the discriminator lies so near the kink of its leaky ReLU that on some
-# CPUs rounding moves it over, which changes gradients by percents.
+# With seed 0, an activation of the discriminator lies so near the kink of its leaky ReLU that
+# rounding moves it over on some CPUs, which changes gradients by percents.
 BATCH = random_batch(16, height=8, width=8, seed=1)
 
 
