@@ -1,5 +1,7 @@
 """What a user gets who misspells an option, a command, a recipe or a model."""
 
+import os
+
 import pytest
 
 import cvvae_jax
@@ -80,6 +82,17 @@ def test_flags_and_their_opposites_are_no_mistakes(capsys):
     with pytest.raises(SystemExit):
         main(["train", "quickstart", "--data.no-flip", "--data.max_stride", "x"])
     assert "data.max-stride" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("columns", ["60", "80", "140", "200"])
+def test_terminals_of_any_width_have_the_same_options(columns, monkeypatch, capsys):
+    monkeypatch.setenv("COLUMNS", columns)
+    with pytest.raises(SystemExit):  # a wrong value alone, so that no option is missing
+        main(["train", "quickstart", "--image-train.steps", "20", "--train.steps", "10x"])
+    assert "no option" not in capsys.readouterr().err
+    assert main(["train", "quickstart", "--train.step", "20"]) == 2
+    assert "did you mean --train.steps" in capsys.readouterr().err
+    assert os.environ["COLUMNS"] == columns
 
 
 def test_train_alone_explains_itself_in_a_few_lines(capsys):

@@ -6,6 +6,7 @@ import dataclasses
 import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
@@ -37,20 +38,25 @@ class Additions:
     terms: Mapping[str, Term] = dataclasses.field(default_factory=dict)
     callbacks: Sequence[Callback] = ()
 
-    def __post_init__(self):
-        if not isinstance(self.terms, Mapping):
-            raise UserError(
-                f"terms must be a dict of names and terms, not {type(self.terms).__name__}."
-            )
-        for name, term in self.terms.items():
+    @classmethod
+    def checked(cls, terms: Any, callbacks: Any) -> "Additions":
+        """What a caller gave, which may be of any type.
+
+        Raises:
+            UserError: it is no dict of terms, or no list of functions.
+        """
+        if not isinstance(terms, Mapping):
+            raise UserError(f"terms must be a dict of names and terms, not {type(terms).__name__}.")
+        for name, term in terms.items():
             if not isinstance(term, Term):
                 raise UserError(
                     f"terms[{name!r}] must be Term(function, weight=..), not {type(term).__name__}."
                 )
-        if not isinstance(self.callbacks, list | tuple):
+        if not isinstance(callbacks, list | tuple):
             raise UserError(
-                f"callbacks must be a list of functions, not {type(self.callbacks).__name__}."
+                f"callbacks must be a list of functions, not {type(callbacks).__name__}."
             )
+        return cls(terms, callbacks)
 
 
 def train(
@@ -80,7 +86,7 @@ def train(
         Stopped: SIGINT or SIGTERM asked for the end. A checkpoint of the last step exists, unless
             updates were being skipped then, or the signal came before the first step.
     """
-    additions = Additions(terms or {}, callbacks)
+    additions = Additions.checked(terms or {}, callbacks)
     with jax.default_matmul_precision(config.matmul_precision), contextlib.ExitStack() as stack:
         stop = stop or stack.enter_context(StopSignals())
         plan = plan_run(config)

@@ -1,12 +1,14 @@
 """Clips in memory: they go through the pipeline as files do, and what is no clip is refused."""
 
 import pickle
+import types
 
 import numpy as np
 import pytest
 
 from cvvae_jax import data
 from cvvae_jax.config import Bucket, DataConfig, StageConfig
+from cvvae_jax.config.places import expand_home
 from cvvae_jax.data.pipeline import batches, eval_clips
 from cvvae_jax.data.sources import open_source
 from cvvae_jax.errors import UserError
@@ -118,3 +120,17 @@ def test_names_and_rates_are_checked():
 def test_a_place_of_another_process_is_refused():
     with pytest.raises(UserError, match="arrays:gone: this process has no clips of that name"):
         open_source("arrays:gone", "video")
+
+
+def test_a_clip_alone_is_no_array_of_clips():
+    with pytest.raises(UserError, match=r"\(5, 10, 12, 3\): \[clip\] makes one clip of it"):
+        data.from_arrays(colored(1)[0])
+
+
+@pytest.mark.parametrize("given", [colored(2), np.zeros((2, 5, 10, 12, 3), np.uint8)])
+def test_clips_are_no_place_themselves(given):
+    settings = types.SimpleNamespace(videos=given)  # the tests' type checks refuse a DataConfig
+    with pytest.raises(
+        UserError, match=f"videos must be .*, not {type(given).__name__}; .*from_arrays"
+    ):
+        expand_home(settings, "videos")

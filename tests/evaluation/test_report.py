@@ -150,6 +150,14 @@ def test_the_headline_claims_no_significance_without_an_interval(results):
     )
 
 
+@pytest.mark.parametrize("gap", [0.0, 0.004, -0.004])
+def test_the_headline_has_no_winner_where_figures_are_equal(results, gap):
+    """PSNR is shown with two digits."""
+    assert headline_of(results, difference=(gap, None, None)) == (
+        "quickstart and no-compat are equal in PSNR."
+    )
+
+
 def test_the_headline_of_an_error_prefers_the_smaller_one(results):
     flicker = [metric for metric in results["metrics"] if metric["key"] == "flicker"]
     assert headline_of(results, metrics=flicker) == (

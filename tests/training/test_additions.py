@@ -9,7 +9,7 @@ from cvvae_jax.config import LossConfig
 from cvvae_jax.errors import UserError
 from cvvae_jax.models.gaussian import DiagonalGaussian
 from cvvae_jax.training.log import StageLog
-from cvvae_jax.training.loop import train
+from cvvae_jax.training.loop import Additions, train
 from cvvae_jax.training.objective import Draws, Outputs, vae_objective
 from cvvae_jax.training.state import Frozen, LogScales, Term
 
@@ -105,3 +105,16 @@ def test_added_terms_are_announced_and_programs_before_they_are_compiled(
     assert "terms added to the objective: 8 x brightness" in said
     before, after = (said.index(f"video VAE: {word} the plain step") for word in WORDS)
     assert before < after
+
+
+@pytest.mark.parametrize(
+    ("added", "said"),
+    [
+        ({"terms": [Term(brightness)]}, "terms must be a dict of names and terms, not list"),
+        ({"terms": {"edges": brightness}}, r"terms\['edges'\] must be Term\(.*\), not function"),
+        ({"callbacks": print}, "callbacks must be a list of functions, not builtin"),
+    ],
+)
+def test_additions_of_another_kind_are_refused_before_anything_is_made(added, said):
+    with pytest.raises(UserError, match=said):
+        Additions.checked(**({"terms": {}, "callbacks": ()} | added))

@@ -172,6 +172,7 @@ def _compared(results: Results, metric: dict, other: str) -> Answer:
         text = Markup("{} and {} can’t be told apart by {}.")
         headline = text.format(*names, _kept(metric["label"]))
     elif even:
+        names = (_kept(reference), _kept(other))
         headline = Markup("{} and {} are equal in {}.").format(*names, _kept(metric["label"]))
     elif found is None:
         headline = Markup("{} is ahead of {} by {}.").format(*names, size)
