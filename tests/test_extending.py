@@ -57,10 +57,10 @@ def test_a_family_of_the_page_is_recognized(page, monkeypatch):
 def test_brightness_error_is_that_of_whole_frames(page):
     error, jnp = page["brightness_error"], page["jnp"]
     video = jnp.zeros((1, 4, 8, 8, 3))
-    by_frame = jnp.asarray([-1.0, 1, -1, 1]).reshape(4, 1, 1, 1)
+    by_frame = jnp.asarray([-1.0, 1, -1, 1]).reshape(1, 4, 1, 1, 1)
     assert error(video + 0.5, video) == 0.5
     assert error(video + by_frame, video) == 1
-    assert error(video + jnp.asarray([-1.0, 0, 1]), video) == 0
+    assert error(video + jnp.asarray([-1.0, 0, 1]).reshape(1, 1, 1, 1, 3), video) == 0
 
 
 @pytest.mark.parametrize(("before", "diff"), blocks("diff"))
