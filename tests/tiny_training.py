@@ -68,10 +68,11 @@ def _first_state(config: VideoVAEConfig, gan: bool) -> TrainState:
 def frozen_networks(config: ImageVAEConfig = IMAGE, *, lpips: bool = False) -> Frozen:
     """A random image VAE and, with five narrow convolutions in place of 13, the network
     of LPIPS (of fewer channels all may be zero, where its gradient is as good as infinite)."""
-    image_vae = jax.jit(lambda key: ImageVAE(config, rngs=nnx.Rngs(key)))(jax.random.key(2))
+    with jax.ensure_compile_time_eval():  # a function that is being traced may be the first to ask
+        image_vae = jax.jit(lambda key: ImageVAE(config, rngs=nnx.Rngs(key)))(jax.random.key(2))
     if not lpips:
         return Frozen(image_vae)
-    with pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch, jax.ensure_compile_time_eval():
         patch.setattr(vgg, "LEVELS", ((16,),) * 5)
         network = jax.jit(lambda key: LPIPS(LPIPSConfig(), rngs=nnx.Rngs(key)))
         return Frozen(image_vae, network(jax.random.key(3)))

@@ -171,12 +171,12 @@ def vae_objective(
     """
     compat = loss.compat_terms
     recon, *from_images = outputs.recons
-    shared = {"network": frozen.lpips, "remat": remat}
     settings = {
         "log_scale": log_scales.recon,
         "kind": loss.recon,
         "lpips_weight": loss.lpips_weight,
-        **shared,
+        "network": frozen.lpips,
+        "remat": remat,
     }
     nll, metrics = _likelihood(recon, video, name="recon", **settings)
     for image_recon in from_images:
@@ -185,21 +185,15 @@ def vae_objective(
         nll = (nll + compat["encoder"] * other) / (1 + compat["encoder"])
         metrics |= parts
     if "decoder" in compat:
-        target = losses.compat_targets(
+        other, parts = _decoder_term(
+            outputs,
             video,
-            mapping=loss.mapping,
-            temporal_compression=temporal_compression,
-            offsets=draws.offsets,
-        )
-        view = frozen.image_vae.decode(outputs.latents[:, : target.shape[1]], remat=remat)
-        other, parts = _likelihood(
-            view,
-            target,
-            name="compat",
+            draws,
+            frozen,
             log_scale=log_scales.compat,
-            kind=loss.compat_recon,
-            lpips_weight=loss.compat_lpips_weight,
-            **shared,
+            loss=loss,
+            temporal_compression=temporal_compression,
+            remat=remat,
         )
         nll += compat["decoder"] * other
         metrics |= parts
@@ -226,6 +220,36 @@ def vae_objective(
         total += term.weight * value
         metrics[f"loss/{name}"] = value
     return total, metrics
+
+
+def _decoder_term(
+    outputs: Outputs,
+    video: Float[Array, "b t h w 3"],
+    draws: Draws,
+    frozen: Frozen,
+    *,
+    log_scale: Float[Array, ""],
+    loss: LossConfig,
+    temporal_compression: int,
+    remat: Remat,
+) -> tuple[Float[Array, ""], StepMetrics]:
+    """The likelihood loss of the image decoder's view of the video's latents, and its metrics."""
+    target = losses.compat_targets(
+        video,
+        mapping=loss.mapping,
+        temporal_compression=temporal_compression,
+        offsets=draws.offsets,
+    )
+    return _likelihood(
+        frozen.image_vae.decode(outputs.latents[:, : target.shape[1]], remat=remat),
+        target,
+        name="compat",
+        log_scale=log_scale,
+        kind=loss.compat_recon,
+        lpips_weight=loss.compat_lpips_weight,
+        network=frozen.lpips,
+        remat=remat,
+    )
 
 
 _OF_STEPS = {"total", "gan_g", "gan_d", "gan_penalty"}
