@@ -1,20 +1,19 @@
-"""An image VAE alone, on photos: stage 1 of the quickstart, longer and in all colors.
+"""The quickstart's image VAE, which comes with the package: stage 1 alone, on photos.
 
     python train.py configs/image_vae.py --data.photos DIR
 
-An image VAE (0.24 M parameters, 4 x 4 pixels per latent, 16 channels) learns from moving
-photographs, single frames of them, of the photos in DIR and scikit-image's. Half of them get other
-colors, and a third plain rectangles of saturated colors.
+An image VAE with 4 x 4 pixels per latent and 16 channels learns from moving photographs, single
+frames of them, of the photos in DIR and scikit-image's. Half of them get other colors, and a third
+plain rectangles of saturated colors: that is what teaches a small network all hues.
 
-The pixel error is squared. By absolute errors, fine detail counts as much as a color, and 16
-channels can be filled with the brightness of 4 x 4 pixels alone: a run of 3700 steps had 28.6 dB on
-unseen photos of 128 x 128, and kept one of the two dimensions of color, so that it showed all hues
-as orange or blue, 84 degrees off for the worst patch of the test chart. 190 steps of squared errors
-later, that was 10 degrees. A run of squared errors from the first step has not been done yet: look
-at `hue` and `chroma` in scores.json.
+The pixel error is squared. Of 4 x 4 pixels, brightness alone would fill the 16 channels, and by
+absolute errors its finest detail counts as much as a color: a run kept one of the two dimensions of
+color for 3700 steps, and showed all hues as orange or blue.
 
-The run folder's `image_vae/` holds the result, which `--image-vae` of other recipes takes. The same
-command with more steps, such as `--image-train.steps 20000`, goes on from the newest checkpoint.
+The run folder's `image_vae/` holds the result, which `--image-vae` of other recipes takes.
+cvvae_jax/pretrained/README.md, the card of the published weights, says what they were
+trained on, and how well they do. The same command with more steps goes on from the newest
+checkpoint: `--image-train.steps 20000`.
 """
 
 import dataclasses
@@ -29,12 +28,9 @@ PARENT = Path(__file__).parent / "quickstart.py"
 def get_config() -> TrainConfig:
     """The recipe, as the top of this file describes it."""
     parent = load_recipe(str(PARENT))
-    # One group: of all 16 channels, a norm removes only one mean.
-    norms = {"norm_groups": 1}
     return dataclasses.replace(
         parent,
-        image_model=dataclasses.replace(parent.image_model, **norms),
-        model=dataclasses.replace(parent.model, **norms),
+        image_vae=None,
         image_only=True,
         image_train=StageConfig(
             steps=8000,

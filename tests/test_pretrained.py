@@ -23,6 +23,13 @@ def test_models_are_below_4_megabytes_and_have_a_license():
     assert open_model("pretrained:image_vae").license == {"license": "apache-2.0"}
 
 
+def test_models_name_no_folder_of_the_machine_that_made_them():
+    """Orbax writes the place into its files."""
+    files = [path for path in Path(pretrained_folder()).rglob("*") if path.is_file()]
+    found = [str(path) for path in files if re.search(rb"/(tmp|root|home|Users)/", path.read_bytes())]
+    assert files and not found
+
+
 def test_card_has_the_size_and_the_colors_of_the_model():
     vae = cvvae_jax.load("pretrained:image_vae")
     assert f"{parameter_paths.count(vae) / 1e6:.2f} M parameters" in CARD

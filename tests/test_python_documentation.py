@@ -11,6 +11,7 @@ from tiny_training import SMALLEST_IMAGE, frozen_networks, short_run
 
 import cvvae_jax
 from cvvae_jax import notebook, recipe
+from cvvae_jax.config import places
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "docs" / "python.md").read_text()
@@ -33,7 +34,8 @@ def page(tmp_path_factory, with_reference_convolutions) -> dict:
         patch.setattr(recipe, "load_recipe", smaller)
         patch.setattr(notebook, "show", lambda *videos: shown.append(notebook.inline(*videos)))
         image_vae = frozen_networks(SMALLEST_IMAGE).image_vae
-        cvvae_jax.save(image_vae, "runs/quickstart/image_vae")
+        cvvae_jax.save(image_vae, "pretrained/image_vae")
+        patch.setattr(places, "pretrained_folder", lambda: Path("pretrained").absolute())
         names["print"] = lambda *values: printed.append(" ".join(map(str, values)))
         for block in BLOCKS:
             exec(block, names)

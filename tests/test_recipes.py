@@ -63,7 +63,8 @@ def test_recipe_can_be_planned_before_its_files_are_there(recipe, tmp_path, monk
     plan = plan_run(config, allow_missing=True)
     files = (config.image_vae, config.lpips, config.init_weights, config.data.images)
     for path in files:
-        assert path is None or any(path in line for line in plan.missing)
+        there = path is None or Path(path).exists()
+        assert there or any(path in line for line in plan.missing)
     batches = tuple(bucket.batch for bucket in config.train.buckets)
     assert sharding.make_mesh(config.mesh, batches=batches, devices=jax.devices()[:1]).size == 1
 

@@ -15,7 +15,7 @@ _LABELS = {
 }
 _MARGIN = 4
 _TEXT = 14
-_SMALLEST = 96  # pixels of a frame on a contact sheet
+_SMALLEST = 128  # pixels of a frame on a contact sheet
 
 
 def contact_sheet(

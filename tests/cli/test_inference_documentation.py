@@ -12,7 +12,7 @@ from tiny_models import save_tiny_vae
 from tiny_videos import make_video
 
 from cvvae_jax.checkpoint import save_model
-from cvvae_jax.config import ImageVAEConfig
+from cvvae_jax.config import ImageVAEConfig, places
 from cvvae_jax.models.image_vae import ImageVAE
 
 ROOT = Path(__file__).parents[2]
@@ -27,7 +27,8 @@ def workplace(tmp_path, monkeypatch) -> Path:
     config = ImageVAEConfig(block_channels=(8, 8, 8, 8), blocks_per_level=1, norm_groups=4)
     shapes = jax.eval_shape(lambda: ImageVAE(config, rngs=nnx.Rngs(0)))
     model = jax.tree.map(lambda x: jax.numpy.full(x.shape, 0.01, x.dtype), shapes)
-    save_model(tmp_path / "runs/quickstart/image_vae", model)
+    save_model(tmp_path / "pretrained/image_vae", model)
+    monkeypatch.setattr(places, "pretrained_folder", lambda: tmp_path / "pretrained")
     make_video(tmp_path / "in.mp4", frames=11, height=37, width=51)
     monkeypatch.chdir(tmp_path)
     return tmp_path

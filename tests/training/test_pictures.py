@@ -27,7 +27,7 @@ def test_contact_sheet_shows_every_frame_in_its_place():
             np.testing.assert_array_equal(there, frame, err_msg=f"{name} {column}")
 
 
-def test_contact_sheet_enlarges_no_frame_of_96_rows_and_more():
+def test_contact_sheet_enlarges_no_frame_of_128_rows_and_more():
     large = {name: view.repeat(3, axis=2) for name, view in views().items()}
     sheet = np.asarray(contact_sheet(large, temporal_compression=4))
     assert sheet.shape == (6 * (144 + 4 + 14) + 4, 9 * (32 + 4) + 4, 3)
