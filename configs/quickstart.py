@@ -8,7 +8,9 @@ a video VAE (0.58 M parameters, 4 frames per latent frame), and trains that agai
 VAE, with L1, KL, and the decoder-based compatibility loss with random mapping. Four of five batches
 are moving photographs, the fifth is photos. With `--image-vae None`, an image VAE is trained first.
 
-docs/quickstart.md has what to expect.
+The run takes four to five minutes on two idle cores. Expect a PSNR on unseen clips of about 32 dB for
+the reconstruction, and 31 dB for the image decoder on the video's latents; scaling down to the
+latents' height and width and up again gives 27.3 dB. docs/quickstart.md has the measurements.
 
 A latent number stands for 12 numbers of the video, and in Stable Diffusion for 192: so small a
 network learns the task within minutes only if the bottleneck is wide.
@@ -57,15 +59,15 @@ def get_config() -> TrainConfig:
             eval_every=500,
         ),
         train=StageConfig(
-            steps=120,
+            steps=300,
             buckets=(
                 Bucket(frames=9, size=64, batch=2, weight=4.0),
                 Bucket(frames=1, size=64, batch=4, weight=1.0),
             ),
             optimizer=OptimizerConfig(learning_rate=1e-3, warmup_steps=10),
-            ema_decay=0.95,
-            log_every=10,
-            eval_every=60,
+            ema_decay=0.98,
+            log_every=20,
+            eval_every=100,
         ),
         data=DataConfig(eval_clips=16, recolor=True),
         loss=LossConfig(kl_weight=1e-3, lpips_weight=0.0, gan="none"),
