@@ -8,8 +8,8 @@ a video VAE (0.58 M parameters, 4 frames per latent frame), and trains that agai
 VAE, with L1, KL, and the decoder-based compatibility loss with random mapping. Four of five batches
 are moving photographs, the fifth is photos. With `--image-vae None`, an image VAE is trained first.
 
-The run takes four to five minutes on two idle cores. Expect a PSNR on unseen clips of about 32 dB for
-the reconstruction, and 31 dB for the image decoder on the video's latents; scaling down to the
+The run takes four to five minutes on two idle cores. Expect a PSNR on unseen clips of about 32 dB
+for the reconstruction, and 31 dB for the image decoder on the video's latents; scaling down to the
 latents' height and width and up again gives 27.3 dB. docs/quickstart.md has the measurements.
 
 A latent number stands for 12 numbers of the video, and in Stable Diffusion for 192: so small a

@@ -26,7 +26,9 @@ def test_models_are_below_4_megabytes_and_have_a_license():
 def test_models_name_no_folder_of_the_machine_that_made_them():
     """Orbax writes the place into its files."""
     files = [path for path in Path(pretrained_folder()).rglob("*") if path.is_file()]
-    found = [str(path) for path in files if re.search(rb"/(tmp|root|home|Users)/", path.read_bytes())]
+    found = [
+        str(path) for path in files if re.search(rb"/(tmp|root|home|Users)/", path.read_bytes())
+    ]
     assert files and not found
 
 
