@@ -237,7 +237,7 @@ class CodecPrograms:
         coming = math.prod(own) * pieces.dtype.itemsize
         program = CompiledProgram(compiled, _bytes_needed(compiled) + coming)
         _log.info(
-            "Compiled in %.1f s: %s; a device needs %.3g GiB for it.",
+            "Ready in %.1f s: %s; a device needs %.3g GiB for it.",
             seconds,
             what,
             program.memory / 2**30,

@@ -69,7 +69,7 @@ def test_what_a_program_needs_is_asked_of_the_compiler_once(vae, caplog, monkeyp
     assert plans[0] == plans[1]
     codec.encode(np.zeros((1, 1, 16, 24, 3), np.uint8))
     [compiled] = [record for record in caplog.records if ": encode" in record.message]
-    assert compiled.message.startswith("Compiled in ")
+    assert compiled.message.startswith("Ready in ")
 
 
 @pytest.mark.parametrize(
